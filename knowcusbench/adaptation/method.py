@@ -1,0 +1,39 @@
+"""The contract of a method."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from knowcusbench.adaptation.cache import AdapterCache
+from knowcusbench.adaptation.types import Adaptation
+from knowcusbench.backbone.base import Backbone
+from knowcusbench.benchmark.types import Concept, KnowledgeItem
+
+
+class Method(ABC):
+    """Turns a concept and its knowledge into an adaptation of the backbone.
+
+    A method is a keyword-only dataclass in a file of its own; `configs/method/<name>.yaml` names it by `_target_` and
+    fills its fields.
+
+    Attributes:
+        per_knowledge: False if one adaptation serves all knowledge of a concept. True if every knowledge item gets its
+            own: `adapt` is then called with one-item concepts, and the result for an item must not depend on the
+            others.
+    """
+
+    per_knowledge: ClassVar[bool] = False
+
+    @abstractmethod
+    def adapt(self, concept: Concept, backbone: Backbone, cache: AdapterCache) -> Adaptation:
+        """Customise `backbone` for `concept`.
+
+        The backbone is resident and must be left as it was found. Random numbers come from generators of
+        the method's own, seeded from its configuration, so that the same inputs give the same bytes.
+        Expensive parts that other methods can reuse (stage 1) go through `cache`.
+        Raises MethodError for a concept that the method can't handle.
+        """
+
+    def subject(self, concept: Concept, item: KnowledgeItem) -> str:
+        """The words that name the concept in a prompt: the knowledge phrase, unless a control says
+        otherwise."""
+        return item.phrase

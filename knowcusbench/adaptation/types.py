@@ -1,0 +1,71 @@
+"""What a method produces: LoRA adapters for the backbone's modules, and what they cost."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What an adapter or adaptation cost to make.
+
+    Attributes:
+        seconds: wall-clock seconds by stage ("visual", "textual", ...).
+        peak_memory_bytes: highest device memory (CUDA) or resident memory (CPU) while it was made.
+    """
+
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    peak_memory_bytes: int = 0
+
+    @property
+    def total_seconds(self) -> float:
+        return sum(self.seconds.values())
+
+    def __add__(self, other: "Cost") -> "Cost":
+        seconds = dict(self.seconds)
+        for stage, value in other.seconds.items():
+            seconds[stage] = seconds.get(stage, 0.0) + value
+        return Cost(seconds, max(self.peak_memory_bytes, other.peak_memory_bytes))
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A LoRA of one module of the backbone, in PEFT's terms.
+
+    Attributes:
+        weights: fp32 CPU tensors, `<module>.lora_A.weight` of shape (r, in_features) and
+            `<module>.lora_B.weight` of shape (out_features, r), `<module>` being the full dotted name
+            inside the adapted model.
+        config: the fields of `peft.LoraConfig` that differ from its defaults (`r`, `lora_alpha`,
+            `target_modules`, and `rank_pattern`/`alpha_pattern` where ranks differ between modules).
+    """
+
+    weights: Mapping[str, Tensor]
+    config: Mapping[str, Any]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.weights.values())
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """How a method changes the backbone for one concept (or one knowledge item of it).
+
+    Attributes:
+        transformer: adapter of the diffusion transformer, or None if it is left alone.
+        text_encoder: adapter of the LLM text encoder, or None.
+        cost: everything that was spent on it, shared stages included at their full first price.
+        details: numbers the method wants on record (final loss, rank, steps), JSON types only.
+    """
+
+    transformer: Adapter | None = None
+    text_encoder: Adapter | None = None
+    cost: Cost = field(default_factory=Cost)
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(adapter.nbytes for adapter in (self.transformer, self.text_encoder) if adapter)

@@ -1,0 +1,117 @@
+"""The contract of a backbone: a text-to-image model with an LLM text encoder that can be customised.
+
+Methods, editors and trainers see only this. Whatever is particular to one model (prompt template, module
+names, latent packing, conditioning layer) stays in that model's file.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from knowcusbench.adaptation.types import Adaptation
+
+QuestionForm = Literal["chat", "plain"]
+"""How a question is put to the text encoder: inside the pipeline's own prompt template (with the answer
+as the assistant's reply), or as bare text followed by the answer."""
+
+
+@dataclass(frozen=True)
+class PromptEmbeds:
+    """What the transformer is conditioned on: embeddings (1, length, dim), and a mask (1, length) or None
+    where every position counts."""
+
+    embeds: Tensor
+    mask: Tensor | None
+
+
+@dataclass(frozen=True)
+class LatentDistribution:
+    """The VAE posterior of images in the transformer's normalised latent space.
+
+    `mean` and `std` have shape (images, channels, height, width). One draw is
+    `mean + std * standard_normal`, so that cached latents do not freeze one posterior sample.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+
+class Backbone(ABC):
+    """A resident text-to-image model.
+
+    Attributes:
+        digest: hex digest of the base weights; equal before and after any use of `adapted`.
+        device: where the model computes.
+        transformer: the diffusion transformer, base weights frozen.
+        text_encoder: the LLM text encoder, base weights frozen.
+        lora_targets: full names inside `transformer` of the linear layers that LoRA adapts by default.
+        layer_count: number of decoder layers of the language model.
+    """
+
+    digest: str
+    device: torch.device
+    transformer: nn.Module
+    text_encoder: nn.Module
+    lora_targets: tuple[str, ...]
+    layer_count: int
+
+    @abstractmethod
+    def encode(self, prompt: str) -> PromptEmbeds:
+        """Encode one prompt with the text encoder as it is adapted now. Results do not depend on what else
+        was encoded: prompts are never padded together."""
+
+    @abstractmethod
+    def sample(self, prompt_embeds: PromptEmbeds, noise_seeds: Sequence[int]) -> list[Image.Image]:
+        """Draw one RGB image per noise seed from one prompt, in one batch."""
+
+    @abstractmethod
+    def adapted(self, adaptation: Adaptation) -> AbstractContextManager[None]:
+        """Apply an adaptation for the duration of a `with` block.
+
+        Raises WeightsError if an adapter does not fit this model (nothing is applied then). On leaving,
+        also by an exception, every adapter is removed and the base weights are checked to be
+        bit-identical (RuntimeError if they are not).
+        """
+
+    @abstractmethod
+    def text_modules(self, names: Sequence[str], layers: Sequence[int]) -> tuple[str, ...]:
+        """Full names inside `text_encoder` of the language model's linear layers with these short names
+        ("gate_proj", "q_proj", ...) in these decoder layers (0-based), layer by layer.
+
+        Raises ConfigError for a name or layer that the model does not have.
+        """
+
+    @abstractmethod
+    def question_tokens(self, question: str, answer: str, form: QuestionForm) -> tuple[Tensor, Tensor]:
+        """Token ids of a question followed by its answer without the last answer token, and the labels.
+
+        Returns `(input_ids, labels)`, both (1, length). `labels[0, t]` is the token that follows position
+        t where that is an answer token, else -100; they are already shifted, so the loss at t compares
+        `language_logits(input_ids)[0, t]` with `labels[0, t]`. Raises MethodError, naming the question, if the
+        answer has no token or the text is longer than the model's context.
+        """
+
+    @abstractmethod
+    def language_logits(self, input_ids: Tensor) -> Tensor:
+        """Next-token logits (1, length, vocabulary) of the text encoder, differentiable."""
+
+    @abstractmethod
+    def encode_images(self, images: Sequence[Image.Image]) -> LatentDistribution:
+        """The latent distribution of RGB images after resizing (bilinear) and centre-cropping them to the
+        backbone's image size."""
+
+    @abstractmethod
+    def velocity(self, noisy_latents: Tensor, sigma: Tensor, prompt_embeds: PromptEmbeds) -> Tensor:
+        """The transformer's rectified-flow velocity for training.
+
+        `noisy_latents` (batch, channels, height, width) are `(1 - sigma) * latents + sigma * noise`,
+        `sigma` (batch,) lies in (0, 1]. One prompt serves the batch. Returns the latents' shape, in
+        fp32; the target is `noise - latents`. Differentiable with respect to adapter weights and
+        prompt embeddings.
+        """

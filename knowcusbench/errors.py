@@ -1,0 +1,37 @@
+"""Errors that a user can cause.
+
+The command prints each as one line and exits with code 2. Every other exception is a bug of ours and
+shows its traceback. A message names the thing that is wrong, where it is, and what to do about it.
+"""
+
+
+class UserError(Exception):
+    """Something the user can mend. The message is complete: what is wrong, where, and the remedy."""
+
+
+class ConfigError(UserError):
+    """A configuration key, value or combination that can't be used."""
+
+
+class BenchmarkError(UserError):
+    """A benchmark directory or data set that can't be read; `faults` lists every one that was found."""
+
+    def __init__(self, message: str, faults: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.faults = faults
+
+
+class WeightsError(UserError):
+    """Weights (a checkpoint, a hub id, an adapter) that are missing, altered or of the wrong shape."""
+
+
+class MethodError(UserError):
+    """A method, or a concept given to it, that can't be used together."""
+
+
+class MetricError(UserError):
+    """An image, text or encoder that a metric can't score."""
+
+
+class RunError(UserError):
+    """A run directory that can't be used: made with another configuration, damaged or not writable."""
