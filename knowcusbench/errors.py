@@ -21,6 +21,10 @@ class BenchmarkError(UserError):
         self.faults = faults
 
 
+class ImageError(UserError):
+    """An image file that is missing, damaged or dangerous to open."""
+
+
 class WeightsError(UserError):
     """Weights (a checkpoint, a hub id, an adapter) that are missing, altered or of the wrong shape."""
 
@@ -30,7 +34,7 @@ class MethodError(UserError):
 
 
 class MetricError(UserError):
-    """An image, text or encoder that a metric can't score."""
+    """An encoder, text or score that a metric can't use."""
 
 
 class RunError(UserError):

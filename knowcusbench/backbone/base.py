@@ -5,7 +5,7 @@ names, latent packing, conditioning layer) stays in that model's file.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal
@@ -40,6 +40,25 @@ class LatentDistribution:
 
     mean: Tensor
     std: Tensor
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What a backbone needs, known from its configuration files without loading a weight.
+
+    Attributes:
+        parameters: parameter count by component ("transformer", "text_encoder", "vae").
+        weight_bytes: bytes of all weights in the chosen dtype.
+        image_flops: floating-point operations of one image: every step with guidance, and decoding.
+        training_step_flops: the same of one LoRA training step at batch 1 (forward and backward).
+        prompt_embeds_bytes: bytes of the embeddings of a prompt of 64 tokens.
+    """
+
+    parameters: Mapping[str, int]
+    weight_bytes: int
+    image_flops: float
+    training_step_flops: float
+    prompt_embeds_bytes: int
 
 
 class Backbone(ABC):
@@ -115,3 +134,18 @@ class Backbone(ABC):
         fp32; the target is `noise - latents`. Differentiable with respect to adapter weights and
         prompt embeddings.
         """
+
+
+class BackboneSpec(ABC):
+    """A backbone's configuration: inert data that can say what the model needs, and load it.
+
+    A specification is a frozen keyword-only dataclass named by `_target_` in `configs/backbone/<name>.yaml`.
+    """
+
+    @abstractmethod
+    def load(self) -> Backbone:
+        """Load the weights. Raises WeightsError for a directory or hub id that can't be loaded."""
+
+    @abstractmethod
+    def footprint(self) -> Footprint:
+        """Sizes and operation counts, from the checkpoint's configuration files alone."""

@@ -49,6 +49,6 @@ class Metric(ABC):
     def score(self, items: Sequence[ScoreItem]) -> list[float]:
         """Scores in the order of `items`. A score does not depend on the other items.
 
-        Raises MetricError naming the file for an image that can't be read, and for a score that is not
-        finite.
+        Raises ImageError for an image that can't be read and MetricError, naming the sample, for a score that is
+        not finite.
         """
