@@ -1,0 +1,50 @@
+# Every target works on a fresh machine with Python 3.11+ and pip: the first one that needs it makes .venv.
+
+PYTHON ?= python3
+METHOD ?= mokus
+METHODS ?= base,leak,anchor,mokus,naive_db,enc_ft
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help bench sweep plan report test lint clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "  make bench METHOD=mokus ARGS=\"benchmark.path=DIR grid.seeds=[0,1] run.name=mine\""
+
+bench: $(INSTALLED) ## one method (METHOD=), from plan to leaderboard
+	$(BIN)/knowcusbench bench method=$(METHOD) $(ARGS)
+
+sweep: $(INSTALLED) ## all methods (METHODS=) into one run, compared
+	$(BIN)/knowcusbench bench -m method=$(METHODS) $(ARGS)
+
+plan: $(INSTALLED) ## count the samples and estimate the cost
+	$(BIN)/knowcusbench plan method=$(METHOD) $(ARGS)
+
+report: $(INSTALLED) ## write the leaderboard of a run again
+	$(BIN)/knowcusbench report method=$(METHOD) $(ARGS)
+
+test: $(INSTALLED) ## run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(INSTALLED) ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean: ## remove the environment and caches (results stay)
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Installed again only when the dependencies change.
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	@touch $@

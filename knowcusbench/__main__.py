@@ -1,0 +1,5 @@
+"""`python -m knowcusbench`."""
+
+from knowcusbench.cli import main
+
+main()

@@ -1,0 +1,117 @@
+"""The command: `knowcusbench <verb> [overrides]`.
+
+The verbs of a run take Hydra overrides; `check` and `convert` take paths. A user's mistake is one line on standard
+error and exit code 2.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from knowcusbench.errors import BenchmarkError, UserError
+
+USAGE = """\
+knowcusbench: benchmark of knowledge-aware concept customization
+
+  knowcusbench <verb> [key=value ...]     one method
+  knowcusbench <verb> -m [key=a,b ...]    a sweep into one run directory
+
+A run, from its plan to its leaderboard (each verb does only what is missing):
+  bench      all stages
+  plan       count the samples, estimate the cost, write the plan
+  adapt      customise the backbone for every concept
+  generate   draw the images
+  score      score them
+  report     write the leaderboard
+
+Benchmarks:
+  check PATH              validate a benchmark directory and print its statistics
+  convert SOURCE TARGET   a release directory to a Parquet data set, or back
+
+Examples:
+  knowcusbench bench method=mokus
+  knowcusbench bench -m method=base,anchor,leak,mokus,naive_db,enc_ft benchmark.path=DIR
+  knowcusbench bench method=enc_ft grid.seeds=[0,1] run.name=two-seeds
+  knowcusbench plan backbone=qwen_image benchmark=directory benchmark.path=DIR
+
+  knowcusbench <verb> --help      the options and their values
+  knowcusbench <verb> --cfg job   the composed configuration
+  knowcusbench -sc install=bash   shell completion (also zsh, fish)
+"""
+
+RUN_VERBS = ("bench", "plan", "adapt", "generate", "score", "report")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command and exit: 0 done, 2 a user's mistake, 130 interrupted."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        _dispatch(arguments)
+    except UserError as error:
+        print(f"knowcusbench: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("knowcusbench: interrupted; run the same command again to go on", file=sys.stderr)
+        sys.exit(130)
+
+
+def _dispatch(arguments: list[str]) -> None:
+    from knowcusbench.config import did_you_mean
+
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        return
+    verb, rest = arguments[0], arguments[1:]
+    commands: dict[str, Callable[[list[str]], None]] = {"check": _check, "convert": _convert}
+    if verb in ("-sc", "--shell_completion"):
+        _complete(rest)
+    elif verb in RUN_VERBS:
+        from knowcusbench.commands import run_verb
+
+        run_verb(verb, rest)
+    elif verb in commands:
+        commands[verb](rest)
+    else:
+        raise UserError(f"unknown verb {verb!r}{did_you_mean(verb, [*RUN_VERBS, *commands])}")
+
+
+def _complete(rest: list[str]) -> None:
+    """Complete the verb ourselves, and let Hydra complete the overrides behind it."""
+    words = os.environ.get("COMP_LINE", "").split(" ")
+    if rest[:1] and rest[0].startswith("query=") and len(words) <= 2:
+        print("\n".join(verb for verb in (*RUN_VERBS, "check", "convert") if verb.startswith(words[-1])))
+        return
+    if len(words) > 2:
+        os.environ["COMP_LINE"] = " ".join([words[0], *words[2:]])
+    from knowcusbench.commands import run_verb
+
+    run_verb("bench", ["-sc", *rest])
+
+
+def _check(rest: list[str]) -> None:
+    from knowcusbench.benchmark import check_benchmark
+
+    if len(rest) != 1:
+        raise UserError("usage: knowcusbench check PATH")
+    report = check_benchmark(Path(rest[0]))
+    print(report.render())
+    if report.faults:
+        raise BenchmarkError(f"{rest[0]}: {len(report.faults)} faults, listed above", report.faults)
+
+
+def _convert(rest: list[str]) -> None:
+    from knowcusbench.benchmark import export_dataset, import_dataset, load_benchmark
+
+    if len(rest) != 2:
+        raise UserError("usage: knowcusbench convert SOURCE TARGET")
+    source, target = Path(rest[0]), Path(rest[1])
+    if target.exists():
+        raise UserError(f"{target} exists already; name a new directory")
+    if (source / "concept_image").is_dir():
+        export_dataset(load_benchmark(source), target)
+    else:
+        import_dataset(source, target)
+    print(f"wrote {target}")

@@ -1,0 +1,111 @@
+"""The verbs of a run: composing the configuration with Hydra and calling the stages."""
+
+import importlib.metadata
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import hydra
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.errors import ConfigCompositionException, HydraException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from knowcusbench.config import did_you_mean, register
+from knowcusbench.errors import ConfigError
+
+METHOD_SECTIONS = ("method", "editor", "recipe")
+"""The parts of the configuration that may differ between the methods of one run."""
+
+
+class PluginConfigs(SearchPathPlugin):
+    """Puts the configuration packages of other distributions on Hydra's search path.
+
+    A distribution names its package of YAML files (with `method/<name>.yaml` in it) by an entry point of the group
+    `knowcusbench.methods`.
+    """
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        for entry_point in importlib.metadata.entry_points(group="knowcusbench.methods"):
+            search_path.append(provider=entry_point.name, path=f"pkg://{entry_point.value}")
+
+
+def run_verb(verb: str, arguments: Sequence[str]) -> None:
+    """Compose the configuration from Hydra command-line arguments and run a verb with it, once per job of
+    a sweep. Raises ConfigError for anything wrong with the configuration."""
+    register()
+    Plugins.instance().register(PluginConfigs)
+    # Hydra prints errors in several lines and exits with 1 unless told to raise them.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    sys.argv = ["knowcusbench", *arguments]
+    swept = _swept_keys(arguments)
+
+    def job(composed: DictConfig) -> None:
+        with exit_on_user_error():
+            composed.run.label = composed.run.label or _label(swept)
+            run_stages(verb, *read_config(composed))
+
+    decorated = hydra.main(version_base="1.3", config_path="pkg://knowcusbench.configs", config_name="config")
+    try:
+        decorated(job)()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explain(error)) from error
+
+
+def _swept_keys(arguments: Sequence[str]) -> set[str]:
+    """The keys that a sweep varies."""
+    words = [word for word in arguments if "=" in word and not word.startswith("-")]
+    overrides = OverridesParser.create().parse_overrides(words)
+    return {override.key_or_group for override in overrides if override.is_sweep_override()}
+
+
+def _label(swept: set[str]) -> str:
+    """The method's name, and in a sweep over its hyper-parameters their values: `mokus,recipe.ultraedit.eta=0.001`."""
+    hydra_config = HydraConfig.get()
+    varied = [
+        override
+        for override in hydra_config.overrides.task
+        if (key := override.partition("=")[0]) in swept and key != "method" and key.split(".")[0] in METHOD_SECTIONS
+    ]
+    return ",".join([str(hydra_config.runtime.choices["method"]), *varied]).replace("/", "_")
+
+
+def run_stages(verb: str, config: Config, resolved: dict[str, Any]) -> None:
+    """Run a verb's stages for one method."""
+    run = prepare(config, resolved)
+    if verb == "plan":
+        print(plan_summary(run))
+        return
+    stages = [stage for stage in STAGES if verb in ("bench", stage.__name__)]
+    seconds = {}
+    for stage in stages:
+        started = time.perf_counter()
+        stage(run)
+        seconds[stage.__name__] = round(time.perf_counter() - started, 3)
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
+    with writing(run.store.root):
+        write_json(run.store.provenance(stamp, run.label), provenance() | {"verb": verb, "seconds": seconds})
+
+
+def explain(error: Exception) -> str:
+    """One line for an error of Hydra's or OmegaConf's: what is wrong, where, and the nearest right name."""
+    text = str(error)
+    if missing := re.search(r"Could not find '([^']+)'", text):
+        group, _, option = missing[1].rpartition("/")
+        options = re.findall(r"^\t(\S+)$", text, re.MULTILINE)
+        return f"{group}={option}: no such option{did_you_mean(option, options)}" if options else text.split("\n")[0]
+    if unknown := re.search(r"Key '([^']+)' (?:is )?not in", text):
+        key = re.search(r"full_key: (\S+)", text)
+        full_key = key[1] if key else unknown[1]
+        return f"{full_key}: unknown key{did_you_mean(full_key, known_keys())}"
+    where = re.search(r"full_key: (\S+)", text)
+    lines = [line for line in text.split("\n") if line.strip() and "full_key" not in line and "object_type" not in line]
+    return f"{where[1]}: {lines[-1].strip()}" if where else "; ".join(line.strip() for line in lines)

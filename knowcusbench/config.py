@@ -1,0 +1,172 @@
+"""The typed configuration: schemas, registration with Hydra, and building objects from it.
+
+Sections with a fixed shape are Hydra structured configs below. Sections that a plug-in fills (backbone,
+method, editor, encoders, metrics, engine) name a class by `_target_`; `build` checks their keys and value types
+against that class's dataclass fields.
+"""
+
+import difflib
+import importlib
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING as NO_DEFAULT
+from dataclasses import dataclass, field, fields, is_dataclass
+from enum import Enum
+from typing import Any, get_type_hints
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from knowcusbench.benchmark.types import Task
+from knowcusbench.errors import ConfigError
+
+
+class Pairing(Enum):
+    """`paired`: each concept with its own prompts (the paper's grid). `crossed`: every prompt of the
+    benchmark for every concept."""
+
+    paired = "paired"
+    crossed = "crossed"
+
+
+@dataclass
+class RunConfig:
+    """Where results go.
+
+    Attributes:
+        name: the run directory's name under `root`.
+        root: the directory of all runs.
+        label: the method's name in the run; null derives it from the method and its overrides.
+    """
+
+    name: str = "default"
+    root: str = "results/runs"
+    label: str | None = None
+
+
+@dataclass
+class BenchmarkConfig:
+    """What is evaluated: a local directory (`path`), or a data set repository (`repo` at `revision`).
+
+    Attributes:
+        path: a directory in the release layout.
+        repo: a Hugging Face data set id.
+        revision: a commit or tag of `repo`.
+        seeds: the seeds that the benchmark prescribes.
+    """
+
+    path: str | None = None
+    repo: str | None = None
+    revision: str | None = None
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4])
+
+
+@dataclass
+class GridConfig:
+    """Which samples are made.
+
+    Attributes:
+        pairing: which prompts go with which concept.
+        tasks: any of "reconstruction" and "generation".
+        seeds: one image per sample and seed.
+        concepts: names or globs of the concepts that take part.
+        knowledge_items: use the first so many items of each concept; null uses all.
+        prompts: use the first so many prompts of each concept (paired) or of the benchmark (crossed).
+    """
+
+    pairing: Pairing = Pairing.paired
+    tasks: list[str] = field(default_factory=lambda: [task.value for task in Task])
+    seeds: list[int] = field(default_factory=lambda: "${benchmark.seeds}")  # type: ignore[arg-type, return-value]
+    concepts: list[str] = field(default_factory=lambda: ["*"])
+    knowledge_items: int | None = None
+    prompts: int | None = None
+
+
+@dataclass
+class Config:
+    """The whole configuration of a command."""
+
+    run: RunConfig = field(default_factory=RunConfig)
+    benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)
+    grid: GridConfig = field(default_factory=GridConfig)
+    recipe: Any = MISSING
+    encoders: Any = MISSING
+    backbone: Any = MISSING
+    editor: Any = MISSING
+    method: Any = MISSING
+    metrics: dict[str, Any] = field(default_factory=dict)
+    engine: Any = MISSING
+    device: str = "auto"
+    cache_dir: str = "results/cache"
+
+
+def register() -> None:
+    """Make the schemas and the `embedded` resolver known to Hydra. Idempotent."""
+    ConfigStore.instance().store(name="schema", node=Config)
+    OmegaConf.register_new_resolver("embedded", _embedded, replace=True)
+
+
+def _embedded(part: str) -> str:
+    from knowcusbench.toybox import embedded
+
+    return str(embedded(part))
+
+
+def build(node: Any, key: str) -> Any:
+    """The object that a configuration node describes: `_target_` called with the node's other keys.
+
+    Nested nodes are built first. Keys and values are checked against the fields of the target, which is a
+    dataclass. Raises ConfigError naming the full key for an unknown or missing key, a value of the wrong type
+    and a `_target_` that can't be imported.
+    """
+    if isinstance(node, DictConfig):
+        node = OmegaConf.to_container(node, resolve=True)
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        raise ConfigError(f"{key}: expected a mapping with a `_target_` that names a class, found {node!r}")
+    target = _import_target(str(node["_target_"]), key)
+    values = {name: value for name, value in node.items() if name != "_target_"}
+    known = {entry.name: entry for entry in fields(target) if entry.init}
+    for name in values:
+        if name not in known:
+            raise ConfigError(f"{key}.{name}: unknown key{did_you_mean(name, known)}")
+    for name, entry in known.items():
+        if name not in values and entry.default is NO_DEFAULT and entry.default_factory is NO_DEFAULT:
+            raise ConfigError(f"{key}.{name}: missing; {target.__name__} needs it")
+    hints = get_type_hints(target)
+    return target(
+        **{name: _build_value(value, hints[name], f"{key}.{name}") for name, value in values.items()}
+    )
+
+
+def _build_value(value: Any, expected: Any, key: str) -> Any:
+    if isinstance(value, Mapping) and "_target_" in value:
+        return build(value, key)
+    try:
+        return _adapter(expected).validate_python(value)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise ConfigError(f"{key}: {problem['msg']}, found {value!r}") from None
+
+
+def _adapter(expected: Any) -> TypeAdapter[Any]:
+    if is_dataclass(expected):
+        return TypeAdapter(expected)
+    return TypeAdapter(expected, config=ConfigDict(arbitrary_types_allowed=True))
+
+
+def _import_target(target: str, key: str) -> Any:
+    module_name, _, name = target.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"{key}._target_: can't import {target!r} ({error})") from error
+    if not is_dataclass(found):
+        raise ConfigError(f"{key}._target_: {target!r} is not a dataclass")
+    return found
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """"; did you mean 'x'?" for the known word nearest to `word`, or a list of all known words."""
+    options = sorted(known)
+    near = difflib.get_close_matches(word, options, n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(options)}"

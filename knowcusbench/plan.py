@@ -1,0 +1,154 @@
+"""The plan: every sample of a grid, with ids and noise seeds derived from content."""
+
+import fnmatch
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+import pandas as pd
+
+from knowcusbench.benchmark.types import Benchmark, Concept, Prompt, Task
+from knowcusbench.config import GridConfig, Pairing, did_you_mean
+from knowcusbench.errors import ConfigError
+
+RECONSTRUCTION_PROMPT = Prompt("{}", "reconstruction")
+"""In the reconstruction task the knowledge phrase is the whole prompt."""
+
+T = TypeVar("T")
+
+CATEGORICAL = ("concept", "task", "knowledge_aspect", "prompt", "prompt_aspect")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image to make.
+
+    Attributes:
+        id: 16 hex digits, a hash of concept, task, knowledge phrase, prompt and seed: the same in every run and for
+            every method, so that methods are compared on the same samples and the same noise.
+        concept: the concept's name.
+        task: reconstruction or generation.
+        knowledge: index of the knowledge item within the concept.
+        knowledge_aspect, prompt_aspect: the kinds of knowledge and prompt.
+        prompt: the template, with `{}` where the concept is named.
+        seed: the grid's seed.
+    """
+
+    id: str
+    concept: str
+    task: Task
+    knowledge: int
+    knowledge_aspect: str
+    prompt: str
+    prompt_aspect: str
+    seed: int
+
+    @property
+    def noise_seed(self) -> int:
+        """Seed of the initial noise: 63 bits of the id, so that it depends on the sample's content alone."""
+        return int(self.id, 16) >> 1
+
+
+def select_concepts(benchmark: Benchmark, grid: GridConfig) -> tuple[Concept, ...]:
+    """The concepts that take part, with the knowledge items and prompts that the grid asks for.
+
+    Raises ConfigError for a pattern that matches no concept, and for more items or prompts than there are.
+    """
+    names = [concept.name for concept in benchmark.concepts]
+    wanted: set[str] = set()
+    for pattern in grid.concepts:
+        matches = fnmatch.filter(names, pattern)
+        if not matches:
+            raise ConfigError(f"grid.concepts: {pattern!r} matches no concept{did_you_mean(pattern, names)}")
+        wanted.update(matches)
+    everyone = tuple(dict.fromkeys(prompt for concept in benchmark.concepts for prompt in concept.prompts))
+    crossed = grid.pairing is Pairing.crossed
+    chosen = []
+    for concept in benchmark.concepts:
+        if concept.name not in wanted:
+            continue
+        prompts = everyone if crossed else concept.prompts
+        chosen.append(
+            replace(
+                concept,
+                knowledge=_first(concept.knowledge, grid.knowledge_items, f"{concept.name}: knowledge_items"),
+                prompts=_first(prompts, grid.prompts, f"{concept.name}: prompts"),
+            )
+        )
+    return tuple(chosen)
+
+
+def _first(items: tuple[T, ...], count: int | None, what: str) -> tuple[T, ...]:
+    if count is not None and not 1 <= count <= len(items):
+        raise ConfigError(f"grid: {what}={count} is not between 1 and the {len(items)} that there are")
+    return items[:count]
+
+
+def make_plan(concepts: Sequence[Concept], grid: GridConfig) -> pd.DataFrame:
+    """One row per sample, in the order concept, task, knowledge, prompt, seed.
+
+    Columns are the fields of `Sample`; text columns are categorical, so that a million rows stay small.
+    """
+    tasks = _tasks(grid)
+    if not grid.seeds or len(set(grid.seeds)) != len(grid.seeds):
+        raise ConfigError(f"grid.seeds: expected different seeds, found {list(grid.seeds)}")
+    cells = [cell for concept in concepts for cell in _cells(concept, tasks)]
+    seeds = list(grid.seeds)
+    ids = [_sample_id(prefix, seed) for *_, prefix in cells for seed in seeds]
+    columns = list(zip(*cells, strict=True))
+    repeated = {
+        name: np.repeat(np.array(values, dtype=object), len(seeds))
+        for name, values in zip(
+            ("concept", "task", "knowledge", "knowledge_aspect", "prompt", "prompt_aspect"),
+            columns,
+            strict=False,
+        )
+    }
+    plan = pd.DataFrame({"id": ids, **repeated, "seed": np.tile(seeds, len(cells))})
+    plan["knowledge"] = plan["knowledge"].astype("int32")
+    return plan.astype(dict.fromkeys(CATEGORICAL, "category"))
+
+
+def _tasks(grid: GridConfig) -> list[Task]:
+    known = [task.value for task in Task]
+    for task in grid.tasks:
+        if task not in known:
+            raise ConfigError(f"grid.tasks: unknown task {task!r}{did_you_mean(task, known)}")
+    return [task for task in Task if task.value in grid.tasks]
+
+
+def _cells(concept: Concept, tasks: Sequence[Task]) -> Iterator[tuple[str, str, int, str, str, str, str]]:
+    for task in tasks:
+        prompts = (RECONSTRUCTION_PROMPT,) if task is Task.RECONSTRUCTION else concept.prompts
+        for index, item in enumerate(concept.knowledge):
+            for prompt in prompts:
+                prefix = json.dumps([concept.name, task.value, item.phrase, prompt.template])
+                yield (
+                    concept.name,
+                    task.value,
+                    index,
+                    item.aspect,
+                    prompt.template,
+                    prompt.aspect,
+                    prefix,
+                )
+
+
+def _sample_id(prefix: str, seed: int) -> str:
+    return hashlib.sha256(f"{prefix}{seed}".encode()).hexdigest()[:16]
+
+
+def samples(plan: pd.DataFrame) -> list[Sample]:
+    """The rows of a plan as `Sample` objects."""
+    return [
+        Sample(**{**row, "task": Task(row["task"])})  # type: ignore[arg-type]
+        for row in plan.to_dict("records")
+    ]
+
+
+def counts(plan: pd.DataFrame) -> dict[str, int]:
+    """Number of samples by task."""
+    return {task.value: int((plan["task"] == task.value).sum()) for task in Task}

@@ -1,0 +1,84 @@
+"""Where a result came from: versions, commit, hardware, command line."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+import knowcusbench
+
+PACKAGES = (
+    "knowcusbench",
+    "torch",
+    "torchvision",
+    "diffusers",
+    "transformers",
+    "peft",
+    "open_clip_torch",
+    "huggingface_hub",
+    "tokenizers",
+    "safetensors",
+    "numpy",
+    "pandas",
+    "pillow",
+    "hydra-core",
+)
+"""The packages that can change a pixel or a score."""
+
+
+def provenance() -> dict[str, Any]:
+    """Everything about this process that a reader of its results may ask for, as JSON values."""
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "git": git_state(Path(knowcusbench.__file__).parent),
+        "hardware": hardware(),
+    }
+
+
+def git_state(directory: Path) -> dict[str, Any] | None:
+    """Commit and dirty flag of the git repository that tracks the package at `directory`, or None for an
+    installed package."""
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(directory), *arguments], capture_output=True, text=True, check=True
+            )
+        except (OSError, subprocess.CalledProcessError):
+            return None
+        return done.stdout.strip()
+
+    # A package installed into a virtual environment inside some repository is not tracked by that repository.
+    if not git("ls-files", "__init__.py"):
+        return None
+    return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+
+
+def hardware() -> dict[str, Any]:
+    """Processor, memory and accelerators of this machine."""
+    return {
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+    }
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()

@@ -1,0 +1,174 @@
+"""The first stage: read the benchmark, make the plan, and open the run directory for it."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue
+
+from knowcusbench.adaptation.cache import AdapterCache
+from knowcusbench.adaptation.method import Method
+from knowcusbench.backbone.base import Backbone, BackboneSpec
+from knowcusbench.benchmark.release import load_benchmark
+from knowcusbench.benchmark.source import resolve_source
+from knowcusbench.benchmark.types import Benchmark, Concept
+from knowcusbench.config import Config, build
+from knowcusbench.engine.base import Engine
+from knowcusbench.errors import ConfigError, RunError
+from knowcusbench.files import write_atomic
+from knowcusbench.metrics.base import Metric
+from knowcusbench.plan import make_plan, select_concepts
+from knowcusbench.store import RunStore, read_json, write_json, write_table, writing
+
+FORMAT = 1
+"""Version of the run directory's layout."""
+
+INDIFFERENT_KEYS = {"device", "batch_size"}
+"""Keys of backbone and metrics that change how fast a result is made, not the result."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One method's part of a run: what to make, with what, and where it goes."""
+
+    store: RunStore
+    label: str
+    benchmark: Benchmark
+    concepts: tuple[Concept, ...]
+    plan: pd.DataFrame
+    backbone: BackboneSpec
+    method: Method
+    metrics: dict[str, Metric]
+    engine: Engine
+    cache: AdapterCache
+
+    def concept(self, name: str) -> Concept:
+        return next(concept for concept in self.concepts if concept.name == name)
+
+
+def read_config(composed: DictConfig) -> tuple[Config, dict[str, Any]]:
+    """The typed configuration, and the same as plain data with all interpolations resolved."""
+    try:
+        resolved = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True, enum_to_str=True)
+    except MissingMandatoryValue as error:
+        raise ConfigError(f"{error.full_key} has no value; give it one: {error.full_key}=...") from error
+    config = OmegaConf.to_object(composed)
+    assert isinstance(config, Config)
+    assert isinstance(resolved, dict)
+    return config, {str(key): value for key, value in resolved.items()}
+
+
+def prepare(config: Config, resolved: Mapping[str, Any]) -> Run:
+    """Open the run directory for the method in the configuration, and write the plan there.
+
+    Raises RunError, naming the keys that differ, if the directory was made with another configuration.
+    """
+    root = resolve_source(config.benchmark.path, config.benchmark.repo, config.benchmark.revision)
+    benchmark = load_benchmark(root)
+    concepts = select_concepts(benchmark, config.grid)
+    store = RunStore(Path(config.run.root) / config.run.name)
+    run = Run(
+        store=store,
+        label=config.run.label or "",
+        benchmark=benchmark,
+        concepts=concepts,
+        plan=make_plan(concepts, config.grid),
+        backbone=build(config.backbone, "backbone"),
+        method=build(config.method, "method"),
+        metrics={name: build(node, f"metrics.{name}") for name, node in config.metrics.items()},
+        engine=build(config.engine, "engine"),
+        cache=AdapterCache(Path(config.cache_dir).expanduser() / "adapters"),
+    )
+    identity = _identity(benchmark, resolved)
+    with writing(store.root):
+        _claim(store, identity)
+        _claim_label(store, run.label, resolved)
+        if not store.plan.exists():
+            write_table(store.plan, run.plan)
+    return run
+
+
+def _identity(benchmark: Benchmark, resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """What all methods of a run share: everything that can change a sample or a score, methods excepted."""
+    return {
+        "format": FORMAT,
+        "benchmark": benchmark.digest,
+        "grid": resolved["grid"],
+        "backbone": _without_indifferent(resolved["backbone"]),
+        "metrics": _without_indifferent(resolved["metrics"]),
+    }
+
+
+def _without_indifferent(node: Any) -> Any:
+    if isinstance(node, Mapping):
+        return {
+            key: _without_indifferent(value) for key, value in node.items() if key not in INDIFFERENT_KEYS
+        }
+    return node
+
+
+def _claim(store: RunStore, identity: dict[str, Any]) -> None:
+    """Write `run.json`, or check that the one there says the same. Metrics may be added to a run."""
+    if not store.identity.exists():
+        write_json(store.identity, identity)
+        return
+    present = read_json(store.identity)
+    metrics = present.get("metrics", {})
+    shared = {name: node for name, node in identity["metrics"].items() if name in metrics}
+    recorded = {name: node for name, node in metrics.items() if name in shared}
+    _refuse_differences(store, {**present, "metrics": recorded}, {**identity, "metrics": shared}, "run.name")
+    if set(identity["metrics"]) - set(metrics):
+        write_json(store.identity, {**identity, "metrics": {**metrics, **identity["metrics"]}})
+
+
+def _claim_label(store: RunStore, label: str, resolved: Mapping[str, Any]) -> None:
+    path = store.config(label)
+    if path.exists():
+        present = yaml.safe_load(path.read_text())
+        _refuse_differences(
+            store, {"method": present["method"]}, {"method": resolved["method"]}, "run.label or run.name"
+        )
+    else:
+        write_atomic(path, yaml.safe_dump(dict(resolved), sort_keys=False, allow_unicode=True).encode())
+
+
+def _refuse_differences(store: RunStore, present: Any, wanted: Any, remedy: str) -> None:
+    before, now = dict(_flat(present, "")), dict(_flat(wanted, ""))
+    differing = [key for key in sorted(before | now) if before.get(key) != now.get(key)]
+    if differing:
+        shown = "; ".join(f"{key}: {before.get(key)!r} there, {now.get(key)!r} now" for key in differing[:6])
+        more = f"; and {len(differing) - 6} more" if len(differing) > 6 else ""
+        raise RunError(
+            f"{store.root} was made with another configuration ({shown}{more}); choose another {remedy}="
+        )
+
+
+def _flat(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(node, Mapping) and node:
+        for key, value in node.items():
+            yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, node
+
+
+@lru_cache(maxsize=1)
+def resident(spec: BackboneSpec) -> Backbone:
+    """The backbone of this process: loaded once, whatever the number of concepts, methods and stages."""
+    return spec.load()
+
+
+def claim_weights(store: RunStore, backbone: Backbone) -> None:
+    """Record the digest of the base weights in the run, or check that they are those recorded."""
+    path = store.root / "weights.json"
+    if not path.exists():
+        write_json(path, {"backbone": backbone.digest})
+    elif (recorded := read_json(path)["backbone"]) != backbone.digest:
+        raise RunError(
+            f"{store.root} was made with other backbone weights (digest {recorded} there, {backbone.digest} now); "
+            "choose another run.name="
+        )

@@ -1,0 +1,110 @@
+"""The run directory: where every file of a run lies, and how it is read and written.
+
+    run.json                              what the run is: the configuration that all its methods share
+    plan.parquet                          one row per sample
+    configs/<label>.yaml                  the resolved configuration of each method
+    provenance/<time>-<label>.json        one per command: versions, commit, hardware, command line, timings
+    adaptations/<label>/<concept>[/<n>]/  adapters in PEFT form, adaptation.json
+    images/<label>/<concept>/<id>.png     the sample's record in its text chunks
+    scores/<label>/<metric>.parquet       one row per sample
+    ceilings/<metric>.parquet             references scored against each other
+    report/                               tables
+
+A label names a method within the run. Files appear whole or not at all, so a file that exists is done.
+"""
+
+import errno
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from knowcusbench.errors import RunError
+from knowcusbench.files import atomic_path, write_atomic
+
+UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT, errno.ENOSPC, errno.EDQUOT}
+
+
+@dataclass(frozen=True)
+class RunStore:
+    """Paths of one run directory."""
+
+    root: Path
+
+    @property
+    def identity(self) -> Path:
+        return self.root / "run.json"
+
+    @property
+    def plan(self) -> Path:
+        return self.root / "plan.parquet"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report"
+
+    def config(self, label: str) -> Path:
+        return self.root / "configs" / f"{label}.yaml"
+
+    def provenance(self, stamp: str, label: str) -> Path:
+        return self.root / "provenance" / f"{stamp}-{label}.json"
+
+    def adaptation(self, label: str, concept: str, item: int | None) -> Path:
+        """`item` is the knowledge item's index where a method adapts for each item by itself."""
+        directory = self.root / "adaptations" / label / concept
+        return directory if item is None else directory / str(item)
+
+    def image(self, label: str, concept: str, sample_id: str) -> Path:
+        return self.root / "images" / label / concept / f"{sample_id}.png"
+
+    def scores(self, label: str, metric: str) -> Path:
+        return self.root / "scores" / label / f"{metric}.parquet"
+
+    def ceilings(self, metric: str) -> Path:
+        return self.root / "ceilings" / f"{metric}.parquet"
+
+    def labels(self) -> list[str]:
+        """The methods of this run, by name."""
+        return sorted(file.stem for file in (self.root / "configs").glob("*.yaml"))
+
+
+@contextmanager
+def writing(root: Path) -> Iterator[None]:
+    """Turn "can't write there" into a RunError that names the run directory."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        raise RunError(
+            f"can't write to the run directory {root} ({error.strerror}: {error.filename}); "
+            "free space or rights there, or choose another with run.root="
+        ) from error
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    write_atomic(path, (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        data: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise RunError(f"{path} is damaged ({error}); remove it, or use another run.name") from error
+    return data
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    with atomic_path(path) as temporary:
+        table.to_parquet(temporary, index=False)
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except (ValueError, OSError) as error:
+        raise RunError(f"{path} is damaged ({error}); remove it and run the command again") from error
