@@ -98,14 +98,33 @@ def run_stages(verb: str, config: Config, resolved: dict[str, Any]) -> None:
 def explain(error: Exception) -> str:
     """One line for an error of Hydra's or OmegaConf's: what is wrong, where, and the nearest right name."""
     text = str(error)
-    if missing := re.search(r"Could not find '([^']+)'", text):
-        group, _, option = missing[1].rpartition("/")
-        options = re.findall(r"^\t(\S+)$", text, re.MULTILINE)
-        return f"{group}={option}: no such option{did_you_mean(option, options)}" if options else text.split("\n")[0]
-    if unknown := re.search(r"Key '([^']+)' (?:is )?not in", text):
-        key = re.search(r"full_key: (\S+)", text)
-        full_key = key[1] if key else unknown[1]
-        return f"{full_key}: unknown key{did_you_mean(full_key, known_keys())}"
-    where = re.search(r"full_key: (\S+)", text)
-    lines = [line for line in text.split("\n") if line.strip() and "full_key" not in line and "object_type" not in line]
-    return f"{where[1]}: {lines[-1].strip()}" if where else "; ".join(line.strip() for line in lines)
+    if isinstance(error, MissingConfigException):
+        return _explain_missing_option(text)
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    key = str(getattr(cause, "full_key", None) or "")
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError) and key:
+        return f"{key}: unknown key{did_you_mean(key, _known_keys())}"
+    first = str(cause).partition("\n")[0]
+    return f"{key}: {first}" if key else first
+
+
+def _explain_missing_option(text: str) -> str:
+    wanted = re.search(r"Could not (?:find|load) '([^']+)'", text)
+    if not wanted:
+        return text.partition("\n")[0]
+    group, _, option = wanted[1].rpartition("/")
+    options = GlobalHydra.instance().config_loader().get_group_options(group)
+    return f"{group}={option}: no such option{did_you_mean(option, options)}"
+
+
+def _known_keys() -> list[str]:
+    """All keys of the default configuration, in full."""
+    with hydra.initialize_config_module("knowcusbench.configs", version_base="1.3"):
+        composed = hydra.compose("config")
+    return list(_keys(OmegaConf.to_container(composed, resolve=False), ""))
+
+
+def _keys(node: Any, prefix: str) -> Iterator[str]:
+    for key, value in node.items() if isinstance(node, dict) else ():
+        yield f"{prefix}{key}"
+        yield from _keys(value, f"{prefix}{key}.")

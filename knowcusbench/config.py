@@ -97,7 +97,7 @@ class Config:
     metrics: dict[str, Any] = field(default_factory=dict)
     engine: Any = MISSING
     device: str = "auto"
-    cache_dir: str = "results/cache"
+    cache_dir: str = "~/.cache/knowcusbench"
 
 
 def register() -> None:
@@ -106,10 +106,10 @@ def register() -> None:
     OmegaConf.register_new_resolver("embedded", _embedded, replace=True)
 
 
-def _embedded(part: str) -> str:
+def _embedded(part: str, *, _root_: DictConfig) -> str:
     from knowcusbench.toybox import embedded
 
-    return str(embedded(part))
+    return str(embedded(part, _root_.cache_dir))
 
 
 def build(node: Any, key: str) -> Any:
