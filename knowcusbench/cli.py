@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from knowcusbench.errors import BenchmarkError, UserError
+from knowcusbench.errors import BenchmarkError, UserError, exit_on_user_error
 
 USAGE = """\
 knowcusbench: benchmark of knowledge-aware concept customization
@@ -49,10 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        _dispatch(arguments)
-    except UserError as error:
-        print(f"knowcusbench: {error}", file=sys.stderr)
-        sys.exit(2)
+        with exit_on_user_error():
+            _dispatch(arguments)
     except KeyboardInterrupt:
         print("knowcusbench: interrupted; run the same command again to go on", file=sys.stderr)
         sys.exit(130)

@@ -5,22 +5,32 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import hydra
 from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
-from hydra.errors import ConfigCompositionException, HydraException
+from hydra.errors import HydraException, MissingConfigException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
-from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from knowcusbench.config import did_you_mean, register
-from knowcusbench.errors import ConfigError
+from knowcusbench.config import Config, did_you_mean, register
+from knowcusbench.errors import ConfigError, exit_on_user_error
+from knowcusbench.provenance import provenance
+from knowcusbench.stages.adapt import adapt
+from knowcusbench.stages.generate import generate
+from knowcusbench.stages.prepare import Run, prepare, read_config
+from knowcusbench.stages.report import report
+from knowcusbench.stages.score import score
+from knowcusbench.store import write_json, writing
+
+STAGES: tuple[Callable[[Run], None], ...] = (adapt, generate, score, report)
 
 METHOD_SECTIONS = ("method", "editor", "recipe")
 """The parts of the configuration that may differ between the methods of one run."""

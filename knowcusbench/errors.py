@@ -4,6 +4,12 @@ The command prints each as one line and exits with code 2. Every other exception
 shows its traceback. A message names the thing that is wrong, where it is, and what to do about it.
 """
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+USER_ERROR_EXIT_CODE = 2
+
 
 class UserError(Exception):
     """Something the user can mend. The message is complete: what is wrong, where, and the remedy."""
@@ -39,3 +45,13 @@ class MetricError(UserError):
 
 class RunError(UserError):
     """A run directory that can't be used: made with another configuration, damaged or not writable."""
+
+
+@contextmanager
+def exit_on_user_error() -> Iterator[None]:
+    """Print a user's mistake as one line on standard error and exit with code 2."""
+    try:
+        yield
+    except UserError as error:
+        print(f"knowcusbench: {error}", file=sys.stderr)
+        sys.exit(USER_ERROR_EXIT_CODE)
