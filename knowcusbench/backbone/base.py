@@ -99,6 +99,10 @@ class Backbone(ABC):
         """
 
     @abstractmethod
+    def check_intact(self) -> None:
+        """Raise RuntimeError unless the base weights still have the digest they were loaded with."""
+
+    @abstractmethod
     def text_modules(self, names: Sequence[str], layers: Sequence[int]) -> tuple[str, ...]:
         """Full names inside `text_encoder` of the language model's linear layers with these short names
         ("gate_proj", "q_proj", ...) in these decoder layers (0-based), layer by layer.

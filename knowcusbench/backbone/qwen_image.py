@@ -1,0 +1,257 @@
+"""Qwen-Image (arXiv 2508.02324) as a backbone: any diffusers `QwenImagePipeline`.
+
+An MMDiT conditioned on the last hidden states of Qwen2.5-VL, which sees the prompt inside a chat template; a
+convolutional VAE whose latents are packed into tokens of 2 x 2.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from diffusers import QwenImagePipeline
+from PIL import Image, ImageOps
+from torch import Tensor, nn
+from torchvision.transforms.functional import pil_to_tensor
+
+from knowcusbench.adaptation.types import Adaptation
+from knowcusbench.backbone.base import (
+    Backbone,
+    BackboneSpec,
+    Footprint,
+    LatentDistribution,
+    PromptEmbeds,
+    QuestionForm,
+)
+from knowcusbench.backbone.digest import weights_digest
+from knowcusbench.backbone.footprint import qwen_image_footprint
+from knowcusbench.backbone.loading import load_pipeline
+from knowcusbench.backbone.lora import attached
+from knowcusbench.device import resolve_device
+from knowcusbench.errors import ConfigError, MethodError
+
+LORA_LAYERS = ("to_k", "to_q", "to_v", "to_out.0")
+"""The image stream's attention projections: the LoRA targets of diffusers' DreamBooth trainer."""
+
+IGNORED = -100
+"""The label of a position that does not count."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QwenImageSpec(BackboneSpec):
+    """How Qwen-Image is loaded and sampled.
+
+    Attributes:
+        source: a diffusers directory or a hub id.
+        revision: commit, tag or branch of a hub id.
+        dtype: of all weights.
+        device: "auto" takes a GPU if there is one.
+        height, width: of the images, in pixels.
+        steps: denoising steps; the scheduler is used as shipped.
+        true_cfg_scale: classifier-free guidance; 1 switches it off and halves the cost.
+        negative_prompt: what guidance leads away from; a blank is Qwen-Image's own choice.
+        gradient_checkpointing: trade a third more time for about half of the memory in training.
+    """
+
+    source: str
+    revision: str | None = None
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    device: str = "auto"
+    height: int = 1024
+    width: int = 1024
+    steps: int = 50
+    true_cfg_scale: float = 4.0
+    negative_prompt: str = " "
+    gradient_checkpointing: bool = True
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ConfigError(f"backbone.steps: expected at least 1, found {self.steps}")
+        if min(self.height, self.width) < 1:
+            raise ConfigError(f"backbone.height, width: expected pixels, found {self.height} x {self.width}")
+
+    def load(self) -> "QwenImage":
+        return QwenImage(self, load_pipeline(QwenImagePipeline, self.source, self.revision, self.dtype))
+
+    def footprint(self) -> Footprint:
+        forwards = self.steps * (2 if self.true_cfg_scale > 1 else 1)
+        return qwen_image_footprint(
+            self.source, self.revision, self.dtype, height=self.height, width=self.width, forwards=forwards
+        )
+
+
+class QwenImage(Backbone):
+    """A resident Qwen-Image. See `Backbone` for the contract."""
+
+    def __init__(self, spec: QwenImageSpec, pipeline: QwenImagePipeline) -> None:
+        self.spec = spec
+        self.device = resolve_device(spec.device)
+        self._pipeline = pipeline.to(self.device)
+        self.transformer: nn.Module = pipeline.transformer
+        self.text_encoder: nn.Module = pipeline.text_encoder
+        self._dtype = getattr(torch, spec.dtype)
+        self._check_size(pipeline.vae_scale_factor * 2)
+        for module in self._modules().values():
+            module.requires_grad_(False).eval()
+        if spec.gradient_checkpointing:
+            pipeline.transformer.enable_gradient_checkpointing()
+        pipeline.set_progress_bar_config(disable=True)
+        self.layer_count = int(pipeline.text_encoder.config.text_config.num_hidden_layers)
+        self.lora_targets = tuple(
+            name
+            for name, module in self.transformer.named_modules()
+            if isinstance(module, nn.Linear) and name.endswith(tuple(f".attn.{layer}" for layer in LORA_LAYERS))
+        )
+        self._negative: PromptEmbeds | None = None
+        self._is_adapted = False
+        self.digest = weights_digest(self._modules())
+
+    def _modules(self) -> dict[str, nn.Module]:
+        return {
+            "transformer": self._pipeline.transformer,
+            "text_encoder": self._pipeline.text_encoder,
+            "vae": self._pipeline.vae,
+        }
+
+    def _check_size(self, multiple: int) -> None:
+        for name in ("height", "width"):
+            if (value := getattr(self.spec, name)) % multiple:
+                raise ConfigError(f"backbone.{name}: expected a multiple of {multiple}, found {value}")
+
+    @torch.no_grad()
+    def encode(self, prompt: str) -> PromptEmbeds:
+        embeds, mask = self._pipeline.encode_prompt(prompt, device=self.device)
+        return PromptEmbeds(embeds, mask)
+
+    def sample(self, prompt_embeds: PromptEmbeds, noise_seeds: Sequence[int]) -> list[Image.Image]:
+        count = len(noise_seeds)
+        conditions = dict(zip(("prompt_embeds", "prompt_embeds_mask"), _repeat(prompt_embeds, count), strict=True))
+        if self.spec.true_cfg_scale > 1:
+            if self._negative is None:
+                self._negative = self.encode(self.spec.negative_prompt)
+            embeds, mask = _repeat(self._negative, count)
+            conditions |= {"negative_prompt_embeds": embeds, "negative_prompt_embeds_mask": mask}
+        images: list[Image.Image] = self._pipeline(
+            **conditions,
+            true_cfg_scale=self.spec.true_cfg_scale,
+            height=self.spec.height,
+            width=self.spec.width,
+            num_inference_steps=self.spec.steps,
+            # On the CPU, so that the noise is the same on every device.
+            generator=[torch.Generator().manual_seed(seed) for seed in noise_seeds],
+        ).images
+        return images
+
+    @contextmanager
+    def adapted(self, adaptation: Adaptation) -> Iterator[None]:
+        if self._is_adapted:
+            raise RuntimeError("the backbone is adapted already; leave that block first")
+        self._is_adapted = True
+        self._negative = None
+        try:
+            with ExitStack() as stack:
+                if adaptation.text_encoder:
+                    # fp32: one forward a prompt costs nothing, and an edit may be small.
+                    stack.enter_context(attached(self.text_encoder, adaptation.text_encoder, torch.float32))
+                if adaptation.transformer:
+                    stack.enter_context(attached(self.transformer, adaptation.transformer, self._dtype))
+                yield
+        finally:
+            self._is_adapted = False
+            self._negative = None
+        self.check_intact()
+
+    def check_intact(self) -> None:
+        if weights_digest(self._modules()) != self.digest:
+            raise RuntimeError("the base weights of the backbone have changed")
+
+    def text_modules(self, names: Sequence[str], layers: Sequence[int]) -> tuple[str, ...]:
+        found = []
+        for index in layers:
+            if not 0 <= index < self.layer_count:
+                raise ConfigError(f"layer {index}: the text encoder has layers 0 to {self.layer_count - 1}")
+            # Named in full: the short names also occur in the vision tower.
+            prefix = f"model.language_model.layers.{index}"
+            layer = self.text_encoder.get_submodule(prefix)
+            linears = {
+                name.rpartition(".")[2]: name
+                for name, module in layer.named_modules()
+                if isinstance(module, nn.Linear)
+            }
+            for name in names:
+                if name not in linears:
+                    raise ConfigError(f"module {name!r}: the text encoder's layers have {', '.join(sorted(linears))}")
+                found.append(f"{prefix}.{linears[name]}")
+        return tuple(found)
+
+    def question_tokens(self, question: str, answer: str, form: QuestionForm) -> tuple[Tensor, Tensor]:
+        if form == "chat":
+            before, after = self._pipeline.prompt_template_encode.format(question), answer
+        else:
+            # In running text a word is a token together with the blank before it.
+            before, after = question, f" {answer}"
+        question_ids, answer_ids = self._token_ids(before), self._token_ids(after)
+        if not answer.strip() or not answer_ids:
+            raise MethodError(f"question {question!r}: the answer {answer!r} has no token")
+        limit = int(self._pipeline.text_encoder.config.text_config.max_position_embeddings)
+        if len(question_ids) + len(answer_ids) > limit:
+            raise MethodError(
+                f"question {question!r}: {len(question_ids) + len(answer_ids)} tokens with its answer, "
+                f"the text encoder takes {limit}"
+            )
+        input_ids = torch.tensor([question_ids + answer_ids[:-1]], device=self.device)
+        labels = torch.full_like(input_ids, IGNORED)
+        labels[0, len(question_ids) - 1 :] = torch.tensor(answer_ids, device=self.device)
+        return input_ids, labels
+
+    def _token_ids(self, text: str) -> list[int]:
+        ids: list[int] = self._pipeline.tokenizer(text)["input_ids"]
+        return ids
+
+    def language_logits(self, input_ids: Tensor) -> Tensor:
+        logits: Tensor = self.text_encoder(input_ids=input_ids).logits
+        return logits
+
+    @torch.no_grad()
+    def encode_images(self, images: Sequence[Image.Image]) -> LatentDistribution:
+        vae = self._pipeline.vae
+        pixels = torch.stack([self._pixels(image) for image in images]).to(self.device, self._dtype)
+        # The VAE is one for video: an image is a single frame.
+        posterior = vae.encode(pixels.unsqueeze(2)).latent_dist
+        shape = (1, vae.config.z_dim, 1, 1)
+        mean = torch.tensor(vae.config.latents_mean, device=self.device).view(shape)
+        std = torch.tensor(vae.config.latents_std, device=self.device).view(shape)
+        return LatentDistribution(
+            (posterior.mean.squeeze(2).float() - mean) / std, posterior.std.squeeze(2).float() / std
+        )
+
+    def _pixels(self, image: Image.Image) -> Tensor:
+        size = (self.spec.width, self.spec.height)
+        fitted = ImageOps.fit(image, size, method=Image.Resampling.BILINEAR)
+        return pil_to_tensor(fitted).float() / 127.5 - 1
+
+    def velocity(self, noisy_latents: Tensor, sigma: Tensor, prompt_embeds: PromptEmbeds) -> Tensor:
+        batch, channels, height, width = noisy_latents.shape
+        packed = self._pipeline._pack_latents(noisy_latents, batch, channels, height, width)
+        embeds, mask = _repeat(prompt_embeds, batch)
+        predicted = self.transformer(
+            hidden_states=packed.to(self._dtype),
+            timestep=sigma.to(self.device),
+            encoder_hidden_states=embeds,
+            encoder_hidden_states_mask=None if prompt_embeds.mask is None else mask,
+            img_shapes=[[(1, height // 2, width // 2)]] * batch,
+            return_dict=False,
+        )[0]
+        scale = self._pipeline.vae_scale_factor
+        unpacked: Tensor = self._pipeline._unpack_latents(predicted, height * scale, width * scale, scale)
+        return unpacked.squeeze(2).float()
+
+
+def _repeat(prompt_embeds: PromptEmbeds, count: int) -> tuple[Tensor, Tensor]:
+    """Embeddings and mask of one prompt for a batch; an explicit mask of ones stands for "no mask"."""
+    embeds = prompt_embeds.embeds
+    mask = prompt_embeds.mask
+    if mask is None:
+        mask = torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device)
+    return embeds.expand(count, -1, -1), mask.expand(count, -1)
