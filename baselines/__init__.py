@@ -1,0 +1,1 @@
+"""What methods are compared with: baselines of the paper, and controls. One file each."""

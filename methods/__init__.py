@@ -1,0 +1,1 @@
+"""Methods of knowledge-aware concept customization, one file each."""

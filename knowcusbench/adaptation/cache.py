@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from knowcusbench.adaptation.types import Adapter, Cost
+from knowcusbench.adaptation.storage import load_adaptation, save_adaptation
+from knowcusbench.adaptation.types import Adaptation
 
 
 class AdapterCache:
-    """Keeps expensive adapters under a key made of everything that determines them.
+    """Keeps expensive adaptations under a key made of everything that determines them.
 
     A later caller with the same key gets the same bytes, and the cost that the first one paid.
     """
@@ -18,9 +19,16 @@ class AdapterCache:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
-    def get(
-        self, key: Mapping[str, Any], make: Callable[[], tuple[Adapter, Cost]]
-    ) -> tuple[Adapter, Cost]:
-        """The adapter and cost stored under `key` (JSON values only), made and stored first if absent."""
+    def get(self, key: Mapping[str, Any], make: Callable[[], Adaptation]) -> Adaptation:
+        """What is stored under `key` (JSON values only), made and stored first if absent.
+
+        The entry's `details` hold the key, for people who look into the cache. Of several processes that make the
+        same entry at once, the first one's is kept, and all return it.
+        """
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
-        raise NotImplementedError(digest)
+        entry = self.directory / digest
+        if not entry.exists():
+            made = make()
+            details = {**made.details, "key": dict(key)}
+            save_adaptation(Adaptation(made.transformer, made.text_encoder, made.cost, details), entry)
+        return load_adaptation(entry)

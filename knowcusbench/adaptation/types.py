@@ -45,6 +45,21 @@ class Adapter:
     weights: Mapping[str, Tensor]
     config: Mapping[str, Any]
 
+    @staticmethod
+    def from_factors(factors: Mapping[str, tuple[Tensor, Tensor]]) -> "Adapter":
+        """The adapter that adds `up @ down` to each module's weight: `factors` maps the module's full name to
+        `(down, up)` of shapes (r, in_features) and (out_features, r). Ranks may differ between modules."""
+        weights: dict[str, Tensor] = {}
+        ranks: dict[str, int] = {}
+        for module, (down, up) in sorted(factors.items()):
+            weights[f"{module}.lora_A.weight"] = down.float().cpu()
+            weights[f"{module}.lora_B.weight"] = up.float().cpu()
+            ranks[module] = down.shape[0]
+        rank = max(ranks.values())
+        # alpha = r: a scaling of one.
+        config = {"r": rank, "lora_alpha": rank, "target_modules": list(ranks)}
+        return Adapter(weights, config | {"rank_pattern": ranks, "alpha_pattern": ranks})
+
     @property
     def nbytes(self) -> int:
         return sum(tensor.nbytes for tensor in self.weights.values())
@@ -65,6 +80,17 @@ class Adaptation:
     text_encoder: Adapter | None = None
     cost: Cost = field(default_factory=Cost)
     details: Mapping[str, Any] = field(default_factory=dict)
+
+    def joined(self, other: "Adaptation") -> "Adaptation":
+        """Both together: the parts of two stages that adapt different modules, costs added."""
+        if (self.transformer and other.transformer) or (self.text_encoder and other.text_encoder):
+            raise ValueError("both adaptations have an adapter for the same module")
+        return Adaptation(
+            self.transformer or other.transformer,
+            self.text_encoder or other.text_encoder,
+            self.cost + other.cost,
+            {**self.details, **other.details},
+        )
 
     @property
     def nbytes(self) -> int:

@@ -67,6 +67,7 @@ class Backbone(ABC):
     Attributes:
         digest: hex digest of the base weights; equal before and after any use of `adapted`.
         device: where the model computes.
+        image_size: height and width of its images, in pixels.
         transformer: the diffusion transformer, base weights frozen.
         text_encoder: the LLM text encoder, base weights frozen.
         lora_targets: full names inside `transformer` of the linear layers that LoRA adapts by default.
@@ -75,6 +76,7 @@ class Backbone(ABC):
 
     digest: str
     device: torch.device
+    image_size: tuple[int, int]
     transformer: nn.Module
     text_encoder: nn.Module
     lora_targets: tuple[str, ...]

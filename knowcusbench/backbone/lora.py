@@ -60,18 +60,8 @@ def extract(model: nn.Module) -> Adapter:
     state = get_peft_model_state_dict(model, adapter_name=NAME)
     # Copied: an adapter must not change when training goes on.
     weights = {name: tensor.detach().to("cpu", torch.float32, copy=True) for name, tensor in state.items()}
-    return Adapter(weights, adapter_config(sorted(module_names(weights)), config.r, config.lora_alpha))
-
-
-def adapter_config(
-    targets: Sequence[str], rank: int, alpha: float, ranks: Mapping[str, int] | None = None
-) -> dict[str, object]:
-    """The `Adapter.config` for `targets` with one rank and alpha, or with `ranks` by module where alpha equals the
-    rank (a scaling of one)."""
-    config: dict[str, object] = {"r": rank, "lora_alpha": alpha, "target_modules": list(targets)}
-    if ranks:
-        config |= {"rank_pattern": dict(ranks), "alpha_pattern": dict(ranks)}
-    return config
+    fields = {"r": config.r, "lora_alpha": config.lora_alpha, "target_modules": sorted(module_names(weights))}
+    return Adapter(weights, fields)
 
 
 def module_names(weights: Mapping[str, Tensor]) -> set[str]:

@@ -87,6 +87,7 @@ class QwenImage(Backbone):
     def __init__(self, spec: QwenImageSpec, pipeline: QwenImagePipeline) -> None:
         self.spec = spec
         self.device = resolve_device(spec.device)
+        self.image_size = (spec.height, spec.width)
         self._pipeline = pipeline.to(self.device)
         self.transformer: nn.Module = pipeline.transformer
         self.text_encoder: nn.Module = pipeline.text_encoder

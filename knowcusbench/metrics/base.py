@@ -1,12 +1,14 @@
 """The contract of a metric: a score for every sample, from images, references and texts."""
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from knowcusbench.benchmark.types import Task
+from knowcusbench.errors import MetricError
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,24 @@ class ScoreItem:
     class_noun: str
 
 
+@dataclass(frozen=True)
+class Score:
+    """The score of one image.
+
+    Attributes:
+        value: finite; higher is better.
+        note: what had to be done otherwise than the protocol says ("text truncated to 77 tokens"), or empty.
+    """
+
+    value: float
+    note: str = ""
+
+
 class Metric(ABC):
     """A score per sample. Higher is better.
+
+    A metric is a frozen keyword-only dataclass named by `_target_` in `configs/metrics/<name>.yaml`: inert data
+    that can be hashed and stored. Weights are loaded on first use.
 
     Attributes:
         name: the column's key ("clip_i"), as in `configs/metrics/<name>.yaml`.
@@ -46,9 +64,30 @@ class Metric(ABC):
     uses_references: ClassVar[bool] = False
 
     @abstractmethod
-    def score(self, items: Sequence[ScoreItem]) -> list[float]:
+    def score(self, items: Sequence[ScoreItem]) -> list[Score]:
         """Scores in the order of `items`. A score does not depend on the other items.
 
-        Raises ImageError for an image that can't be read and MetricError, naming the sample, for a score that is
-        not finite.
+        Raises ImageError for an image that can't be read, WeightsError for an encoder that can't be loaded, and
+        MetricError, naming the sample, for a score that is not finite.
         """
+
+    def weights(self) -> Mapping[str, str]:
+        """Which weights it computes with, for the record: for every source (hub id or path) the hub commit or
+        the digest of the files. Raises WeightsError for a source that can't be had."""
+        return {}
+
+
+def finite_score(metric: Metric, item: ScoreItem, value: float, note: str = "") -> Score:
+    """A score, or MetricError naming the sample if `value` is not finite."""
+    if not math.isfinite(value):
+        raise MetricError(
+            f"{metric.title} of sample {item.sample_id} ({item.image}) is {value}; check the encoder's weights and dtype"
+        )
+    return Score(value, note)
+
+
+def require_references(metric: Metric, items: Sequence[ScoreItem]) -> None:
+    """Raise MetricError naming the first sample without reference images."""
+    for item in items:
+        if not item.references:
+            raise MetricError(f"{metric.title} of sample {item.sample_id}: its concept has no reference images")

@@ -1,0 +1,23 @@
+"""Control: the ceiling of stage 2, what the learned anchor itself draws."""
+
+from dataclasses import dataclass
+
+from knowcusbench.adaptation.cache import AdapterCache
+from knowcusbench.adaptation.dreambooth import DreamBooth
+from knowcusbench.adaptation.method import Method
+from knowcusbench.adaptation.types import Adaptation
+from knowcusbench.backbone.base import Backbone
+from knowcusbench.benchmark.types import Concept, KnowledgeItem
+
+
+@dataclass(frozen=True, kw_only=True)
+class Anchor(Method):
+    """Stage 1 prompted with `sks <class>`: no edit of the text encoder can do better than be read as the anchor."""
+
+    dreambooth: DreamBooth
+
+    def adapt(self, concept: Concept, backbone: Backbone, cache: AdapterCache) -> Adaptation:
+        return self.dreambooth.fit(concept, backbone, concept.anchor, cache)
+
+    def subject(self, concept: Concept, item: KnowledgeItem) -> str:
+        return concept.anchor

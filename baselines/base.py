@@ -1,0 +1,17 @@
+"""Control: the backbone as it is, the floor of every method."""
+
+from dataclasses import dataclass
+
+from knowcusbench.adaptation.cache import AdapterCache
+from knowcusbench.adaptation.method import Method
+from knowcusbench.adaptation.types import Adaptation
+from knowcusbench.backbone.base import Backbone
+from knowcusbench.benchmark.types import Concept
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base(Method):
+    """Nothing adapted, prompted with the knowledge phrase."""
+
+    def adapt(self, concept: Concept, backbone: Backbone, cache: AdapterCache) -> Adaptation:
+        return Adaptation()

@@ -1,0 +1,25 @@
+"""Enc-FT, a baseline of the paper: the anchor, then gradient fine-tuning of the text encoder."""
+
+from dataclasses import dataclass
+
+from knowcusbench.adaptation.cache import AdapterCache
+from knowcusbench.adaptation.dreambooth import DreamBooth
+from knowcusbench.adaptation.editor import facts_of
+from knowcusbench.adaptation.encoder_tuning import EncoderTuning
+from knowcusbench.adaptation.method import Method
+from knowcusbench.adaptation.types import Adaptation
+from knowcusbench.backbone.base import Backbone
+from knowcusbench.benchmark.types import Concept
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncFT(Method):
+    """Stage 1 as in MoKus; stage 2 is gradient descent on the same questions and answers."""
+
+    dreambooth: DreamBooth
+    encoder_tuning: EncoderTuning
+
+    def adapt(self, concept: Concept, backbone: Backbone, cache: AdapterCache) -> Adaptation:
+        facts = facts_of(concept)
+        visual = self.dreambooth.fit(concept, backbone, concept.anchor, cache)
+        return visual.joined(self.encoder_tuning.fit(facts, backbone))

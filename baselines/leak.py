@@ -1,0 +1,14 @@
+"""Control: how much of the concept the class noun alone draws after stage 1."""
+
+from dataclasses import dataclass
+
+from .anchor import Anchor
+from knowcusbench.benchmark.types import Concept, KnowledgeItem
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leak(Anchor):
+    """Stage 1 prompted with the class noun. What it scores above `base`, a method may owe to the class."""
+
+    def subject(self, concept: Concept, item: KnowledgeItem) -> str:
+        return concept.class_noun

@@ -1,0 +1,30 @@
+"""Naive-DB, a baseline of the paper: DreamBooth once per knowledge item."""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from knowcusbench.adaptation.cache import AdapterCache
+from knowcusbench.adaptation.dreambooth import DreamBooth
+from knowcusbench.adaptation.method import Method
+from knowcusbench.adaptation.types import Adaptation
+from knowcusbench.backbone.base import Backbone
+from knowcusbench.benchmark.types import Concept
+from knowcusbench.errors import MethodError
+
+
+@dataclass(frozen=True, kw_only=True)
+class NaiveDB(Method):
+    """A LoRA of its own for every knowledge item, with the knowledge phrase as instance prompt."""
+
+    per_knowledge: ClassVar[bool] = True
+
+    dreambooth: DreamBooth
+
+    def adapt(self, concept: Concept, backbone: Backbone, cache: AdapterCache) -> Adaptation:
+        if len(concept.knowledge) != 1:
+            raise MethodError(
+                f"concept {concept.name!r}: Naive-DB takes one knowledge item at a time, found {len(concept.knowledge)}"
+            )
+        # The release's checkpoint is for the anchor, not for a phrase.
+        trained = replace(self.dreambooth, use_released=False)
+        return trained.fit(concept, backbone, concept.knowledge[0].phrase, cache)

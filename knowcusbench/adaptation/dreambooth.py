@@ -1,0 +1,138 @@
+"""DreamBooth with LoRA on the transformer: stage 1 of the paper, and the whole of its Naive-DB baseline."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import trange
+
+from knowcusbench.adaptation.cache import AdapterCache
+from knowcusbench.adaptation.flow_matching import draw_sigmas, flow_matching_loss, noisy_latents
+from knowcusbench.adaptation.measure import measured
+from knowcusbench.adaptation.released import load_released
+from knowcusbench.adaptation.types import Adaptation
+from knowcusbench.backbone.base import Backbone, LatentDistribution
+from knowcusbench.backbone.lora import extract, trainable
+from knowcusbench.benchmark.types import Concept
+from knowcusbench.errors import MethodError
+from knowcusbench.images import read_image
+
+TRAINER = 1
+"""Changes when the same settings would give other weights; part of the cache key."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DreamBooth:
+    """DreamBooth-LoRA (arXiv 2208.12242) as in diffusers' `train_dreambooth_lora_qwen_image.py`.
+
+    Deviations from that trainer, each for a measured fault of it: LoRA weights are fp32 masters also on a bf16 model;
+    the VAE's posterior is drawn anew at every step from its cached mean and standard deviation; prior preservation goes
+    through all class images; AdamW is not quantised.
+
+    Attributes:
+        steps: optimiser steps.
+        learning_rate: constant.
+        rank, alpha: of the LoRA; its scaling is alpha / rank.
+        batch_size: reference images per step, taken in a new order every epoch.
+        weight_decay, max_grad_norm: of AdamW and of the clipping.
+        seed: of LoRA initialisation, image order, posterior, noise and noise levels.
+        prior_images: class images for prior preservation, drawn by the unadapted backbone from the class noun; 0 is
+            off, and the class noun itself then absorbs much of the concept (the `leak` control shows how much).
+        prior_weight: of the prior loss.
+        use_released: take the LoRA that the benchmark's release ships for the concept instead of training one.
+    """
+
+    steps: int
+    learning_rate: float
+    rank: int
+    alpha: float
+    batch_size: int = 1
+    weight_decay: float = 1e-4
+    max_grad_norm: float = 1.0
+    seed: int = 42
+    prior_images: int = 0
+    prior_weight: float = 1.0
+    use_released: bool = False
+
+    def fit(self, concept: Concept, backbone: Backbone, instance_prompt: str, cache: AdapterCache) -> Adaptation:
+        """Teach the transformer that `instance_prompt` shows the concept (its prompt is all there is: no template).
+
+        The result has a transformer adapter and the cost of stage "visual". Raises MethodError for a concept without
+        reference images, or without a released checkpoint where that is asked for.
+        """
+        if self.use_released:
+            return load_released(concept)
+        if not concept.images:
+            raise MethodError(f"concept {concept.name!r} has no reference images; DreamBooth needs at least one")
+        return cache.get(
+            self._key(concept, backbone, instance_prompt), lambda: self._train(concept, backbone, instance_prompt)
+        )
+
+    def _key(self, concept: Concept, backbone: Backbone, instance_prompt: str) -> dict[str, Any]:
+        return {
+            "trainer": TRAINER,
+            "settings": asdict(self),
+            "backbone": backbone.digest,
+            "image_size": list(backbone.image_size),
+            "images": concept.images_digest,
+            "instance_prompt": instance_prompt,
+            "class_noun": concept.class_noun if self.prior_images else None,
+        }
+
+    def _train(self, concept: Concept, backbone: Backbone, instance_prompt: str) -> Adaptation:
+        with measured("visual", backbone.device) as meter:
+            latents = backbone.encode_images([read_image(path) for path in concept.images])
+            embeds = backbone.encode(instance_prompt)
+            examples = [(latents, embeds, 1.0)]
+            if self.prior_images:
+                class_embeds = backbone.encode(concept.class_noun)
+                class_images = backbone.sample(class_embeds, _class_seeds(concept.class_noun, self.prior_images))
+                examples.append((backbone.encode_images(class_images), class_embeds, self.prior_weight))
+            generator = torch.Generator().manual_seed(self.seed)
+            batches = [_batches(latents, self.batch_size, generator) for latents, _, _ in examples]
+            with trainable(
+                backbone.transformer, backbone.lora_targets, self.rank, self.alpha, self.seed
+            ) as parameters:
+                optimizer = torch.optim.AdamW(
+                    parameters.values(), lr=self.learning_rate, weight_decay=self.weight_decay
+                )
+                losses = []
+                for _ in trange(self.steps, desc=f"dreambooth {concept.name}", leave=False, disable=None):
+                    loss = torch.zeros((), device=backbone.device)
+                    for batch, (_, prompt_embeds, weight) in zip(batches, examples, strict=True):
+                        clean = next(batch)
+                        noise = torch.randn(clean.shape, generator=generator).to(clean.device)
+                        sigma = draw_sigmas(len(clean), generator).to(clean.device)
+                        predicted = backbone.velocity(noisy_latents(clean, noise, sigma), sigma, prompt_embeds)
+                        loss = loss + weight * flow_matching_loss(predicted, clean, noise)
+                    loss.backward()  # type: ignore[no-untyped-call]
+                    torch.nn.utils.clip_grad_norm_(parameters.values(), self.max_grad_norm)
+                    optimizer.step()
+                    optimizer.zero_grad()
+                    losses.append(loss.detach())
+                adapter = extract(backbone.transformer)
+        backbone.check_intact()
+        tail = torch.stack(losses[-10:]).mean()
+        return Adaptation(transformer=adapter, cost=meter.cost, details={"dreambooth_loss": float(tail)})
+
+
+def _batches(latents: LatentDistribution, size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Draws from the posterior of `size` images at a time, without end, in a new order every epoch."""
+    order: list[int] = []
+    while True:
+        while len(order) < size:
+            order += torch.randperm(len(latents.mean), generator=generator).tolist()
+        chosen, order = order[:size], order[size:]
+        mean, std = latents.mean[chosen], latents.std[chosen]
+        yield mean + std * torch.randn(mean.shape, generator=generator).to(mean.device)
+
+
+def _class_seeds(class_noun: str, count: int) -> list[int]:
+    """Noise seeds of the class images: the same for every concept of the class."""
+    return [
+        int(hashlib.sha256(f"class image {class_noun} {index}".encode()).hexdigest()[:15], 16)
+        for index in range(count)
+    ]

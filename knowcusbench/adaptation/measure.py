@@ -1,0 +1,55 @@
+"""Wall-clock time and peak memory of a stage."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import torch
+
+from knowcusbench.adaptation.types import Cost
+
+
+@dataclass
+class Meter:
+    """Holds the cost once the measured block has ended."""
+
+    cost: Cost = field(default_factory=Cost)
+
+
+@contextmanager
+def measured(stage: str, device: torch.device) -> Iterator[Meter]:
+    """Measure a block: `with measured("visual", device) as meter: ...`, then `meter.cost`.
+
+    On a GPU the peak is what torch allocated, and the block waits for the kernels it launched. On the CPU it is the
+    process's highest resident set during the block; where the system can't reset that mark (outside Linux), since
+    the process began.
+    """
+    meter = Meter()
+    _reset_peak(device)
+    started = time.perf_counter()
+    yield meter
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    meter.cost = Cost({stage: time.perf_counter() - started}, _peak(device))
+
+
+def _reset_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        # Linux: 5 resets the peak resident set (proc(5)).
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return int(psutil.Process().memory_info().rss)

@@ -1,0 +1,115 @@
+"""Adaptations on disk: PEFT's own files for each adapter, and one JSON with cost and digests.
+
+    <directory>/adaptation.json
+    <directory>/transformer/adapter_config.json, adapter_model.safetensors      (if there is one)
+    <directory>/text_encoder/adapter_config.json, adapter_model.safetensors     (if there is one)
+
+The adapter folders load with `peft.PeftModel.from_pretrained`.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from peft import LoraConfig
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from knowcusbench.adaptation.types import Adaptation, Adapter, Cost
+from knowcusbench.errors import WeightsError
+from knowcusbench.files import atomic_path
+
+FORMAT = 1
+PREFIX = "base_model.model."
+"""What PEFT's files put before every module name."""
+WEIGHTS_FILE = "adapter_model.safetensors"
+CONFIG_FILE = "adapter_config.json"
+RECORD_FILE = "adaptation.json"
+
+
+def save_adaptation(adaptation: Adaptation, directory: Path) -> None:
+    """Write an adaptation, whole or not at all."""
+    adapters = {
+        name: adapter
+        for name, adapter in (
+            ("transformer", adaptation.transformer),
+            ("text_encoder", adaptation.text_encoder),
+        )
+        if adapter
+    }
+    with atomic_path(directory) as temporary:
+        temporary.mkdir()
+        record = {
+            "format": FORMAT,
+            "cost": asdict(adaptation.cost),
+            "bytes": adaptation.nbytes,
+            "details": dict(adaptation.details),
+            "digests": {name: save_adapter(adapter, temporary / name) for name, adapter in adapters.items()},
+        }
+        (temporary / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n")
+
+
+def load_adaptation(directory: Path) -> Adaptation:
+    """Read an adaptation. Raises WeightsError, naming the file, for one that is missing or was altered."""
+    record = load_record(directory)
+    adapters = {
+        name: load_adapter(directory / name, expected_digest=digest)
+        for name, digest in record["digests"].items()
+    }
+    return Adaptation(
+        transformer=adapters.get("transformer"),
+        text_encoder=adapters.get("text_encoder"),
+        cost=Cost(**record["cost"]),
+        details=record["details"],
+    )
+
+
+def load_record(directory: Path) -> dict[str, Any]:
+    """The JSON of an adaptation (format, cost, bytes, details, digests), without its weights."""
+    path = directory / RECORD_FILE
+    try:
+        record: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{path}: can't be read ({error}); remove {directory} to make it again") from error
+    if record.get("format") != FORMAT:
+        raise WeightsError(f"{path}: format {record.get('format')!r}, this version reads {FORMAT}")
+    return record
+
+
+def save_adapter(adapter: Adapter, directory: Path) -> str:
+    """Write one adapter in PEFT's form and return the SHA-256 of its weights file."""
+    directory.mkdir()
+    weights = {f"{PREFIX}{name}": tensor.contiguous() for name, tensor in adapter.weights.items()}
+    save_file(weights, directory / WEIGHTS_FILE)
+    config = LoraConfig(**adapter.config).to_dict()
+    # A set in PEFT's configuration: in order, so that the same adapter gives the same bytes.
+    config["target_modules"] = sorted(adapter.config["target_modules"])
+    (directory / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True, default=str) + "\n")
+    return file_digest(directory / WEIGHTS_FILE)
+
+
+def load_adapter(directory: Path, expected_digest: str) -> Adapter:
+    """Read one adapter in PEFT's form. Raises WeightsError for a missing, damaged or altered file."""
+    path = directory / WEIGHTS_FILE
+    remedy = f"remove {directory.parent} to make it again"
+    try:
+        if file_digest(path) != expected_digest:
+            raise WeightsError(f"{path}: was altered (its digest is not the recorded one); {remedy}")
+        weights = {name.removeprefix(PREFIX): tensor for name, tensor in load_file(path).items()}
+        config = _lora_fields(json.loads((directory / CONFIG_FILE).read_text()))
+    except (OSError, ValueError, SafetensorError) as error:
+        raise WeightsError(f"{directory}: can't be read ({error}); {remedy}") from error
+    return Adapter(weights, config)
+
+
+def _lora_fields(config: Mapping[str, Any]) -> dict[str, Any]:
+    fields = {name: config[name] for name in ("r", "lora_alpha", "target_modules")}
+    return fields | {name: config[name] for name in ("rank_pattern", "alpha_pattern") if config.get(name)}
+
+
+def file_digest(path: Path) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -1,0 +1,113 @@
+"""Checkpoints of metric encoders: where they lie, which version they are, and loading them safely."""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, Literal
+
+import torch
+import transformers
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from safetensors import SafetensorError
+
+from knowcusbench.errors import WeightsError
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+FILES = ("*.json", "*.txt")
+"""Configuration, tokenizer and processor files of a checkpoint, as `locate` takes them from a hub repository."""
+
+TRANSFORMERS_WEIGHTS = ("model.safetensors", "model-*.safetensors")
+
+# OSError covers files and the hub; the others are contents that do not parse or do not fit the model.
+_LOADER_ERRORS = (OSError, ValueError, RuntimeError, KeyError, SafetensorError, UnpicklingError)
+
+
+def locate(source: str, revision: str | None, weights: tuple[str, ...] = ()) -> Path:
+    """The local directory of a checkpoint: `source` itself, or a hub repository's files, downloaded if need be.
+
+    Args:
+        source: a directory, or a hub id (owner/name).
+        revision: commit, tag or branch of the hub repository; None is its main branch.
+        weights: names or globs of the weight files that are needed beside `FILES`.
+
+    Raises WeightsError naming `source` if there is no such directory or repository, or it can't be had now.
+    """
+    directory = Path(source).expanduser()
+    if directory.is_dir():
+        return directory
+    if not HUB_ID.fullmatch(source):
+        raise WeightsError(f"{source}: no such directory, and not a hub id (owner/name) either")
+    try:
+        return Path(snapshot_download(source, revision=revision, allow_patterns=[*FILES, *weights]))
+    except (OSError, ValueError) as error:
+        wanted = f"{source} at revision {revision or 'main'}"
+        raise WeightsError(f"{wanted}: {_hub_problem(error)}; give a local directory or another hub id") from error
+
+
+def _hub_problem(error: Exception) -> str:
+    match error:
+        case RepositoryNotFoundError():
+            return "no such repository on the hub (or access to it needs a token: `hf auth login`)"
+        case RevisionNotFoundError():
+            return "the hub repository has no such revision"
+        case LocalEntryNotFoundError() | OfflineModeIsEnabled():
+            return "not in the local hub cache, and the hub can't be reached"
+    return first_line(error)
+
+
+def version(path: Path) -> str:
+    """What identifies the content of a checkpoint: the commit of a hub snapshot ("commit:..."), or the digest
+    of a local directory's or file's names and bytes ("sha256:...")."""
+    if path.parent.name == "snapshots":
+        return f"commit:{path.name}"
+    digest = hashlib.sha256()
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if file.is_file():
+            digest.update(f"{file.relative_to(path.parent if path.is_file() else path)}\0".encode())
+            with file.open("rb") as handle:
+                digest.update(hashlib.file_digest(handle, "sha256").digest())
+    return f"sha256:{digest.hexdigest()}"
+
+
+@contextmanager
+def loading(source: str) -> Iterator[None]:
+    """Around code that loads a checkpoint on the CPU: what goes wrong becomes a WeightsError naming `source`, and
+    the random initialisation that comes before the weights leaves the global generator alone."""
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    except _LOADER_ERRORS as error:
+        raise WeightsError(f"{source}: can't be loaded as a metric's encoder ({first_line(error)})") from error
+
+
+def load_transformers(model_class: Any, source: str, directory: Path) -> Any:
+    """A transformers model in fp32 on the CPU, ready for inference, from safetensors.
+
+    Raises WeightsError, naming `source`, also for a checkpoint that lacks some of the model's weights, which
+    transformers would fill with random numbers.
+    """
+    transformers.utils.logging.disable_progress_bar()
+    with loading(source):
+        model, report = model_class.from_pretrained(
+            directory, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        )
+    if missing := sorted(report["missing_keys"]):
+        raise WeightsError(f"{source}: the checkpoint lacks {len(missing)} weights of its model, first {missing[0]}")
+    return model.eval().requires_grad_(False)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message that is not blank, or the error's type if there is none."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

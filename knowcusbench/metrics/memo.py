@@ -1,0 +1,56 @@
+"""Remembering what was computed for a file, by the file's content."""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from knowcusbench.errors import ImageError
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+class Memo(Generic[K, V]):
+    """Computed values by key. Past `capacity` the least recently used are dropped."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._values: OrderedDict[K, V] = OrderedDict()
+
+    def fetch(self, keys: Sequence[K], compute: Callable[[list[K]], Sequence[V]]) -> list[V]:
+        """The values of `keys`, in order.
+
+        `compute` is called at most once, with the keys that are not remembered, each once; it returns their
+        values in that order.
+        """
+        distinct = list(dict.fromkeys(keys))
+        values = {key: self._values[key] for key in distinct if key in self._values}
+        missing = [key for key in distinct if key not in values]
+        if missing:
+            values.update(zip(missing, compute(missing), strict=True))
+        for key in distinct:
+            self._values[key] = values[key]
+            self._values.move_to_end(key)
+        while len(self._values) > self._capacity:
+            self._values.popitem(last=False)
+        return [values[key] for key in keys]
+
+
+def content_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes. A file whose size and time of change are known is not read again.
+
+    Raises ImageError if it can't be read.
+    """
+    try:
+        status = path.stat()
+        return _digest(path, status.st_size, status.st_mtime_ns)
+    except OSError as error:
+        raise ImageError(f"{path}: image can't be read: {error.strerror}") from error
+
+
+@lru_cache(maxsize=1 << 16)
+def _digest(path: Path, _size: int, _mtime_ns: int) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
