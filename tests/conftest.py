@@ -1,10 +1,14 @@
 """Fixtures that several test folders share."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from knowcusbench.benchmark.types import Benchmark, Concept, KnowledgeItem, Prompt
+
+if TYPE_CHECKING:
+    from knowcusbench.backbone.qwen_image import QwenImage, QwenImageSpec
 
 SAMPLE_BENCHMARK = Path(__file__).parents[2] / "shared" / "sample_benchmark"
 
@@ -33,3 +37,49 @@ def made_up_benchmark() -> Benchmark:
         for n in range(35)
     )
     return Benchmark(Path(), concepts, "digest")
+
+
+@pytest.fixture(scope="session")
+def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of the miniature pipeline."""
+    from knowcusbench.toybox.pipeline import build_pipeline
+
+    directory = tmp_path_factory.mktemp("miniature") / "pipeline"
+    build_pipeline(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def backbone(miniature: Path) -> "QwenImage":
+    """The miniature backbone in bf16, as the product runs it."""
+    return miniature_spec(miniature).load()
+
+
+@pytest.fixture(scope="session")
+def backbone_fp32(miniature: Path) -> "QwenImage":
+    """The same weights in fp32, for comparisons that bf16 would blur."""
+    return miniature_spec(miniature, dtype="float32").load()
+
+
+def miniature_spec(directory: Path, **changes: Any) -> "QwenImageSpec":
+    from knowcusbench.backbone.qwen_image import QwenImageSpec
+
+    settings = {"source": str(directory), "height": 64, "width": 64, "steps": 3, "gradient_checkpointing": False}
+    return QwenImageSpec(**{**settings, **changes})
+
+
+@pytest.fixture
+def dog(sample_benchmark: Path) -> Concept:
+    """A real subject with two knowledge items and one prompt."""
+    images = tuple(sorted((sample_benchmark / "concept_image" / "dog3").glob("*.jpg")))
+    return Concept(
+        name="dog3",
+        class_noun="dog",
+        images=images,
+        knowledge=(
+            KnowledgeItem("my birthday gift", "What is my birthday gift?", "sks dog", "personal_relationship"),
+            KnowledgeItem("the one from Rome", "What came from Rome?", "sks dog", "origin"),
+        ),
+        prompts=(Prompt("a photo of {} on the beach", "background_change"),),
+        images_digest="dog3",
+    )

@@ -47,7 +47,7 @@ def edit_values(keys: Tensor, gradients: Tensor, moments: RunningMoments, eta: f
     normalised, together, by `moments` over rows of `[h, g]`. Returns (n, d_out) in fp64.
     """
     normalised = moments.normalise(torch.cat([keys, gradients], dim=1))
-    h, g = normalised.split([keys.shape[1], gradients.shape[1]], dim=1)
+    h, g = normalised[:, : keys.shape[1]], normalised[:, keys.shape[1] :]
     return -eta * h.square().sum(1, keepdim=True) * g
 
 

@@ -14,10 +14,10 @@ from knowcusbench.adaptation.flow_matching import draw_sigmas, flow_matching_los
 from knowcusbench.adaptation.measure import measured
 from knowcusbench.adaptation.released import load_released
 from knowcusbench.adaptation.types import Adaptation
-from knowcusbench.backbone.base import Backbone, LatentDistribution
+from knowcusbench.backbone.base import Backbone, LatentDistribution, PromptEmbeds
 from knowcusbench.backbone.lora import extract, trainable
 from knowcusbench.benchmark.types import Concept
-from knowcusbench.errors import MethodError
+from knowcusbench.errors import ConfigError, MethodError
 from knowcusbench.images import read_image
 
 TRAINER = 1
@@ -57,6 +57,14 @@ class DreamBooth:
     prior_weight: float = 1.0
     use_released: bool = False
 
+    def __post_init__(self) -> None:
+        if min(self.steps, self.rank, self.batch_size) < 1 or self.prior_images < 0:
+            raise ConfigError(
+                "dreambooth: expected steps, rank and batch_size of at least 1 and prior_images of at least 0, found "
+                f"steps={self.steps}, rank={self.rank}, batch_size={self.batch_size}, "
+                f"prior_images={self.prior_images}"
+            )
+
     def fit(self, concept: Concept, backbone: Backbone, instance_prompt: str, cache: AdapterCache) -> Adaptation:
         """Teach the transformer that `instance_prompt` shows the concept (its prompt is all there is: no template).
 
@@ -83,31 +91,18 @@ class DreamBooth:
         }
 
     def _train(self, concept: Concept, backbone: Backbone, instance_prompt: str) -> Adaptation:
+        generator = torch.Generator().manual_seed(self.seed)
+        losses = []
         with measured("visual", backbone.device) as meter:
-            latents = backbone.encode_images([read_image(path) for path in concept.images])
-            embeds = backbone.encode(instance_prompt)
-            examples = [(latents, embeds, 1.0)]
-            if self.prior_images:
-                class_embeds = backbone.encode(concept.class_noun)
-                class_images = backbone.sample(class_embeds, _class_seeds(concept.class_noun, self.prior_images))
-                examples.append((backbone.encode_images(class_images), class_embeds, self.prior_weight))
-            generator = torch.Generator().manual_seed(self.seed)
-            batches = [_batches(latents, self.batch_size, generator) for latents, _, _ in examples]
+            objectives = self._objectives(concept, backbone, instance_prompt, generator)
             with trainable(
                 backbone.transformer, backbone.lora_targets, self.rank, self.alpha, self.seed
             ) as parameters:
                 optimizer = torch.optim.AdamW(
                     parameters.values(), lr=self.learning_rate, weight_decay=self.weight_decay
                 )
-                losses = []
                 for _ in trange(self.steps, desc=f"dreambooth {concept.name}", leave=False, disable=None):
-                    loss = torch.zeros((), device=backbone.device)
-                    for batch, (_, prompt_embeds, weight) in zip(batches, examples, strict=True):
-                        clean = next(batch)
-                        noise = torch.randn(clean.shape, generator=generator).to(clean.device)
-                        sigma = draw_sigmas(len(clean), generator).to(clean.device)
-                        predicted = backbone.velocity(noisy_latents(clean, noise, sigma), sigma, prompt_embeds)
-                        loss = loss + weight * flow_matching_loss(predicted, clean, noise)
+                    loss = torch.stack([objective.loss(backbone, generator) for objective in objectives]).sum()
                     loss.backward()  # type: ignore[no-untyped-call]
                     torch.nn.utils.clip_grad_norm_(parameters.values(), self.max_grad_norm)
                     optimizer.step()
@@ -118,8 +113,42 @@ class DreamBooth:
         tail = torch.stack(losses[-10:]).mean()
         return Adaptation(transformer=adapter, cost=meter.cost, details={"dreambooth_loss": float(tail)})
 
+    def _objectives(
+        self, concept: Concept, backbone: Backbone, instance_prompt: str, generator: torch.Generator
+    ) -> list["Objective"]:
+        """What is learned: the reference images under the instance prompt, and the class images under the class noun
+        where prior preservation is on."""
+        instance = backbone.encode_images([read_image(path) for path in concept.images])
+        batches = posterior_draws(instance, self.batch_size, generator)
+        objectives = [Objective(batches, backbone.encode(instance_prompt), 1.0)]
+        if self.prior_images:
+            embeds = backbone.encode(concept.class_noun)
+            seeds = class_seeds(concept.class_noun, self.prior_images)
+            # One at a time: all of them at once would not fit into memory at full size.
+            images = [image for seed in seeds for image in backbone.sample(embeds, [seed])]
+            batches = posterior_draws(backbone.encode_images(images), self.batch_size, generator)
+            objectives.append(Objective(batches, embeds, self.prior_weight))
+        return objectives
 
-def _batches(latents: LatentDistribution, size: int, generator: torch.Generator) -> Iterator[Tensor]:
+
+@dataclass(frozen=True)
+class Objective:
+    """A term of the loss: endless batches of latents, the prompt that they are to be drawn from, and its weight."""
+
+    batches: Iterator[Tensor]
+    prompt_embeds: PromptEmbeds
+    weight: float
+
+    def loss(self, backbone: Backbone, generator: torch.Generator) -> Tensor:
+        """The weighted flow-matching loss of the next batch at noise and noise levels from `generator`."""
+        latents = next(self.batches)
+        noise = torch.randn(latents.shape, generator=generator).to(latents.device)
+        sigma = draw_sigmas(len(latents), generator).to(latents.device)
+        velocity = backbone.velocity(noisy_latents(latents, noise, sigma), sigma, self.prompt_embeds)
+        return self.weight * flow_matching_loss(velocity, latents, noise)
+
+
+def posterior_draws(latents: LatentDistribution, size: int, generator: torch.Generator) -> Iterator[Tensor]:
     """Draws from the posterior of `size` images at a time, without end, in a new order every epoch."""
     order: list[int] = []
     while True:
@@ -130,7 +159,7 @@ def _batches(latents: LatentDistribution, size: int, generator: torch.Generator)
         yield mean + std * torch.randn(mean.shape, generator=generator).to(mean.device)
 
 
-def _class_seeds(class_noun: str, count: int) -> list[int]:
+def class_seeds(class_noun: str, count: int) -> list[int]:
     """Noise seeds of the class images: the same for every concept of the class."""
     return [
         int(hashlib.sha256(f"class image {class_noun} {index}".encode()).hexdigest()[:15], 16)

@@ -11,6 +11,7 @@ from knowcusbench.adaptation.measure import measured
 from knowcusbench.adaptation.types import Adaptation
 from knowcusbench.backbone.base import Backbone, QuestionForm
 from knowcusbench.backbone.lora import extract, trainable
+from knowcusbench.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,12 @@ class EncoderTuning:
     weight_decay: float = 1e-4
     max_grad_norm: float = 1.0
     seed: int = 42
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.rank) < 1:
+            raise ConfigError(
+                f"encoder_tuning: expected steps and rank of at least 1, found steps={self.steps}, rank={self.rank}"
+            )
 
     def fit(self, facts: Sequence[Fact], backbone: Backbone) -> Adaptation:
         """An adaptation of the text encoder, with the cost of stage "textual"."""

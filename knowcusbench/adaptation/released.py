@@ -55,10 +55,10 @@ def read_diffusers_lora(path: Path) -> Adapter:
     named = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
     downs, ups, alphas = _factors(path, named)
     default_alpha = _metadata_alpha(metadata)
+    if unpaired := sorted(downs.keys() ^ ups.keys()):
+        raise WeightsError(f"{path}: {unpaired[0]} lacks one of its two factors; download the release again")
     factors = {}
     for module, down in downs.items():
-        if module not in ups:
-            raise WeightsError(f"{path}: {module} lacks its second factor; download the release again")
         rank = down.shape[0]
         alpha = alphas.get(module, default_alpha if default_alpha is not None else rank)
         factors[module] = (down, ups[module] * (alpha / rank))

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from knowcusbench.adaptation.types import Adaptation, Adapter, Cost
@@ -28,6 +27,7 @@ PREFIX = "base_model.model."
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
 RECORD_FILE = "adaptation.json"
+RECORD_KEYS = {"format", "cost", "bytes", "details", "digests"}
 
 
 def save_adaptation(adaptation: Adaptation, directory: Path) -> None:
@@ -56,8 +56,7 @@ def load_adaptation(directory: Path) -> Adaptation:
     """Read an adaptation. Raises WeightsError, naming the file, for one that is missing or was altered."""
     record = load_record(directory)
     adapters = {
-        name: load_adapter(directory / name, expected_digest=digest)
-        for name, digest in record["digests"].items()
+        name: load_adapter(directory / name, digests) for name, digests in record["digests"].items()
     }
     return Adaptation(
         transformer=adapters.get("transformer"),
@@ -74,13 +73,17 @@ def load_record(directory: Path) -> dict[str, Any]:
         record: dict[str, Any] = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise WeightsError(f"{path}: can't be read ({error}); remove {directory} to make it again") from error
-    if record.get("format") != FORMAT:
-        raise WeightsError(f"{path}: format {record.get('format')!r}, this version reads {FORMAT}")
+    found = record.get("format") if isinstance(record, dict) else None
+    if found != FORMAT or not record.keys() >= RECORD_KEYS:
+        raise WeightsError(
+            f"{path}: is not the record of an adaptation in format {FORMAT} (its format: {found!r}); "
+            f"remove {directory} to make it again"
+        )
     return record
 
 
-def save_adapter(adapter: Adapter, directory: Path) -> str:
-    """Write one adapter in PEFT's form and return the SHA-256 of its weights file."""
+def save_adapter(adapter: Adapter, directory: Path) -> dict[str, str]:
+    """Write one adapter in PEFT's form and return the SHA-256 of each file."""
     directory.mkdir()
     weights = {f"{PREFIX}{name}": tensor.contiguous() for name, tensor in adapter.weights.items()}
     save_file(weights, directory / WEIGHTS_FILE)
@@ -88,21 +91,25 @@ def save_adapter(adapter: Adapter, directory: Path) -> str:
     # A set in PEFT's configuration: in order, so that the same adapter gives the same bytes.
     config["target_modules"] = sorted(adapter.config["target_modules"])
     (directory / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True, default=str) + "\n")
-    return file_digest(directory / WEIGHTS_FILE)
+    return {name: file_digest(directory / name) for name in (WEIGHTS_FILE, CONFIG_FILE)}
 
 
-def load_adapter(directory: Path, expected_digest: str) -> Adapter:
-    """Read one adapter in PEFT's form. Raises WeightsError for a missing, damaged or altered file."""
-    path = directory / WEIGHTS_FILE
+def load_adapter(directory: Path, digests: Mapping[str, str]) -> Adapter:
+    """Read one adapter in PEFT's form whose files have these SHA-256 `digests`.
+
+    Raises WeightsError for a missing, damaged or altered file.
+    """
     remedy = f"remove {directory.parent} to make it again"
-    try:
-        if file_digest(path) != expected_digest:
+    for name, digest in digests.items():
+        path = directory / name
+        try:
+            found = file_digest(path)
+        except OSError as error:
+            raise WeightsError(f"{path}: can't be read ({error.strerror}); {remedy}") from error
+        if found != digest:
             raise WeightsError(f"{path}: was altered (its digest is not the recorded one); {remedy}")
-        weights = {name.removeprefix(PREFIX): tensor for name, tensor in load_file(path).items()}
-        config = _lora_fields(json.loads((directory / CONFIG_FILE).read_text()))
-    except (OSError, ValueError, SafetensorError) as error:
-        raise WeightsError(f"{directory}: can't be read ({error}); {remedy}") from error
-    return Adapter(weights, config)
+    weights = {name.removeprefix(PREFIX): tensor for name, tensor in load_file(directory / WEIGHTS_FILE).items()}
+    return Adapter(weights, _lora_fields(json.loads((directory / CONFIG_FILE).read_text())))
 
 
 def _lora_fields(config: Mapping[str, Any]) -> dict[str, Any]:

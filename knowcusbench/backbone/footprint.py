@@ -57,6 +57,8 @@ def _meta_models(source: str, revision: str | None) -> tuple[Any, nn.Module, Any
         raise WeightsError(message) from error
     with init_empty_weights():
         text_encoder = Qwen2_5_VLForConditionalGeneration(text_config)
+    # Shared input and output embeddings count once.
+    text_encoder.tie_weights()
     with torch.device("meta"):
         transformer = QwenImageTransformer2DModel.from_config(transformer_config)
         vae = AutoencoderKLQwenImage.from_config(vae_config)

@@ -34,19 +34,38 @@ def load_pipeline(cls: type[P], source: str, revision: str | None, dtype: str) -
     return pipeline
 
 
+CONFIG_FILES = {"scheduler": "scheduler_config.json", "tokenizer": "tokenizer_config.json"}
+"""The configuration file of a component's folder, where it is not `config.json`."""
+
+
 def check_source(source: str, pipeline_class: str) -> None:
-    """Raise WeightsError for a local `source` that is not a directory of `pipeline_class`."""
+    """Raise WeightsError for a local `source` that is not a whole directory of `pipeline_class`.
+
+    The libraries do not: without its `config.json` a text encoder of the default size (72 B) is made at random.
+    """
     path = Path(source).expanduser()
     if not path.exists():
         if source.startswith(("/", "./", "../", "~")) or source.count("/") != 1:
             raise WeightsError(f"backbone.source: no directory {source!r}, and it is not a hub id (owner/name)")
         return
-    index = path / "model_index.json"
-    if not index.is_file():
-        raise WeightsError(f"backbone.source: {source!r} has no model_index.json; it is not a diffusers directory")
-    found = json.loads(index.read_text()).get("_class_name")
-    if found != pipeline_class:
-        raise WeightsError(f"backbone.source: {source!r} holds a {found}, expected a {pipeline_class}")
+    index_path = path / "model_index.json"
+    try:
+        index = json.loads(index_path.read_text())
+    except (OSError, ValueError) as error:
+        raise WeightsError(
+            f"backbone.source: {index_path} can't be read ({error}); is it a diffusers directory?"
+        ) from error
+    if index.get("_class_name") != pipeline_class:
+        raise WeightsError(
+            f"backbone.source: {source!r} holds a {index.get('_class_name')}, expected a {pipeline_class}"
+        )
+    for component, kind in index.items():
+        # The other entries are the pipeline's own settings, and optional components that are absent.
+        if not isinstance(kind, list) or kind[0] is None:
+            continue
+        config = path / component / CONFIG_FILES.get(component, "config.json")
+        if not config.is_file():
+            raise WeightsError(f"backbone.source: {config} is missing; copy the checkpoint again")
 
 
 def first_line(error: BaseException) -> str:

@@ -66,8 +66,10 @@ class QwenImageSpec(BackboneSpec):
     gradient_checkpointing: bool = True
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ConfigError(f"backbone.steps: expected at least 1, found {self.steps}")
+        # Qwen-Image's scheduler stretches the steps so that the last one ends at a given noise level; with a single
+        # step it divides by zero.
+        if self.steps < 2:
+            raise ConfigError(f"backbone.steps: expected at least 2, found {self.steps}")
         if min(self.height, self.width) < 1:
             raise ConfigError(f"backbone.height, width: expected pixels, found {self.height} x {self.width}")
 
@@ -126,6 +128,12 @@ class QwenImage(Backbone):
         return PromptEmbeds(embeds, mask)
 
     def sample(self, prompt_embeds: PromptEmbeds, noise_seeds: Sequence[int]) -> list[Image.Image]:
+        # On the CPU a batch of one goes through matrix-vector kernels, whose last bits differ from those of any larger
+        # batch (which agree with each other in bf16): drawn as a pair, an image is the same in every batch.
+        alone = len(noise_seeds) == 1 and self.device.type == "cpu"
+        return self._sample([*noise_seeds, *noise_seeds] if alone else noise_seeds, prompt_embeds)[: len(noise_seeds)]
+
+    def _sample(self, noise_seeds: Sequence[int], prompt_embeds: PromptEmbeds) -> list[Image.Image]:
         count = len(noise_seeds)
         conditions = dict(zip(("prompt_embeds", "prompt_embeds_mask"), _repeat(prompt_embeds, count), strict=True))
         if self.spec.true_cfg_scale > 1:

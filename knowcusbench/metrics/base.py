@@ -47,15 +47,15 @@ class Score:
 class Metric(ABC):
     """A score per sample. Higher is better.
 
-    A metric is a frozen keyword-only dataclass named by `_target_` in `configs/metrics/<name>.yaml`: inert data
-    that can be hashed and stored. Weights are loaded on first use.
+    A metric is a frozen keyword-only dataclass named by `_target_` in `configs/metrics/<name>.yaml`: inert
+    data that can be hashed and stored. Weights are loaded on first use.
 
     Attributes:
         name: the column's key ("clip_i"), as in `configs/metrics/<name>.yaml`.
         title: the column's heading ("CLIP-I").
         tasks: the tasks it is defined for.
-        uses_references: whether it compares with reference images, so that references scored against each other
-            (leave one out) give its real-image ceiling.
+        uses_references: whether it compares with reference images, so that references scored against each
+            other (leave one out) give its real-image ceiling.
     """
 
     name: ClassVar[str]
@@ -67,8 +67,8 @@ class Metric(ABC):
     def score(self, items: Sequence[ScoreItem]) -> list[Score]:
         """Scores in the order of `items`. A score does not depend on the other items.
 
-        Raises ImageError for an image that can't be read, WeightsError for an encoder that can't be loaded, and
-        MetricError, naming the sample, for a score that is not finite.
+        Raises ImageError for an image that can't be read, WeightsError for an encoder that can't be loaded,
+        and MetricError, naming the sample, for a score that is not finite.
         """
 
     def weights(self) -> Mapping[str, str]:
@@ -81,7 +81,8 @@ def finite_score(metric: Metric, item: ScoreItem, value: float, note: str = "") 
     """A score, or MetricError naming the sample if `value` is not finite."""
     if not math.isfinite(value):
         raise MetricError(
-            f"{metric.title} of sample {item.sample_id} ({item.image}) is {value}; check the encoder's weights and dtype"
+            f"{metric.title} of sample {item.sample_id} ({item.image}) is {value}; "
+            "check the encoder's weights and dtype"
         )
     return Score(value, note)
 
@@ -90,4 +91,4 @@ def require_references(metric: Metric, items: Sequence[ScoreItem]) -> None:
     """Raise MetricError naming the first sample without reference images."""
     for item in items:
         if not item.references:
-            raise MetricError(f"{metric.title} of sample {item.sample_id}: its concept has no reference images")
+            raise MetricError(f"{metric.title} of sample {item.sample_id}: there are no reference images")

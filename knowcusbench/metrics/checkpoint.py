@@ -26,7 +26,7 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 FILES = ("*.json", "*.txt")
-"""Configuration, tokenizer and processor files of a checkpoint, as `locate` takes them from a hub repository."""
+"""Configuration, tokenizer and processor files, as `locate` takes them from a hub repository."""
 
 TRANSFORMERS_WEIGHTS = ("model.safetensors", "model-*.safetensors")
 
@@ -35,7 +35,7 @@ _LOADER_ERRORS = (OSError, ValueError, RuntimeError, KeyError, SafetensorError, 
 
 
 def locate(source: str, revision: str | None, weights: tuple[str, ...] = ()) -> Path:
-    """The local directory of a checkpoint: `source` itself, or a hub repository's files, downloaded if need be.
+    """The local directory of a checkpoint: `source` itself, or a hub repository's files (downloaded).
 
     Args:
         source: a directory, or a hub id (owner/name).
@@ -53,7 +53,7 @@ def locate(source: str, revision: str | None, weights: tuple[str, ...] = ()) -> 
         return Path(snapshot_download(source, revision=revision, allow_patterns=[*FILES, *weights]))
     except (OSError, ValueError) as error:
         wanted = f"{source} at revision {revision or 'main'}"
-        raise WeightsError(f"{wanted}: {_hub_problem(error)}; give a local directory or another hub id") from error
+        raise WeightsError(f"{wanted}: {_hub_problem(error)}; or give a local directory as source") from error
 
 
 def _hub_problem(error: Exception) -> str:
@@ -72,10 +72,11 @@ def version(path: Path) -> str:
     of a local directory's or file's names and bytes ("sha256:...")."""
     if path.parent.name == "snapshots":
         return f"commit:{path.name}"
+    root, files = (path, sorted(path.rglob("*"))) if path.is_dir() else (path.parent, [path])
     digest = hashlib.sha256()
-    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+    for file in files:
         if file.is_file():
-            digest.update(f"{file.relative_to(path.parent if path.is_file() else path)}\0".encode())
+            digest.update(f"{file.relative_to(root)}\0".encode())
             with file.open("rb") as handle:
                 digest.update(hashlib.file_digest(handle, "sha256").digest())
     return f"sha256:{digest.hexdigest()}"
@@ -83,13 +84,16 @@ def version(path: Path) -> str:
 
 @contextmanager
 def loading(source: str) -> Iterator[None]:
-    """Around code that loads a checkpoint on the CPU: what goes wrong becomes a WeightsError naming `source`, and
-    the random initialisation that comes before the weights leaves the global generator alone."""
+    """Around code that loads a checkpoint on the CPU.
+
+    What goes wrong becomes a WeightsError naming `source`, and the random initialisation that comes before
+    the weights leaves the global generator alone.
+    """
     try:
         with torch.random.fork_rng(devices=[]):
             yield
     except _LOADER_ERRORS as error:
-        raise WeightsError(f"{source}: can't be loaded as a metric's encoder ({first_line(error)})") from error
+        raise WeightsError(f"{source}: can't be loaded for a metric ({first_line(error)})") from error
 
 
 def load_transformers(model_class: Any, source: str, directory: Path) -> Any:
@@ -104,7 +108,7 @@ def load_transformers(model_class: Any, source: str, directory: Path) -> Any:
             directory, dtype=torch.float32, use_safetensors=True, output_loading_info=True
         )
     if missing := sorted(report["missing_keys"]):
-        raise WeightsError(f"{source}: the checkpoint lacks {len(missing)} weights of its model, first {missing[0]}")
+        raise WeightsError(f"{source}: lacks {len(missing)} weights of its model, the first is {missing[0]}")
     return model.eval().requires_grad_(False)
 
 

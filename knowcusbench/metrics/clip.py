@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from knowcusbench.device import resolve_device
-from knowcusbench.metrics.checkpoint import FILES, Dtype, loading, locate, version
+from knowcusbench.metrics.checkpoint import Dtype, loading, locate, version
 from knowcusbench.metrics.encoders import ImageTextEncoder
 
 WEIGHTS = ("open_clip_model.safetensors",)
@@ -21,8 +21,9 @@ WEIGHTS = ("open_clip_model.safetensors",)
 class ClipSpec:
     """A CLIP checkpoint in open_clip's form: `open_clip_config.json` and `open_clip_model.safetensors`.
 
-    The configuration file states the architecture with its activation (OpenAI's weights need `quick_gelu: true`;
-    with plain GELU they load without complaint and give other numbers), the preprocessing and the tokenizer.
+    The configuration file states the architecture with its activation (OpenAI's weights need `quick_gelu:
+    true`; with plain GELU they load without complaint and give other numbers), the preprocessing and the
+    tokenizer.
 
     Attributes:
         source: a directory, or a hub id of open_clip's library.

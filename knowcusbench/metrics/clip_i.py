@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from knowcusbench.metrics.base import Metric, Score, ScoreItem, finite_score, require_references
@@ -17,8 +18,8 @@ def mean_cosine(image: Tensor, references: Tensor) -> float:
         image: unit-norm embedding (dim,).
         references: unit-norm embeddings (R, dim), R >= 1.
 
-    Returns a number in [-1, 1]. All pairs count the same: averaged over a concept's images this is the mean over
-    all (generated, reference) pairs, as in DreamBooth (arXiv 2208.12242, section 4.1).
+    Returns a number in [-1, 1]. All pairs count the same: averaged over a concept's images this is the mean
+    over all (generated, reference) pairs, as in DreamBooth (arXiv 2208.12242, section 4.1).
     """
     return float((references.double() @ image.double()).mean())
 
@@ -28,8 +29,8 @@ class ClipI(Metric):
     """Mean CLIP cosine of the image with every reference image of the concept, by `mean_cosine`.
 
     Attributes:
-        encoder: the CLIP whose image tower is used, with its own preprocessing (shortest side to the input size,
-            centre crop).
+        encoder: the CLIP whose image tower is used, with its own preprocessing (shortest side to the input
+            size, centre crop).
     """
 
     name: ClassVar[str] = "clip_i"
@@ -42,10 +43,11 @@ class ClipI(Metric):
         require_references(self, items)
         files = [file for item in items for file in (item.image, *item.references)]
         embeddings = self.encoder.load().embed_files(files)
-        return [
-            finite_score(self, item, mean_cosine(embeddings[item.image], stack(embeddings, item.references)))
-            for item in items
-        ]
+        scores = []
+        for item in items:
+            references = torch.stack([embeddings[file] for file in item.references])
+            scores.append(finite_score(self, item, mean_cosine(embeddings[item.image], references)))
+        return scores
 
     def weights(self) -> Mapping[str, str]:
         return self.encoder.weights()

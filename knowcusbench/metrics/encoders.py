@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from knowcusbench.errors import ConfigError
 from knowcusbench.images import read_image
 from knowcusbench.metrics.memo import Memo, content_digest
 
@@ -30,8 +31,8 @@ class TextEmbedding:
 class ImageTextEncoder(ABC):
     """A resident pair of an image and a text tower with a common embedding space.
 
-    Files and texts are remembered, so that several metrics that share an encoder read, decode and encode an image
-    once in a process.
+    Files and texts are remembered, so that several metrics that share an encoder read, decode and encode an
+    image once in a process.
 
     Attributes:
         context_length: tokens of the text tower, start and end tokens included.
@@ -46,32 +47,34 @@ class ImageTextEncoder(ABC):
 
     @abstractmethod
     def image_features(self, images: Sequence[Image.Image]) -> Tensor:
-        """Features (images, dim) of one batch of RGB images, preprocessed as the checkpoint says; any norm."""
+        """Features (images, dim) of one batch of RGB images, preprocessed for the checkpoint. Any norm."""
 
     @abstractmethod
     def text_features(self, texts: Sequence[str]) -> Tensor:
-        """Features (texts, dim) of one batch of texts, cut to the context length; any norm."""
+        """Features (texts, dim) of one batch of texts, cut to the context length. Any norm."""
 
     @abstractmethod
     def truncates(self, text: str) -> bool:
         """Whether `text` has more tokens than the context length."""
 
     def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
-        """Unit-norm fp32 embeddings (images, dim) on the CPU."""
+        """Unit-norm fp32 embeddings (images, dim) on the CPU, of at least one image."""
         with torch.inference_mode():
-            return torch.cat([unit_norm(self.image_features(batch)) for batch in self._batches(images)])
+            features = [self.image_features(batch) for batch in batches(images, self._batch_size)]
+            return unit_norm(torch.cat(features))
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
-        """Unit-norm fp32 embeddings (texts, dim) on the CPU."""
+        """Unit-norm fp32 embeddings (texts, dim) on the CPU, of at least one text."""
         with torch.inference_mode():
-            return torch.cat([unit_norm(self.text_features(batch)) for batch in self._batches(texts)])
+            features = [self.text_features(batch) for batch in batches(texts, self._batch_size)]
+            return unit_norm(torch.cat(features))
 
     def embed_files(self, paths: Sequence[Path]) -> dict[Path, Tensor]:
         """Unit-norm embeddings (dim,) of image files. Raises ImageError for one that can't be read."""
         digests = {path: content_digest(path) for path in dict.fromkeys(paths)}
         path_of = {digest: path for path, digest in digests.items()}
         embeddings = self._images.fetch(
-            list(digests.values()), lambda missing: self._encode_files([path_of[digest] for digest in missing])
+            list(digests.values()), lambda missing: self._encode_files([path_of[key] for key in missing])
         )
         return dict(zip(digests, embeddings, strict=True))
 
@@ -82,8 +85,11 @@ class ImageTextEncoder(ABC):
 
     def _encode_files(self, paths: Sequence[Path]) -> list[Tensor]:
         # Batch by batch, so that no more images are in memory than are encoded together.
-        batches = (self.encode_images([read_image(path) for path in batch]) for batch in self._batches(paths))
-        return [embedding for batch in batches for embedding in batch]
+        return [
+            embedding
+            for batch in batches(paths, self._batch_size)
+            for embedding in self.encode_images([read_image(path) for path in batch])
+        ]
 
     def _embed_new_texts(self, texts: Sequence[str]) -> list[TextEmbedding]:
         embeddings = self.encode_texts(texts)
@@ -92,13 +98,18 @@ class ImageTextEncoder(ABC):
             for text, embedding in zip(texts, embeddings, strict=True)
         ]
 
-    def _batches(self, values: Sequence[T]) -> Iterator[Sequence[T]]:
-        for start in range(0, len(values), self._batch_size):
-            yield values[start : start + self._batch_size]
+
+def batches(values: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Consecutive parts of at most `size` values. Raises ConfigError for a size that is not positive."""
+    if size < 1:
+        raise ConfigError(f"batch_size: {size} is not a positive number")
+    for start in range(0, len(values), size):
+        yield values[start : start + size]
 
 
 def unit_norm(features: Tensor) -> Tensor:
-    """Features (n, dim) over their Euclidean norm, in fp32 on the CPU. A zero vector becomes NaN, which no metric
-    accepts, rather than a plausible embedding."""
+    """Features (n, dim) over their Euclidean norm, in fp32 on the CPU. A zero vector becomes NaN, which no
+    metric accepts, rather than a plausible embedding."""
     features = features.float().cpu()
-    return features / features.norm(dim=-1, keepdim=True)
+    norms: Tensor = torch.linalg.vector_norm(features, dim=-1, keepdim=True)
+    return features / norms

@@ -28,7 +28,8 @@ class PreferenceSpec:
     Attributes:
         source: a directory, or a hub id, of the model.
         revision: commit, tag or branch of the hub repository.
-        processor: a directory, or a hub id, of the `CLIPProcessor`: PickScore's is that of the CLIP it comes from.
+        processor: a directory, or a hub id, of the `CLIPProcessor`: PickScore's is that of the CLIP it
+            comes from.
         processor_revision: commit, tag or branch of the processor's hub repository.
         device: "auto", "cpu" or "cuda".
         dtype: of the weights; embeddings are normalised in fp32 in any case.

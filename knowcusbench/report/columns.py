@@ -1,0 +1,73 @@
+"""The columns of the leaderboard, and how many digits each shows."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from knowcusbench.benchmark.types import Task
+from knowcusbench.report.types import Cell, Column, MetricHeading
+
+MIB = 2**20
+
+TASK_GROUPS = {Task.RECONSTRUCTION: "Recon.", Task.GENERATION: "Gen."}
+
+COSINE_DECIMALS = 3
+METRIC_DECIMALS = {"pickscore": 2}
+"""Digits after the point of metrics that are not on the scale of a cosine. PickScore is around 20."""
+
+MISSING = "–"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostColumn:
+    """A cost of adaptation: `field` of the costs table in units of `unit`, reduced over concepts."""
+
+    column: Column
+    field: str
+    unit: float
+    reduction: Literal["mean", "max"]
+
+
+def _cost(metric: str, group: str, name: str, decimals: int) -> Column:
+    return Column(metric=metric, task=None, group=group, name=name, decimals=decimals, higher_is_better=False)
+
+
+COSTS = (
+    CostColumn(column=_cost("train_seconds", "Train", "(s)", 1), field="seconds", unit=1, reduction="mean"),
+    # The peak says what a device must have, so the worst concept counts.
+    CostColumn(
+        column=_cost("peak_memory_mib", "Peak mem.", "(MiB)", 0),
+        field="peak_memory_bytes",
+        unit=MIB,
+        reduction="max",
+    ),
+    CostColumn(
+        column=_cost("adapter_mib", "Adapter", "(MiB)", 2), field="adapter_bytes", unit=MIB, reduction="mean"
+    ),
+)
+
+
+def metric_columns(metrics: Mapping[str, MetricHeading], tasks: Sequence[Task]) -> tuple[Column, ...]:
+    """A column for every task and metric defined for it, tasks first."""
+    return tuple(
+        Column(
+            metric=metric,
+            task=task,
+            group=TASK_GROUPS[task],
+            name=heading.title,
+            decimals=METRIC_DECIMALS.get(metric, COSINE_DECIMALS),
+            higher_is_better=True,
+        )
+        for task in tasks
+        for metric, heading in metrics.items()
+        if task in heading.tasks
+    )
+
+
+def number(column: Column, cell: Cell) -> str:
+    """The cell's value as people read it: "0.764", "≈1620" for an approximate one, "–" for none."""
+    if cell.value is None:
+        return MISSING
+    if cell.approximate:
+        return f"≈{cell.value:.0f}"
+    return f"{cell.value:z.{column.decimals}f}"

@@ -1,0 +1,47 @@
+"""What must be said below the table, as plain text; each format escapes it in its own way."""
+
+from collections.abc import Iterator
+
+from knowcusbench.report.types import Cell, Column, Leaderboard, Row, RowKind
+
+DAGGER = "†"
+
+READING = (
+    "Scores: mean over the samples of a concept, then over concepts; higher is better. "
+    "Costs per concept: mean seconds and adapter size, highest peak memory."
+)
+
+
+def footnotes(board: Leaderboard) -> list[str]:
+    """How to read the table, what is missing from it, the source of published numbers, notes on scores."""
+    incomplete = [line for row in board.rows if (line := _incomplete(board, row))]
+    return [READING, *incomplete, *_sources(board), *board.remarks]
+
+
+def dagger(cell: Cell) -> str:
+    """The mark of a mean over an incomplete set."""
+    return "" if cell.complete else DAGGER
+
+
+def coverage(cell: Cell) -> str:
+    """How much of the set the mean is over: "873 of 875 samples"."""
+    return f"{cell.n:,} of {cell.expected:,} {cell.counted}"
+
+
+def _incomplete(board: Leaderboard, row: Row) -> str:
+    """Columns with the same gap are named together; empty if nothing is missing."""
+    gaps: dict[str, list[Column]] = {}
+    for column, cell in zip(board.columns, row.cells, strict=True):
+        if not cell.complete:
+            gaps.setdefault(coverage(cell), []).append(column)
+    listed = (f"{gap} in {', '.join(column.title for column in columns)}" for gap, columns in gaps.items())
+    return f"{DAGGER} {row.title}: {'; '.join(listed)}." if gaps else ""
+
+
+def _sources(board: Leaderboard) -> Iterator[str]:
+    sources = dict.fromkeys(row.source for row in board.rows if row.kind is RowKind.PUBLISHED)
+    for source in sources:
+        yield (
+            f"Published: {source}; made with its own backbone, samples and protocol, "
+            "so not comparable with the rows above."
+        )

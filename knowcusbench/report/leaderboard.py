@@ -1,0 +1,127 @@
+"""From the scores of a run to its leaderboard."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from knowcusbench.benchmark.types import Task
+from knowcusbench.errors import RunError
+from knowcusbench.report.columns import COSTS, metric_columns
+from knowcusbench.report.reduction import Mean, ceiling_means, cost_means, macro_means, protocols, remarks
+from knowcusbench.report.types import Cell, Column, Counted, Leaderboard, Mark, ReportInput, Row, RowKind
+
+FLOOR_CONTROLS = ("base", "leak")
+CEILING_CONTROLS = ("anchor",)
+"""Controls frame the methods: above them what is had without knowledge, below them what stage 1 allows."""
+
+
+def build_leaderboard(inputs: ReportInput) -> Leaderboard:
+    """All rows and columns, reduced and marked.
+
+    A score is averaged over the samples of a concept, then over concepts without weights (see
+    `reduction.macro_means`). Best and second are given among methods alone, in columns where complete ones
+    differ; numbers that print alike share their mark.
+
+    Raises RunError if the scores of a metric come from more than one protocol, or outnumber the plan.
+    """
+    digests = protocols(inputs.scores, inputs.metrics)
+    planned = inputs.expected[inputs.expected["planned"] > 0]
+    tasks = [task for task in Task if task.value in set(planned["task"])]
+    columns = metric_columns(inputs.metrics, tasks) + tuple(cost.column for cost in COSTS)
+    rows = (*_own_rows(inputs, columns), _ceiling_row(inputs, columns), *_published_rows(inputs, columns))
+    return Leaderboard(
+        run=inputs.run,
+        columns=columns,
+        rows=_marked(columns, rows),
+        protocols=digests,
+        remarks=remarks(inputs.scores, inputs.metrics),
+    )
+
+
+def _own_rows(inputs: ReportInput, columns: Sequence[Column]) -> list[Row]:
+    scores = macro_means(inputs.scores)
+    costs = {cost.column: cost_means(inputs.costs, cost) for cost in COSTS}
+    planned = inputs.expected.set_index(["method", "task"])["planned"].to_dict()
+
+    def cell(label: str, column: Column) -> Cell:
+        if column.task is None:
+            return _cell(costs[column].get(label), inputs.concepts, Counted.CONCEPTS)
+        expected = planned.get((label, column.task), 0)
+        mean = scores.get((label, column.task, column.metric))
+        if mean and mean.n > expected:
+            raise RunError(
+                f"{label}: {mean.n} scores of {column.metric} for {expected} planned samples of the "
+                f"{column.task} task; remove the scores of {label} in run {inputs.run} and score again"
+            )
+        return _cell(mean, expected, Counted.SAMPLES)
+
+    return [
+        Row(label=label, kind=_kind(name), cells=tuple(cell(label, column) for column in columns))
+        for label, name in sorted(inputs.methods.items(), key=lambda entry: _place(entry[1]))
+    ]
+
+
+def _cell(mean: Mean | None, expected: int, counted: Counted) -> Cell:
+    if mean is None or mean.n == 0:
+        return Cell(expected=expected, counted=counted)
+    return Cell(value=mean.value, n=mean.n, expected=expected, counted=counted)
+
+
+def _kind(name: str) -> RowKind:
+    return RowKind.CONTROL if name in FLOOR_CONTROLS + CEILING_CONTROLS else RowKind.METHOD
+
+
+def _place(name: str) -> int:
+    """Sorts floors before methods and ceilings after them; methods keep their order."""
+    if name in FLOOR_CONTROLS:
+        return FLOOR_CONTROLS.index(name) - len(FLOOR_CONTROLS)
+    return 1 + CEILING_CONTROLS.index(name) if name in CEILING_CONTROLS else 0
+
+
+def _ceiling_row(inputs: ReportInput, columns: Sequence[Column]) -> Row:
+    """Real images against each other: one number for both tasks, none for metrics without references."""
+    means = ceiling_means(inputs.ceilings)
+    cells = (
+        _cell(means[column.metric], inputs.concepts, Counted.CONCEPTS) if column.metric in means else Cell()
+        for column in columns
+    )
+    return Row(label="real images", kind=RowKind.CEILING, cells=tuple(cells))
+
+
+def _published_rows(inputs: ReportInput, columns: Sequence[Column]) -> Iterator[Row]:
+    for method in dict.fromkeys(value.method for value in inputs.published):
+        own = [value for value in inputs.published if value.method == method]
+        by_column = {(value.task, value.metric): value for value in own}
+        values = [by_column.get((column.task, column.metric)) for column in columns]
+        cells = (
+            Cell(value=value.value, approximate=value.approximate) if value else Cell() for value in values
+        )
+        yield Row(label=method, kind=RowKind.PUBLISHED, cells=tuple(cells), source=own[0].source)
+
+
+def _marked(columns: Sequence[Column], rows: Sequence[Row]) -> tuple[Row, ...]:
+    marks = [_marks(column, rows, index) for index, column in enumerate(columns)]
+    return tuple(
+        replace(
+            row,
+            cells=tuple(
+                replace(cell, mark=of_column.get(place))
+                for cell, of_column in zip(row.cells, marks, strict=True)
+            ),
+        )
+        for place, row in enumerate(rows)
+    )
+
+
+def _marks(column: Column, rows: Sequence[Row], index: int) -> dict[int, Mark]:
+    """Mark by row number. A mean over an incomplete set does not compete: the missing part could be the hard
+    one."""
+    shown = {
+        place: round(cell.value, column.decimals)
+        for place, row in enumerate(rows)
+        if row.kind is RowKind.METHOD and (cell := row.cells[index]).value is not None and cell.complete
+    }
+    ranked = sorted(set(shown.values()), reverse=column.higher_is_better)
+    if len(ranked) < 2:
+        return {}
+    mark_of = dict(zip(ranked, Mark, strict=False))
+    return {place: mark_of[value] for place, value in shown.items() if value in mark_of}

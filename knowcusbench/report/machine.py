@@ -1,0 +1,76 @@
+"""The leaderboard for programs: CSV and JSON with every digit."""
+
+import json
+
+import pandas as pd
+
+from knowcusbench.report.footnotes import footnotes
+from knowcusbench.report.types import Cell, Column, Leaderboard, Row
+
+SCHEMA_VERSION = 1
+"""Version of the JSON's keys."""
+
+
+def render_csv(board: Leaderboard) -> str:
+    """A line per row: label, kind, incomplete, approximate, then a value per column.
+
+    `incomplete` lists the columns whose mean is over part of the set ("generation_clip_t=873/875"), and
+    `approximate` those whose source says "about".
+    """
+    return pd.DataFrame([_record(board, row) for row in board.rows]).to_csv(index=False, lineterminator="\n")
+
+
+def _record(board: Leaderboard, row: Row) -> dict[str, str | float | None]:
+    cells = {column.key: cell for column, cell in zip(board.columns, row.cells, strict=True)}
+    gaps = [f"{key}={cell.n}/{cell.expected}" for key, cell in cells.items() if not cell.complete]
+    return {
+        "label": row.label,
+        "kind": row.kind.value,
+        "incomplete": " ".join(gaps),
+        "approximate": " ".join(key for key, cell in cells.items() if cell.approximate),
+        **{key: cell.value for key, cell in cells.items()},
+    }
+
+
+def render_json(board: Leaderboard) -> str:
+    """Everything the leaderboard knows. A missing value is null."""
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "run": board.run,
+        "protocols": dict(board.protocols),
+        "columns": [_column(column) for column in board.columns],
+        "rows": [
+            {
+                "label": row.label,
+                "kind": row.kind,
+                "source": row.source or None,
+                "cells": {
+                    column.key: _cell(cell) for column, cell in zip(board.columns, row.cells, strict=True)
+                },
+            }
+            for row in board.rows
+        ],
+        "footnotes": footnotes(board),
+    }
+    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _column(column: Column) -> dict[str, str | bool | None]:
+    return {
+        "key": column.key,
+        "title": column.title,
+        "task": column.task,
+        "metric": column.metric,
+        "higher_is_better": column.higher_is_better,
+    }
+
+
+def _cell(cell: Cell) -> dict[str, str | float | bool | None]:
+    return {
+        "value": cell.value,
+        "n": cell.n,
+        "expected": cell.expected,
+        "counted": cell.counted,
+        "approximate": cell.approximate,
+        "mark": cell.mark,
+    }

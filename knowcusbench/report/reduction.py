@@ -1,0 +1,93 @@
+"""From samples to one number per method: means, and what is known of how they came about."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from knowcusbench.errors import RunError
+from knowcusbench.report.columns import CostColumn
+from knowcusbench.report.types import MetricHeading
+
+
+class Mean(NamedTuple):
+    """A mean and the number of samples or concepts that went into it."""
+
+    value: float
+    n: int
+
+
+def macro_means(scores: pd.DataFrame) -> dict[tuple[str, str, str], Mean]:
+    """Mean over concepts of the mean over each concept's samples, by (method, task, metric):
+
+        m = 1/|C| * sum over c in C of ( 1/|S_c| * sum over s in S_c of score(s) )
+
+    with C the concepts that have scores and S_c their scored samples, so that a concept counts once however
+    many prompts it has. `n` counts samples. NaN scores are missing ones.
+    """
+    keys = ["method", "task", "metric"]
+    concepts = _reduce(scores, [*keys, "concept"], "value")
+    means = _reduce(concepts, keys, "value")
+    means["n"] = concepts.groupby(keys, observed=True, as_index=False)["n"].sum()["n"]
+    return {
+        (str(row.method), str(row.task), str(row.metric)): _mean(row) for row in means.itertuples(index=False)
+    }
+
+
+def ceiling_means(ceilings: pd.DataFrame) -> dict[str, Mean]:
+    """Mean over concepts by metric. `n` counts the concepts that have a ceiling."""
+    means = _reduce(ceilings, ["metric"], "value")
+    return {str(row.metric): _mean(row) for row in means.itertuples(index=False)}
+
+
+def cost_means(costs: pd.DataFrame, cost: CostColumn) -> dict[str, Mean]:
+    """A cost by method in the column's unit, its reduction taken over concepts. `n` counts concepts."""
+    means = _reduce(costs, ["method"], cost.field, cost.reduction)
+    means["value"] /= cost.unit
+    return {str(row.method): _mean(row) for row in means.itertuples(index=False)}
+
+
+def protocols(scores: pd.DataFrame, metrics: Mapping[str, MetricHeading]) -> dict[str, str]:
+    """The digest of the protocol behind every metric that has scores.
+
+    Raises RunError for a metric with more than one: such numbers can't stand in one column.
+    """
+    found = scores[["metric", "protocol", "method"]].drop_duplicates().sort_values(["protocol", "method"])
+    digests = {}
+    for metric in metrics:
+        methods = found[found["metric"] == metric].groupby("protocol", observed=True)["method"].agg(list)
+        if len(methods) > 1:
+            listed = "; ".join(f"{digest} ({', '.join(labels)})" for digest, labels in methods.items())
+            raise RunError(
+                f"{metric}: scores of different protocols can't share a column: {listed}; "
+                "score all methods with one protocol, or use another run.name="
+            )
+        digests.update(dict.fromkeys([metric], str(methods.index[0])) if len(methods) else {})
+    return digests
+
+
+def remarks(scores: pd.DataFrame, metrics: Mapping[str, MetricHeading]) -> tuple[str, ...]:
+    """A sentence for every metric whose scores carry notes: how many of which methods, and the commonest."""
+    noted = scores.loc[scores["note"] != "", ["metric", "method", "note"]].astype(str)
+    sentences = []
+    for metric, heading in metrics.items():
+        own = noted[noted["metric"] == metric]
+        if own.empty:
+            continue
+        counts = ", ".join(f"{method} {count:,}" for method, count in own.groupby("method").size().items())
+        commonest = own["note"].value_counts().sort_index().idxmax()
+        sentences.append(f"{heading.title}: scores with a note: {counts}; most often “{commonest}”.")
+    return tuple(sentences)
+
+
+def _reduce(table: pd.DataFrame, keys: list[str], field: str, reduction: str = "mean") -> pd.DataFrame:
+    """Columns `keys`, value (`field` reduced) and n (how many went into it, NaN left out).
+
+    Sorted first, so that a mean is the same to the last bit in whatever order the rows were written.
+    """
+    groups = table[[*keys, field]].sort_values(field).groupby(keys, observed=True, as_index=False)
+    return groups.agg(value=(field, reduction), n=(field, "count"))
+
+
+def _mean(row: Any) -> Mean:
+    return Mean(float(row.value), int(row.n))

@@ -1,0 +1,27 @@
+"""The files of the report."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from knowcusbench.files import write_atomic
+from knowcusbench.report.latex import render_latex
+from knowcusbench.report.machine import render_csv, render_json
+from knowcusbench.report.markdown import render_markdown
+from knowcusbench.report.types import Leaderboard
+
+RENDERERS: dict[str, Callable[[Leaderboard], str]] = {
+    "leaderboard.csv": render_csv,
+    "leaderboard.json": render_json,
+    "leaderboard.md": render_markdown,
+    "leaderboard.tex": render_latex,
+}
+
+
+def write_report(directory: Path, board: Leaderboard) -> list[Path]:
+    """Write the leaderboard in every format to `directory`, replacing earlier ones, and return the paths."""
+    written = []
+    for name, render in RENDERERS.items():
+        path = directory / name
+        write_atomic(path, render(board).encode())
+        written.append(path)
+    return written

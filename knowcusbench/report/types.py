@@ -1,0 +1,161 @@
+"""What goes into a leaderboard, and the leaderboard: frozen data that every table is rendered from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+import pandas as pd
+
+from knowcusbench.benchmark.types import Task
+from knowcusbench.report.published import PublishedValue
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricHeading:
+    """How a metric is shown: the heading of its columns, and the tasks that have one."""
+
+    title: str
+    tasks: frozenset[Task]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportInput:
+    """The results of a run.
+
+    Attributes:
+        run: the run's name.
+        methods: label of every method of the run -> name of the method ("mokus,recipe.rank=8" -> "mokus"),
+            in the order of the rows. The name tells controls from methods.
+        metrics: the metrics to show, in the order of the columns. Scores of others are left out.
+        concepts: number of concepts in the grid.
+        scores: one row per sample and metric; columns method (the label), task, concept, metric, value,
+            protocol (digest of how it was computed) and note (empty if there is nothing to say). NaN is a
+            missing value.
+        expected: columns method, task, planned (number of samples in the plan).
+        costs: one row per method and concept; columns method, seconds, peak_memory_bytes, adapter_bytes.
+        ceilings: real images scored against each other; columns metric, concept, value.
+        published: numbers of a paper to show below, as far as they have a column.
+    """
+
+    run: str
+    methods: Mapping[str, str]
+    metrics: Mapping[str, MetricHeading]
+    concepts: int
+    scores: pd.DataFrame
+    expected: pd.DataFrame
+    costs: pd.DataFrame
+    ceilings: pd.DataFrame
+    published: tuple[PublishedValue, ...] = ()
+
+
+class RowKind(StrEnum):
+    """What a row stands for. Only methods compete for best and second."""
+
+    METHOD = "method"
+    CONTROL = "control"
+    CEILING = "ceiling"
+    PUBLISHED = "published"
+
+
+class Mark(StrEnum):
+    """Rank of a cell among the methods of its column."""
+
+    BEST = "best"
+    SECOND = "second"
+
+
+class Counted(StrEnum):
+    """What the mean in a cell is taken over."""
+
+    SAMPLES = "samples"
+    CONCEPTS = "concepts"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """A column of numbers.
+
+    Attributes:
+        metric: key of the metric or cost.
+        task: None for a cost.
+        group, name: the heading's two lines ("Recon.", "CLIP-I").
+        decimals: digits shown after the point.
+        higher_is_better: the direction of best.
+    """
+
+    metric: str
+    task: Task | None
+    group: str
+    name: str
+    decimals: int
+    higher_is_better: bool
+
+    @property
+    def key(self) -> str:
+        """The column's name in machine-readable tables."""
+        return f"{self.task}_{self.metric}" if self.task else self.metric
+
+    @property
+    def title(self) -> str:
+        """The heading in one line."""
+        return f"{self.group} {self.name}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """A number, and what it is the mean of.
+
+    Attributes:
+        value: None if there is nothing to show.
+        n, expected: how many samples or concepts the mean is over, and how many it should be. Both are 0
+            for published numbers and where nothing is expected.
+        counted: what `n` and `expected` count.
+        approximate: the source gives the number as "about".
+        mark: best, second or neither.
+    """
+
+    value: float | None = None
+    n: int = 0
+    expected: int = 0
+    counted: Counted = Counted.SAMPLES
+    approximate: bool = False
+    mark: Mark | None = None
+
+    @property
+    def complete(self) -> bool:
+        return self.n >= self.expected
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A line of the leaderboard: its label, its kind, and a cell per column. `source` names the paper of a
+    published row."""
+
+    label: str
+    kind: RowKind
+    cells: tuple[Cell, ...]
+    source: str = ""
+
+    @property
+    def title(self) -> str:
+        """The label, with the kind of all rows that are not methods."""
+        return self.label if self.kind is RowKind.METHOD else f"{self.label} ({self.kind})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leaderboard:
+    """All methods of a run against each other.
+
+    Attributes:
+        run: the run's name.
+        columns: tasks times metrics, then costs.
+        rows: the controls `base` and `leak`, methods, the control `anchor`, real images, published rows.
+        protocols: metric -> digest of how its scores were computed.
+        remarks: what the scores' notes say, one sentence per metric that has any.
+    """
+
+    run: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    protocols: Mapping[str, str]
+    remarks: tuple[str, ...] = ()

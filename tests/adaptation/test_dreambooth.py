@@ -1,0 +1,279 @@
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from knowcusbench.adaptation.cache import AdapterCache
+from knowcusbench.adaptation.dreambooth import DreamBooth, Objective, class_seeds, posterior_draws
+from knowcusbench.adaptation.types import Adaptation, Adapter
+from knowcusbench.backbone.base import LatentDistribution, PromptEmbeds
+from knowcusbench.backbone.lora import extract, trainable
+from knowcusbench.backbone.qwen_image import QwenImage
+from knowcusbench.benchmark.types import Concept
+from knowcusbench.errors import ConfigError, MethodError
+from knowcusbench.images import read_image
+
+
+def dreambooth(**changes: Any) -> DreamBooth:
+    settings = {"steps": 3, "learning_rate": 1e-3, "rank": 2, "alpha": 2}
+    return DreamBooth(**{**settings, **changes})
+
+
+def flat(adaptation: Adaptation) -> torch.Tensor:
+    assert adaptation.transformer is not None
+    return torch.cat([tensor.flatten() for _, tensor in sorted(adaptation.transformer.weights.items())])
+
+
+@pytest.fixture
+def cube(tmp_path: Path) -> Concept:
+    """One small picture."""
+    pixels = np.zeros((48, 40, 3), np.uint8)
+    pixels[8:40, 8:32] = (220, 60, 20)
+    Image.fromarray(pixels).save(tmp_path / "0.png")
+    return Concept("cube", "cube", (tmp_path / "0.png",), (), (), images_digest="cube")
+
+
+@torch.no_grad()
+def fixed_loss(backbone: QwenImage, concept: Concept, prompt: str) -> float:
+    """The objective in fp64 at many fixed noises and levels: an estimate that does not depend on the trainer's."""
+    posterior = backbone.encode_images([read_image(path) for path in concept.images])
+    generator = torch.Generator().manual_seed(99)
+    embeds = backbone.encode(prompt)
+    losses = []
+    for level in np.linspace(0.1, 1.0, 16):
+        noise = torch.randn(posterior.mean.shape, generator=generator)
+        noisy = (1 - level) * posterior.mean + level * noise
+        velocity = backbone.velocity(noisy.float(), torch.full((len(noise),), level).float(), embeds)
+        error = velocity.double() - (noise - posterior.mean).double()
+        losses.append(float(error.square().mean()))
+    return float(np.mean(losses))
+
+
+def test_training_lowers_the_loss_of_the_concept(
+    backbone_fp32: QwenImage, cube: Concept, cache: AdapterCache
+) -> None:
+    before = fixed_loss(backbone_fp32, cube, "sks cube")
+    trainer = dreambooth(steps=40, learning_rate=5e-3, rank=8, alpha=8, batch_size=4)
+    with backbone_fp32.adapted(trainer.fit(cube, backbone_fp32, "sks cube", cache)):
+        after = fixed_loss(backbone_fp32, cube, "sks cube")
+    assert after < 0.85 * before
+
+
+def test_the_backbone_is_left_as_it_was(backbone_fp32: QwenImage, cube: Concept, cache: AdapterCache) -> None:
+    before = fixed_loss(backbone_fp32, cube, "sks cube")
+    dreambooth(prior_images=1).fit(cube, backbone_fp32, "sks cube", cache)
+    backbone_fp32.check_intact()
+    assert fixed_loss(backbone_fp32, cube, "sks cube") == before
+    assert not any(parameter.requires_grad for parameter in backbone_fp32.transformer.parameters())
+
+
+def test_the_adapter_is_a_lora_of_the_attention_projections(
+    backbone: QwenImage, cube: Concept, cache: AdapterCache
+) -> None:
+    learned = dreambooth(rank=3, alpha=6).fit(cube, backbone, "sks cube", cache)
+    assert learned.text_encoder is None
+    assert learned.transformer is not None
+    assert set(learned.transformer.config["target_modules"]) == set(backbone.lora_targets)
+    assert (learned.transformer.config["r"], learned.transformer.config["lora_alpha"]) == (3, 6)
+    assert all(tensor.dtype == torch.float32 for tensor in learned.transformer.weights.values())
+    assert learned.cost.seconds.keys() == {"visual"}
+
+
+def test_small_steps_are_not_lost_on_a_bf16_backbone(
+    backbone: QwenImage, cube: Concept, cache: AdapterCache
+) -> None:
+    """lora_A starts at up to 0.09, where neighbouring bf16 numbers are 5e-4 apart: steps of 1e-5 would vanish."""
+    with trainable(backbone.transformer, backbone.lora_targets, 2, 2, seed=42):
+        start = extract(backbone.transformer)
+    learned = dreambooth(learning_rate=1e-5, steps=4).fit(cube, backbone, "sks cube", cache)
+    assert learned.transformer is not None
+    for name, tensor in learned.transformer.weights.items():
+        moved = (tensor - start.weights[name]).abs()
+        assert 0 < moved.max() < 5e-5
+        assert (moved > 0).float().mean() > 0.9
+
+
+def test_the_seed_alone_decides(backbone: QwenImage, cube: Concept, tmp_path: Path) -> None:
+    results = []
+    for index, (seed, state_of_the_world) in enumerate([(1, 10), (1, 20), (2, 20)]):
+        with torch.random.fork_rng():
+            torch.manual_seed(state_of_the_world)
+            before = torch.get_rng_state()
+            cache = AdapterCache(tmp_path / str(index))
+            results.append(flat(dreambooth(seed=seed).fit(cube, backbone, "sks cube", cache)))
+            assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])
+
+
+def test_the_same_request_is_trained_once(backbone: QwenImage, cube: Concept, cache: AdapterCache) -> None:
+    first = dreambooth().fit(cube, backbone, "sks cube", cache)
+    second = dreambooth().fit(replace(cube, name="another name"), backbone, "sks cube", cache)
+    assert second.cost == first.cost
+    assert torch.equal(flat(second), flat(first))
+    assert len(list(cache.directory.iterdir())) == 1
+
+
+def test_whatever_changes_the_result_has_an_entry_of_its_own(
+    backbone: QwenImage, backbone_fp32: QwenImage, cube: Concept, cache: AdapterCache
+) -> None:
+    one_step = dreambooth(steps=1)
+    requests = [
+        (one_step, cube, backbone, "sks cube"),
+        (one_step, cube, backbone, "my gift"),
+        (one_step, replace(cube, images_digest="other pictures"), backbone, "sks cube"),
+        (one_step, cube, backbone_fp32, "sks cube"),
+        *(
+            (replace(one_step, **change), cube, backbone, "sks cube")
+            for change in (
+                {"steps": 2},
+                {"learning_rate": 2e-3},
+                {"rank": 3},
+                {"alpha": 3.0},
+                {"batch_size": 2},
+                {"weight_decay": 0.1},
+                {"max_grad_norm": 0.1},
+                {"seed": 7},
+                {"prior_images": 1},
+                {"prior_images": 1, "prior_weight": 0.5},
+            )
+        ),
+        (replace(one_step, prior_images=1), replace(cube, class_noun="toy"), backbone, "sks cube"),
+    ]
+    for trainer, concept, model, prompt in requests:
+        trainer.fit(concept, model, prompt, cache)
+    assert len(list(cache.directory.iterdir())) == len(requests)
+
+
+def test_without_prior_preservation_the_class_noun_does_not_matter(
+    backbone: QwenImage, cube: Concept, cache: AdapterCache
+) -> None:
+    dreambooth(steps=1).fit(cube, backbone, "sks cube", cache)
+    dreambooth(steps=1).fit(replace(cube, class_noun="toy"), backbone, "sks cube", cache)
+    assert len(list(cache.directory.iterdir())) == 1
+
+
+class ListeningBackbone:
+    """The real backbone; keeps the seeds it sampled and the prompts it was trained on."""
+
+    def __init__(self, backbone: QwenImage) -> None:
+        self._backbone = backbone
+        self.sampled: list[int] = []
+        self.trained: list[torch.Tensor] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backbone, name)
+
+    def sample(self, prompt_embeds: PromptEmbeds, noise_seeds: Sequence[int]) -> list[Image.Image]:
+        assert torch.equal(prompt_embeds.embeds, self._backbone.encode("cube").embeds)
+        self.sampled += noise_seeds
+        return self._backbone.sample(prompt_embeds, noise_seeds)
+
+    def velocity(self, noisy: torch.Tensor, sigma: torch.Tensor, prompt_embeds: PromptEmbeds) -> torch.Tensor:
+        self.trained.append(prompt_embeds.embeds)
+        return self._backbone.velocity(noisy, sigma, prompt_embeds)
+
+
+def test_prior_preservation_trains_on_own_images_of_the_class_noun_in_every_step(
+    backbone: QwenImage, cube: Concept, cache: AdapterCache
+) -> None:
+    listening = ListeningBackbone(backbone)
+    dreambooth(steps=2, prior_images=3).fit(cube, listening, "sks cube", cache)
+    assert listening.sampled == class_seeds("cube", 3)
+    expected = [backbone.encode(prompt).embeds for prompt in ("sks cube", "cube", "sks cube", "cube")]
+    assert all(torch.equal(found, wanted) for found, wanted in zip(listening.trained, expected, strict=True))
+
+
+def test_class_images_have_seeds_of_their_own_that_the_class_alone_decides() -> None:
+    assert len(set(class_seeds("cube", 50))) == 50
+    assert class_seeds("cube", 50)[:3] == class_seeds("cube", 3)
+    assert not set(class_seeds("cube", 50)) & set(class_seeds("toy", 50))
+
+
+def numbered_posterior(count: int, std: float) -> LatentDistribution:
+    """Image n has latents of mean n."""
+    mean = torch.arange(count).float().view(-1, 1, 1, 1).expand(count, 1, 2, 2)
+    return LatentDistribution(mean, torch.full_like(mean, std))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+def test_every_image_has_its_turn_before_any_comes_again(size: int) -> None:
+    draws = posterior_draws(numbered_posterior(5, 0.0), size, torch.Generator().manual_seed(0))
+    batches = list(islice(draws, 10))
+    assert all(batch.shape == (size, 1, 2, 2) for batch in batches)
+    order = [int(latents[0, 0, 0]) for batch in batches for latents in batch]
+    for start in range(0, len(order) - 4, 5):
+        assert sorted(order[start : start + 5]) == [0, 1, 2, 3, 4]
+
+
+def test_the_posterior_is_drawn_anew_every_time() -> None:
+    draws = posterior_draws(numbered_posterior(1, 0.5), 1, torch.Generator().manual_seed(0))
+    values = torch.cat(list(islice(draws, 2000))).flatten()
+    assert len(values.unique()) > 7900
+    assert values.mean().item() == pytest.approx(0.0, abs=0.02)
+    assert values.std().item() == pytest.approx(0.5, rel=0.03)
+
+
+class RecordingBackbone:
+    """Answers with a constant velocity, and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def velocity(self, noisy: torch.Tensor, sigma: torch.Tensor, prompt_embeds: PromptEmbeds) -> torch.Tensor:
+        self.asked.append((noisy, sigma))
+        return torch.full_like(noisy, 0.25)
+
+
+def constant(latents: torch.Tensor) -> Iterator[torch.Tensor]:
+    while True:
+        yield latents
+
+
+def test_a_step_asks_at_the_noisy_latents_and_compares_with_noise_minus_latents() -> None:
+    latents = torch.full((2, 1, 2, 2), 3.0)
+    model = RecordingBackbone()
+    objective = Objective(constant(latents), PromptEmbeds(torch.zeros(1, 1, 1), None), weight=0.5)
+
+    loss = objective.loss(model, torch.Generator().manual_seed(0))
+
+    ((noisy, sigma),) = model.asked
+    level = sigma.double().view(2, 1, 1, 1)
+    noise = (noisy.double() - (1 - level) * 3.0) / level
+    assert sigma[0] != sigma[1]
+    assert loss.item() == pytest.approx(0.5 * float((0.25 - (noise - 3.0)).square().mean()), rel=1e-4)
+
+
+def test_a_concept_without_images_is_named(backbone: QwenImage, cube: Concept, cache: AdapterCache) -> None:
+    with pytest.raises(MethodError, match="cube"):
+        dreambooth().fit(replace(cube, images=()), backbone, "sks cube", cache)
+
+
+def test_the_release_is_used_instead_when_asked(
+    backbone: QwenImage, cube: Concept, cache: AdapterCache, tmp_path: Path
+) -> None:
+    name = backbone.lora_targets[0]
+    factors = {"lora_A.weight": torch.full((1, 128), 2.0), "lora_B.weight": torch.ones(128, 1)}
+    state = {f"transformer.{name}.{ending}": tensor for ending, tensor in factors.items()}
+    (tmp_path / "released").mkdir()
+    save_file(state, tmp_path / "released" / "pytorch_lora_weights.safetensors")
+
+    released = replace(cube, visual_checkpoint=tmp_path / "released")
+    learned = dreambooth(use_released=True).fit(released, backbone, "sks cube", cache)
+
+    assert isinstance(learned.transformer, Adapter)
+    assert torch.equal(learned.transformer.weights[f"{name}.lora_A.weight"], factors["lora_A.weight"])
+    assert not cache.directory.exists()
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"rank": 0}, {"batch_size": 0}, {"prior_images": -1}])
+def test_settings_that_make_no_sense_are_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        dreambooth(**wrong)

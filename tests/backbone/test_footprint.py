@@ -1,0 +1,35 @@
+import torch
+from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
+
+from conftest import miniature_spec
+from knowcusbench.backbone.footprint import PROMPT_TOKENS, transformer_flops
+
+
+def test_full_size_counts_are_those_of_qwen_image():
+    """20.43 B parameters; at 1024 x 1024 and 64 tokens a forward is 69 TFLOP, as the formula of its blocks says."""
+    with torch.device("meta"):
+        transformer, vae = QwenImageTransformer2DModel(), AutoencoderKLQwenImage()
+    assert sum(parameter.numel() for parameter in transformer.parameters()) == 20_430_401_088
+    image, text, width = 4096, PROMPT_TOKENS, 3072
+    linear = 2 * (image + text) * width * width * (4 + 8) + 2 * 2 * 6 * width * width
+    attention = 4 * (image + text) ** 2 * width
+    outside = 2 * image * width * 64 * 2 + 2 * text * 3584 * width
+    expected = 60 * (linear + attention) + outside
+    counted = transformer_flops(transformer, vae, height=1024, width=1024)
+    assert abs(counted / expected - 1) < 1e-3
+    assert 68e12 < counted < 70e12
+
+
+def test_a_checkpoint_is_counted_from_its_configuration_files(miniature, backbone):
+    footprint = miniature_spec(miniature).footprint()
+    for name in ("transformer", "text_encoder"):
+        loaded = sum(parameter.numel() for parameter in getattr(backbone, name).parameters())
+        assert footprint.parameters[name] == loaded
+    assert footprint.weight_bytes == 2 * sum(footprint.parameters.values())
+
+
+def test_guidance_and_steps_multiply_the_cost(miniature):
+    two = miniature_spec(miniature, steps=2, true_cfg_scale=1.0).footprint().image_flops
+    four = miniature_spec(miniature, steps=2, true_cfg_scale=4.0).footprint().image_flops
+    ten = miniature_spec(miniature, steps=5, true_cfg_scale=4.0).footprint().image_flops
+    assert ten - four == 3 * (four - two)

@@ -1,0 +1,249 @@
+"""Segmentation: SAM in two libraries, boxes, fall-backs, and CLIP-I of what is cut out."""
+
+import re
+import shutil
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import segment_anything
+import torch
+from metrics.clip_twin import ClipTwin
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+
+from knowcusbench.errors import ConfigError, WeightsError
+from knowcusbench.metrics.base import ScoreItem
+from knowcusbench.metrics.boxes import WholeImageBoxes
+from knowcusbench.metrics.clip import ClipSpec
+from knowcusbench.metrics.clip_i import ClipI
+from knowcusbench.metrics.clip_i_seg import ClipISeg
+from knowcusbench.metrics.sam import SamSpec, SegmentAnythingSpec
+from knowcusbench.metrics.segmentation import cut_out
+
+RENAMED = (
+    (r"^vision_encoder\.", "image_encoder."),
+    (r"^image_encoder\.layers\.", "image_encoder.blocks."),
+    (r"^(image_encoder\.blocks\.\d+)\.layer_norm", r"\1.norm"),
+    (r"\.patch_embed\.projection\.", ".patch_embed.proj."),
+    (r"\.neck\.conv1\.", ".neck.0."),
+    (r"\.neck\.layer_norm1\.", ".neck.1."),
+    (r"\.neck\.conv2\.", ".neck.2."),
+    (r"\.neck\.layer_norm2\.", ".neck.3."),
+    (
+        r"^prompt_encoder\.shared_embedding\.positional_embedding",
+        "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix",
+    ),
+    (r"^prompt_encoder\.mask_embed\.conv1\.", "prompt_encoder.mask_downscaling.0."),
+    (r"^prompt_encoder\.mask_embed\.layer_norm1\.", "prompt_encoder.mask_downscaling.1."),
+    (r"^prompt_encoder\.mask_embed\.conv2\.", "prompt_encoder.mask_downscaling.3."),
+    (r"^prompt_encoder\.mask_embed\.layer_norm2\.", "prompt_encoder.mask_downscaling.4."),
+    (r"^prompt_encoder\.mask_embed\.conv3\.", "prompt_encoder.mask_downscaling.6."),
+    (r"^prompt_encoder\.point_embed\.", "prompt_encoder.point_embeddings."),
+    (r"^mask_decoder\.upscale_conv1\.", "mask_decoder.output_upscaling.0."),
+    (r"^mask_decoder\.upscale_layer_norm\.", "mask_decoder.output_upscaling.1."),
+    (r"^mask_decoder\.upscale_conv2\.", "mask_decoder.output_upscaling.3."),
+    (r"^mask_decoder\.transformer\.layer_norm_final_attn\.", "mask_decoder.transformer.norm_final_attn."),
+    (r"^(mask_decoder\.transformer\.layers\.\d)\.layer_norm", r"\1.norm"),
+    (r"^(mask_decoder\.transformer\.layers\.\d\.mlp)\.fc", r"\1.lin"),
+    (r"^(mask_decoder\..*_(?:mlps\.\d|head))\.layers\.0\.", r"\1.layers.1."),
+    (r"^(mask_decoder\..*_(?:mlps\.\d|head))\.proj_in\.", r"\1.layers.0."),
+    (r"^(mask_decoder\..*_(?:mlps\.\d|head))\.proj_out\.", r"\1.layers.2."),
+)
+"""From transformers' names of SAM's weights to the authors'."""
+
+
+def authors_sam(checkpoint: str | None = None) -> Sam:
+    """The miniature SAM's architecture in the authors' package, as an entry of its model registry."""
+    encoder = ImageEncoderViT(
+        img_size=64, patch_size=4, embed_dim=64, depth=4, num_heads=4, out_chans=32, use_rel_pos=True,
+        window_size=8, global_attn_indexes=(1, 3), norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
+    )  # fmt: skip
+    prompts = PromptEncoder(
+        embed_dim=32, image_embedding_size=(16, 16), input_image_size=(64, 64), mask_in_chans=4
+    )
+    decoder = MaskDecoder(
+        transformer=TwoWayTransformer(depth=2, embedding_dim=32, mlp_dim=128, num_heads=4),
+        transformer_dim=32,
+        iou_head_hidden_dim=32,
+    )
+    return Sam(encoder, prompts, decoder)
+
+
+@pytest.fixture(scope="session")
+def scattered(encoders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SAM directory in which every weight is random and matters, those initialised with zeros too."""
+    directory = tmp_path_factory.mktemp("sam") / "scattered"
+    shutil.copytree(encoders / "sam", directory)
+    generator = torch.Generator().manual_seed(1)
+    weights = load_file(directory / "model.safetensors")
+    moved = {
+        name: tensor + 0.1 * torch.randn(tensor.shape, generator=generator)
+        for name, tensor in weights.items()
+    }
+    save_file(moved, directory / "model.safetensors", metadata={"format": "pt"})
+    return directory
+
+
+@pytest.fixture(scope="session")
+def published(scattered: Path) -> Path:
+    """The same weights as the authors publish them: a pickled state dict."""
+    weights = {}
+    for name, tensor in load_file(scattered / "model.safetensors").items():
+        for pattern, replacement in RENAMED:
+            name = re.sub(pattern, replacement, name)
+        weights[name] = tensor
+    matrix = "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"
+    weights.setdefault(matrix, weights.pop("shared_image_embedding.positional_embedding", None))
+    path = scattered.parent / "sam.pth"
+    torch.save(weights, path)
+    return path
+
+
+def overlap(one: np.ndarray, other: np.ndarray) -> float:
+    return float((one & other).sum() / (one | other).sum())
+
+
+def test_transformers_and_the_authors_package_give_the_same_masks(
+    scattered: Path, published: Path, dogs: list[Path], ducks: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(segment_anything.sam_model_registry, "miniature", authors_sam)
+    ours = SamSpec(source=str(scattered), boxes=WholeImageBoxes(), device="cpu").predictor()
+    theirs = SegmentAnythingSpec(
+        architecture="miniature", checkpoint=str(published), boxes=WholeImageBoxes(), device="cpu"
+    ).predictor()
+    images = [Image.open(path) for path in [*dogs[:3], *ducks[:3]]]
+    boxes = [
+        (0.2 * image.width, 0.1 * image.height, 0.9 * image.width, 0.7 * image.height) for image in images
+    ]
+    # At SAM's own size nothing is resized, and the two must agree to the pixel.
+    small = [image.resize((64, 48)) for image in images]
+    small_boxes = [(12.0, 5.0, 58.0, 33.0)] * 6
+
+    for one, other in zip(ours.predict(small, small_boxes), theirs.predict(small, small_boxes), strict=True):
+        np.testing.assert_array_equal(one, other)
+        assert 0 < one.mean() < 1
+    for image, one, other in zip(
+        images, ours.predict(images, boxes), theirs.predict(images, boxes), strict=True
+    ):
+        assert one.shape == other.shape == (image.height, image.width)
+        assert overlap(one, other) > 0.95  # the two libraries resize with different filters
+
+
+def test_a_box_outside_the_subject_changes_the_mask(scattered: Path, dogs: list[Path]) -> None:
+    predictor = SamSpec(source=str(scattered), boxes=WholeImageBoxes(), device="cpu").predictor()
+    image = Image.open(dogs[0])
+    width, height = image.size
+
+    left, right = predictor.predict(
+        [image] * 2, [(0, 0, width / 3, height), (width / 2, 0, width, height / 2)]
+    )
+
+    assert overlap(left, right) < 0.999
+
+
+def test_an_unknown_architecture_is_named_with_the_nearest(published: Path) -> None:
+    spec = SegmentAnythingSpec(architecture="vit_hh", checkpoint=str(published), boxes=WholeImageBoxes())
+    with pytest.raises(ConfigError, match="'vit_hh'.*did you mean 'vit_h'"):
+        spec.load()
+
+
+def test_a_pickle_that_runs_code_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Malicious:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return Path.touch, (tmp_path / "ran",)
+
+    monkeypatch.setitem(segment_anything.sam_model_registry, "miniature", authors_sam)
+    torch.save({"weight": Malicious()}, tmp_path / "sam.pth")
+    spec = SegmentAnythingSpec(
+        architecture="miniature", checkpoint=str(tmp_path / "sam.pth"), boxes=WholeImageBoxes(), device="cpu"
+    )
+
+    with pytest.raises(WeightsError, match=r"sam\.pth"):
+        spec.load()
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_missing_checkpoint_file_is_named() -> None:
+    spec = SegmentAnythingSpec(architecture="vit_b", checkpoint="/nowhere/sam.pth", boxes=WholeImageBoxes())
+    with pytest.raises(WeightsError, match=r"/nowhere/sam\.pth"):
+        spec.load()
+
+
+def test_cut_out_paints_the_background_and_crops_to_the_mask() -> None:
+    image = Image.fromarray(np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3))
+    mask = np.zeros((4, 5), dtype=np.bool_)
+    mask[1, 2] = mask[2, 3] = True
+
+    whole = np.asarray(cut_out(image, mask, (255, 0, 7), crop=False))
+    cropped = np.asarray(cut_out(image, mask, (255, 0, 7), crop=True))
+
+    assert whole.shape == (4, 5, 3)
+    assert whole[1, 2].tolist() == [21, 22, 23]
+    assert whole[2, 3].tolist() == [39, 40, 41]
+    assert (whole[~mask] == [255, 0, 7]).all()
+    np.testing.assert_array_equal(cropped, whole[1:3, 2:4])
+
+
+def test_clip_i_seg_is_clip_i_of_the_images_that_are_cut_out(
+    clip: ClipSpec, scattered: Path, twin: ClipTwin, dogs: list[Path], ducks: list[Path]
+) -> None:
+    segmenter = SamSpec(source=str(scattered), boxes=WholeImageBoxes(), device="cpu")
+    item = ScoreItem("s", ducks[0], tuple(dogs[:3]), "", "dog")
+
+    (score,) = ClipISeg(encoder=clip, segmenter=segmenter, background=(0, 255, 0)).score([item])
+
+    painted = []
+    for path in (ducks[0], *dogs[:3]):
+        pixels = np.array(Image.open(path))
+        (segmentation,) = segmenter.load().segment([Image.open(path)], "dog")
+        pixels[~segmentation.mask] = (0, 255, 0)
+        painted.append(Image.fromarray(pixels))
+        assert segmentation.note == ""
+    features = twin.images(painted)
+    assert score.value == pytest.approx(float((features[1:] @ features[0]).mean()), abs=1e-5)
+    assert score.value != pytest.approx(ClipI(encoder=clip).score([item])[0].value, abs=1e-4)
+    assert score.note == ""
+
+
+def test_cropping_and_the_background_change_the_score(
+    clip: ClipSpec, scattered: Path, dogs: list[Path]
+) -> None:
+    segmenter = SamSpec(source=str(scattered), boxes=WholeImageBoxes(), device="cpu")
+    item = ScoreItem("s", dogs[0], tuple(dogs[1:3]), "", "dog")
+    metric = ClipISeg(encoder=clip, segmenter=segmenter)
+
+    white, black, cropped = (
+        one.score([item])[0].value
+        for one in (metric, replace(metric, background=(0, 0, 0)), replace(metric, crop=True))
+    )
+
+    assert abs(white - black) > 1e-4
+    assert abs(white - cropped) > 1e-6
+
+
+def test_an_empty_mask_falls_back_to_the_whole_image_and_says_so(
+    clip: ClipSpec, encoders: Path, dogs: list[Path], tmp_path: Path
+) -> None:
+    shutil.copytree(encoders / "sam", tmp_path / "sam")
+    weights = load_file(tmp_path / "sam" / "model.safetensors")
+    for name, tensor in weights.items():
+        # All mask logits become zero, and a pixel belongs to the mask where its logit is above zero.
+        if "output_hypernetworks_mlps" in name and "proj_out" in name:
+            tensor.zero_()
+    save_file(weights, tmp_path / "sam" / "model.safetensors", metadata={"format": "pt"})
+    segmenter = SamSpec(source=str(tmp_path / "sam"), boxes=WholeImageBoxes(), device="cpu")
+    item = ScoreItem("s", dogs[0], tuple(dogs[1:4]), "", "dog")
+
+    (score,) = ClipISeg(encoder=clip, segmenter=segmenter).score([item])
+
+    assert score.note == "whole image: the mask is empty; 3 of 3 references whole"
+    assert score.value == pytest.approx(ClipI(encoder=clip).score([item])[0].value, abs=1e-5)
+
+
+def test_a_background_that_is_no_colour_is_refused(clip: ClipSpec, segmenter: SamSpec) -> None:
+    with pytest.raises(ConfigError, match=r"clip_i_seg\.background.*256"):
+        ClipISeg(encoder=clip, segmenter=segmenter, background=(0, 256, 0))

@@ -1,0 +1,146 @@
+import pandas as pd
+import pytest
+
+from knowcusbench.errors import RunError
+from knowcusbench.report import PublishedTable, build_leaderboard, load_published, render_console
+from knowcusbench.report.types import RowKind
+
+FOUR = {
+    "naive_db": {"clip_i": 0.80, "clip_t": 0.29, "pickscore": 20.8},
+    "mokus": {"clip_i": 0.76, "clip_t": 0.31, "pickscore": 21.3},
+    "enc_ft": {"clip_i": 0.59, "clip_t": 0.20, "pickscore": 18.3},
+    "base": {"clip_i": 0.99, "clip_t": 0.99, "pickscore": 99.0},
+}
+
+
+def marks(board, key):
+    index = [column.key for column in board.columns].index(key)
+    return {row.label: row.cells[index].mark for row in board.rows if row.cells[index].mark}
+
+
+def test_columns_are_tasks_times_metrics_then_costs(report_input):
+    expected = pd.DataFrame(
+        {"method": "mokus", "task": ["generation", "reconstruction"], "planned": [1, 0]}, index=[0, 1]
+    )
+    one_task = build_leaderboard(report_input({"mokus": {}}, expected=expected))
+    both = build_leaderboard(report_input({"mokus": {}}, expected=expected.assign(planned=1)))
+    generation = ["generation_clip_i", "generation_clip_t", "generation_pickscore"]
+    costs = ["train_seconds", "peak_memory_mib", "adapter_mib"]
+    assert [column.key for column in one_task.columns] == [*generation, *costs]
+    assert [column.key for column in both.columns] == ["reconstruction_clip_i", *generation, *costs]
+
+
+def test_floors_stand_above_the_methods_and_ceilings_below(report_input):
+    methods = {"b,rank=8": "b", "anchor": "anchor", "leak": "leak", "a": "a", "base": "base"}
+    inputs = report_input(
+        {label: {} for label in methods}, methods=methods, published=load_published(PublishedTable.MAIN)
+    )
+    rows = build_leaderboard(inputs).rows
+    assert [row.label for row in rows] == [
+        *("base", "leak", "b,rank=8", "a", "anchor", "real images", "Naive-DB", "Enc-FT", "MoKus"),
+    ]
+    assert [row.kind.value for row in rows] == [
+        *("control", "control", "method", "method", "control", "ceiling", *["published"] * 3),
+    ]
+
+
+def test_best_and_second_are_given_among_methods_alone(report_input):
+    board = build_leaderboard(report_input(FOUR, published=load_published(PublishedTable.MAIN)))
+    assert marks(board, "generation_clip_i") == {"naive_db": "best", "mokus": "second"}
+    assert marks(board, "generation_clip_t") == {"mokus": "best", "naive_db": "second"}
+    assert marks(board, "generation_pickscore") == {"mokus": "best", "naive_db": "second"}
+
+
+def test_costs_are_better_when_lower(report_input):
+    inputs = report_input(FOUR)
+    costs = inputs.costs.assign(seconds=[27.0, 6.0, 10.0, 0.0])
+    assert marks(build_leaderboard(report_input(FOUR, costs=costs)), "train_seconds") == {
+        "mokus": "best",
+        "enc_ft": "second",
+    }
+
+
+def test_numbers_that_print_alike_share_their_mark(report_input):
+    values = {"a": 0.7641, "b": 0.7639, "c": 0.7629, "d": 0.7631, "e": 0.1}
+    board = build_leaderboard(report_input({label: {"clip_i": value} for label, value in values.items()}))
+    assert marks(board, "generation_clip_i") == {"a": "best", "b": "best", "c": "second", "d": "second"}
+
+
+def test_a_column_that_does_not_tell_methods_apart_has_no_marks(report_input):
+    assert not marks(build_leaderboard(report_input({"only": {"clip_i": 0.5}})), "generation_clip_i")
+    equal = {"a": {"clip_i": 0.5}, "b": {"clip_i": 0.5}}
+    assert not marks(build_leaderboard(report_input(equal)), "generation_clip_i")
+
+
+def test_an_incomplete_mean_is_shown_with_its_coverage_and_does_not_compete(report_input, cell_of):
+    expected = pd.DataFrame(
+        {"method": ["naive_db", "mokus", "enc_ft", "base"], "task": "generation", "planned": [2, 1, 1, 1]}
+    )
+    board = build_leaderboard(report_input(FOUR, expected=expected))
+    cell = cell_of(board, "naive_db", "generation_clip_i")
+    assert (cell.value, cell.n, cell.expected) == (0.80, 1, 2)
+    assert marks(board, "generation_clip_i") == {"mokus": "best", "enc_ft": "second"}
+    shown = render_console(board)
+    assert "0.800†" in shown
+    assert "† naive_db: 1 of 2 samples in Gen. CLIP-I, Gen. CLIP-T, Gen. PickScore." in shown
+
+
+def test_what_is_missing_altogether_is_shown_as_such(report_input, cell_of):
+    inputs = report_input({"mokus": {"clip_i": 0.5}})
+    board = build_leaderboard(report_input({"mokus": {"clip_i": 0.5}}, costs=inputs.costs[:0], concepts=35))
+    assert cell_of(board, "mokus", "generation_clip_t").value is None
+    shown = " ".join(render_console(board).split())
+    assert "† mokus: 0 of 1 samples in Gen. CLIP-T, Gen. PickScore; 0 of 35 concepts in Train (s)" in shown
+    assert "† real images (ceiling): 1 of 35 concepts in Gen. CLIP-I." in shown
+
+
+def test_the_ceiling_is_one_number_for_both_tasks_and_none_for_texts(report_input, row_of):
+    expected = pd.DataFrame({"method": "mokus", "task": ["reconstruction", "generation"], "planned": 1})
+    board = build_leaderboard(report_input({"mokus": {}}, expected=expected))
+    values = [cell.value for cell in row_of(board, "real images").cells]
+    assert values == [0.9, 0.9, None, None, None, None, None]
+
+
+def test_published_numbers_stand_in_their_columns_with_their_source(report_input, cell_of, row_of):
+    board = build_leaderboard(report_input(FOUR, published=load_published(PublishedTable.MAIN)))
+    row = row_of(board, "MoKus")
+    assert (row.kind, row.title) == (RowKind.PUBLISHED, "MoKus (published)")
+    assert cell_of(board, "MoKus", "generation_clip_t").value == 0.305
+    assert cell_of(board, "MoKus", "train_seconds").approximate
+    assert cell_of(board, "MoKus", "adapter_mib").value is None
+    assert "MoKus, arXiv 2603.12743, Table 1" in render_console(board)
+
+
+def test_scores_of_two_protocols_are_refused(report_input):
+    inputs = report_input(FOUR)
+    scores = inputs.scores.copy()
+    scores.loc[(scores["method"] == "mokus") & (scores["metric"] == "clip_t"), "protocol"] = "def"
+    with pytest.raises(RunError, match=r"^clip_t: .*abc \(base, enc_ft, naive_db\); def \(mokus\)"):
+        build_leaderboard(report_input(FOUR, scores=scores))
+
+
+def test_more_scores_than_samples_are_refused(report_input):
+    inputs = report_input({"mokus": {"clip_i": 0.5}})
+    twice = pd.concat([inputs.scores, inputs.scores])
+    with pytest.raises(
+        RunError, match="mokus: 2 scores of clip_i for 1 planned samples of the generation task"
+    ):
+        build_leaderboard(report_input({"mokus": {"clip_i": 0.5}}, scores=twice))
+
+
+def test_notes_on_scores_are_counted(report_input):
+    inputs = report_input(FOUR)
+    notes = {("mokus", "clip_t"): "cut to 77 tokens", ("base", "clip_t"): "cut to 77 tokens"}
+    notes[("enc_ft", "clip_t")] = "another"
+    pairs = zip(inputs.scores["method"], inputs.scores["metric"], strict=True)
+    scores = inputs.scores.assign(note=[notes.get(pair, "") for pair in pairs])
+    board = build_leaderboard(report_input(FOUR, scores=scores))
+    assert board.remarks == (
+        "CLIP-T: scores with a note: base 1, enc_ft 1, mokus 1; most often “cut to 77 tokens”.",
+    )
+
+
+def test_scores_of_metrics_that_are_not_shown_are_left_out(report_input):
+    board = build_leaderboard(report_input({"mokus": {"clip_i": 0.5, "dino": 0.7}}))
+    assert "dino" not in {column.metric for column in board.columns}
+    assert set(board.protocols) == {"clip_i"}

@@ -1,0 +1,82 @@
+import json
+
+import pandas as pd
+import pytest
+
+from knowcusbench.report import PublishedTable, build_leaderboard, load_published, write_report
+
+VALUES = {
+    "mokus|eta=1_0": {"clip_i": 1 / 3, "clip_t": 0.1 + 0.2, "pickscore": 21.3},
+    '<b>a, "quoted" *label*</b>': {"clip_i": 0.5, "clip_t": -0.0001},
+    "base": {"clip_i": 0.25, "clip_t": 0.5, "pickscore": 19.0},
+}
+
+
+@pytest.fixture
+def board(report_input):
+    return build_leaderboard(report_input(VALUES, published=load_published(PublishedTable.MAIN)))
+
+
+def test_csv_and_json_give_back_every_value_to_the_last_bit(board, tmp_path):
+    write_report(tmp_path, board)
+    table = pd.read_csv(tmp_path / "leaderboard.csv", float_precision="round_trip")
+    document = json.loads((tmp_path / "leaderboard.json").read_text())
+    assert list(table["label"]) == [row.label for row in board.rows]
+    assert list(table["kind"]) == [row.kind.value for row in board.rows]
+    for row, line, entry in zip(board.rows, table.to_dict("records"), document["rows"], strict=True):
+        for column, cell in zip(board.columns, row.cells, strict=True):
+            assert entry["cells"][column.key]["value"] == cell.value
+            assert line[column.key] == cell.value or (cell.value is None and pd.isna(line[column.key]))
+
+
+def test_csv_and_json_say_what_is_incomplete_or_approximate(board, tmp_path):
+    write_report(tmp_path, board)
+    table = pd.read_csv(tmp_path / "leaderboard.csv", keep_default_na=False).set_index("label")
+    document = json.loads((tmp_path / "leaderboard.json").read_text())
+    cells = {row["label"]: row["cells"] for row in document["rows"]}
+    label = '<b>a, "quoted" *label*</b>'
+    assert table.loc[label, "incomplete"] == "generation_pickscore=0/1"
+    assert (
+        cells[label]["generation_pickscore"] | {"n": 0, "expected": 1, "value": None}
+        == (cells[label]["generation_pickscore"])
+    )
+    assert table.loc["MoKus", "approximate"] == "train_seconds"
+    assert cells["MoKus"]["train_seconds"]["approximate"] is True
+
+
+def test_json_tells_marks_protocols_and_sources(board, tmp_path):
+    write_report(tmp_path, board)
+    document = json.loads((tmp_path / "leaderboard.json").read_text())
+    rows = {row["label"]: row for row in document["rows"]}
+    assert document["schema_version"] == 1
+    assert document["run"] == "night"
+    assert document["protocols"] == {"clip_i": "abc", "clip_t": "abc", "pickscore": "abc"}
+    assert rows['<b>a, "quoted" *label*</b>']["cells"]["generation_clip_i"]["mark"] == "best"
+    assert rows["base"]["cells"]["generation_clip_i"]["mark"] is None
+    assert rows["MoKus"]["source"] == "MoKus, arXiv 2603.12743, Table 1"
+
+
+def test_markdown_marks_best_and_second_and_escapes_labels(board, tmp_path):
+    write_report(tmp_path, board)
+    lines = (tmp_path / "leaderboard.md").read_text().splitlines()
+    table = [line for line in lines if line.startswith("|")]
+    assert r"| mokus\|eta=1\_0 | <u>0.333</u> | **0.300** | 21.30 | 10.0 | 1024 | 1.00 |" in table
+    assert (
+        r'| \<b\>a, "quoted" \*label\*\</b\> | **0.500** | <u>0.000</u> | –† | 10.0 | 1024 | 1.00 |' in table
+    )
+    assert "| base (control) | 0.250 | 0.500 | 19.00 | 10.0 | 1024 | 1.00 |" in table
+    assert "| MoKus (published) | 0.761 | 0.305 | 21.30 | ≈360 | – | – |" in table
+    unescaped_bars = {line.replace(r"\|", "").count("|") for line in table}
+    assert unescaped_bars == {len(board.columns) + 2}
+
+
+def test_a_report_replaces_the_one_before_and_leaves_nothing_else(board, report_input, tmp_path):
+    first = write_report(tmp_path / "report", board)
+    before = [path.read_bytes() for path in first]
+    second = write_report(tmp_path / "report", build_leaderboard(report_input({"other": {"clip_i": 0.5}})))
+    assert first == second
+    assert sorted(path.name for path in (tmp_path / "report").iterdir()) == [
+        *("leaderboard.csv", "leaderboard.json", "leaderboard.md", "leaderboard.tex"),
+    ]
+    for path, old in zip(second, before, strict=True):
+        assert path.read_bytes() != old

@@ -1,0 +1,57 @@
+"""The miniature encoders' checkpoints."""
+
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+from transformers import CLIPProcessor
+
+from knowcusbench.toybox.encoders import build_clip, build_pickscore, build_sam
+
+BUILDERS = {"clip": build_clip, "pickscore": build_pickscore, "sam": build_sam}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two builds of everything, from different states of the global generator."""
+    roots = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
+    for root in roots:
+        torch.rand(7)
+        for name, build in BUILDERS.items():
+            build(root / name)
+    return roots
+
+
+def files(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def test_every_build_gives_the_same_bytes_and_few_of_them(built: tuple[Path, Path]) -> None:
+    one, other = (files(root) for root in built)
+    assert one == other
+    assert sum(map(len, one.values())) < 10e6
+
+
+def test_building_leaves_the_global_random_state_alone(tmp_path: Path) -> None:
+    before = torch.get_rng_state()
+    for name, build in BUILDERS.items():
+        build(tmp_path / name)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_pickscores_tokenizer_spells_every_text_and_agrees_with_clips_where_it_has_the_merges(
+    built: tuple[Path, Path],
+) -> None:
+    ours = CLIPProcessor.from_pretrained(built[0] / "pickscore").tokenizer
+    clips = open_clip.SimpleTokenizer()
+
+    ids = ours("a photo of a dog at the end").input_ids
+    assert ours.convert_ids_to_tokens(ids)[1:-1] == [
+        clips.decoder[index] for index in clips.encode("a photo of a dog at the end")
+    ]
+    odd = "Zürich — naïve 犬 🐕"
+    assert ours.unk_token_id not in ours(odd).input_ids[1:-1]
+    assert ours.decode(ours(odd).input_ids, skip_special_tokens=True).replace(" ", "") == odd.lower().replace(
+        " ", ""
+    )
