@@ -93,7 +93,7 @@ def check_backbone_left_alone(
     adaptation = method.adapt(concept, backbone, cache)
     _require(
         _global_random_state() == random_before,
-        "adapt() moved a global random generator (random, numpy.random or torch); use a generator of your own",
+        "adapt() moved a global random generator (random, numpy.random or torch); use one of your own",
     )
     _require(
         isinstance(adaptation, Adaptation), f"adapt() must return an Adaptation, it returned {adaptation!r}"
@@ -119,7 +119,7 @@ def check_adapters(adaptation: Adaptation, backbone: Backbone, prompt: str) -> N
         for name, tensor in adapter.weights.items():
             _require(
                 tensor.dtype == torch.float32 and tensor.device.type == "cpu",
-                f"adapter weights must be fp32 tensors on the CPU; {part} {name} is {tensor.dtype} on {tensor.device}",
+                f"adapters must be fp32 CPU tensors; {part} {name} is {tensor.dtype} on {tensor.device}",
             )
             _require(bool(tensor.isfinite().all()), f"{part} {name} has values that are not finite")
     try:
@@ -162,8 +162,8 @@ def check_round_trip(adaptation: Adaptation, backbone: Backbone, prompt: str, di
             images.append(_draw(backbone, prompt))
     _require(
         images[0] == images[1],
-        "the adaptation draws another image after it was saved and loaded; config may only hold r, lora_alpha, "
-        "target_modules, rank_pattern and alpha_pattern",
+        "the adaptation draws another image after it was saved and loaded; its config may only hold r, "
+        "lora_alpha, target_modules, rank_pattern and alpha_pattern",
     )
 
 
@@ -175,11 +175,12 @@ def check_determinism(
     used: AdapterCache,
     fresh: AdapterCache,
 ) -> None:
-    """The same inputs give the same bytes, whatever the global generators say and whether the cache was empty."""
+    """The same inputs give the same bytes, whatever the global generators say and the cache holds."""
     with _other_global_random_state():
         again = method.adapt(concept, backbone, fresh)
     _require(
-        _bytes(again) == _bytes(adaptation), "adapt() is not deterministic: a second call gave other weights"
+        _bytes(again) == _bytes(adaptation) and _configs(again) == _configs(adaptation),
+        "adapt() is not deterministic: a second call gave another adaptation",
     )
     cached = method.adapt(concept, backbone, used)
     _require(_bytes(cached) == _bytes(adaptation), "adapt() gives other weights when its cache has entries")
@@ -215,7 +216,7 @@ def check_errors(method: Method, backbone: Backbone, concept: Concept, cache: Ad
         except UserError as error:
             _require(
                 concept.name in str(error),
-                f"the error for a concept {description} must name the concept {concept.name!r}; it says: {error}",
+                f"the error for a concept {description} must name it, {concept.name!r}; it says: {error}",
             )
         except Exception as error:
             raise AssertionError(
@@ -236,6 +237,10 @@ def _bytes(adaptation: Adaptation) -> dict[str, bytes]:
         for part, adapter in _adapters(adaptation).items()
         for name, tensor in adapter.weights.items()
     }
+
+
+def _configs(adaptation: Adaptation) -> dict[str, dict[str, Any]]:
+    return {part: dict(adapter.config) for part, adapter in _adapters(adaptation).items()}
 
 
 def _draw(backbone: Backbone, prompt: str) -> bytes:
@@ -263,14 +268,13 @@ def _state(backbone: Backbone) -> list[tuple[str, bool, bool]]:
 
 
 def _global_random_state() -> tuple[Any, ...]:
-    cuda = [state.numpy().tobytes() for state in torch.cuda.get_rng_state_all()]
     _, keys, *rest = np.random.get_state()
+    generators = [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
     return (
         random.getstate(),
         np.asarray(keys).tobytes(),
         tuple(rest),
-        torch.get_rng_state().numpy().tobytes(),
-        cuda,
+        *(state.numpy().tobytes() for state in generators),
     )
 
 

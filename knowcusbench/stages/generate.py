@@ -22,6 +22,9 @@ from knowcusbench.store import RunStore, writing
 PNG_COMPRESSION = 6
 """Fixed, so that an image drawn again has the same bytes."""
 
+CELL = ["concept", "task", "knowledge", "prompt"]
+"""Samples that share these differ in the seed only; they make one batch."""
+
 ENCODED_AHEAD = 512
 """Prompts encoded before the transformer runs: large enough to keep the encoder busy, small enough for
 memory (about 0.5 MB of embeddings a prompt at full size)."""
@@ -29,11 +32,16 @@ memory (about 0.5 MB of embeddings a prompt at full size)."""
 
 @dataclass(frozen=True)
 class GenerateJob:
-    """Samples that share one adaptation. `concept` has all its knowledge items."""
+    """Samples that share one adaptation. `concept` has all its knowledge items.
+
+    `samples` has every cell (the seeds of one prompt) whole, `missing` are the ids to be written: a cell is always
+    drawn in the same batch, since on a GPU the batch size can change an image's last bits.
+    """
 
     concept: Concept
     item: int | None
     samples: tuple[Sample, ...]
+    missing: frozenset[str]
 
 
 def generate(run: Run) -> None:
@@ -41,31 +49,26 @@ def generate(run: Run) -> None:
     jobs = generate_jobs(run)
     if not jobs:
         return
-    total = sum(len(job.samples) for job in jobs)
+    total = sum(len(job.missing) for job in jobs)
     worker = partial(GenerateWorker, run.backbone, run.method, run.store, run.label)
     with writing(run.store.root), tqdm(total=total, desc="generate", unit="image", disable=None) as progress:
-        for drawn in run.engine.run(worker, jobs):
-            progress.update(drawn)
+        for written in run.engine.run(worker, jobs):
+            progress.update(written)
 
 
 def generate_jobs(run: Run) -> list[GenerateJob]:
     """One job for each adaptation that has missing images, in the order of the plan."""
-    present = existing_images(run)
-    missing = run.plan[~run.plan["id"].isin(present)]
+    missing = ~run.plan["id"].isin(existing_images(run))
+    cells = run.plan.groupby(CELL, sort=False, observed=True).ngroup()
+    todo, ids = run.plan[cells.isin(cells[missing].unique())], frozenset(run.plan["id"][missing])
+    keys = ["concept", "knowledge"] if run.method.per_knowledge else ["concept"]
     jobs = []
-    for name, rows in missing.groupby("concept", sort=False, observed=True):
-        concept = run.concept(str(name))
-        wanted = samples(rows)
-        if run.method.per_knowledge:
-            for item, group in groupby(sorted(wanted, key=_knowledge), key=_knowledge):
-                jobs.append(GenerateJob(concept, item, tuple(group)))
-        else:
-            jobs.append(GenerateJob(concept, None, tuple(wanted)))
+    for key, rows in todo.groupby(keys, sort=False, observed=True):
+        item = int(key[1]) if run.method.per_knowledge else None
+        drawn = tuple(samples(rows))
+        own = ids & {sample.id for sample in drawn}
+        jobs.append(GenerateJob(run.concept(str(key[0])), item, drawn, own))
     return jobs
-
-
-def _knowledge(sample: Sample) -> int:
-    return sample.knowledge
 
 
 def existing_images(run: Run) -> set[str]:
@@ -93,19 +96,20 @@ class GenerateWorker:
         cells = [tuple(group) for _, group in groupby(job.samples, key=_cell)]
         with backbone.adapted(adaptation):
             for start in range(0, len(cells), ENCODED_AHEAD):
-                yield from self._draw(backbone, job.concept, cells[start : start + ENCODED_AHEAD])
+                yield from self._draw(backbone, job, cells[start : start + ENCODED_AHEAD])
 
     def _draw(
-        self, backbone: Backbone, concept: Concept, cells: Sequence[tuple[Sample, ...]]
+        self, backbone: Backbone, job: GenerateJob, cells: Sequence[tuple[Sample, ...]]
     ) -> Iterator[int]:
-        prompts = [self._prompt(concept, cell[0]) for cell in cells]
+        prompts = [self._prompt(job.concept, cell[0]) for cell in cells]
         embeds = {prompt: backbone.encode(prompt) for prompt in dict.fromkeys(prompts)}
         for cell, prompt in zip(cells, prompts, strict=True):
             images = backbone.sample(embeds[prompt], [sample.noise_seed for sample in cell])
-            for sample, image in zip(cell, images, strict=True):
-                path = self.store.image(self.label, concept.name, sample.id)
+            wanted = [pair for pair in zip(cell, images, strict=True) if pair[0].id in job.missing]
+            for sample, image in wanted:
+                path = self.store.image(self.label, sample.concept, sample.id)
                 write_atomic(path, png_bytes(image, sample, prompt, self.label))
-            yield len(cell)
+            yield len(wanted)
 
     def _prompt(self, concept: Concept, sample: Sample) -> str:
         subject = self.method.subject(concept, concept.knowledge[sample.knowledge])
@@ -113,8 +117,7 @@ class GenerateWorker:
 
 
 def _cell(sample: Sample) -> tuple[int, str, str]:
-    """Samples that differ in the seed only are drawn together."""
-    return sample.knowledge, sample.task, sample.prompt
+    return sample.knowledge, sample.task.value, sample.prompt
 
 
 def png_bytes(image: Image.Image, sample: Sample, prompt: str, label: str) -> bytes:

@@ -42,7 +42,7 @@ def cube(tmp_path: Path) -> Concept:
 
 @torch.no_grad()
 def fixed_loss(backbone: QwenImage, concept: Concept, prompt: str) -> float:
-    """The objective in fp64 at many fixed noises and levels: an estimate that does not depend on the trainer's."""
+    """The objective in fp64 at many fixed noises and levels, on a path of its own."""
     posterior = backbone.encode_images([read_image(path) for path in concept.images])
     generator = torch.Generator().manual_seed(99)
     embeds = backbone.encode(prompt)
@@ -89,7 +89,7 @@ def test_the_adapter_is_a_lora_of_the_attention_projections(
 def test_small_steps_are_not_lost_on_a_bf16_backbone(
     backbone: QwenImage, cube: Concept, cache: AdapterCache
 ) -> None:
-    """lora_A starts at up to 0.09, where neighbouring bf16 numbers are 5e-4 apart: steps of 1e-5 would vanish."""
+    """lora_A starts at up to 0.09, where bf16 numbers are 5e-4 apart: steps of 1e-5 would vanish."""
     with trainable(backbone.transformer, backbone.lora_targets, 2, 2, seed=42):
         start = extract(backbone.transformer)
     learned = dreambooth(learning_rate=1e-5, steps=4).fit(cube, backbone, "sks cube", cache)

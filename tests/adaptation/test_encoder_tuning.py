@@ -45,7 +45,7 @@ def test_the_answers_become_likelier(backbone_fp32: QwenImage) -> None:
 
 def test_the_first_step_is_adamws(backbone_fp32: QwenImage) -> None:
     """Adam's first step moves an entry of lora_B, which starts at zero, by the learning rate (less where the
-    gradient is as small as Adam's epsilon); lora_A, whose gradient is zero as long as lora_B is, only decays."""
+    gradient is as small as Adam's epsilon); lora_A, without a gradient as long as lora_B is zero, decays."""
     tuned = tuning(steps=1, weight_decay=0.5).fit(FACTS, backbone_fp32)
     assert tuned.text_encoder is not None
     for name, tensor in tuned.text_encoder.weights.items():

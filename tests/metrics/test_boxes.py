@@ -49,7 +49,7 @@ def grounding_dino(tmp_path_factory: pytest.TempPathFactory) -> Path:
         },
         d_model=32,
         encoder_layers=1,
-        decoder_layers=1,
+        decoder_layers=2,
         encoder_attention_heads=2,
         decoder_attention_heads=2,
         encoder_ffn_dim=64,
@@ -63,7 +63,7 @@ def grounding_dino(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for parameter in model.parameters():  # away from the constant boxes of the initialisation
             parameter.data += 0.05 * torch.randn(parameter.shape)
     model.save_pretrained(directory)
-    images = GroundingDinoImageProcessor(size={"shortest_edge": 64, "longest_edge": 96})
+    images = GroundingDinoImageProcessor(size={"shortest_edge": 128, "longest_edge": 192})
     GroundingDinoProcessor(image_processor=images, tokenizer=tokenizer).save_pretrained(directory)
     return directory
 

@@ -1,4 +1,5 @@
-"""Finding and loading checkpoints: directories, the hub's cache, and everything that can be wrong with them."""
+"""Finding and loading checkpoints: directories, the hub's cache, and everything that can be wrong with
+them."""
 
 import json
 import shutil
