@@ -21,3 +21,6 @@ class Anchor(Method):
 
     def subject(self, concept: Concept, item: KnowledgeItem) -> str:
         return concept.anchor
+
+    def training_passes(self, concept: Concept) -> int:
+        return self.dreambooth.training_passes

@@ -23,3 +23,6 @@ class EncFT(Method):
         facts = facts_of(concept)
         visual = self.dreambooth.fit(concept, backbone, concept.anchor, cache)
         return visual.joined(self.encoder_tuning.fit(facts, backbone))
+
+    def training_passes(self, concept: Concept) -> int:
+        return self.dreambooth.training_passes

@@ -28,3 +28,6 @@ class NaiveDB(Method):
         # The release's checkpoint is for the anchor, not for a phrase.
         trained = replace(self.dreambooth, use_released=False)
         return trained.fit(concept, backbone, concept.knowledge[0].phrase, cache)
+
+    def training_passes(self, concept: Concept) -> int:
+        return self.dreambooth.training_passes

@@ -25,6 +25,7 @@ from knowcusbench.errors import ConfigError, exit_on_user_error
 from knowcusbench.provenance import provenance
 from knowcusbench.stages.adapt import adapt
 from knowcusbench.stages.generate import generate
+from knowcusbench.stages.estimate import plan_summary
 from knowcusbench.stages.prepare import Run, prepare, read_config
 from knowcusbench.stages.report import report
 from knowcusbench.stages.score import score
@@ -92,7 +93,7 @@ def run_stages(verb: str, config: Config, resolved: dict[str, Any]) -> None:
     """Run a verb's stages for one method."""
     run = prepare(config, resolved)
     if verb == "plan":
-        print(plan_summary(run))
+        print(plan_summary(run, config.assumed_tflops))
         return
     stages = [stage for stage in STAGES if verb in ("bench", stage.__name__)]
     seconds = {}
@@ -100,9 +101,10 @@ def run_stages(verb: str, config: Config, resolved: dict[str, Any]) -> None:
         started = time.perf_counter()
         stage(run)
         seconds[stage.__name__] = round(time.perf_counter() - started, 3)
+    weights = {name: dict(metric.weights()) for name, metric in run.metrics.items()} if score in stages else {}
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
     with writing(run.store.root):
-        write_json(run.store.provenance(stamp, run.label), provenance() | {"verb": verb, "seconds": seconds})
+        write_json(run.store.provenance(stamp, run.label), provenance() | {"verb": verb, "seconds": seconds, "metric_weights": weights})
 
 
 def explain(error: Exception) -> str:

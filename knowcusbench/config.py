@@ -84,7 +84,14 @@ class GridConfig:
 
 @dataclass
 class Config:
-    """The whole configuration of a command."""
+    """The whole configuration of a command.
+
+    Attributes:
+        device: where the backbone and the metric encoders compute; "auto" takes a GPU if there is one.
+        cache_dir: trained stage-1 adapters and the embedded world's files, shared by all runs.
+        assumed_tflops: the rate that `plan` turns operations into hours with; an H200 multiplies bf16 matrices at
+            about 790 TFLOP/s.
+    """
 
     run: RunConfig = field(default_factory=RunConfig)
     benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)
@@ -98,6 +105,7 @@ class Config:
     engine: Any = MISSING
     device: str = "auto"
     cache_dir: str = "~/.cache/knowcusbench"
+    assumed_tflops: float = 790.0
 
 
 def register() -> None:

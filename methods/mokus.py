@@ -26,3 +26,6 @@ class MoKus(Method):
         facts = facts_of(concept)
         visual = self.dreambooth.fit(concept, backbone, concept.anchor, cache)
         return visual.joined(self.editor.edit(facts, backbone))
+
+    def training_passes(self, concept: Concept) -> int:
+        return self.dreambooth.training_passes

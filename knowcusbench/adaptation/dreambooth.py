@@ -65,6 +65,11 @@ class DreamBooth:
                 f"prior_images={self.prior_images}"
             )
 
+    @property
+    def training_passes(self) -> int:
+        """Forward and backward passes of the transformer at batch 1."""
+        return 0 if self.use_released else self.steps * self.batch_size * (2 if self.prior_images else 1)
+
     def fit(self, concept: Concept, backbone: Backbone, instance_prompt: str, cache: AdapterCache) -> Adaptation:
         """Teach the transformer that `instance_prompt` shows the concept (its prompt is all there is: no template).
 

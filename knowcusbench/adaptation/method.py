@@ -37,3 +37,8 @@ class Method(ABC):
         """The words that name the concept in a prompt: the knowledge phrase, unless a control says
         otherwise."""
         return item.phrase
+
+    def training_passes(self, concept: Concept) -> int:
+        """Forward and backward passes of the transformer, at batch 1, that `adapt` takes for this concept: what the plan
+        estimates its cost from."""
+        return 0

@@ -52,6 +52,7 @@ class Footprint:
         image_flops: floating-point operations of one image: every step with guidance, and decoding.
         training_step_flops: the same of one LoRA training step at batch 1 (forward and backward).
         prompt_embeds_bytes: bytes of the embeddings of a prompt of 64 tokens.
+        image_size: height and width of an image, in pixels.
     """
 
     parameters: Mapping[str, int]
@@ -59,6 +60,7 @@ class Footprint:
     image_flops: float
     training_step_flops: float
     prompt_embeds_bytes: int
+    image_size: tuple[int, int]
 
 
 class Backbone(ABC):

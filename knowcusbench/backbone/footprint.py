@@ -42,6 +42,7 @@ def qwen_image_footprint(
         image_flops=forwards * forward_flops + decode_flops(vae, height=height, width=width),
         training_step_flops=TRAINING_FORWARDS * forward_flops,
         prompt_embeds_bytes=PROMPT_TOKENS * transformer.config.joint_attention_dim * itemsize,
+        image_size=(height, width),
     )
 
 

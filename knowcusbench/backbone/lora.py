@@ -56,7 +56,7 @@ def trainable(
 
 def extract(model: nn.Module) -> Adapter:
     """The adapter that is on `model`, as fp32 CPU tensors."""
-    config: LoraConfig = model.peft_config[NAME]
+    config: LoraConfig = vars(model)["peft_config"][NAME]
     state = get_peft_model_state_dict(model, adapter_name=NAME)
     # Copied: an adapter must not change when training goes on.
     weights = {name: tensor.detach().to("cpu", torch.float32, copy=True) for name, tensor in state.items()}

@@ -244,7 +244,7 @@ class QwenImage(Backbone):
         batch, channels, height, width = noisy_latents.shape
         packed = self._pipeline._pack_latents(noisy_latents, batch, channels, height, width)
         embeds, mask = _repeat(prompt_embeds, batch)
-        predicted = self.transformer(
+        predicted: Tensor = self.transformer(
             hidden_states=packed.to(self._dtype),
             timestep=sigma.to(self.device),
             encoder_hidden_states=embeds,
@@ -254,7 +254,8 @@ class QwenImage(Backbone):
         )[0]
         scale = self._pipeline.vae_scale_factor
         unpacked: Tensor = self._pipeline._unpack_latents(predicted, height * scale, width * scale, scale)
-        return unpacked.squeeze(2).float()
+        velocity: Tensor = unpacked.squeeze(2).float()
+        return velocity
 
 
 def _repeat(prompt_embeds: PromptEmbeds, count: int) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,9 @@ from pathlib import Path
 RARE_TOKEN = "sks"
 """The token that, before the class noun, names a learned concept (`sks dog`): the paper's anchor."""
 
+UNSPECIFIED = "unspecified"
+"""The aspect of a knowledge item or prompt whose source does not say."""
+
 
 class Task(StrEnum):
     """`RECONSTRUCTION` prompts with the knowledge phrase alone, `GENERATION` with the phrase in a prompt."""
@@ -43,7 +46,7 @@ class KnowledgeItem:
         phrase: words that refer to the concept through the knowledge ("my first birthday present").
         question: the same as a question whose answer is the concept.
         answer: the wanted answer, usually the anchor `sks <class>`.
-        aspect: a `KnowledgeAspect` value, or "unspecified" where the source does not say.
+        aspect: a `KnowledgeAspect` value, `UNSPECIFIED`, or a name of the source's own.
         rephrasings: other wordings of the question, to measure generality.
     """
 
@@ -77,7 +80,7 @@ class Concept:
         knowledge: its knowledge items.
         prompts: its own generation prompts.
         visual_checkpoint: the release's stage-1 LoRA of this concept, where there is one.
-        images_digest: SHA-256 over the bytes of the reference images, in order.
+        images_digest: SHA-256 over the SHA-256 digests of the reference images, in order.
     """
 
     name: str

@@ -69,7 +69,9 @@ class GroundingDino:
         return [self._find(image, class_noun) for image in images]
 
     def _find(self, image: Image.Image, class_noun: str) -> Box | None:
-        inputs = self._processor(images=image, text=[[class_noun]], return_tensors="pt").to(self._device)
+        # The form that the model was trained on: lower case, a full stop after every phrase.
+        text = f"{class_noun.lower()}."
+        inputs = self._processor(images=image, text=text, return_tensors="pt").to(self._device)
         with torch.inference_mode():
             outputs = self._model(**inputs)
         (detected,) = self._processor.post_process_grounded_object_detection(

@@ -62,7 +62,8 @@ def protocols(scores: pd.DataFrame, metrics: Mapping[str, MetricHeading]) -> dic
                 f"{metric}: scores of different protocols can't share a column: {listed}; "
                 "score all methods with one protocol, or use another run.name="
             )
-        digests.update(dict.fromkeys([metric], str(methods.index[0])) if len(methods) else {})
+        if len(methods) == 1:
+            digests[metric] = str(methods.index[0])
     return digests
 
 

@@ -63,11 +63,11 @@ def generate_jobs(run: Run) -> list[GenerateJob]:
     todo, ids = run.plan[cells.isin(cells[missing].unique())], frozenset(run.plan["id"][missing])
     keys = ["concept", "knowledge"] if run.method.per_knowledge else ["concept"]
     jobs = []
-    for key, rows in todo.groupby(keys, sort=False, observed=True):
-        item = int(key[1]) if run.method.per_knowledge else None
+    for _, rows in todo.groupby(keys, sort=False, observed=True):
         drawn = tuple(samples(rows))
+        item = drawn[0].knowledge if run.method.per_knowledge else None
         own = ids & {sample.id for sample in drawn}
-        jobs.append(GenerateJob(run.concept(str(key[0])), item, drawn, own))
+        jobs.append(GenerateJob(run.concept(drawn[0].concept), item, drawn, own))
     return jobs
 
 

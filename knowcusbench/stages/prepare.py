@@ -1,5 +1,7 @@
 """The first stage: read the benchmark, make the plan, and open the run directory for it."""
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,13 +30,16 @@ from knowcusbench.store import RunStore, read_json, write_json, write_table, wri
 FORMAT = 1
 """Version of the run directory's layout."""
 
-INDIFFERENT_KEYS = {"device", "batch_size"}
+INDIFFERENT_KEYS = {"device", "batch_size", "gradient_checkpointing"}
 """Keys of backbone and metrics that change how fast a result is made, not the result."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One method's part of a run: what to make, with what, and where it goes."""
+    """One method's part of a run: what to make, with what, and where it goes.
+
+    `protocols` has, for every metric, a digest of all that decides how it is computed.
+    """
 
     store: RunStore
     label: str
@@ -44,6 +49,7 @@ class Run:
     backbone: BackboneSpec
     method: Method
     metrics: dict[str, Metric]
+    protocols: dict[str, str]
     engine: Engine
     cache: AdapterCache
 
@@ -81,6 +87,7 @@ def prepare(config: Config, resolved: Mapping[str, Any]) -> Run:
         backbone=build(config.backbone, "backbone"),
         method=build(config.method, "method"),
         metrics={name: build(node, f"metrics.{name}") for name, node in config.metrics.items()},
+        protocols={name: protocol_digest(node) for name, node in config.metrics.items()},
         engine=build(config.engine, "engine"),
         cache=AdapterCache(Path(config.cache_dir).expanduser() / "adapters"),
     )
@@ -110,6 +117,12 @@ def _without_indifferent(node: Any) -> Any:
             key: _without_indifferent(value) for key, value in node.items() if key not in INDIFFERENT_KEYS
         }
     return node
+
+
+def protocol_digest(node: Any) -> str:
+    """12 hex digits over a metric's configuration, its encoders and their revisions included."""
+    text = json.dumps(_without_indifferent(node), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _claim(store: RunStore, identity: dict[str, Any]) -> None:

@@ -1,10 +1,97 @@
 """The report stage: all methods of the run directory in one leaderboard."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pandas as pd
+import yaml
 
-from knowcusbench.adaptation.storage import load_cost
+from knowcusbench.adaptation.storage import load_record
+from knowcusbench.adaptation.types import Cost
+from knowcusbench.plan import counts
+from knowcusbench.report import (
+    MetricHeading,
+    PublishedTable,
+    ReportInput,
+    build_leaderboard,
+    load_published,
+    render_console,
+    write_report,
+)
 from knowcusbench.stages.prepare import Run
-from knowcusbench.store import read_table
+from knowcusbench.store import read_table, writing
+
+
+def report(run: Run) -> None:
+    """Write the tables of the run's leaderboard, and print it."""
+    board = build_leaderboard(report_input(run))
+    with writing(run.store.root):
+        write_report(run.store.report, board)
+    print(render_console(board))
+    print(f"\nwritten to {run.store.report}")
+
+
+def report_input(run: Run) -> ReportInput:
+    """The results of every method in the run directory."""
+    labels = run.store.labels()
+    planned = counts(run.plan)
+    return ReportInput(
+        run=run.store.root.name,
+        methods={label: _method_name(run, label) for label in labels},
+        metrics={name: MetricHeading(title=m.title, tasks=m.tasks) for name, m in run.metrics.items()},
+        concepts=len(run.concepts),
+        scores=_concatenated(_scores(run, labels), ["method", "task", "concept", "metric", "value", "protocol", "note"]),
+        expected=pd.DataFrame(
+            [(label, task, count) for label in labels for task, count in planned.items()],
+            columns=["method", "task", "planned"],
+        ),
+        costs=pd.DataFrame(
+            _costs(run, labels), columns=["method", "concept", "seconds", "peak_memory_bytes", "adapter_bytes"]
+        ),
+        ceilings=_concatenated(_ceilings(run), ["metric", "concept", "value"]),
+        published=load_published(PublishedTable.MAIN),
+    )
+
+
+def _method_name(run: Run, label: str) -> str:
+    """The method's own name, its file's: a label can be anything."""
+    return str(yaml.safe_load(run.store.config(label).read_text())["method"]["_target_"]).split(".")[-2]
+
+
+def _scores(run: Run, labels: list[str]) -> Iterator[pd.DataFrame]:
+    samples = run.plan.set_index("id")[["task", "concept"]]
+    for label in labels:
+        for name in run.metrics:
+            path = run.store.scores(label, name)
+            if path.exists():
+                table = read_table(path).join(samples, on="sample_id", how="inner")
+                yield table.assign(method=label, metric=name)
+
+
+def _ceilings(run: Run) -> Iterator[pd.DataFrame]:
+    for name in run.metrics:
+        path = run.store.ceilings(name)
+        if path.exists():
+            yield read_table(path).assign(metric=name)
+
+
+def _concatenated(tables: Iterator[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
+    parts = [table[columns] for table in tables]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+
+
+def _costs(run: Run, labels: list[str]) -> Iterator[tuple[str, str, float, int, int]]:
+    """Per method and concept: what its adaptations cost together, over all knowledge items where each has its own."""
+    for label in labels:
+        for concept in run.concepts:
+            whole = run.store.adaptation(label, concept.name, None)
+            items = [run.store.adaptation(label, concept.name, n) for n in range(len(concept.knowledge))]
+            records = [load_record(path) for path in (whole, *items) if (path / "adaptation.json").exists()]
+            if records:
+                costs = [Cost(**record["cost"]) for record in records]
+                yield (
+                    label,
+                    concept.name,
+                    sum(cost.total_seconds for cost in costs),
+                    max(cost.peak_memory_bytes for cost in costs),
+                    sum(record["bytes"] for record in records),
+                )

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 from tqdm import tqdm
 
-from knowcusbench.benchmark.types import Concept, Prompt, Task
+from knowcusbench.benchmark.types import Concept, Prompt
 from knowcusbench.metrics.base import Metric, ScoreItem
 from knowcusbench.metrics.ceiling import real_image_ceiling
 from knowcusbench.plan import Sample, samples
@@ -15,7 +15,8 @@ from knowcusbench.store import read_table, write_table, writing
 CHUNK = 512
 """Images scored between two writes: what a kill can cost."""
 
-COLUMNS = {"sample_id": "str", "stamp": "str", "value": "float64", "note": "str"}
+COLUMNS = {"sample_id": "str", "value": "float64", "note": "str", "protocol": "str", "stamp": "str"}
+"""`stamp` changes when the image file does; `protocol` is a digest of how the score was computed."""
 
 
 def score(run: Run) -> None:
@@ -29,42 +30,35 @@ def score(run: Run) -> None:
 def _score_metric(run: Run, name: str, metric: Metric) -> None:
     path = run.store.scores(run.label, name)
     done = read_table(path) if path.exists() else pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS)
-    stamps = {sample.id: _stamp(run, sample) for sample in _wanted(run, metric)}
-    kept = done[done["stamp"] == done["sample_id"].map(stamps)]
-    known = set(kept["sample_id"])
-    todo = [sample for sample in _wanted(run, metric) if stamps[sample.id] and sample.id not in known]
-    if len(kept) == len(done) and not todo and path.exists():
-        return
-    parts = [kept]
+    wanted = samples(run.plan[run.plan["task"].isin([task.value for task in metric.tasks])])
+    stamps = {sample.id: stamp for sample in wanted if (stamp := _stamp(run, sample))}
+    valid = done[(done["stamp"] == done["sample_id"].map(stamps)) & (done["protocol"] == run.protocols[name])]
+    todo = [sample for sample in wanted if sample.id in stamps.keys() - set(valid["sample_id"])]
+    if len(valid) < len(done) or not path.exists():
+        write_table(path, valid)
     with tqdm(total=len(todo), desc=f"score {metric.title}", unit="image", disable=None) as progress:
         for start in range(0, len(todo), CHUNK):
             chunk = todo[start : start + CHUNK]
             scores = metric.score([score_item(run, sample) for sample in chunk])
-            parts.append(
-                pd.DataFrame(
-                    {
-                        "sample_id": [sample.id for sample in chunk],
-                        "stamp": [stamps[sample.id] for sample in chunk],
-                        "value": [score.value for score in scores],
-                        "note": [score.note for score in scores],
-                    }
-                ).astype(COLUMNS)
+            rows = pd.DataFrame(
+                {
+                    "sample_id": [sample.id for sample in chunk],
+                    "value": [score.value for score in scores],
+                    "note": [score.note for score in scores],
+                    "protocol": run.protocols[name],
+                    "stamp": [stamps[sample.id] for sample in chunk],
+                }
             )
-            write_table(path, pd.concat(parts, ignore_index=True))
+            valid = pd.concat([valid, rows.astype(COLUMNS)], ignore_index=True)
+            write_table(path, valid)
             progress.update(len(chunk))
-    if not todo:
-        write_table(path, kept)
 
 
-def _wanted(run: Run, metric: Metric) -> list[Sample]:
-    return samples(run.plan[run.plan["task"].isin([task.value for task in metric.tasks])])
-
-
-def _stamp(run: Run, sample: Sample) -> str:
-    """Changes when the image file does; empty if there is none."""
+def _stamp(run: Run, sample: Sample) -> str | None:
+    """Size and time of the sample's image file; None if there is none."""
     path = run.store.image(run.label, sample.concept, sample.id)
     if not path.exists():
-        return ""
+        return None
     status = path.stat()
     return f"{status.st_size}-{status.st_mtime_ns}"
 

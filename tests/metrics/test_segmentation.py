@@ -224,6 +224,22 @@ class MiddleBoxes(BoxSpec):
 
 
 @dataclass(frozen=True, kw_only=True)
+class NounBoxes(BoxSpec):
+    """Finds tops and bottoms, each in half of the image, and nothing else."""
+
+    def load(self) -> "NounBoxes":
+        return self
+
+    def find(self, images: Sequence[Image.Image], class_noun: str) -> list[Box | None]:
+        halves: dict[str, tuple[float, float]] = {"top": (0, 0.5), "bottom": (0.5, 1)}
+        start, end = halves[class_noun]
+        return [
+            (0, start * image.height, image.width, end * image.height) if image.width > 10 else None
+            for image in images
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
 class FilledBoxes(SegmenterSpec):
     """A segmenter of somebody else's: the mask is the box."""
 
@@ -257,6 +273,29 @@ def test_another_segmenter_plugs_in_and_its_masks_may_be_cropped_to(
         shown.append(subject if crop else canvas)
     one, other = twin.images(shown)
     assert score.value == pytest.approx(float(one @ other), abs=1e-5)
+
+
+def test_images_without_a_box_do_not_shift_the_masks_of_the_others() -> None:
+    images = [Image.new("RGB", (width, 8)) for width in (4, 12, 6, 20)]
+
+    found = FilledBoxes(boxes=NounBoxes()).load().segment(images, "top")
+
+    assert [one.mask.shape for one in found] == [(8, 4), (8, 12), (8, 6), (8, 20)]
+    assert [bool(one.mask.all()) for one in found] == [True, False, True, False]
+    note = "whole image: no box found for 'top'"
+    assert [one.note for one in found] == [note, "", note, ""]
+
+
+def test_one_image_is_segmented_for_each_class_noun(
+    clip: ClipSpec, dogs: list[Path], ducks: list[Path]
+) -> None:
+    metric = ClipISeg(encoder=clip, segmenter=FilledBoxes(boxes=NounBoxes()))
+    items = [ScoreItem(noun, dogs[0], (ducks[0],), "", noun) for noun in ("top", "bottom", "top")]
+
+    top, bottom, again = (score.value for score in metric.score(items))
+
+    assert top == again
+    assert abs(top - bottom) > 1e-4
 
 
 def test_an_empty_mask_falls_back_to_the_whole_image_and_says_so(

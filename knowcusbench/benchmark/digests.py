@@ -1,0 +1,35 @@
+"""Digests of a benchmark's content: the same wherever it lies and however its JSON is written."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple
+
+from knowcusbench.benchmark.types import Concept
+
+
+def images_digest(images: Iterable[bytes]) -> str:
+    """SHA-256 over the SHA-256 digests of image files, in order (so that no boundary is ambiguous)."""
+    combined = hashlib.sha256()
+    for data in images:
+        combined.update(hashlib.sha256(data).digest())
+    return combined.hexdigest()
+
+
+def benchmark_digest(concepts: Sequence[Concept]) -> str:
+    """SHA-256 over names, class nouns, image bytes, knowledge and prompts, all in order.
+
+    Image file names count only through the order they give, and the release's visual checkpoints not at all:
+    a method that uses one answers for its digest.
+    """
+    content = [
+        (
+            concept.name,
+            concept.class_noun,
+            concept.images_digest,
+            [astuple(item) for item in concept.knowledge],
+            [astuple(prompt) for prompt in concept.prompts],
+        )
+        for concept in concepts
+    ]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()

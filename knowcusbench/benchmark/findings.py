@@ -1,0 +1,30 @@
+"""What a reader of a benchmark finds on its way: faults, which make it unusable, and notes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Collects one line per finding, so that one pass reports everything.
+
+    Attributes:
+        faults: what has to be mended before the benchmark can be used.
+        notes: what was assumed, derived, converted or ignored.
+    """
+
+    faults: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def fault(self, where: str, what: str) -> None:
+        """Record a fault; `where` is a path relative to the benchmark, and a place in it."""
+        self.faults.append(f"{where}: {what}")
+
+    def note(self, where: str, what: str) -> None:
+        """Record a note."""
+        self.notes.append(f"{where}: {what}")
+
+
+def numbered(indices: Sequence[int]) -> str:
+    """Positions in a list as a reader counts them: `[0, 2]` becomes "1, 3"."""
+    return ", ".join(str(index + 1) for index in indices)

@@ -1,0 +1,123 @@
+"""Safe reading of a benchmark directory: nothing outside it is ever opened."""
+
+import json
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from knowcusbench.benchmark.findings import Findings
+
+
+class ReleaseTree:
+    """The files of a benchmark directory.
+
+    A symbolic link is followed only where it ends inside the directory, or inside the blob folders of the
+    Hugging Face cache that the directory is a snapshot of. Names that begin with a dot are passed over.
+    """
+
+    def __init__(self, root: Path, findings: Findings) -> None:
+        self.root = root
+        self.findings = findings
+        resolved = Path(os.path.realpath(root))
+        self._allowed = (resolved, *_hub_blob_folders(resolved))
+
+    def where(self, path: Path) -> str:
+        """A path as messages show it: relative to the root."""
+        return path.relative_to(self.root).as_posix()
+
+    def entries(self, folder: Path) -> list[Path]:
+        """The visible files and folders of a folder, in name order; none if there is no such folder.
+
+        A link out of the directory and anything that is neither file nor folder is a fault and left out.
+        """
+        if not self._is_inside(folder) or not folder.is_dir():
+            return []
+        try:
+            names = sorted(os.listdir(folder))
+        except OSError as error:
+            self.findings.fault(self.where(folder), f"can't be listed: {error.strerror}")
+            return []
+        return [path for name in names if not name.startswith(".") and self._is_usable(path := folder / name)]
+
+    def folders(self, folder: Path) -> dict[str, Path]:
+        """The visible folders in a folder, by name."""
+        return {path.name: path for path in self.entries(folder) if path.is_dir()}
+
+    def files_below(self, folder: Path) -> list[Path]:
+        """All visible files of a folder and its sub-folders."""
+        files: list[Path] = []
+        for path in self.entries(folder):
+            files += self.files_below(path) if path.is_dir() else [path]
+        return files
+
+    def read_bytes(self, path: Path) -> bytes | None:
+        """The content of a file, or None and a fault if it can't be had."""
+        if not self._is_inside(path):
+            return None
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            self.findings.fault(self.where(path), "missing file")
+        except OSError as error:
+            self.findings.fault(self.where(path), f"can't be read: {error.strerror}")
+        return None
+
+    def read_json(self, path: Path) -> Any:
+        """The value in a UTF-8 JSON file, or None and a fault if it can't be had.
+
+        An object that names a key twice is a fault: which of the two is meant can't be known.
+        """
+        data = self.read_bytes(path)
+        if data is None:
+            return None
+        where = self.where(path)
+        repeated: list[str] = []
+
+        def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+            repeated.extend(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+            return dict(pairs)
+
+        try:
+            value = json.loads(data.decode("utf-8-sig"), object_pairs_hook=unique)
+        except UnicodeDecodeError as error:
+            self.findings.fault(where, f"not UTF-8: byte 0x{data[error.start]:02x} at offset {error.start}")
+        except json.JSONDecodeError as error:
+            self.findings.fault(where, f"not JSON: line {error.lineno}, column {error.colno}: {error.msg}")
+        except RecursionError:
+            self.findings.fault(where, "not usable: nested too deeply")
+        else:
+            for key in repeated:
+                self.findings.fault(where, f"duplicate key {key!r} in one object")
+            return value
+        return None
+
+    def _is_inside(self, path: Path) -> bool:
+        # Not Path.resolve, which raises on a loop of links; realpath leaves such a path as it is.
+        target = Path(os.path.realpath(path))
+        if any(target.is_relative_to(folder) for folder in self._allowed):
+            return True
+        self.findings.fault(self.where(path), "symbolic link out of the benchmark directory")
+        return False
+
+    def _is_usable(self, path: Path) -> bool:
+        if not self._is_inside(path):
+            return False
+        if path.is_file() or path.is_dir():
+            return True
+        what = "missing file (a broken link)" if path.is_symlink() else "not a regular file"
+        self.findings.fault(self.where(path), what)
+        return False
+
+
+def _hub_blob_folders(root: Path) -> tuple[Path, ...]:
+    """Where the files of a hub snapshot really lie.
+
+    `huggingface_hub` keeps `<cache>/datasets--<owner>--<name>/snapshots/<commit>/...` as links into the
+    repository's `blobs`, and those in turn may be links into `<cache>/blobs`, which repositories share.
+    """
+    for folder in (root, *root.parents):
+        repository = folder.parent.parent
+        if folder.parent.name == "snapshots" and repository.name.startswith("datasets--"):
+            return (repository / "blobs", repository.parent / "blobs")
+    return ()

@@ -1,0 +1,49 @@
+"""What a plan costs, before a weight is loaded."""
+
+from knowcusbench.plan import counts
+from knowcusbench.stages.adapt import adapt_jobs
+from knowcusbench.stages.prepare import Run
+
+HOUR = 3600
+TIB, GIB, MIB = 2**40, 2**30, 2**20
+
+
+def plan_summary(run: Run, assumed_tflops: float) -> str:
+    """Samples by task, floating-point operations, hours and bytes of one method, as text.
+
+    Hours are a floor: every operation at `assumed_tflops`, nothing waiting for anything. Text encoding, editing and
+    metrics are small beside sampling and are not counted.
+    """
+    footprint = run.backbone.footprint()
+    by_task = counts(run.plan)
+    passes = sum(run.method.training_passes(job.concept) for job in adapt_jobs(run.concepts, run.method))
+    sampling = len(run.plan) * footprint.image_flops
+    training = passes * footprint.training_step_flops
+    hours = (sampling + training) / (assumed_tflops * 1e12) / HOUR
+    prompts = len(run.plan.drop_duplicates(["concept", "knowledge", "prompt"]))
+    height, width = footprint.image_size
+    parameters = ", ".join(f"{name} {count:,}" for name, count in footprint.parameters.items())
+    lines = [
+        ("run", f"{run.store.root} ({run.label})"),
+        ("benchmark", f"{run.benchmark.root} ({run.benchmark.digest[:12]})"),
+        ("concepts", f"{len(run.concepts)}, {sum(len(c.knowledge) for c in run.concepts)} knowledge items"),
+        *((task, f"{count:,} samples") for task, count in by_task.items()),
+        ("total", f"{len(run.plan):,} samples of {height} x {width} pixels"),
+        ("parameters", parameters),
+        ("training", f"{passes:,} passes, {training:.3g} FLOP"),
+        ("sampling", f"{footprint.image_flops:.3g} FLOP an image, {sampling:.3g} FLOP"),
+        ("GPU-hours", f"{hours:.3g} at least, at {assumed_tflops:g} TFLOP/s"),
+        ("weights", size(footprint.weight_bytes)),
+        ("embeddings", f"{size(prompts * footprint.prompt_embeds_bytes)} for {prompts:,} prompts of 64 tokens"),
+        ("images", f"{size(len(run.plan) * height * width * 3)} at most (uncompressed)"),
+    ]
+    lines += [("note", note) for note in run.benchmark.notes]
+    return "\n".join(f"{name:>14}  {value}" for name, value in lines)
+
+
+def size(count: float) -> str:
+    """Bytes for people: 3.21 GiB."""
+    for unit, name in ((TIB, "TiB"), (GIB, "GiB")):
+        if count >= unit:
+            return f"{count / unit:.2f} {name}"
+    return f"{count / MIB:.2f} MiB"
