@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from .anchor import Anchor
 from knowcusbench.benchmark.types import Concept, KnowledgeItem
+
+from .anchor import Anchor
 
 
 @dataclass(frozen=True, kw_only=True)

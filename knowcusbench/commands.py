@@ -24,8 +24,8 @@ from knowcusbench.config import Config, did_you_mean, register
 from knowcusbench.errors import ConfigError, exit_on_user_error
 from knowcusbench.provenance import provenance
 from knowcusbench.stages.adapt import adapt
-from knowcusbench.stages.generate import generate
 from knowcusbench.stages.estimate import plan_summary
+from knowcusbench.stages.generate import generate
 from knowcusbench.stages.prepare import Run, prepare, read_config
 from knowcusbench.stages.report import report
 from knowcusbench.stages.score import score
@@ -104,7 +104,10 @@ def run_stages(verb: str, config: Config, resolved: dict[str, Any]) -> None:
     weights = {name: dict(metric.weights()) for name, metric in run.metrics.items()} if score in stages else {}
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
     with writing(run.store.root):
-        write_json(run.store.provenance(stamp, run.label), provenance() | {"verb": verb, "seconds": seconds, "metric_weights": weights})
+        write_json(
+            run.store.provenance(stamp, run.label),
+            provenance() | {"verb": verb, "seconds": seconds, "metric_weights": weights},
+        )
 
 
 def explain(error: Exception) -> str:

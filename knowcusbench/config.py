@@ -141,9 +141,7 @@ def build(node: Any, key: str) -> Any:
         if name not in values and entry.default is NO_DEFAULT and entry.default_factory is NO_DEFAULT:
             raise ConfigError(f"{key}.{name}: missing; {target.__name__} needs it")
     hints = get_type_hints(target)
-    return target(
-        **{name: _build_value(value, hints[name], f"{key}.{name}") for name, value in values.items()}
-    )
+    return target(**{name: _build_value(value, hints[name], f"{key}.{name}") for name, value in values.items()})
 
 
 def _build_value(value: Any, expected: Any, key: str) -> Any:
@@ -174,7 +172,7 @@ def _import_target(target: str, key: str) -> Any:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """"; did you mean 'x'?" for the known word nearest to `word`, or a list of all known words."""
+    """ "; did you mean 'x'?" for the known word nearest to `word`, or a list of all known words."""
     options = sorted(known)
     near = difflib.get_close_matches(word, options, n=1)
     return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(options)}"

@@ -51,9 +51,7 @@ def git_state(directory: Path) -> dict[str, Any] | None:
 
     def git(*arguments: str) -> str | None:
         try:
-            done = subprocess.run(
-                ["git", "-C", str(directory), *arguments], capture_output=True, text=True, check=True
-            )
+            done = subprocess.run(["git", "-C", str(directory), *arguments], capture_output=True, text=True, check=True)
         except (OSError, subprocess.CalledProcessError):
             return None
         return done.stdout.strip()

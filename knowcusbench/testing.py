@@ -84,9 +84,7 @@ def check_subject(method: Method, concept: Concept) -> None:
         )
 
 
-def check_backbone_left_alone(
-    method: Method, backbone: Backbone, concept: Concept, cache: AdapterCache
-) -> Adaptation:
+def check_backbone_left_alone(method: Method, backbone: Backbone, concept: Concept, cache: AdapterCache) -> Adaptation:
     """`adapt` leaves the backbone and the global random generators as they were. Returns its adaptation."""
     before, image = _state(backbone), _draw(backbone, _prompt(method, concept))
     random_before = _global_random_state()
@@ -95,9 +93,7 @@ def check_backbone_left_alone(
         _global_random_state() == random_before,
         "adapt() moved a global random generator (random, numpy.random or torch); use one of your own",
     )
-    _require(
-        isinstance(adaptation, Adaptation), f"adapt() must return an Adaptation, it returned {adaptation!r}"
-    )
+    _require(isinstance(adaptation, Adaptation), f"adapt() must return an Adaptation, it returned {adaptation!r}")
     try:
         backbone.check_intact()
     except RuntimeError as error:
@@ -139,9 +135,7 @@ def check_cost(adaptation: Adaptation) -> None:
             f"cost of stage {stage!r} must be seconds, it is {seconds!r}",
         )
     peak = adaptation.cost.peak_memory_bytes
-    _require(
-        isinstance(peak, int) and peak >= 0, f"peak_memory_bytes must be a number of bytes, it is {peak!r}"
-    )
+    _require(isinstance(peak, int) and peak >= 0, f"peak_memory_bytes must be a number of bytes, it is {peak!r}")
 
 
 def check_round_trip(adaptation: Adaptation, backbone: Backbone, prompt: str, directory: Path) -> None:

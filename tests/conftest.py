@@ -29,8 +29,7 @@ def made_up_benchmark() -> Benchmark:
             class_noun="dog",
             images=(),
             knowledge=tuple(
-                KnowledgeItem(f"thing {k} of {n}", f"What is thing {k} of {n}?", "sks dog", "origin")
-                for k in range(5)
+                KnowledgeItem(f"thing {k} of {n}", f"What is thing {k} of {n}?", "sks dog", "origin") for k in range(5)
             ),
             prompts=tuple(prompts[n::35]),
         )

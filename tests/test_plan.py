@@ -57,15 +57,13 @@ def test_ids_do_not_change_between_versions():
 def test_noise_seeds_are_valid_for_torch_and_differ(made_up_benchmark):
     seeds = [sample.noise_seed for sample in samples(plan_of(made_up_benchmark))]
     assert len(set(seeds)) == len(seeds)
-    assert 0 <= min(seeds) and max(seeds) < 2**63
+    assert min(seeds) >= 0 and max(seeds) < 2**63
 
 
 def test_samples_carry_their_row(made_up_benchmark):
     plan = plan_of(made_up_benchmark, concepts=["concept_00"], seeds=[7])
     first = samples(plan)[0]
-    assert first == Sample(
-        first.id, "concept_00", Task.RECONSTRUCTION, 0, "origin", "{}", "reconstruction", 7
-    )
+    assert first == Sample(first.id, "concept_00", Task.RECONSTRUCTION, 0, "origin", "{}", "reconstruction", 7)
 
 
 def test_concepts_are_chosen_by_name_and_glob(made_up_benchmark):

@@ -100,9 +100,7 @@ class DreamBooth:
         losses = []
         with measured("visual", backbone.device) as meter:
             objectives = self._objectives(concept, backbone, instance_prompt, generator)
-            with trainable(
-                backbone.transformer, backbone.lora_targets, self.rank, self.alpha, self.seed
-            ) as parameters:
+            with trainable(backbone.transformer, backbone.lora_targets, self.rank, self.alpha, self.seed) as parameters:
                 optimizer = torch.optim.AdamW(
                     parameters.values(), lr=self.learning_rate, weight_decay=self.weight_decay
                 )
@@ -167,6 +165,5 @@ def posterior_draws(latents: LatentDistribution, size: int, generator: torch.Gen
 def class_seeds(class_noun: str, count: int) -> list[int]:
     """Noise seeds of the class images: the same for every concept of the class."""
     return [
-        int(hashlib.sha256(f"class image {class_noun} {index}".encode()).hexdigest()[:15], 16)
-        for index in range(count)
+        int(hashlib.sha256(f"class image {class_noun} {index}".encode()).hexdigest()[:15], 16) for index in range(count)
     ]

@@ -39,6 +39,6 @@ class Method(ABC):
         return item.phrase
 
     def training_passes(self, concept: Concept) -> int:
-        """Forward and backward passes of the transformer, at batch 1, that `adapt` takes for this concept: what the plan
-        estimates its cost from."""
+        """Forward and backward passes of the transformer, at batch 1, that `adapt` takes for this concept. The plan
+        estimates its cost from them."""
         return 0

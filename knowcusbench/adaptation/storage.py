@@ -55,9 +55,7 @@ def save_adaptation(adaptation: Adaptation, directory: Path) -> None:
 def load_adaptation(directory: Path) -> Adaptation:
     """Read an adaptation. Raises WeightsError, naming the file, for one that is missing or was altered."""
     record = load_record(directory)
-    adapters = {
-        name: load_adapter(directory / name, digests) for name, digests in record["digests"].items()
-    }
+    adapters = {name: load_adapter(directory / name, digests) for name, digests in record["digests"].items()}
     return Adaptation(
         transformer=adapters.get("transformer"),
         text_encoder=adapters.get("text_encoder"),

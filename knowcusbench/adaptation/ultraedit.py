@@ -87,9 +87,7 @@ class UltraEdit(Editor):
         gradients: dict[str, list[Tensor]] = defaultdict(list)
         losses = []
         edited = (
-            attached(backbone.text_encoder, Adapter.from_factors(factors), torch.float32)
-            if factors
-            else nullcontext()
+            attached(backbone.text_encoder, Adapter.from_factors(factors), torch.float32) if factors else nullcontext()
         )
         with edited:
             for fact, input_ids, labels in tokens:
@@ -120,9 +118,7 @@ def edit_step(rows: Mapping[str, tuple[Tensor, Tensor]], eta: float) -> Factors:
     for keys, gradients in rows.values():
         moments[keys.shape[1], gradients.shape[1]].update(torch.cat([keys, gradients], dim=1))
     return {
-        name: edit_factors(
-            keys, edit_values(keys, gradients, moments[keys.shape[1], gradients.shape[1]], eta)
-        )
+        name: edit_factors(keys, edit_values(keys, gradients, moments[keys.shape[1], gradients.shape[1]], eta))
         for name, (keys, gradients) in rows.items()
     }
 

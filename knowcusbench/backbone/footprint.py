@@ -48,9 +48,7 @@ def qwen_image_footprint(
 
 def _meta_models(source: str, revision: str | None) -> tuple[Any, nn.Module, Any]:
     try:
-        transformer_config = QwenImageTransformer2DModel.load_config(
-            source, subfolder="transformer", revision=revision
-        )
+        transformer_config = QwenImageTransformer2DModel.load_config(source, subfolder="transformer", revision=revision)
         vae_config = AutoencoderKLQwenImage.load_config(source, subfolder="vae", revision=revision)
         text_config = AutoConfig.from_pretrained(source, subfolder="text_encoder", revision=revision)
     except (OSError, ValueError) as error:
@@ -78,9 +76,7 @@ def transformer_flops(transformer: Any, vae: Any, *, height: int, width: int) ->
         transformer(
             hidden_states=torch.empty(1, rows * columns, transformer.config.in_channels, device="meta"),
             timestep=torch.empty(1, device="meta"),
-            encoder_hidden_states=torch.empty(
-                1, PROMPT_TOKENS, transformer.config.joint_attention_dim, device="meta"
-            ),
+            encoder_hidden_states=torch.empty(1, PROMPT_TOKENS, transformer.config.joint_attention_dim, device="meta"),
             img_shapes=[[(1, rows, columns)]],
         )
     return float(counter.get_total_flops())

@@ -184,9 +184,7 @@ class QwenImage(Backbone):
             prefix = f"model.language_model.layers.{index}"
             layer = self.text_encoder.get_submodule(prefix)
             linears = {
-                name.rpartition(".")[2]: name
-                for name, module in layer.named_modules()
-                if isinstance(module, nn.Linear)
+                name.rpartition(".")[2]: name for name, module in layer.named_modules() if isinstance(module, nn.Linear)
             }
             for name in names:
                 if name not in linears:
@@ -225,20 +223,22 @@ class QwenImage(Backbone):
     @torch.no_grad()
     def encode_images(self, images: Sequence[Image.Image]) -> LatentDistribution:
         vae = self._pipeline.vae
-        pixels = torch.stack([self._pixels(image) for image in images]).to(self.device, self._dtype)
-        # The VAE is one for video: an image is a single frame.
-        posterior = vae.encode(pixels.unsqueeze(2)).latent_dist
+        # One at a time, for memory. The VAE is one for video: an image is a clip (1, 3, 1, height, width).
+        clips = [self._pixels(image)[None, :, None].to(self.device, self._dtype) for image in images]
+        posteriors = [vae.encode(clip).latent_dist for clip in clips]
         shape = (1, vae.config.z_dim, 1, 1)
         mean = torch.tensor(vae.config.latents_mean, device=self.device).view(shape)
         std = torch.tensor(vae.config.latents_std, device=self.device).view(shape)
         return LatentDistribution(
-            (posterior.mean.squeeze(2).float() - mean) / std, posterior.std.squeeze(2).float() / std
+            (torch.cat([posterior.mean[:, :, 0] for posterior in posteriors]).float() - mean) / std,
+            torch.cat([posterior.std[:, :, 0] for posterior in posteriors]).float() / std,
         )
 
     def _pixels(self, image: Image.Image) -> Tensor:
         size = (self.spec.width, self.spec.height)
         fitted = ImageOps.fit(image, size, method=Image.Resampling.BILINEAR)
-        return pil_to_tensor(fitted).float() / 127.5 - 1
+        pixels: Tensor = pil_to_tensor(fitted)
+        return pixels.float() / 127.5 - 1
 
     def velocity(self, noisy_latents: Tensor, sigma: Tensor, prompt_embeds: PromptEmbeds) -> Tensor:
         batch, channels, height, width = noisy_latents.shape

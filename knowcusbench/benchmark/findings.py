@@ -1,6 +1,5 @@
 """What a reader of a benchmark finds on its way: faults, which make it unusable, and notes."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 
@@ -23,8 +22,3 @@ class Findings:
     def note(self, where: str, what: str) -> None:
         """Record a note."""
         self.notes.append(f"{where}: {what}")
-
-
-def numbered(indices: Sequence[int]) -> str:
-    """Positions in a list as a reader counts them: `[0, 2]` becomes "1, 3"."""
-    return ", ".join(str(index + 1) for index in indices)

@@ -3,9 +3,7 @@
 import re
 
 _DETERMINER = r"(?:my|our|your|his|her|its|their|the|a|an|this|that|these|those|[\w-]+['’]s?)"
-_AUXILIARY = (
-    r"(?:am|is|are|was|were|do|does|did|has|have|had|can|could|will|would|shall|should|may|might|must)"
-)
+_AUXILIARY = r"(?:am|is|are|was|were|do|does|did|has|have|had|can|could|will|would|shall|should|may|might|must)"
 
 _FORMS = (
     # What is my birthday gift?            -> my birthday gift

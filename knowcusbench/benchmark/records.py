@@ -30,9 +30,6 @@ PLACEHOLDERS = ("{}", "{concept}", "<concept>", "[V]")
 KNOWLEDGE_LIST_KEYS = ("knowledge", "items", "data")
 """A knowledge file is a list of items, or an object with the list under one of these keys."""
 
-FieldName = str
-JsonObject = dict[str, Any]
-
 
 def _one_or_many(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
@@ -100,23 +97,24 @@ def parse_record(model: type[AnyRecord], value: Any, where: str, findings: Findi
         return None
 
 
-def parse_records(
-    model: type[AnyRecord], values: list[Any], where: str, findings: Findings
-) -> list[AnyRecord]:
-    """The sound records of a list; everything wrong with the others is a fault, by position from 1."""
-    parsed = [
-        parse_record(model, value, f"{where} {number}", findings) for number, value in enumerate(values, 1)
-    ]
-    records = [record for record in parsed if record is not None]
-    unused = sorted({key for record in records for key in record.model_extra or {}})
+def parse_records(model: type[AnyRecord], values: list[Any], where: str, findings: Findings) -> dict[int, AnyRecord]:
+    """The sound records of a list, by position from 1; everything wrong with the others is a fault."""
+    records = {}
+    for number, value in enumerate(values, 1):
+        record = parse_record(model, value, f"{where} {number}", findings)
+        if record is not None:
+            records[number] = record
+    unused = sorted({key for record in records.values() for key in record.model_extra or {}})
     if unused:
-        findings.note(where, f"keys not used: {', '.join(unused)}")
+        findings.note(where, f"keys not used: {', '.join(map(repr, unused))}")
     return records
 
 
 def concept_values(value: Any, where: str, findings: Findings) -> list[Any]:
     """The concept objects of `dataset.json`: a list of them, or an object keyed by concept, whose values are
     the objects without a name, or the lists of prompts alone."""
+    if isinstance(value, list | dict) and not value:
+        findings.fault(where, "no concepts")
     if isinstance(value, list):
         return value
     if isinstance(value, dict):

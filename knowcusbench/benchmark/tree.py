@@ -23,8 +23,8 @@ class ReleaseTree:
         self._allowed = (resolved, *_hub_blob_folders(resolved))
 
     def where(self, path: Path) -> str:
-        """A path as messages show it: relative to the root."""
-        return path.relative_to(self.root).as_posix()
+        """A path as messages show it: relative to the root, bytes that are not UTF-8 escaped."""
+        return path.relative_to(self.root).as_posix().encode(errors="backslashreplace").decode()
 
     def entries(self, folder: Path) -> list[Path]:
         """The visible files and folders of a folder, in name order; none if there is no such folder.
@@ -84,11 +84,13 @@ class ReleaseTree:
             self.findings.fault(where, f"not UTF-8: byte 0x{data[error.start]:02x} at offset {error.start}")
         except json.JSONDecodeError as error:
             self.findings.fault(where, f"not JSON: line {error.lineno}, column {error.colno}: {error.msg}")
-        except RecursionError:
-            self.findings.fault(where, "not usable: nested too deeply")
+        except (ValueError, RecursionError) as error:  # A number of thousands of digits, endless nesting.
+            self.findings.fault(where, f"JSON that can't be read: {error}")
         else:
             for key in repeated:
                 self.findings.fault(where, f"duplicate key {key!r} in one object")
+            if value is None:
+                self.findings.fault(where, "holds null")
             return value
         return None
 
@@ -103,9 +105,14 @@ class ReleaseTree:
     def _is_usable(self, path: Path) -> bool:
         if not self._is_inside(path):
             return False
-        if path.is_file() or path.is_dir():
+        if not path.name.isprintable():
+            what = "file name with control characters or not in UTF-8"
+        elif path.is_file() or path.is_dir():
             return True
-        what = "missing file (a broken link)" if path.is_symlink() else "not a regular file"
+        elif path.is_symlink():
+            what = "missing file (a broken link)"
+        else:
+            what = "not a regular file"
         self.findings.fault(self.where(path), what)
         return False
 

@@ -15,9 +15,7 @@ class Engine(ABC):
     """Runs jobs, in any order, on one or more workers."""
 
     @abstractmethod
-    def run(
-        self, make_worker: Callable[[], "Worker[Job, Result]"], jobs: Sequence[Job]
-    ) -> Iterator[Result]:
+    def run(self, make_worker: Callable[[], "Worker[Job, Result]"], jobs: Sequence[Job]) -> Iterator[Result]:
         """Yield the results of all jobs as they come.
 
         `make_worker` is called once per worker, where the worker lives; it and the jobs can be pickled. An

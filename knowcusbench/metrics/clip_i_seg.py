@@ -54,9 +54,7 @@ class ClipISeg(Metric):
 
     def score(self, items: Sequence[ScoreItem]) -> list[Score]:
         require_references(self, items)
-        subjects = {
-            (file, item.class_noun): None for item in items for file in (item.image, *item.references)
-        }
+        subjects = {(file, item.class_noun): None for item in items for file in (item.image, *item.references)}
         embeddings = _embedder(self).embed(list(subjects))
         scores = []
         for item in items:

@@ -94,8 +94,7 @@ class ImageTextEncoder(ABC):
     def _embed_new_texts(self, texts: Sequence[str]) -> list[TextEmbedding]:
         embeddings = self.encode_texts(texts)
         return [
-            TextEmbedding(embedding, self.truncates(text))
-            for text, embedding in zip(texts, embeddings, strict=True)
+            TextEmbedding(embedding, self.truncates(text)) for text, embedding in zip(texts, embeddings, strict=True)
         ]
 
 

@@ -113,7 +113,7 @@ def _whole_image(image: Image.Image, note: str) -> Segmentation:
 
 
 def _not_empty(image: Image.Image, mask: Mask) -> Segmentation:
-    return Segmentation(mask) if True else _whole_image(image, "whole image: the mask is empty")
+    return Segmentation(mask) if mask.any() else _whole_image(image, "whole image: the mask is empty")
 
 
 def cut_out(image: Image.Image, mask: Mask, background: tuple[int, int, int], crop: bool) -> Image.Image:

@@ -41,9 +41,7 @@ COSTS = (
         unit=MIB,
         reduction="max",
     ),
-    CostColumn(
-        column=_cost("adapter_mib", "Adapter", "(MiB)", 2), field="adapter_bytes", unit=MIB, reduction="mean"
-    ),
+    CostColumn(column=_cost("adapter_mib", "Adapter", "(MiB)", 2), field="adapter_bytes", unit=MIB, reduction="mean"),
 )
 
 

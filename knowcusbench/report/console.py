@@ -18,10 +18,7 @@ def render_console(board: Leaderboard) -> str:
     """The table and its footnotes in lines of at most 120 characters. Columns that have no room go on in a
     block below, with the labels again."""
     table = pd.DataFrame(
-        {
-            (column.group, column.name): _column(column, board.rows, index)
-            for index, column in enumerate(board.columns)
-        },
+        {(column.group, column.name): _column(column, board.rows, index) for index, column in enumerate(board.columns)},
         index=[" ".join(row.title.split()) for row in board.rows],
     )
     notes = [textwrap.fill(note, WIDTH, subsequent_indent="  ") for note in (LEGEND, *footnotes(board))]

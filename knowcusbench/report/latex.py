@@ -44,9 +44,7 @@ def render_latex(board: Leaderboard) -> str:
         board=board,
         groups=_groups(board.columns),
         sections=[list(rows) for _, rows in groupby(board.rows, key=lambda row: row.kind)],
-        cells=lambda row: [
-            _cell(column, cell) for column, cell in zip(board.columns, row.cells, strict=True)
-        ],
+        cells=lambda row: [_cell(column, cell) for column, cell in zip(board.columns, row.cells, strict=True)],
         footnotes=footnotes(board),
     )
 

@@ -92,9 +92,7 @@ def _published_rows(inputs: ReportInput, columns: Sequence[Column]) -> Iterator[
         own = [value for value in inputs.published if value.method == method]
         by_column = {(value.task, value.metric): value for value in own}
         values = [by_column.get((column.task, column.metric)) for column in columns]
-        cells = (
-            Cell(value=value.value, approximate=value.approximate) if value else Cell() for value in values
-        )
+        cells = (Cell(value=value.value, approximate=value.approximate) if value else Cell() for value in values)
         yield Row(label=method, kind=RowKind.PUBLISHED, cells=tuple(cells), source=own[0].source)
 
 
@@ -104,8 +102,7 @@ def _marked(columns: Sequence[Column], rows: Sequence[Row]) -> tuple[Row, ...]:
         replace(
             row,
             cells=tuple(
-                replace(cell, mark=of_column.get(place))
-                for cell, of_column in zip(row.cells, marks, strict=True)
+                replace(cell, mark=of_column.get(place)) for cell, of_column in zip(row.cells, marks, strict=True)
             ),
         )
         for place, row in enumerate(rows)

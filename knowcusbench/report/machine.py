@@ -44,9 +44,7 @@ def render_json(board: Leaderboard) -> str:
                 "label": row.label,
                 "kind": row.kind,
                 "source": row.source or None,
-                "cells": {
-                    column.key: _cell(cell) for column, cell in zip(board.columns, row.cells, strict=True)
-                },
+                "cells": {column.key: _cell(cell) for column, cell in zip(board.columns, row.cells, strict=True)},
             }
             for row in board.rows
         ],

@@ -23,9 +23,7 @@ def render_markdown(board: Leaderboard) -> str:
         *(_line([escape_markdown(row.title), *map(_cell, board.columns, row.cells)]) for row in board.rows),
     ]
     notes = [LEGEND, *map(escape_markdown, footnotes(board))]
-    digests = [
-        f"Protocol of {escape_markdown(metric)}: `{digest}`" for metric, digest in board.protocols.items()
-    ]
+    digests = [f"Protocol of {escape_markdown(metric)}: `{digest}`" for metric, digest in board.protocols.items()]
     bullets = [f"- {note}" for note in (*notes, *digests)]
     return "\n".join([f"# Leaderboard of {escape_markdown(board.run)}", "", *table, "", *bullets, ""])
 

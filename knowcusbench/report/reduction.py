@@ -29,9 +29,7 @@ def macro_means(scores: pd.DataFrame) -> dict[tuple[str, str, str], Mean]:
     concepts = _reduce(scores, [*keys, "concept"], "value")
     means = _reduce(concepts, keys, "value")
     means["n"] = concepts.groupby(keys, observed=True, as_index=False)["n"].sum()["n"]
-    return {
-        (str(row.method), str(row.task), str(row.metric)): _mean(row) for row in means.itertuples(index=False)
-    }
+    return {(str(row.method), str(row.task), str(row.metric)): _mean(row) for row in means.itertuples(index=False)}
 
 
 def ceiling_means(ceilings: pd.DataFrame) -> dict[str, Mean]:

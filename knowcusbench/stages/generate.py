@@ -98,9 +98,7 @@ class GenerateWorker:
             for start in range(0, len(cells), ENCODED_AHEAD):
                 yield from self._draw(backbone, job, cells[start : start + ENCODED_AHEAD])
 
-    def _draw(
-        self, backbone: Backbone, job: GenerateJob, cells: Sequence[tuple[Sample, ...]]
-    ) -> Iterator[int]:
+    def _draw(self, backbone: Backbone, job: GenerateJob, cells: Sequence[tuple[Sample, ...]]) -> Iterator[int]:
         prompts = [self._prompt(job.concept, cell[0]) for cell in cells]
         embeds = {prompt: backbone.encode(prompt) for prompt in dict.fromkeys(prompts)}
         for cell, prompt in zip(cells, prompts, strict=True):

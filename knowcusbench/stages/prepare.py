@@ -113,9 +113,7 @@ def _identity(benchmark: Benchmark, resolved: Mapping[str, Any]) -> dict[str, An
 
 def _without_indifferent(node: Any) -> Any:
     if isinstance(node, Mapping):
-        return {
-            key: _without_indifferent(value) for key, value in node.items() if key not in INDIFFERENT_KEYS
-        }
+        return {key: _without_indifferent(value) for key, value in node.items() if key not in INDIFFERENT_KEYS}
     return node
 
 
@@ -156,9 +154,7 @@ def _refuse_differences(store: RunStore, present: Any, wanted: Any, remedy: str)
     if differing:
         shown = "; ".join(f"{key}: {before.get(key)!r} there, {now.get(key)!r} now" for key in differing[:6])
         more = f"; and {len(differing) - 6} more" if len(differing) > 6 else ""
-        raise RunError(
-            f"{store.root} was made with another configuration ({shown}{more}); choose another {remedy}="
-        )
+        raise RunError(f"{store.root} was made with another configuration ({shown}{more}); choose another {remedy}=")
 
 
 def _flat(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:

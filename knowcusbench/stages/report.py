@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pandas as pd
 import yaml
 
-from knowcusbench.adaptation.storage import load_record
+from knowcusbench.adaptation.storage import RECORD_FILE, load_record
 from knowcusbench.adaptation.types import Cost
 from knowcusbench.plan import counts
 from knowcusbench.report import (
@@ -39,7 +39,9 @@ def report_input(run: Run) -> ReportInput:
         methods={label: _method_name(run, label) for label in labels},
         metrics={name: MetricHeading(title=m.title, tasks=m.tasks) for name, m in run.metrics.items()},
         concepts=len(run.concepts),
-        scores=_concatenated(_scores(run, labels), ["method", "task", "concept", "metric", "value", "protocol", "note"]),
+        scores=_concatenated(
+            _scores(run, labels), ["method", "task", "concept", "metric", "value", "protocol", "note"]
+        ),
         expected=pd.DataFrame(
             [(label, task, count) for label in labels for task, count in planned.items()],
             columns=["method", "task", "planned"],
@@ -80,18 +82,20 @@ def _concatenated(tables: Iterator[pd.DataFrame], columns: list[str]) -> pd.Data
 
 
 def _costs(run: Run, labels: list[str]) -> Iterator[tuple[str, str, float, int, int]]:
-    """Per method and concept: what its adaptations cost together, over all knowledge items where each has its own."""
+    """Per method and concept: what its adaptations cost together, over all knowledge items where each has its own.
+    Nothing for a concept of which only some are there."""
     for label in labels:
         for concept in run.concepts:
-            whole = run.store.adaptation(label, concept.name, None)
+            whole = [run.store.adaptation(label, concept.name, None)]
             items = [run.store.adaptation(label, concept.name, n) for n in range(len(concept.knowledge))]
-            records = [load_record(path) for path in (whole, *items) if (path / "adaptation.json").exists()]
-            if records:
-                costs = [Cost(**record["cost"]) for record in records]
-                yield (
-                    label,
-                    concept.name,
-                    sum(cost.total_seconds for cost in costs),
-                    max(cost.peak_memory_bytes for cost in costs),
-                    sum(record["bytes"] for record in records),
-                )
+            for paths in (whole, items):
+                if all((path / RECORD_FILE).exists() for path in paths):
+                    records = [load_record(path) for path in paths]
+                    costs = [Cost(**record["cost"]) for record in records]
+                    yield (
+                        label,
+                        concept.name,
+                        sum(cost.total_seconds for cost in costs),
+                        max(cost.peak_memory_bytes for cost in costs),
+                        sum(record["bytes"] for record in records),
+                    )

@@ -1,11 +1,9 @@
 """The score stage: every metric on every image, and the real-image ceilings."""
 
-from collections.abc import Sequence
-
 import pandas as pd
 from tqdm import tqdm
 
-from knowcusbench.benchmark.types import Concept, Prompt
+from knowcusbench.benchmark.types import Prompt
 from knowcusbench.metrics.base import Metric, ScoreItem
 from knowcusbench.metrics.ceiling import real_image_ceiling
 from knowcusbench.plan import Sample, samples
@@ -77,15 +75,11 @@ def score_item(run: Run, sample: Sample) -> ScoreItem:
 
 
 def _score_ceiling(run: Run, name: str, metric: Metric) -> None:
+    """Each concept's references scored against its other references."""
     path = run.store.ceilings(name)
-    if not metric.uses_references or path.exists():
+    if not metric.uses_references:
         return
-    write_table(path, ceiling_table(metric, run.concepts))
-
-
-def ceiling_table(metric: Metric, concepts: Sequence[Concept]) -> pd.DataFrame:
-    """Columns concept and value: each concept's references scored against its other references."""
-    values = [(concept.name, real_image_ceiling(metric, concept)) for concept in concepts]
-    return pd.DataFrame(values, columns=["concept", "value"])
-
-
+    if path.exists() and set(read_table(path)["protocol"]) == {run.protocols[name]}:
+        return
+    values = [(concept.name, real_image_ceiling(metric, concept), run.protocols[name]) for concept in run.concepts]
+    write_table(path, pd.DataFrame(values, columns=["concept", "value", "protocol"]))

@@ -84,8 +84,7 @@ def build_pickscore(directory: Path) -> None:
     config = CLIPConfig(
         projection_dim=64,
         text_config=tower | tokens | {"hidden_act": "gelu", "projection_dim": 64},
-        vision_config=tower
-        | {"image_size": IMAGE_SIZE, "patch_size": 8, "hidden_act": "gelu", "projection_dim": 64},
+        vision_config=tower | {"image_size": IMAGE_SIZE, "patch_size": 8, "hidden_act": "gelu", "projection_dim": 64},
     )
     with _seeded():
         model = CLIPModel(config)

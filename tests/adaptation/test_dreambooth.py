@@ -56,9 +56,7 @@ def fixed_loss(backbone: QwenImage, concept: Concept, prompt: str) -> float:
     return float(np.mean(losses))
 
 
-def test_training_lowers_the_loss_of_the_concept(
-    backbone_fp32: QwenImage, cube: Concept, cache: AdapterCache
-) -> None:
+def test_training_lowers_the_loss_of_the_concept(backbone_fp32: QwenImage, cube: Concept, cache: AdapterCache) -> None:
     before = fixed_loss(backbone_fp32, cube, "sks cube")
     trainer = dreambooth(steps=40, learning_rate=5e-3, rank=8, alpha=8, batch_size=4)
     with backbone_fp32.adapted(trainer.fit(cube, backbone_fp32, "sks cube", cache)):
@@ -86,9 +84,7 @@ def test_the_adapter_is_a_lora_of_the_attention_projections(
     assert learned.cost.seconds.keys() == {"visual"}
 
 
-def test_small_steps_are_not_lost_on_a_bf16_backbone(
-    backbone: QwenImage, cube: Concept, cache: AdapterCache
-) -> None:
+def test_small_steps_are_not_lost_on_a_bf16_backbone(backbone: QwenImage, cube: Concept, cache: AdapterCache) -> None:
     """lora_A starts at up to 0.09, where bf16 numbers are 5e-4 apart: steps of 1e-5 would vanish."""
     with trainable(backbone.transformer, backbone.lora_targets, 2, 2, seed=42):
         start = extract(backbone.transformer)

@@ -34,9 +34,7 @@ def write(
 ) -> Path:
     tensors = {}
     for name, pair in modules.items():
-        tensors |= {
-            f"transformer.{name}.{ending}": tensor for ending, tensor in zip(endings, pair, strict=True)
-        }
+        tensors |= {f"transformer.{name}.{ending}": tensor for ending, tensor in zip(endings, pair, strict=True)}
     tensors |= {f"transformer.{name}.alpha": torch.tensor(alpha) for name, alpha in (alphas or {}).items()}
     header = {"format": "pt"} | ({"lora_adapter_metadata": json.dumps(metadata)} if metadata else {})
     save_file(tensors, path, metadata=header)
@@ -107,9 +105,7 @@ def test_a_concept_without_a_checkpoint_is_named(dog: Concept) -> None:
     [("x.safetensors", b"not a checkpoint"), ("x.bin", b"a pickle")],
     ids=["damaged", "no safetensors"],
 )
-def test_a_checkpoint_that_cant_be_read_is_named(
-    dog: Concept, tmp_path: Path, name: str, content: bytes
-) -> None:
+def test_a_checkpoint_that_cant_be_read_is_named(dog: Concept, tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(WeightsError, match=str(tmp_path)):
         load_released(replace(dog, visual_checkpoint=tmp_path))

@@ -61,13 +61,9 @@ def test_the_same_adaptation_gives_the_same_bytes(adaptation: Adaptation, tmp_pa
     assert contents[0] == contents[1]
 
 
-def test_peft_itself_loads_the_files(
-    adaptation: Adaptation, backbone_fp32: QwenImage, tmp_path: Path
-) -> None:
+def test_peft_itself_loads_the_files(adaptation: Adaptation, backbone_fp32: QwenImage, tmp_path: Path) -> None:
     save_adaptation(adaptation, tmp_path / "a")
-    model = PeftModel.from_pretrained(
-        copy.deepcopy(backbone_fp32.transformer), tmp_path / "a" / "transformer"
-    )
+    model = PeftModel.from_pretrained(copy.deepcopy(backbone_fp32.transformer), tmp_path / "a" / "transformer")
 
     assert adaptation.transformer is not None
     weights = adaptation.transformer.weights
@@ -97,9 +93,7 @@ def test_an_altered_file_is_refused_by_name(adaptation: Adaptation, tmp_path: Pa
     path = tmp_path / "a" / name
     data = path.read_bytes()
     # Still valid: one bit of a tensor, or another number in the JSON.
-    altered = (
-        data.replace(b'"lora_alpha": 5', b'"lora_alpha": 6') if name.endswith("json") else data[:-1] + b"\x01"
-    )
+    altered = data.replace(b'"lora_alpha": 5', b'"lora_alpha": 6') if name.endswith("json") else data[:-1] + b"\x01"
     assert altered != data
     path.write_bytes(altered)
     with pytest.raises(WeightsError, match=path.name):

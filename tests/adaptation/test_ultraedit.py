@@ -33,9 +33,7 @@ def mean_loss(backbone: Backbone) -> float:
         return float(sum(answer_loss(backbone, fact) for fact in FACTS)) / len(FACTS)
 
 
-def rows_by_autograd(
-    backbone: Backbone, names: tuple[str, ...], fact: Fact
-) -> dict[str, tuple[Tensor, Tensor]]:
+def rows_by_autograd(backbone: Backbone, names: tuple[str, ...], fact: Fact) -> dict[str, tuple[Tensor, Tensor]]:
     """Inputs and output gradients at the answer positions, from the ordinary graph of the whole model."""
     inputs: dict[str, Tensor] = {}
     outputs: dict[str, Tensor] = {}
@@ -106,10 +104,7 @@ def dense_edit(backbone: Backbone, eta: float) -> dict[str, np.ndarray]:
     """The paper's formula as written: statistics by shape, then one dense d x d solve a matrix, in fp64."""
     names = backbone.text_modules(MODULES, LAYERS)
     by_fact = [rows_by_autograd(backbone, names, fact) for fact in FACTS]
-    rows = {
-        name: [torch.cat([part[name][k] for part in by_fact]).double().numpy() for k in (0, 1)]
-        for name in names
-    }
+    rows = {name: [torch.cat([part[name][k] for part in by_fact]).double().numpy() for k in (0, 1)] for name in names}
     # Both modules of all layers have one shape here, so they share their statistics.
     joint = np.concatenate([np.concatenate(pair, axis=1) for pair in rows.values()])
     mean, std = joint.mean(0), joint.std(0, ddof=1)

@@ -1,7 +1,7 @@
 import torch
+from conftest import miniature_spec
 from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
 
-from conftest import miniature_spec
 from knowcusbench.backbone.footprint import PROMPT_TOKENS, transformer_flops
 
 

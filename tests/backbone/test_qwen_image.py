@@ -1,5 +1,6 @@
 import json
 import shutil
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -163,7 +164,7 @@ def test_velocity_is_what_the_pipeline_computes(backbone_fp32):
     ).images
     sigmas = backbone._pipeline.scheduler.sigmas
     assert len(sigmas) == 3
-    for now, after in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for now, after in pairwise(sigmas):
         with torch.no_grad():
             latents = latents + (after - now) * backbone.velocity(latents, now[None], embeds)
     unpacked = QwenImagePipeline._unpack_latents(result, 64, 64, 4).squeeze(2)
@@ -233,9 +234,7 @@ def test_a_question_that_cannot_be_put_is_named(backbone, question, answer, name
 def test_edit_targets_are_in_the_language_model_only(backbone):
     names = backbone.text_modules(["gate_proj", "up_proj"], [3, 5])
     assert names == tuple(
-        f"model.language_model.layers.{layer}.mlp.{module}"
-        for layer in (3, 5)
-        for module in ("gate_proj", "up_proj")
+        f"model.language_model.layers.{layer}.mlp.{module}" for layer in (3, 5) for module in ("gate_proj", "up_proj")
     )
 
 

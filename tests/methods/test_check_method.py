@@ -247,8 +247,6 @@ def test_a_broken_promise_is_found_and_named(
         check_method(method, spare_backbone, dog, tmp_path)
 
 
-def test_a_concept_that_cant_show_the_promises_is_refused(
-    backbone: QwenImage, dog: Concept, tmp_path: Path
-) -> None:
+def test_a_concept_that_cant_show_the_promises_is_refused(backbone: QwenImage, dog: Concept, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="two knowledge items"):
         check_method(Good(), backbone, dog.with_knowledge(dog.knowledge[0]), tmp_path)

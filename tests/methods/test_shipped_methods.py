@@ -33,9 +33,7 @@ def test_these_are_all() -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_shipped_method_keeps_the_contract(
-    name: str, backbone: QwenImage, dog: Concept, tmp_path: Path
-) -> None:
+def test_a_shipped_method_keeps_the_contract(name: str, backbone: QwenImage, dog: Concept, tmp_path: Path) -> None:
     check_method(configured(name, "miniature", *FEW_STEPS), backbone, dog, tmp_path)
 
 
@@ -80,9 +78,7 @@ def test_what_a_method_is_prompted_with_and_pays_for(
 def test_naive_db_trains_on_the_phrase_of_its_item(backbone: QwenImage, dog: Concept, tmp_path: Path) -> None:
     method = configured("naive_db", "miniature", *FEW_STEPS)
     assert method.per_knowledge
-    results = [
-        method.adapt(dog.with_knowledge(item), backbone, AdapterCache(tmp_path)) for item in dog.knowledge
-    ]
+    results = [method.adapt(dog.with_knowledge(item), backbone, AdapterCache(tmp_path)) for item in dog.knowledge]
     keys = [result.details["key"]["instance_prompt"] for result in results]
     assert keys == ["my birthday gift", "the one from Rome"]
 
@@ -103,8 +99,6 @@ def test_the_recipe_for_qwen_image_is_the_papers() -> None:
 
 
 def test_overrides_reach_the_method() -> None:
-    settings = asdict(
-        configured("mokus", "miniature", "recipe.ultraedit.eta=0.5", "recipe.dreambooth.rank=3")
-    )
+    settings = asdict(configured("mokus", "miniature", "recipe.ultraedit.eta=0.5", "recipe.dreambooth.rank=3"))
     assert settings["editor"]["eta"] == 0.5
     assert settings["dreambooth"]["rank"] == 3

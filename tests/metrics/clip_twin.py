@@ -48,9 +48,7 @@ class ClipTwin:
                 transforms.Resize(64, interpolation=transforms.InterpolationMode.BICUBIC),
                 transforms.CenterCrop(64),
                 transforms.ToTensor(),
-                transforms.Normalize(
-                    (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-                ),
+                transforms.Normalize((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
             ]
         )
 

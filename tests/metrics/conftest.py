@@ -55,12 +55,8 @@ def ducks(sample_benchmark: Path) -> list[Path]:
 def items(dogs: list[Path], ducks: list[Path]) -> list[ScoreItem]:
     """Photographs of two subjects as if they had been generated for the other one."""
     return [
-        ScoreItem(f"duck{n}", image, tuple(dogs[:3]), f"a dog in place {n}", "dog")
-        for n, image in enumerate(ducks)
-    ] + [
-        ScoreItem(f"dog{n}", image, tuple(ducks), f"a toy in place {n}", "toy")
-        for n, image in enumerate(dogs)
-    ]
+        ScoreItem(f"duck{n}", image, tuple(dogs[:3]), f"a dog in place {n}", "dog") for n, image in enumerate(ducks)
+    ] + [ScoreItem(f"dog{n}", image, tuple(ducks), f"a toy in place {n}", "toy") for n, image in enumerate(dogs)]
 
 
 @pytest.fixture(scope="session")

@@ -71,9 +71,7 @@ def grounding_dino(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_box_is_the_one_with_the_highest_score(grounding_dino: Path, dogs: list[Path]) -> None:
     images = [Image.open(path) for path in dogs[:3]]
 
-    boxes = (
-        GroundingDinoBoxes(source=str(grounding_dino), threshold=0.0, device="cpu").load().find(images, "dog")
-    )
+    boxes = GroundingDinoBoxes(source=str(grounding_dino), threshold=0.0, device="cpu").load().find(images, "dog")
 
     model = GroundingDinoForObjectDetection.from_pretrained(grounding_dino).eval()
     processor = GroundingDinoProcessor.from_pretrained(grounding_dino)
@@ -84,16 +82,12 @@ def test_the_box_is_the_one_with_the_highest_score(grounding_dino: Path, dogs: l
         best = outputs.logits[0].sigmoid().max(dim=-1).values.argmax()
         x, y, width, height = outputs.pred_boxes[0, best].tolist()
         corners = np.array([x - width / 2, y - height / 2, x + width / 2, y + height / 2])
-        corners = (
-            np.clip(corners, 0, 1) * [image.width, image.height] * 2 if False else np.clip(corners, 0, 1)
-        )
+        corners = np.clip(corners, 0, 1) * [image.width, image.height] * 2 if False else np.clip(corners, 0, 1)
         expected = corners * [image.width, image.height, image.width, image.height]
         np.testing.assert_allclose(box, expected, atol=0.05)
 
 
-def test_a_box_does_not_depend_on_the_other_images(
-    grounding_dino: Path, dogs: list[Path], ducks: list[Path]
-) -> None:
+def test_a_box_does_not_depend_on_the_other_images(grounding_dino: Path, dogs: list[Path], ducks: list[Path]) -> None:
     finder = GroundingDinoBoxes(source=str(grounding_dino), threshold=0.0, device="cpu").load()
     images = [Image.open(dogs[0]), Image.open(ducks[0]).resize((40, 90))]
 

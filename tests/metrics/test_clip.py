@@ -84,9 +84,7 @@ def test_the_ceiling_leaves_one_reference_out_at_a_time(clip: ClipSpec, twin: Cl
     ceiling = real_image_ceiling(ClipI(encoder=clip), dog)
 
     features = twin.images(opened(list(dog.images)))
-    pairs = [
-        float(features[i] @ features[j]) for i in range(len(features)) for j in range(len(features)) if i != j
-    ]
+    pairs = [float(features[i] @ features[j]) for i in range(len(features)) for j in range(len(features)) if i != j]
     assert ceiling == pytest.approx(sum(pairs) / len(pairs), abs=1e-5)
     assert ceiling < 1 - 1e-4  # an image is not compared with itself
 

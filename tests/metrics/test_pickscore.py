@@ -27,22 +27,27 @@ def test_pickscore_is_the_logit_of_the_pair(preference: PreferenceSpec, dogs: li
     processor = CLIPProcessor.from_pretrained(preference.processor)
     images = [Image.open(path) for path in dogs]
     # As on the model card: texts padded to the longest of the batch.
-    inputs = processor(
-        images=images, text=texts, padding=True, truncation=True, max_length=77, return_tensors="pt"
-    )
+    inputs = processor(images=images, text=texts, padding=True, truncation=True, max_length=77, return_tensors="pt")
     logits = model(**inputs).logits_per_image.diagonal().numpy()
     np.testing.assert_allclose([score.value for score in scores], logits, atol=1e-4)
     assert model.logit_scale.exp() > 10  # the scale is part of the score
 
 
-def test_a_text_of_more_than_77_tokens_is_cut_and_noted(preference: PreferenceSpec, dogs: list[Path]) -> None:
-    fits, too_long = ("dog " * 75).strip(), ("dog " * 200).strip()
-    items = [ScoreItem("s", dogs[0], (), text, "dog") for text in (fits, too_long)]
+@torch.no_grad()
+def test_a_text_of_more_than_77_tokens_is_cut_there_and_noted(preference: PreferenceSpec, dogs: list[Path]) -> None:
+    # "dog" and "cat" are one token each; the start and end tokens take two places.
+    fits = "dog " * 74 + "cat"
+    items = [ScoreItem("s", dogs[0], (), text, "dog") for text in (fits, fits + " and a duck")]
 
     whole, cut = PickScore(encoder=preference).score(items)
 
-    assert (whole.note, cut.note) == ("", "text truncated to 77 tokens")
+    model = CLIPModel.from_pretrained(preference.source).eval()
+    processor = CLIPProcessor.from_pretrained(preference.processor)
+    inputs = processor(images=Image.open(dogs[0]), text=fits, return_tensors="pt")
+    assert inputs.input_ids.shape == (1, 77)
+    assert whole.value == pytest.approx(float(model(**inputs).logits_per_image), abs=1e-4)
     assert cut.value == pytest.approx(whole.value, abs=1e-5)
+    assert (whole.note, cut.note) == ("", "text truncated to 77 tokens")
 
 
 def test_a_checkpoint_that_lacks_weights_is_refused(encoders: Path, tmp_path: Path) -> None:

@@ -63,9 +63,7 @@ def authors_sam(checkpoint: str | None = None) -> Sam:
         img_size=64, patch_size=4, embed_dim=64, depth=4, num_heads=4, out_chans=32, use_rel_pos=True,
         window_size=8, global_attn_indexes=(1, 3), norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
     )  # fmt: skip
-    prompts = PromptEncoder(
-        embed_dim=32, image_embedding_size=(16, 16), input_image_size=(64, 64), mask_in_chans=4
-    )
+    prompts = PromptEncoder(embed_dim=32, image_embedding_size=(16, 16), input_image_size=(64, 64), mask_in_chans=4)
     decoder = MaskDecoder(
         transformer=TwoWayTransformer(depth=2, embedding_dim=32, mlp_dim=128, num_heads=4),
         transformer_dim=32,
@@ -81,10 +79,7 @@ def scattered(encoders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(encoders / "sam", directory)
     generator = torch.Generator().manual_seed(1)
     weights = load_file(directory / "model.safetensors")
-    moved = {
-        name: tensor + 0.1 * torch.randn(tensor.shape, generator=generator)
-        for name, tensor in weights.items()
-    }
+    moved = {name: tensor + 0.1 * torch.randn(tensor.shape, generator=generator) for name, tensor in weights.items()}
     save_file(moved, directory / "model.safetensors", metadata={"format": "pt"})
     return directory
 
@@ -117,9 +112,7 @@ def test_transformers_and_the_authors_package_give_the_same_masks(
         architecture="miniature", checkpoint=str(published), boxes=WholeImageBoxes(), device="cpu"
     ).predictor()
     images = [Image.open(path) for path in [*dogs[:3], *ducks[:3]]]
-    boxes = [
-        (0.2 * image.width, 0.1 * image.height, 0.9 * image.width, 0.7 * image.height) for image in images
-    ]
+    boxes = [(0.2 * image.width, 0.1 * image.height, 0.9 * image.width, 0.7 * image.height) for image in images]
     # At SAM's own size nothing is resized, and the two must agree to the pixel.
     small = [image.resize((64, 48)) for image in images]
     small_boxes = [(12.0, 5.0, 58.0, 33.0)] * 6
@@ -127,9 +120,7 @@ def test_transformers_and_the_authors_package_give_the_same_masks(
     for one, other in zip(ours.predict(small, small_boxes), theirs.predict(small, small_boxes), strict=True):
         np.testing.assert_array_equal(one, other)
         assert 0 < one.mean() < 1
-    for image, one, other in zip(
-        images, ours.predict(images, boxes), theirs.predict(images, boxes), strict=True
-    ):
+    for image, one, other in zip(images, ours.predict(images, boxes), theirs.predict(images, boxes), strict=True):
         assert one.shape == other.shape == (image.height, image.width)
         assert overlap(one, other) > 0.95  # the two libraries resize with different filters
 
@@ -139,9 +130,7 @@ def test_a_box_outside_the_subject_changes_the_mask(scattered: Path, dogs: list[
     image = Image.open(dogs[0])
     width, height = image.size
 
-    left, right = predictor.predict(
-        [image] * 2, [(0, 0, width / 3, height), (width / 2, 0, width, height / 2)]
-    )
+    left, right = predictor.predict([image] * 2, [(0, 0, width / 3, height), (width / 2, 0, width, height / 2)])
 
     assert overlap(left, right) < 0.999
 
@@ -218,9 +207,7 @@ class MiddleBoxes(BoxSpec):
         return self
 
     def find(self, images: Sequence[Image.Image], class_noun: str) -> list[Box | None]:
-        return [
-            (image.width // 4, image.height // 4, image.width // 2, image.height // 2) for image in images
-        ]
+        return [(image.width // 4, image.height // 4, image.width // 2, image.height // 2) for image in images]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,8 +221,7 @@ class NounBoxes(BoxSpec):
         halves: dict[str, tuple[float, float]] = {"top": (0, 0.5), "bottom": (0.5, 1)}
         start, end = halves[class_noun]
         return [
-            (0, start * image.height, image.width, end * image.height) if image.width > 10 else None
-            for image in images
+            (0, start * image.height, image.width, end * image.height) if image.width > 10 else None for image in images
         ]
 
 
@@ -286,9 +272,7 @@ def test_images_without_a_box_do_not_shift_the_masks_of_the_others() -> None:
     assert [one.note for one in found] == [note, "", note, ""]
 
 
-def test_one_image_is_segmented_for_each_class_noun(
-    clip: ClipSpec, dogs: list[Path], ducks: list[Path]
-) -> None:
+def test_one_image_is_segmented_for_each_class_noun(clip: ClipSpec, dogs: list[Path], ducks: list[Path]) -> None:
     metric = ClipISeg(encoder=clip, segmenter=FilledBoxes(boxes=NounBoxes()))
     items = [ScoreItem(noun, dogs[0], (ducks[0],), "", noun) for noun in ("top", "bottom", "top")]
 

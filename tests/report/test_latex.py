@@ -103,9 +103,7 @@ def test_braces_and_environments_are_balanced(source):
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="needs pdflatex")
 def test_the_table_compiles_in_a_document_with_booktabs(source, tmp_path):
     (tmp_path / "leaderboard.tex").write_text(source)
-    document = (
-        r"\documentclass{article}\usepackage{booktabs}\begin{document}\input{leaderboard}\end{document}"
-    )
+    document = r"\documentclass{article}\usepackage{booktabs}\begin{document}\input{leaderboard}\end{document}"
     (tmp_path / "main.tex").write_text(document)
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "main.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)

@@ -122,9 +122,7 @@ def test_scores_of_two_protocols_are_refused(report_input):
 def test_more_scores_than_samples_are_refused(report_input):
     inputs = report_input({"mokus": {"clip_i": 0.5}})
     twice = pd.concat([inputs.scores, inputs.scores])
-    with pytest.raises(
-        RunError, match="mokus: 2 scores of clip_i for 1 planned samples of the generation task"
-    ):
+    with pytest.raises(RunError, match="mokus: 2 scores of clip_i for 1 planned samples of the generation task"):
         build_leaderboard(report_input({"mokus": {"clip_i": 0.5}}, scores=twice))
 
 
@@ -135,9 +133,7 @@ def test_notes_on_scores_are_counted(report_input):
     pairs = zip(inputs.scores["method"], inputs.scores["metric"], strict=True)
     scores = inputs.scores.assign(note=[notes.get(pair, "") for pair in pairs])
     board = build_leaderboard(report_input(FOUR, scores=scores))
-    assert board.remarks == (
-        "CLIP-T: scores with a note: base 1, enc_ft 1, mokus 1; most often “cut to 77 tokens”.",
-    )
+    assert board.remarks == ("CLIP-T: scores with a note: base 1, enc_ft 1, mokus 1; most often “cut to 77 tokens”.",)
 
 
 def test_scores_of_metrics_that_are_not_shown_are_left_out(report_input):

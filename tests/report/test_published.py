@@ -35,9 +35,7 @@ def test_only_the_rounded_times_are_approximate():
 
 def test_more_knowledge_costs_about_seven_seconds_an_item():
     seconds = {
-        count: numbers(PublishedTable.KNOWLEDGE_ITEMS, "MoKus", f"knowledge_items={count}")[
-            None, "train_seconds"
-        ]
+        count: numbers(PublishedTable.KNOWLEDGE_ITEMS, "MoKus", f"knowledge_items={count}")[None, "train_seconds"]
         for count in (1, 3, 5)
     }
     assert seconds == {1: 331.3, 3: 345.1, 5: 360.0}

@@ -61,9 +61,7 @@ def test_markdown_marks_best_and_second_and_escapes_labels(board, tmp_path):
     lines = (tmp_path / "leaderboard.md").read_text().splitlines()
     table = [line for line in lines if line.startswith("|")]
     assert r"| mokus\|eta=1\_0 | <u>0.333</u> | **0.300** | 21.30 | 10.0 | 1024 | 1.00 |" in table
-    assert (
-        r'| \<b\>a, "quoted" \*label\*\</b\> | **0.500** | <u>0.000</u> | –† | 10.0 | 1024 | 1.00 |' in table
-    )
+    assert r'| \<b\>a, "quoted" \*label\*\</b\> | **0.500** | <u>0.000</u> | –† | 10.0 | 1024 | 1.00 |' in table
     assert "| base (control) | 0.250 | 0.500 | 19.00 | 10.0 | 1024 | 1.00 |" in table
     assert "| MoKus (published) | 0.761 | 0.305 | 21.30 | ≈360 | – | – |" in table
     unescaped_bars = {line.replace(r"\|", "").count("|") for line in table}

@@ -52,6 +52,4 @@ def test_pickscores_tokenizer_spells_every_text_and_agrees_with_clips_where_it_h
     ]
     odd = "Zürich — naïve 犬 🐕"
     assert ours.unk_token_id not in ours(odd).input_ids[1:-1]
-    assert ours.decode(ours(odd).input_ids, skip_special_tokens=True).replace(" ", "") == odd.lower().replace(
-        " ", ""
-    )
+    assert ours.decode(ours(odd).input_ids, skip_special_tokens=True).replace(" ", "") == odd.lower().replace(" ", "")

@@ -1,0 +1,214 @@
+"""Reading a benchmark in the layout of the KnowCusBench release (see `layout`).
+
+Loading and checking share one pass, which collects everything that is wrong. Images are hashed here but not
+decoded, so that loading stays fast; `knowcusbench check` decodes them as well.
+"""
+
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from knowcusbench.benchmark.concepts import make_concept
+from knowcusbench.benchmark.digests import benchmark_digest, images_digest
+from knowcusbench.benchmark.findings import Findings
+from knowcusbench.benchmark.layout import (
+    CHECKPOINT_FOLDER,
+    DATASET_FILE,
+    IMAGE_FOLDER,
+    IMAGE_SUFFIXES,
+    KNOWLEDGE_FOLDER,
+    is_plain_name,
+)
+from knowcusbench.benchmark.records import (
+    ConceptRecord,
+    KnowledgeRecord,
+    concept_values,
+    knowledge_values,
+    parse_records,
+)
+from knowcusbench.benchmark.tree import ReleaseTree
+from knowcusbench.benchmark.types import UNSPECIFIED, Benchmark, Concept, KnowledgeAspect, PromptAspect
+from knowcusbench.errors import BenchmarkError
+
+USUAL_IMAGE_COUNTS = range(4, 7)
+"""The paper gives a concept 4 to 6 reference images; another number is worth a note."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What one pass over a release found.
+
+    Attributes:
+        benchmark: what could be read; complete only if there are no faults.
+        images: all reference images that are there, also of concepts that could not be read.
+        faults: everything that has to be mended, one line each.
+    """
+
+    benchmark: Benchmark
+    images: tuple[Path, ...]
+    faults: tuple[str, ...]
+
+
+def load_benchmark(root: Path) -> Benchmark:
+    """Read a benchmark directory.
+
+    Raises BenchmarkError if it has a fault: the message shows the first one, `faults` has them all.
+    """
+    return sound(read_release(root), root)
+
+
+def sound(reading: Reading, source: Path) -> Benchmark:
+    """The benchmark of a reading without faults; otherwise raises BenchmarkError, naming `source`."""
+    if reading.faults:
+        first, *others = reading.faults
+        more = f" (and {len(others)} more)" if others else ""
+        raise BenchmarkError(
+            f"{source}: {first}{more}; run `knowcusbench check {source}` for all faults", reading.faults
+        )
+    return reading.benchmark
+
+
+def read_release(root: Path) -> Reading:
+    """Read as much of a benchmark directory as can be read, and collect everything that is wrong with it."""
+    root = root.absolute()
+    if not root.is_dir():
+        return Reading(benchmark=Benchmark(root, (), ""), images=(), faults=("no such directory",))
+    findings = Findings()
+    tree = ReleaseTree(root, findings)
+    records, complete = _read_concepts(tree)
+    images = {name: _images(tree, folder) for name, folder in tree.folders(root / IMAGE_FOLDER).items()}
+    knowledge = _read_knowledge(tree)
+    checkpoints = _checkpoints(tree)
+    _refuse_missing(records, images, knowledge, findings)
+    if complete:
+        _refuse_strays(records, images, knowledge, checkpoints, findings)
+    concepts = tuple(
+        make_concept(
+            record,
+            knowledge=knowledge.get(name, {}),
+            images=images.get(name, ()),
+            visual_checkpoint=checkpoints.get(name),
+            images_digest=_hash_images(tree, images.get(name, ())),
+            where=f"{DATASET_FILE}: {name}",
+            findings=findings,
+        )
+        for name, record in records.items()
+    )
+    _note_oddities(concepts, findings)
+    return Reading(
+        benchmark=Benchmark(root, concepts, benchmark_digest(concepts), tuple(findings.notes)),
+        images=tuple(path for paths in images.values() for path in paths),
+        faults=tuple(findings.faults),
+    )
+
+
+def _images(tree: ReleaseTree, folder: Path) -> tuple[Path, ...]:
+    """The reference images of a folder, in file-name order."""
+    entries = tree.entries(folder)
+    images = tuple(path for path in entries if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES)
+    for path in sorted(set(entries) - set(images)):
+        tree.findings.note(tree.where(path), "not an image, passed over")
+    if not images:
+        tree.findings.fault(tree.where(folder), "no images")
+    elif len(images) not in USUAL_IMAGE_COUNTS:
+        usual = f"{USUAL_IMAGE_COUNTS.start} to {USUAL_IMAGE_COUNTS[-1]}"
+        tree.findings.note(tree.where(folder), f"{len(images)} images, {usual} are usual")
+    return images
+
+
+def _hash_images(tree: ReleaseTree, images: Sequence[Path]) -> str:
+    contents = map(tree.read_bytes, images)
+    return images_digest(data for data in contents if data is not None)
+
+
+def _read_concepts(tree: ReleaseTree) -> tuple[dict[str, ConceptRecord], bool]:
+    """The entries of `dataset.json` with usable and different names, by name; and whether these are all."""
+    value = tree.read_json(tree.root / DATASET_FILE)
+    values = [] if value is None else concept_values(value, DATASET_FILE, tree.findings)
+    parsed = parse_records(ConceptRecord, values, f"{DATASET_FILE}: concept", tree.findings)
+    concepts: dict[str, ConceptRecord] = {}
+    for number, record in parsed.items():
+        where = f"{DATASET_FILE}: concept {number}"
+        if not is_plain_name(record.name):
+            tree.findings.fault(where, f"{record.name!r} can't be a folder's name")
+        elif record.name in concepts:
+            tree.findings.fault(where, f"duplicate concept {record.name!r}")
+        else:
+            concepts[record.name] = record
+    return concepts, 0 < len(parsed) == len(values)
+
+
+def _read_knowledge(tree: ReleaseTree) -> dict[str, dict[int, KnowledgeRecord]]:
+    """The sound items of every knowledge file, by concept."""
+    knowledge = {}
+    for path in tree.entries(tree.root / KNOWLEDGE_FOLDER):
+        where = tree.where(path)
+        if path.suffix != ".json" or path.is_dir():
+            tree.findings.note(where, "not a JSON file, passed over")
+            continue
+        value = tree.read_json(path)
+        values = [] if value is None else knowledge_values(value, where, tree.findings)
+        knowledge[path.stem] = parse_records(KnowledgeRecord, values, f"{where}: item", tree.findings)
+    return knowledge
+
+
+def _checkpoints(tree: ReleaseTree) -> dict[str, Path]:
+    """The folders of stage-1 LoRAs that hold any file, by concept."""
+    folders = tree.folders(tree.root / CHECKPOINT_FOLDER)
+    return {name: folder for name, folder in folders.items() if tree.files_below(folder)}
+
+
+def _refuse_missing(
+    concepts: Iterable[str], images: Container[str], knowledge: Container[str], findings: Findings
+) -> None:
+    """Every concept needs a folder of images and a knowledge file."""
+    for name in concepts:
+        if name not in images:
+            findings.fault(f"{IMAGE_FOLDER}/{name}", "missing folder of a concept")
+        if name not in knowledge:
+            findings.fault(f"{KNOWLEDGE_FOLDER}/{name}.json", "missing file of a concept")
+
+
+def _refuse_strays(
+    concepts: Container[str],
+    images: Iterable[str],
+    knowledge: Iterable[str],
+    checkpoints: Iterable[str],
+    findings: Findings,
+) -> None:
+    """Images and knowledge need an entry in `dataset.json`. A stray checkpoint does no harm."""
+    reason = f"no such concept in {DATASET_FILE}"
+    for name in images:
+        if name not in concepts:
+            findings.fault(f"{IMAGE_FOLDER}/{name}", reason)
+    for name in knowledge:
+        if name not in concepts:
+            findings.fault(f"{KNOWLEDGE_FOLDER}/{name}.json", reason)
+    for name in checkpoints:
+        if name not in concepts:
+            findings.note(f"{CHECKPOINT_FOLDER}/{name}", f"{reason}, passed over")
+
+
+def _note_oddities(concepts: Sequence[Concept], findings: Findings) -> None:
+    """What is allowed but worth knowing: aspects outside the paper's, and what concepts disagree about."""
+    items = [item for concept in concepts for item in concept.knowledge]
+    prompts = [prompt for concept in concepts for prompt in concept.prompts]
+    for kind, found, known in (
+        ("knowledge", {item.aspect for item in items}, set(KnowledgeAspect)),
+        ("prompt", {prompt.aspect for prompt in prompts}, set(PromptAspect)),
+    ):
+        for aspect in sorted(found - known - {UNSPECIFIED}):
+            findings.note("aspects", f"{kind} aspect {aspect!r} is not one of the paper's")
+    for template, aspects in _grouped((prompt.template, prompt.aspect) for prompt in prompts).items():
+        if len(aspects) > 1:
+            findings.note("prompts", f"{template!r} has different aspects: {', '.join(sorted(aspects))}")
+    for question, answers in _grouped((item.question, item.answer) for item in items).items():
+        if len(answers) > 1:
+            findings.note("knowledge", f"{question!r} has different answers in different concepts")
+
+
+def _grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, set[str]]:
+    groups: dict[str, set[str]] = {}
+    for key, value in pairs:
+        groups.setdefault(key, set()).add(value)
+    return groups

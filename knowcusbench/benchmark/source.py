@@ -1,0 +1,52 @@
+"""Where a benchmark comes from: a local directory, or a data set repository on the Hugging Face Hub."""
+
+import os
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError
+
+from knowcusbench.errors import BenchmarkError
+
+MOVING_REVISION = "main"
+"""The hub's default branch. A benchmark that can change under a run is no benchmark."""
+
+
+def resolve_source(path: str | None, repo: str | None, revision: str | None) -> Path:
+    """The directory of a benchmark, downloaded first if it is on the hub and not in the cache.
+
+    Args:
+        path: a local directory ("~" stands for the home directory), or None.
+        repo: a data set id on the hub ("owner/name"), or None. Exactly one of `path` and `repo` is given.
+        revision: for `repo`, a commit hash or a tag.
+
+    The hub's environment variables hold (`HF_HUB_OFFLINE`, `HF_HUB_CACHE`, `HF_TOKEN`, ...). Raises
+    BenchmarkError for a source that is not given, not pinned or can't be had.
+    """
+    if (path is None) == (repo is None):
+        given = "neither" if path is None else "both"
+        raise BenchmarkError(f"benchmark: give either benchmark.path or benchmark.repo, found {given}")
+    if path is not None:
+        return _local(path)
+    assert repo is not None
+    return _snapshot(repo, revision)
+
+
+def _local(path: str) -> Path:
+    directory = Path(os.path.expanduser(path))
+    if not directory.is_dir():
+        raise BenchmarkError(f"benchmark.path={path}: no such directory")
+    return directory
+
+
+def _snapshot(repo: str, revision: str | None) -> Path:
+    if not revision or revision == MOVING_REVISION:
+        found = f"the branch {revision!r}, which moves" if revision else "none"
+        raise BenchmarkError(f"benchmark.repo={repo}: benchmark.revision must be a commit or a tag, found {found}")
+    try:
+        return Path(snapshot_download(repo, repo_type="dataset", revision=revision))
+    except (OSError, HFValidationError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise BenchmarkError(
+            f"benchmark.repo={repo} at {revision} can't be had from the hub or its cache: {reason}"
+        ) from error
