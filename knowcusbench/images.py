@@ -5,9 +5,7 @@ two different scores, so nothing else in the project opens image files.
 """
 
 import io
-import struct
 import warnings
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,9 +27,9 @@ EXIF_ROTATION = "exif rotation"
 PALETTE = "palette"
 SIXTEEN_BIT = "16-bit"
 
-# What Pillow's decoders raise for damaged files. Most failures are OSError, but checks inside the plugins
-# surface as the others.
-_DECODER_ERRORS = (OSError, SyntaxError, ValueError, IndexError, KeyError, struct.error, zlib.error)
+# What Pillow's decoders raise for damaged files. Most failures are OSError; a few checks inside the plugins
+# surface as the other two.
+_DECODER_ERRORS = (OSError, SyntaxError, ValueError)
 _BOMB_ERRORS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 

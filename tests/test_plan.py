@@ -57,7 +57,8 @@ def test_ids_do_not_change_between_versions():
 def test_noise_seeds_are_valid_for_torch_and_differ(made_up_benchmark):
     seeds = [sample.noise_seed for sample in samples(plan_of(made_up_benchmark))]
     assert len(set(seeds)) == len(seeds)
-    assert min(seeds) >= 0 and max(seeds) < 2**63
+    assert min(seeds) >= 0
+    assert max(seeds) < 2**63
 
 
 def test_samples_carry_their_row(made_up_benchmark):

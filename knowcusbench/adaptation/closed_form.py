@@ -3,6 +3,10 @@
 import torch
 from torch import Tensor
 
+ROUNDING = 1e-12
+"""Relative deviation, in fp64, below which a component counts as constant; that of a bf16 or fp32 value that does change
+is at least 1e-7."""
+
 
 class RunningMoments:
     """Mean and variance of rows that come in chunks, exact for any chunking (Chan et al. 1979), in fp64."""
@@ -28,12 +32,10 @@ class RunningMoments:
 
     @property
     def std(self) -> Tensor:
-        """Standard deviation (d,) with Bessel's correction. One where it is undefined or zero: a single row, or a
-        component that never changes, is not scaled."""
-        if self.count < 2:
-            return torch.ones_like(self.mean)
-        std = (self._squares / (self.count - 1)).sqrt()
-        return torch.where(std > 0, std, torch.ones_like(std))
+        """Standard deviation (d,) with Bessel's correction. One where there is none: a single row, or a component
+        that never changes (up to rounding), is not scaled."""
+        std = (self._squares / max(self.count - 1, 1)).sqrt()
+        return torch.where(std > ROUNDING * self.mean.abs(), std, torch.ones_like(std))
 
     def normalise(self, rows: Tensor) -> Tensor:
         """Rows (n, d) minus the mean, over the standard deviation, in fp64."""

@@ -1,8 +1,8 @@
 """UltraEdit (arXiv 2505.14679): the closed-form knowledge edit of the paper's stage 2."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,11 @@ from knowcusbench.backbone.base import Backbone, QuestionForm
 from knowcusbench.backbone.lora import attached
 from knowcusbench.errors import ConfigError, MethodError
 
+Rows = dict[str, tuple[Tensor, Tensor]]
+"""Inputs h (n, d_in) and output gradients g (n, d_out) of a layer at n positions, by the layer's full name."""
+
 Factors = dict[str, tuple[Tensor, Tensor]]
+"""Factors (r, d_in) and (d_out, r) of a layer's change, by the layer's full name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +31,8 @@ class UltraEdit(Editor):
     For every edited linear layer, the inputs h and the output gradients g of the answer's loss are captured at the
     positions that predict the answer's tokens. `[h, g]` is normalised by mean and standard deviation over the rows of
     all edited layers of the same shape, and the weight changes by `(H^T H + I)^-1 H^T V` with `V = -eta |h|^2 g`.
-    The statistics are those of the concept's own facts: nothing carries over from one concept to the next.
+    The statistics are those of the concept's own facts and of `warmup`: nothing carries over from one concept to the
+    next.
 
     Attributes:
         eta: strength of the edit.
@@ -37,6 +42,8 @@ class UltraEdit(Editor):
         question_form: how the question is put to the text encoder.
         rounds: how often the closed form is applied, each time to the model as edited so far. The paper: once.
         target_loss: stop before the next round when the mean loss of the answers is below this.
+        warmup: neutral facts whose rows enter the statistics only. Deviations over a handful of rows say little, and one
+            row has none: then the edit is zero.
         energy: part of the edit's squared Frobenius norm that its stored factors keep.
     """
 
@@ -46,6 +53,7 @@ class UltraEdit(Editor):
     question_form: QuestionForm = "chat"
     rounds: int = 1
     target_loss: float = 0.0
+    warmup: tuple[Fact, ...] = ()
     energy: float = 0.999999
 
     def __post_init__(self) -> None:
@@ -58,47 +66,38 @@ class UltraEdit(Editor):
     def edit(self, facts: Sequence[Fact], backbone: Backbone) -> Adaptation:
         with measured("textual", backbone.device) as meter:
             names = backbone.text_modules(self.modules, self.layers)
-            tokens = [
-                (fact, *backbone.question_tokens(fact.question, fact.answer, self.question_form)) for fact in facts
-            ]
             factors: Factors = {}
             losses: list[float] = []
             for _ in range(self.rounds):
-                rows, loss = self._capture(backbone, names, tokens, factors)
-                losses.append(loss)
-                if loss < self.target_loss:
-                    break
-                factors = self._added(factors, edit_step(rows, self.eta))
+                with edited(backbone, factors):
+                    rows, loss = self._capture(backbone, names, facts)
+                    losses.append(loss)
+                    if loss < self.target_loss:
+                        break
+                    neutral = self._capture(backbone, names, self.warmup)[0] if self.warmup else {}
+                factors = self._added(factors, edit_step(rows, self.eta, neutral))
             adapter = Adapter.from_factors(factors) if factors else None
         backbone.check_intact()
         ranks = [len(down) for down, _ in factors.values()]
         details = {"edit_losses_before_rounds": losses, "edit_ranks": ranks}
         return Adaptation(text_encoder=adapter, cost=meter.cost, details=details)
 
-    def _capture(
-        self,
-        backbone: Backbone,
-        names: Sequence[str],
-        tokens: Sequence[tuple[Fact, Tensor, Tensor]],
-        factors: Factors,
-    ) -> tuple[dict[str, tuple[Tensor, Tensor]], float]:
-        """Inputs and output gradients by module, over all facts, of the model as edited so far; and the mean loss."""
-        keys: dict[str, list[Tensor]] = defaultdict(list)
-        gradients: dict[str, list[Tensor]] = defaultdict(list)
+    def _capture(self, backbone: Backbone, names: Sequence[str], facts: Sequence[Fact]) -> tuple[Rows, float]:
+        """Inputs and output gradients by module, over all facts, and the mean loss of their answers."""
+        parts = []
         losses = []
-        edited = (
-            attached(backbone.text_encoder, Adapter.from_factors(factors), torch.float32) if factors else nullcontext()
-        )
-        with edited:
-            for fact, input_ids, labels in tokens:
-                captured, loss = capture_rows(backbone, names, input_ids, labels)
-                losses.append(loss)
-                for name, (key, gradient) in captured.items():
-                    if not (key.isfinite().all() and gradient.isfinite().all()):
-                        raise MethodError(f"question {fact.question!r}: NaN or infinity at {name}; nothing was edited")
-                    keys[name].append(key)
-                    gradients[name].append(gradient)
-        rows = {name: (torch.cat(keys[name]), torch.cat(gradients[name])) for name in names}
+        for fact in facts:
+            tokens = backbone.question_tokens(fact.question, fact.answer, self.question_form)
+            captured, loss = capture_rows(backbone, names, *tokens)
+            for name, (keys, gradients) in captured.items():
+                if not (keys.isfinite().all() and gradients.isfinite().all()):
+                    raise MethodError(f"question {fact.question!r}: NaN or infinity at {name}; nothing was edited")
+            parts.append(captured)
+            losses.append(loss)
+        rows = {
+            name: (torch.cat([part[name][0] for part in parts]), torch.cat([part[name][1] for part in parts]))
+            for name in names
+        }
         return rows, sum(losses) / len(losses)
 
     def _added(self, factors: Factors, step: Factors) -> Factors:
@@ -112,10 +111,18 @@ class UltraEdit(Editor):
         return added
 
 
-def edit_step(rows: Mapping[str, tuple[Tensor, Tensor]], eta: float) -> Factors:
-    """One closed-form step from captured rows `(h, g)` by module: the factors of every module's change."""
-    moments: dict[Any, RunningMoments] = defaultdict(RunningMoments)
-    for keys, gradients in rows.values():
+def edited(backbone: Backbone, factors: Factors) -> AbstractContextManager[None]:
+    """The text encoder with an edit on it, as it will be stored."""
+    if not factors:
+        return nullcontext()
+    return attached(backbone.text_encoder, Adapter.from_factors(factors), torch.float32)
+
+
+def edit_step(rows: Rows, eta: float, neutral: Rows) -> Factors:
+    """One closed-form step from captured rows: the factors of every module's change. `neutral` rows, which may be
+    empty, count in the statistics only."""
+    moments: dict[tuple[int, int], RunningMoments] = defaultdict(RunningMoments)
+    for keys, gradients in [*rows.values(), *neutral.values()]:
         moments[keys.shape[1], gradients.shape[1]].update(torch.cat([keys, gradients], dim=1))
     return {
         name: edit_factors(keys, edit_values(keys, gradients, moments[keys.shape[1], gradients.shape[1]], eta))
@@ -123,9 +130,7 @@ def edit_step(rows: Mapping[str, tuple[Tensor, Tensor]], eta: float) -> Factors:
     }
 
 
-def capture_rows(
-    backbone: Backbone, names: Sequence[str], input_ids: Tensor, labels: Tensor
-) -> tuple[dict[str, tuple[Tensor, Tensor]], float]:
+def capture_rows(backbone: Backbone, names: Sequence[str], input_ids: Tensor, labels: Tensor) -> tuple[Rows, float]:
     """Inputs h (n, d_in) and output gradients g (n, d_out) of the layers `names` at the n answer positions, in fp32,
     and the mean cross-entropy of the answer.
 

@@ -1,73 +1,182 @@
-"""Loading a diffusers pipeline from a directory or the hub, with one-line errors."""
+"""Opening a Qwen-Image checkpoint: a diffusers directory or a hub id. Everything wrong with it is one line."""
 
 import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import diffusers
 import torch
 import transformers
+from diffusers import AutoencoderKLQwenImage, QwenImagePipeline, QwenImageTransformer2DModel
+from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from knowcusbench.errors import WeightsError
 
-P = TypeVar("P")
+MODELS = {
+    "transformer": QwenImageTransformer2DModel,
+    "vae": AutoencoderKLQwenImage,
+    "text_encoder": Qwen2_5_VLForConditionalGeneration,
+}
+"""The pipeline's components that have weights, and their classes."""
+
+LOAD_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError)
+"""What the libraries raise for files and the hub (OSError), and for contents that do not parse or fit."""
 
 
-def load_pipeline(cls: type[P], source: str, revision: str | None, dtype: str) -> P:
-    """`cls.from_pretrained` from safetensors only.
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A checkpoint on this machine, known by its configuration files.
 
-    Raises WeightsError naming `source` for a directory that is not such a pipeline, a missing or damaged file, and a
-    hub id that can't be had.
+    Attributes:
+        source: the directory or hub id as the user gave it.
+        directory: where its files are.
+        transformer, vae: the diffusers configurations.
+        text_encoder: the transformers configuration.
     """
-    check_source(source, cls.__name__)
-    loader: Any = cls
-    transformers.utils.logging.disable_progress_bar()
-    diffusers.utils.logging.disable_progress_bar()
-    try:
-        pipeline: P = loader.from_pretrained(
-            source, revision=revision, dtype=getattr(torch, dtype), use_safetensors=True
-        )
-    # The loaders raise OSError for files and the hub, the others for contents that do not parse or fit.
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise WeightsError(f"backbone.source: can't load {source!r} ({first_line(error)})") from error
+
+    source: str
+    directory: Path
+    transformer: Mapping[str, Any]
+    vae: Mapping[str, Any]
+    text_encoder: Qwen2_5_VLConfig
+
+    @property
+    def pixels_per_token(self) -> int:
+        """Height and width of the square that one image token covers: the VAE's stride times a patch of two."""
+        return 2 * int(2 ** len(self.vae["temperal_downsample"]))
+
+
+def open_checkpoint(source: str, revision: str | None, *, weights: bool) -> Checkpoint:
+    """Find a checkpoint and read its configuration files.
+
+    Of a hub id, `weights` downloads the whole pipeline and otherwise only the JSON files. Raises WeightsError, naming
+    the source or file, for a source that can't be had and for one that is not a Qwen-Image pipeline.
+    """
+    directory = _local_directory(source, revision, weights=weights)
+    index = _read_json(directory / "model_index.json")
+    if index.get("_class_name") != QwenImagePipeline.__name__:
+        found = index.get("_class_name")
+        raise WeightsError(f"backbone.source: {source!r} holds a {found}, expected a {QwenImagePipeline.__name__}")
+    for component, cls in MODELS.items():
+        found = (index.get(component) or [None, None])[1]
+        if found != cls.__name__:
+            raise WeightsError(
+                f"backbone.source: the {component} of {source!r} is a {found}, expected a {cls.__name__}"
+            )
+    configs = {component: _read_json(directory / component / "config.json") for component in MODELS}
+    return Checkpoint(
+        source=source,
+        directory=directory,
+        transformer=configs["transformer"],
+        vae=configs["vae"],
+        text_encoder=Qwen2_5_VLConfig.from_dict(configs["text_encoder"]),
+    )
+
+
+def load_pipeline(checkpoint: Checkpoint, dtype: torch.dtype) -> QwenImagePipeline:
+    """The pipeline with all weights in `dtype`, from safetensors only.
+
+    Raises WeightsError, naming the component, for a missing or damaged file and for a missing tensor.
+    """
+    with quiet_libraries():
+        models = {component: _load_model(checkpoint, component, dtype) for component in MODELS}
+        try:
+            pipeline = QwenImagePipeline.from_pretrained(checkpoint.directory, **models)
+        except LOAD_ERRORS as error:
+            raise WeightsError(f"backbone.source: can't load {checkpoint.source!r} ({first_line(error)})") from error
+    _check_template(checkpoint, pipeline)
     return pipeline
 
 
-CONFIG_FILES = {"scheduler": "scheduler_config.json", "tokenizer": "tokenizer_config.json"}
-"""The configuration file of a component's folder, where it is not `config.json`."""
-
-
-def check_source(source: str, pipeline_class: str) -> None:
-    """Raise WeightsError for a local `source` that is not a whole directory of `pipeline_class`.
-
-    The libraries do not: without its `config.json` a text encoder of the default size (72 B) is made at random.
-    """
-    path = Path(source).expanduser()
-    if not path.exists():
-        if source.startswith(("/", "./", "../", "~")) or source.count("/") != 1:
-            raise WeightsError(f"backbone.source: no directory {source!r}, and it is not a hub id (owner/name)")
-        return
-    index_path = path / "model_index.json"
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Without the log lines and progress bars of diffusers and transformers: what matters in them is raised."""
+    loggers: tuple[Any, ...] = (diffusers.utils.logging, transformers.utils.logging)
+    before = [(logger, logger.get_verbosity(), logger.is_progress_bar_enabled()) for logger in loggers]
     try:
-        index = json.loads(index_path.read_text())
-    except (OSError, ValueError) as error:
-        raise WeightsError(
-            f"backbone.source: {index_path} can't be read ({error}); is it a diffusers directory?"
-        ) from error
-    if index.get("_class_name") != pipeline_class:
-        raise WeightsError(
-            f"backbone.source: {source!r} holds a {index.get('_class_name')}, expected a {pipeline_class}"
-        )
-    for component, kind in index.items():
-        # The other entries are the pipeline's own settings, and optional components that are absent.
-        if not isinstance(kind, list) or kind[0] is None:
-            continue
-        config = path / component / CONFIG_FILES.get(component, "config.json")
-        if not config.is_file():
-            raise WeightsError(f"backbone.source: {config} is missing; copy the checkpoint again")
+        for logger in loggers:
+            logger.set_verbosity(logger.CRITICAL)
+            logger.disable_progress_bar()
+        yield
+    finally:
+        for logger, verbosity, progress_bar in before:
+            logger.set_verbosity(verbosity)
+            if progress_bar:
+                logger.enable_progress_bar()
 
 
 def first_line(error: BaseException) -> str:
+    """The first line of an error's message; its class name if there is none."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
+
+
+def _local_directory(source: str, revision: str | None, *, weights: bool) -> Path:
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists() or source.startswith(("/", ".", "~")) or source.count("/") != 1:
+        raise WeightsError(f"backbone.source: no directory {source!r}, and it is not a hub id (owner/name)")
+    try:
+        with quiet_libraries():
+            if weights:
+                return Path(QwenImagePipeline.download(source, revision=revision, use_safetensors=True))
+            return Path(snapshot_download(source, revision=revision, allow_patterns="*.json"))
+    except LOAD_ERRORS as error:
+        at = f" at revision {revision!r}" if revision else ""
+        raise WeightsError(f"backbone.source: can't get {source!r}{at} from the hub ({first_line(error)})") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise WeightsError(
+            f"backbone.source: {path} can't be read ({error.strerror}); a diffusers directory has it"
+        ) from error
+    except ValueError as error:
+        raise WeightsError(f"backbone.source: {path} is not JSON ({error}); copy the checkpoint again") from error
+    if not isinstance(content, dict):
+        raise WeightsError(f"backbone.source: {path} is not a JSON object; copy the checkpoint again")
+    return content
+
+
+def _load_model(checkpoint: Checkpoint, component: str, dtype: torch.dtype) -> torch.nn.Module:
+    loader: Any = MODELS[component]
+    try:
+        model, report = loader.from_pretrained(
+            checkpoint.directory,
+            subfolder=component,
+            dtype=dtype,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except LOAD_ERRORS as error:
+        raise WeightsError(
+            f"backbone.source: can't load the {component} of {checkpoint.source!r} ({first_line(error)})"
+        ) from error
+    # The libraries leave such tensors empty (diffusers) or fill them at random (transformers).
+    if missing := sorted(report["missing_keys"]):
+        raise WeightsError(
+            f"backbone.source: the {component} of {checkpoint.source!r} lacks {len(missing)} tensors, the first of "
+            f"them {missing[0]}; copy the checkpoint again"
+        )
+    return model  # type: ignore[no-any-return]
+
+
+def _check_template(checkpoint: Checkpoint, pipeline: QwenImagePipeline) -> None:
+    """The pipeline drops a fixed number of template tokens in front of the prompt; a tokenizer that is damaged or of
+    another model would make it drop part of the prompt, or keep part of the template."""
+    prefix, _ = pipeline.prompt_template_encode.split("{}")
+    found = len(pipeline.tokenizer(prefix)["input_ids"])
+    wanted = pipeline.prompt_template_encode_start_idx
+    if found != wanted:
+        raise WeightsError(
+            f"backbone.source: the tokenizer of {checkpoint.source!r} makes {found} tokens of the prompt template, "
+            f"Qwen-Image's makes {wanted}; copy the checkpoint again"
+        )

@@ -1,33 +1,41 @@
-"""LoRA adapters on a resident model through PEFT: put on, trained, read out, and taken off without a trace."""
+"""LoRA adapters on a resident model through PEFT: put on, trained, read out, taken off without a trace."""
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from knowcusbench.adaptation.types import Adapter
 from knowcusbench.errors import WeightsError
 
 NAME = "default"
+"""PEFT's name for the one adapter that is on a model at a time."""
+
+FACTORS = ("lora_A", "lora_B")
+
+CONFIG_FIELDS = {"r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pattern"}
+"""The fields of `LoraConfig` that an adapter may set: a plain LoRA on modules named in full."""
 
 
 @contextmanager
 def attached(model: nn.Module, adapter: Adapter, dtype: torch.dtype) -> Iterator[None]:
-    """`model` with `adapter` on it, computing in `dtype`, for the duration of the block.
+    """`model` with `adapter` on it, its factors in `dtype`, for the duration of the block.
 
-    Raises WeightsError, before anything is changed, if a tensor of the adapter does not fit the model.
+    Raises WeightsError, before anything is changed, if the adapter does not fit the model, and RuntimeError if an
+    adapter is on it already.
     """
-    check_fit(model, adapter)
-    with _injected(model, LoraConfig(**adapter.config)):
-        set_peft_model_state_dict(model, dict(adapter.weights), adapter_name=NAME)
-        for parameter in _lora_parameters(model).values():
-            parameter.data = parameter.data.to(dtype)
-            parameter.requires_grad_(False)
+    ranks, alphas = check_fit(model, adapter)
+    with _injected(model, ranks, alphas) as layers:
+        for module, layer in layers.items():
+            for factor in FACTORS:
+                value = adapter.weights[f"{module}.{factor}.weight"]
+                _set_factor(layer, factor, value.to(dtype=dtype, copy=True), trainable=False)
         yield
 
 
@@ -37,75 +45,112 @@ def trainable(
 ) -> Iterator[dict[str, nn.Parameter]]:
     """`model` with a new LoRA on the linear layers `targets` (full names); yields its parameters by name.
 
-    The parameters are fp32 whatever the model's dtype: steps of a small learning rate vanish in bf16. `lora_A` is drawn
-    uniformly from +-1/sqrt(in_features) (PEFT's initialisation) by a generator of its own, `lora_B` is zero.
+    The parameters are fp32 whatever the model's dtype: steps of a small learning rate vanish in bf16. `lora_A` is
+    drawn uniformly from +-1/sqrt(in_features) (PEFT's initialisation) by a generator of its own, `lora_B` is zero.
+    Raises RuntimeError if an adapter is on the model already.
     """
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets))
     generator = torch.Generator().manual_seed(seed)
-    with _injected(model, config):
-        parameters = _lora_parameters(model)
-        for name, parameter in sorted(parameters.items()):
-            value = torch.zeros(parameter.shape)
-            if "lora_A" in name:
-                bound = 1 / math.sqrt(parameter.shape[1])
-                value.uniform_(-bound, bound, generator=generator)
-            parameter.data = value.to(parameter.device)
-            parameter.requires_grad_(True)
+    with _injected(model, dict.fromkeys(targets, rank), dict.fromkeys(targets, alpha)) as layers:
+        parameters = {}
+        for module, layer in layers.items():
+            bound = 1 / math.sqrt(layer.in_features)
+            down = torch.empty(rank, layer.in_features).uniform_(-bound, bound, generator=generator)
+            for factor, value in zip(FACTORS, (down, torch.zeros(layer.out_features, rank)), strict=True):
+                parameters[f"{module}.{factor}"] = _set_factor(layer, factor, value, trainable=True)
         yield parameters
 
 
 def extract(model: nn.Module) -> Adapter:
-    """The adapter that is on `model`, as fp32 CPU tensors."""
-    config: LoraConfig = vars(model)["peft_config"][NAME]
-    state = get_peft_model_state_dict(model, adapter_name=NAME)
-    # Copied: an adapter must not change when training goes on.
-    weights = {name: tensor.detach().to("cpu", torch.float32, copy=True) for name, tensor in state.items()}
-    fields = {"r": config.r, "lora_alpha": config.lora_alpha, "target_modules": sorted(module_names(weights))}
-    return Adapter(weights, fields)
+    """The adapter that is on `model`, as fp32 CPU tensors of their own."""
+    layers = _lora_layers(model)
+    weights = {
+        f"{module}.{factor}.weight": getattr(layer, factor)[NAME].weight.detach().to("cpu", torch.float32, copy=True)
+        for module, layer in layers.items()
+        for factor in FACTORS
+    }
+    ranks = {module: layer.r[NAME] for module, layer in layers.items()}
+    alphas = {module: layer.lora_alpha[NAME] for module, layer in layers.items()}
+    config = {"r": max(ranks.values()), "lora_alpha": max(alphas.values()), "target_modules": list(layers)}
+    if len(set(ranks.values())) > 1 or len(set(alphas.values())) > 1:
+        config |= {"rank_pattern": ranks, "alpha_pattern": alphas}
+    return Adapter(weights, config)
 
 
-def module_names(weights: Mapping[str, Tensor]) -> set[str]:
-    """The modules that an adapter's tensors belong to."""
-    return {name.rsplit(".lora_", 1)[0] for name in weights}
+def check_fit(model: nn.Module, adapter: Adapter) -> tuple[dict[str, int], dict[str, float]]:
+    """Rank and alpha of every module that `adapter` changes, in order of the modules' names.
 
-
-def check_fit(model: nn.Module, adapter: Adapter) -> None:
-    """Raise WeightsError, naming the tensor, unless `adapter` has a fitting pair of factors for every target."""
+    Raises WeightsError, naming the module or tensor, unless it has a fitting pair of factors for every one of its
+    target modules, and nothing else.
+    """
+    if odd := sorted(adapter.config.keys() - CONFIG_FIELDS):
+        raise WeightsError(f"adapter: {odd[0]!r} can't be used; known: {', '.join(sorted(CONFIG_FIELDS))}")
+    config = LoraConfig(**adapter.config)
+    modules = sorted(adapter.config["target_modules"])
+    if not modules:
+        raise WeightsError("adapter: it has no target modules; make the adapter again")
+    expected = {f"{module}.{factor}.weight" for module in modules for factor in FACTORS}
+    if odd := sorted(expected ^ adapter.weights.keys()):
+        lacking = "is missing" if odd[0] in expected else "belongs to none of its target modules"
+        raise WeightsError(f"adapter: {odd[0]} {lacking}; make the adapter again")
+    ranks = {module: int(config.rank_pattern.get(module, config.r)) for module in modules}
+    alphas = {module: float(config.alpha_pattern.get(module, config.lora_alpha)) for module in modules}
     linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    modules = module_names(adapter.weights)
-    if modules != set(adapter.config["target_modules"]):
-        odd = sorted(modules ^ set(adapter.config["target_modules"]))[0]
-        raise WeightsError(f"adapter: {odd} is not in both the weights and target_modules; make the adapter again")
-    for module in sorted(modules):
+    for module in modules:
         if module not in linears:
             raise WeightsError(f"adapter: the model has no linear layer {module!r}; it was made for another model")
-        down = adapter.weights.get(f"{module}.lora_A.weight")
-        up = adapter.weights.get(f"{module}.lora_B.weight")
-        if down is None or up is None:
-            raise WeightsError(f"adapter: {module} lacks lora_A or lora_B; make the adapter again")
+        found = [tuple(adapter.weights[f"{module}.{factor}.weight"].shape) for factor in FACTORS]
         base = linears[module]
-        wanted = (base.out_features, base.in_features)
-        if (up.shape[0], down.shape[1]) != wanted or up.shape[1] != down.shape[0]:
-            raise WeightsError(
-                f"adapter: {module} has factors {tuple(up.shape)} x {tuple(down.shape)}, the layer is "
-                f"{wanted[0]} x {wanted[1]}; it was made for another model"
-            )
+        wanted = [(ranks[module], base.in_features), (base.out_features, ranks[module])]
+        for factor, shape, fitting in zip(FACTORS, found, wanted, strict=True):
+            if shape != fitting:
+                raise WeightsError(
+                    f"adapter: {module}.{factor}.weight has shape {shape}, expected {fitting} for this model "
+                    f"and rank {ranks[module]}"
+                )
+    return ranks, alphas
 
 
 @contextmanager
-def _injected(model: nn.Module, config: LoraConfig) -> Iterator[None]:
+def _injected(
+    model: nn.Module, ranks: Mapping[str, int], alphas: Mapping[str, float]
+) -> Iterator[dict[str, LoraLayer]]:
+    """`model` with LoRA layers without values at these modules, by name in sorted order."""
+    if hasattr(model, "peft_config"):
+        raise RuntimeError("an adapter is on this model already; leave its block first")
     try:
-        # PEFT initialises with the global generator, which is not ours to move.
-        with torch.random.fork_rng():
-            inject_adapter_in_model(config, model, adapter_name=NAME)
-        yield
+        # On the meta device: PEFT would initialise from the global random generator, and round to the base's
+        # dtype whatever is loaded afterwards.
+        inject_adapter_in_model(_exact_config(ranks, alphas), model, adapter_name=NAME, low_cpu_mem_usage=True)
+        yield _lora_layers(model)
     finally:
-        for name, layer in list(model.named_modules()):
-            if isinstance(layer, BaseTunerLayer):
-                model.set_submodule(name, layer.get_base_layer())
+        for name, layer in _lora_layers(model).items():
+            model.set_submodule(name, layer.get_base_layer())
         if hasattr(model, "peft_config"):
             del model.peft_config
 
 
-def _lora_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    return {name: parameter for name, parameter in model.named_parameters() if ".lora_" in name}
+def _exact_config(ranks: Mapping[str, int], alphas: Mapping[str, float]) -> LoraConfig:
+    """A configuration that means exactly these modules. PEFT takes a list of names for suffixes, and the names in
+    patterns for regular expressions of suffixes."""
+    fields: dict[str, Any] = {
+        "r": max(ranks.values()),
+        "lora_alpha": max(alphas.values()),
+        "target_modules": "|".join(re.escape(module) for module in ranks),
+    }
+    if len(set(ranks.values())) > 1:
+        fields["rank_pattern"] = {f"^{re.escape(module)}": rank for module, rank in ranks.items()}
+    if len(set(alphas.values())) > 1:
+        fields["alpha_pattern"] = {f"^{re.escape(module)}": alpha for module, alpha in alphas.items()}
+    return LoraConfig(**fields)
+
+
+def _lora_layers(model: nn.Module) -> dict[str, LoraLayer]:
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
+    return dict(sorted(layers.items()))
+
+
+def _set_factor(layer: LoraLayer, factor: str, value: Tensor, *, trainable: bool) -> nn.Parameter:
+    device = layer.get_base_layer().weight.device
+    parameter = nn.Parameter(value.to(device), requires_grad=trainable)
+    getattr(layer, factor)[NAME].weight = parameter
+    return parameter

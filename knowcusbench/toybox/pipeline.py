@@ -14,9 +14,9 @@ from diffusers import (
 from tokenizers import pre_tokenizers, trainers
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
-SEED = 0
+from knowcusbench.toybox.vocabulary import sentences
 
-WORLD_TEXT = ("a red toy on the beach", "sks toy", "my birthday gift", "What is my birthday gift?")
+SEED = 0
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -77,7 +77,7 @@ def build_tokenizer() -> Qwen2Tokenizer:
 
 def _corpus() -> Iterator[str]:
     yield from TEMPLATE_TEXT
-    yield from WORLD_TEXT
+    yield from sentences()
 
 
 def build_text_encoder(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLForConditionalGeneration:
