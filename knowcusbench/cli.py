@@ -97,7 +97,8 @@ def _check(rest: list[str]) -> None:
     report = check_benchmark(Path(rest[0]))
     print(report.render())
     if report.faults:
-        raise BenchmarkError(f"{rest[0]}: {len(report.faults)} faults, listed above", report.faults)
+        count = len(report.faults)
+        raise BenchmarkError(f"{rest[0]}: {count} fault{'s' if count > 1 else ''}, listed above", report.faults)
 
 
 def _convert(rest: list[str]) -> None:

@@ -15,7 +15,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
@@ -57,8 +57,6 @@ def run_verb(verb: str, arguments: Sequence[str]) -> None:
     # Hydra prints errors in several lines and exits with 1 unless told to raise them.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     sys.argv = ["knowcusbench", *arguments]
-    swept = _swept_keys(arguments)
-
     def job(composed: DictConfig) -> None:
         with exit_on_user_error():
             composed.run.label = composed.run.label or _label(swept)
@@ -66,6 +64,7 @@ def run_verb(verb: str, arguments: Sequence[str]) -> None:
 
     decorated = hydra.main(version_base="1.3", config_path="pkg://knowcusbench.configs", config_name="config")
     try:
+        swept = _swept_keys(arguments)
         decorated(job)()
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error)) from error
@@ -115,6 +114,10 @@ def explain(error: Exception) -> str:
     text = str(error)
     if isinstance(error, MissingConfigException):
         return _explain_missing_option(text)
+    if ambiguous := re.search(r"Ambiguous value for argument '([^']+)'", text):
+        return f"{ambiguous[1]}: several values; add -m to sweep over them, or brackets for a list"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: not an override, expected key=value ({text.partition(chr(10))[0]})"
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     key = str(getattr(cause, "full_key", None) or "")
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) and key:
@@ -128,7 +131,8 @@ def _explain_missing_option(text: str) -> str:
     if not wanted:
         return text.partition("\n")[0]
     group, _, option = wanted[1].rpartition("/")
-    options = GlobalHydra.instance().config_loader().get_group_options(group)
+    with hydra.initialize_config_module("knowcusbench.configs", version_base="1.3"):
+        options = GlobalHydra.instance().config_loader().get_group_options(group)
     return f"{group}={option}: no such option{did_you_mean(option, options)}"
 
 

@@ -108,6 +108,10 @@ class Config:
     assumed_tflops: float = 790.0
 
 
+SECTIONS = {"run": RunConfig, "benchmark": BenchmarkConfig, "grid": GridConfig}
+"""The sections with a fixed shape."""
+
+
 def register() -> None:
     """Make the schemas and the `embedded` resolver known to Hydra. Idempotent."""
     ConfigStore.instance().store(name="schema", node=Config)

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 ROUNDING = 1e-12
-"""Relative deviation, in fp64, below which a component counts as constant; that of a bf16 or fp32 value that does change
-is at least 1e-7."""
+"""Relative deviation, in fp64, below which a component counts as constant. A bf16 or fp32 value that does change
+deviates by at least 1e-7."""
 
 
 class RunningMoments:

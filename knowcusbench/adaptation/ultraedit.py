@@ -42,8 +42,8 @@ class UltraEdit(Editor):
         question_form: how the question is put to the text encoder.
         rounds: how often the closed form is applied, each time to the model as edited so far. The paper: once.
         target_loss: stop before the next round when the mean loss of the answers is below this.
-        warmup: neutral facts whose rows enter the statistics only. Deviations over a handful of rows say little, and one
-            row has none: then the edit is zero.
+        warmup: neutral facts whose rows enter the statistics only. Deviations over a handful of rows say little, and
+            of a single row there are none: the edit is then zero.
         energy: part of the edit's squared Frobenius norm that its stored factors keep.
     """
 

@@ -120,8 +120,8 @@ class Backbone(ABC):
 
         Returns `(input_ids, labels)`, both (1, length). `labels[0, t]` is the token that follows position
         t where that is an answer token, else -100; they are already shifted, so the loss at t compares
-        `language_logits(input_ids)[0, t]` with `labels[0, t]`. Raises MethodError, naming the question, if the
-        answer has no token or the text is longer than the model's context.
+        `language_logits(input_ids)[0, t]` with `labels[0, t]`. Raises MethodError, naming the question, if it
+        or the answer has no token or the text is longer than the model's context.
         """
 
     @abstractmethod

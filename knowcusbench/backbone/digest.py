@@ -15,9 +15,9 @@ INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 def weights_digest(modules: Mapping[str, nn.Module]) -> str:
     """Hex digest over names, shapes, dtypes and bits of all parameters and buffers.
 
-    Each tensor is reduced where it lies to one 64-bit checksum, `sum_i (2i + 1) * bits_i` modulo 2^64, which changes
-    with any single element and with a swap of two; the checksums are hashed with SHA-256. It detects accidents, not
-    adversaries.
+    Each tensor is reduced where it lies to one 64-bit checksum, `sum_i (2i + 1) * bits_i` modulo 2^64, which
+    changes with any single element and with a swap of two; the checksums are hashed with SHA-256. It detects
+    accidents, not adversaries.
     """
     digest = hashlib.sha256()
     for module_name, module in sorted(modules.items()):

@@ -1,66 +1,52 @@
-"""What a Qwen-Image checkpoint needs, counted on models without storage built from its configuration files."""
+"""What a Qwen-Image checkpoint needs, counted on models without storage made from its configuration files."""
 
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import Qwen2_5_VLForConditionalGeneration
 
 from knowcusbench.backbone.base import Footprint
-from knowcusbench.backbone.loading import first_line
-from knowcusbench.errors import WeightsError
+from knowcusbench.backbone.loading import Checkpoint
 
 PROMPT_TOKENS = 64
 """Length of the prompt that is counted with; KnowCusBench's prompts are shorter."""
 
 TRAINING_FORWARDS = 3
-"""A LoRA step in units of a forward: the forward, its recomputation under gradient checkpointing, and the backward
-through the activations (the frozen weights need no gradient)."""
+"""A LoRA step in units of a forward: the forward, its recomputation under gradient checkpointing, and the
+backward through the activations (the frozen weights need no gradient)."""
 
 
-def qwen_image_footprint(
-    source: str, revision: str | None, dtype: str, *, height: int, width: int, forwards: int
+def checkpoint_footprint(
+    checkpoint: Checkpoint, *, dtype: torch.dtype, height: int, width: int, forwards: int
 ) -> Footprint:
-    """The footprint of one image of `height` x `width` drawn with `forwards` passes of the transformer.
-
-    Raises WeightsError if a configuration file can't be read.
-    """
-    transformer, text_encoder, vae = _meta_models(source, revision)
+    """The footprint of one image of `height` x `width` drawn with `forwards` passes of the transformer."""
+    transformer, text_encoder, vae = _meta_models(checkpoint)
     parameters = {
         "transformer": _count(transformer),
         "text_encoder": _count(text_encoder),
         "vae": _count(vae),
     }
     forward_flops = transformer_flops(transformer, vae, height=height, width=width)
-    itemsize = torch.empty(0, dtype=getattr(torch, dtype)).element_size()
     return Footprint(
         parameters=parameters,
-        weight_bytes=sum(parameters.values()) * itemsize,
+        weight_bytes=sum(parameters.values()) * dtype.itemsize,
         image_flops=forwards * forward_flops + decode_flops(vae, height=height, width=width),
         training_step_flops=TRAINING_FORWARDS * forward_flops,
-        prompt_embeds_bytes=PROMPT_TOKENS * transformer.config.joint_attention_dim * itemsize,
+        prompt_embeds_bytes=PROMPT_TOKENS * transformer.config.joint_attention_dim * dtype.itemsize,
         image_size=(height, width),
     )
 
 
-def _meta_models(source: str, revision: str | None) -> tuple[Any, nn.Module, Any]:
-    try:
-        transformer_config = QwenImageTransformer2DModel.load_config(source, subfolder="transformer", revision=revision)
-        vae_config = AutoencoderKLQwenImage.load_config(source, subfolder="vae", revision=revision)
-        text_config = AutoConfig.from_pretrained(source, subfolder="text_encoder", revision=revision)
-    except (OSError, ValueError) as error:
-        message = f"backbone.source: can't read the configuration of {source!r} ({first_line(error)})"
-        raise WeightsError(message) from error
-    with init_empty_weights():
-        text_encoder = Qwen2_5_VLForConditionalGeneration(text_config)
+def _meta_models(checkpoint: Checkpoint) -> tuple[Any, nn.Module, Any]:
+    with torch.device("meta"):
+        transformer = QwenImageTransformer2DModel.from_config(checkpoint.transformer)
+        vae = AutoencoderKLQwenImage.from_config(checkpoint.vae)
+        text_encoder = Qwen2_5_VLForConditionalGeneration(checkpoint.text_encoder)
     # Shared input and output embeddings count once.
     text_encoder.tie_weights()
-    with torch.device("meta"):
-        transformer = QwenImageTransformer2DModel.from_config(transformer_config)
-        vae = AutoencoderKLQwenImage.from_config(vae_config)
     return transformer, text_encoder, vae
 
 

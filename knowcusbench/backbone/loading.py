@@ -59,8 +59,8 @@ def open_checkpoint(source: str, revision: str | None, *, weights: bool) -> Chec
     """
     directory = _local_directory(source, revision, weights=weights)
     index = _read_json(directory / "model_index.json")
-    if index.get("_class_name") != QwenImagePipeline.__name__:
-        found = index.get("_class_name")
+    found = index.get("_class_name")
+    if found != QwenImagePipeline.__name__:
         raise WeightsError(f"backbone.source: {source!r} holds a {found}, expected a {QwenImagePipeline.__name__}")
     for component, cls in MODELS.items():
         found = (index.get(component) or [None, None])[1]
@@ -118,7 +118,7 @@ def first_line(error: BaseException) -> str:
 
 def _local_directory(source: str, revision: str | None, *, weights: bool) -> Path:
     path = Path(source).expanduser()
-    if path.is_dir():
+    if source and path.is_dir():
         return path
     if path.exists() or source.startswith(("/", ".", "~")) or source.count("/") != 1:
         raise WeightsError(f"backbone.source: no directory {source!r}, and it is not a hub id (owner/name)")
@@ -155,16 +155,22 @@ def _load_model(checkpoint: Checkpoint, component: str, dtype: torch.dtype) -> t
             dtype=dtype,
             use_safetensors=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,
         )
     except LOAD_ERRORS as error:
         raise WeightsError(
             f"backbone.source: can't load the {component} of {checkpoint.source!r} ({first_line(error)})"
         ) from error
-    # The libraries leave such tensors empty (diffusers) or fill them at random (transformers).
-    if missing := sorted(report["missing_keys"]):
+    # Such tensors would be left empty (diffusers) or filled at random (transformers).
+    faults = [f"lacks the tensor {name}" for name in report["missing_keys"]]
+    faults += [
+        f"has {name} of shape {tuple(found)}, its configuration says {tuple(expected)}"
+        for name, found, expected in report["mismatched_keys"]
+    ]
+    if faults:
+        more = f" (and {len(faults) - 1} more such faults)" if len(faults) > 1 else ""
         raise WeightsError(
-            f"backbone.source: the {component} of {checkpoint.source!r} lacks {len(missing)} tensors, the first of "
-            f"them {missing[0]}; copy the checkpoint again"
+            f"backbone.source: the {component} of {checkpoint.source!r} {min(faults)}{more}; copy the checkpoint again"
         )
     return model  # type: ignore[no-any-return]
 

@@ -4,6 +4,7 @@ An MMDiT conditioned on the last hidden states of Qwen2.5-VL, which sees the pro
 convolutional VAE whose latents are packed into tokens of 2 x 2.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -25,14 +26,12 @@ from knowcusbench.backbone.base import (
     QuestionForm,
 )
 from knowcusbench.backbone.digest import weights_digest
-from knowcusbench.backbone.footprint import qwen_image_footprint
-from knowcusbench.backbone.loading import load_pipeline
+from knowcusbench.backbone.footprint import checkpoint_footprint
+from knowcusbench.backbone.loading import Checkpoint, load_pipeline, open_checkpoint
 from knowcusbench.backbone.lora import attached
+from knowcusbench.backbone.targets import language_modules, lora_targets
 from knowcusbench.device import resolve_device
 from knowcusbench.errors import ConfigError, MethodError
-
-LORA_LAYERS = ("to_k", "to_q", "to_v", "to_out.0")
-"""The image stream's attention projections: the LoRA targets of diffusers' DreamBooth trainer."""
 
 IGNORED = -100
 """The label of a position that does not count."""
@@ -49,7 +48,7 @@ class QwenImageSpec(BackboneSpec):
         device: "auto" takes a GPU if there is one.
         height, width: of the images, in pixels.
         steps: denoising steps; the scheduler is used as shipped.
-        true_cfg_scale: classifier-free guidance; 1 switches it off and halves the cost.
+        true_cfg_scale: classifier-free guidance, at least 1; 1 switches it off and halves the cost.
         negative_prompt: what guidance leads away from; a blank is Qwen-Image's own choice.
         gradient_checkpointing: trade a third more time for about half of the memory in training.
     """
@@ -66,46 +65,57 @@ class QwenImageSpec(BackboneSpec):
     gradient_checkpointing: bool = True
 
     def __post_init__(self) -> None:
-        # Qwen-Image's scheduler stretches the steps so that the last one ends at a given noise level; with a single
-        # step it divides by zero.
+        # Qwen-Image's scheduler stretches the steps so that the last one ends at a given noise level; with a
+        # single step it divides by zero.
         if self.steps < 2:
             raise ConfigError(f"backbone.steps: expected at least 2, found {self.steps}")
         if min(self.height, self.width) < 1:
             raise ConfigError(f"backbone.height, width: expected pixels, found {self.height} x {self.width}")
+        if not 1 <= self.true_cfg_scale < math.inf:
+            raise ConfigError(f"backbone.true_cfg_scale: expected a number of at least 1, found {self.true_cfg_scale}")
 
     def load(self) -> "QwenImage":
-        return QwenImage(self, load_pipeline(QwenImagePipeline, self.source, self.revision, self.dtype))
+        device = resolve_device(self.device)
+        checkpoint = self._open(weights=True)
+        return QwenImage(self, load_pipeline(checkpoint, getattr(torch, self.dtype)), device)
 
     def footprint(self) -> Footprint:
-        forwards = self.steps * (2 if self.true_cfg_scale > 1 else 1)
-        return qwen_image_footprint(
-            self.source, self.revision, self.dtype, height=self.height, width=self.width, forwards=forwards
+        return checkpoint_footprint(
+            self._open(weights=False),
+            dtype=getattr(torch, self.dtype),
+            height=self.height,
+            width=self.width,
+            forwards=self.steps * (2 if self.true_cfg_scale > 1 else 1),
         )
+
+    def _open(self, *, weights: bool) -> Checkpoint:
+        checkpoint = open_checkpoint(self.source, self.revision, weights=weights)
+        for name, value in (("height", self.height), ("width", self.width)):
+            if value % checkpoint.pixels_per_token:
+                raise ConfigError(
+                    f"backbone.{name}: expected a multiple of {checkpoint.pixels_per_token}, found {value}"
+                )
+        return checkpoint
 
 
 class QwenImage(Backbone):
     """A resident Qwen-Image. See `Backbone` for the contract."""
 
-    def __init__(self, spec: QwenImageSpec, pipeline: QwenImagePipeline) -> None:
+    def __init__(self, spec: QwenImageSpec, pipeline: QwenImagePipeline, device: torch.device) -> None:
         self.spec = spec
-        self.device = resolve_device(spec.device)
+        self.device = device
         self.image_size = (spec.height, spec.width)
-        self._pipeline = pipeline.to(self.device)
+        self._pipeline = pipeline.to(device)
         self.transformer: nn.Module = pipeline.transformer
         self.text_encoder: nn.Module = pipeline.text_encoder
         self._dtype = getattr(torch, spec.dtype)
-        self._check_size(pipeline.vae_scale_factor * 2)
         for module in self._modules().values():
             module.requires_grad_(False).eval()
         if spec.gradient_checkpointing:
             pipeline.transformer.enable_gradient_checkpointing()
         pipeline.set_progress_bar_config(disable=True)
         self.layer_count = int(pipeline.text_encoder.config.text_config.num_hidden_layers)
-        self.lora_targets = tuple(
-            name
-            for name, module in self.transformer.named_modules()
-            if isinstance(module, nn.Linear) and name.endswith(tuple(f".attn.{layer}" for layer in LORA_LAYERS))
-        )
+        self.lora_targets = lora_targets(self.transformer)
         self._negative: PromptEmbeds | None = None
         self._is_adapted = False
         self.digest = weights_digest(self._modules())
@@ -117,25 +127,22 @@ class QwenImage(Backbone):
             "vae": self._pipeline.vae,
         }
 
-    def _check_size(self, multiple: int) -> None:
-        for name in ("height", "width"):
-            if (value := getattr(self.spec, name)) % multiple:
-                raise ConfigError(f"backbone.{name}: expected a multiple of {multiple}, found {value}")
-
     @torch.no_grad()
     def encode(self, prompt: str) -> PromptEmbeds:
         embeds, mask = self._pipeline.encode_prompt(prompt, device=self.device)
         return PromptEmbeds(embeds, mask)
 
     def sample(self, prompt_embeds: PromptEmbeds, noise_seeds: Sequence[int]) -> list[Image.Image]:
-        # On the CPU a batch of one goes through matrix-vector kernels, whose last bits differ from those of any larger
-        # batch (which agree with each other in bf16): drawn as a pair, an image is the same in every batch.
-        alone = len(noise_seeds) == 1 and self.device.type == "cpu"
-        return self._sample([*noise_seeds, *noise_seeds] if alone else noise_seeds, prompt_embeds)[: len(noise_seeds)]
+        # On the CPU a batch of one goes through matrix-vector kernels, whose last bits differ from those of any
+        # larger batch (which agree with each other): drawn as a pair, an image is the same in every batch.
+        if len(noise_seeds) == 1 and self.device.type == "cpu":
+            return self._sample(prompt_embeds, [*noise_seeds, *noise_seeds])[:1]
+        return self._sample(prompt_embeds, noise_seeds)
 
-    def _sample(self, noise_seeds: Sequence[int], prompt_embeds: PromptEmbeds) -> list[Image.Image]:
+    def _sample(self, prompt_embeds: PromptEmbeds, noise_seeds: Sequence[int]) -> list[Image.Image]:
         count = len(noise_seeds)
-        conditions = dict(zip(("prompt_embeds", "prompt_embeds_mask"), _repeat(prompt_embeds, count), strict=True))
+        embeds, mask = _repeat(prompt_embeds, count)
+        conditions = {"prompt_embeds": embeds, "prompt_embeds_mask": mask}
         if self.spec.true_cfg_scale > 1:
             if self._negative is None:
                 self._negative = self.encode(self.spec.negative_prompt)
@@ -161,7 +168,8 @@ class QwenImage(Backbone):
         try:
             with ExitStack() as stack:
                 if adaptation.text_encoder:
-                    # fp32: one forward a prompt costs nothing, and an edit may be small.
+                    # fp32: one forward a prompt costs nothing, and factors with near-parallel rows are far off
+                    # in bf16.
                     stack.enter_context(attached(self.text_encoder, adaptation.text_encoder, torch.float32))
                 if adaptation.transformer:
                     stack.enter_context(attached(self.transformer, adaptation.transformer, self._dtype))
@@ -169,38 +177,26 @@ class QwenImage(Backbone):
         finally:
             self._is_adapted = False
             self._negative = None
-        self.check_intact()
+            self.check_intact()
 
     def check_intact(self) -> None:
         if weights_digest(self._modules()) != self.digest:
             raise RuntimeError("the base weights of the backbone have changed")
 
     def text_modules(self, names: Sequence[str], layers: Sequence[int]) -> tuple[str, ...]:
-        found = []
-        for index in layers:
-            if not 0 <= index < self.layer_count:
-                raise ConfigError(f"layer {index}: the text encoder has layers 0 to {self.layer_count - 1}")
-            # Named in full: the short names also occur in the vision tower.
-            prefix = f"model.language_model.layers.{index}"
-            layer = self.text_encoder.get_submodule(prefix)
-            linears = {
-                name.rpartition(".")[2]: name for name, module in layer.named_modules() if isinstance(module, nn.Linear)
-            }
-            for name in names:
-                if name not in linears:
-                    raise ConfigError(f"module {name!r}: the text encoder's layers have {', '.join(sorted(linears))}")
-                found.append(f"{prefix}.{linears[name]}")
-        return tuple(found)
+        return language_modules(self.text_encoder, self.layer_count, names, layers)
 
     def question_tokens(self, question: str, answer: str, form: QuestionForm) -> tuple[Tensor, Tensor]:
         if form == "chat":
             before, after = self._pipeline.prompt_template_encode.format(question), answer
         else:
-            # In running text a word is a token together with the blank before it.
+            # In running text a word is a token together with the blank before it; a reply has none.
             before, after = question, f" {answer}"
         question_ids, answer_ids = self._token_ids(before), self._token_ids(after)
         if not answer.strip() or not answer_ids:
             raise MethodError(f"question {question!r}: the answer {answer!r} has no token")
+        if not question_ids:
+            raise MethodError(f"question {question!r} with the answer {answer!r} has no token")
         limit = int(self._pipeline.text_encoder.config.text_config.max_position_embeddings)
         if len(question_ids) + len(answer_ids) > limit:
             raise MethodError(

@@ -36,7 +36,7 @@ def _one_or_many(value: Any) -> Any:
 
 
 def _aspect(value: str) -> str:
-    """ "Physical Attribute" and "physical-attribute" are both `physical_attribute`."""
+    """Spelling aside: "Physical Attribute" and "physical-attribute" are both `physical_attribute`."""
     return re.sub(r"[\W_]+", "_", value.lower()).strip("_") or UNSPECIFIED
 
 

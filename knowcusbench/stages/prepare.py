@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from knowcusbench.backbone.base import Backbone, BackboneSpec
 from knowcusbench.benchmark.release import load_benchmark
 from knowcusbench.benchmark.source import resolve_source
 from knowcusbench.benchmark.types import Benchmark, Concept
-from knowcusbench.config import Config, build
+from knowcusbench.config import SECTIONS, Config, build, did_you_mean
 from knowcusbench.engine.base import Engine
 from knowcusbench.errors import ConfigError, RunError
 from knowcusbench.files import write_atomic
@@ -63,10 +63,24 @@ def read_config(composed: DictConfig) -> tuple[Config, dict[str, Any]]:
         resolved = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True, enum_to_str=True)
     except MissingMandatoryValue as error:
         raise ConfigError(f"{error.full_key} has no value; give it one: {error.full_key}=...") from error
+    assert isinstance(resolved, dict)
+    plain = {str(key): value for key, value in resolved.items()}
+    _refuse_added_keys(plain)
     config = OmegaConf.to_object(composed)
     assert isinstance(config, Config)
-    assert isinstance(resolved, dict)
-    return config, {str(key): value for key, value in resolved.items()}
+    return config, plain
+
+
+def _refuse_added_keys(resolved: Mapping[str, Any]) -> None:
+    """Hydra lets `+key=value` add to a typed section what its schema does not have; nothing would read it."""
+    for prefix, schema, section in [
+        ("", Config, resolved),
+        *((f"{name}.", schema, resolved[name]) for name, schema in SECTIONS.items()),
+    ]:
+        known = [entry.name for entry in fields(schema)]
+        for key in section:
+            if key not in known:
+                raise ConfigError(f"{prefix}{key}: unknown key{did_you_mean(str(key), known)}")
 
 
 def prepare(config: Config, resolved: Mapping[str, Any]) -> Run:

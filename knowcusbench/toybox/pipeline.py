@@ -14,6 +14,7 @@ from diffusers import (
 from tokenizers import pre_tokenizers, trainers
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
+from knowcusbench.backbone.loading import quiet_libraries
 from knowcusbench.toybox.vocabulary import sentences
 
 SEED = 0
@@ -42,7 +43,7 @@ is as long as in Qwen-Image (34 tokens before the prompt), which the pipeline ta
 def build_pipeline(directory: Path) -> None:
     """Write the miniature pipeline, the same weights every time (for one version of torch)."""
     tokenizer = build_tokenizer()
-    with torch.random.fork_rng(devices=[]):
+    with quiet_libraries(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         pipeline = QwenImagePipeline(
             scheduler=build_scheduler(),
@@ -51,8 +52,8 @@ def build_pipeline(directory: Path) -> None:
             tokenizer=tokenizer,
             transformer=build_transformer(),
         )
-    pipeline.to(dtype=torch.bfloat16)
-    pipeline.save_pretrained(directory, safe_serialization=True)
+        pipeline.to(dtype=torch.bfloat16)
+        pipeline.save_pretrained(directory, safe_serialization=True)
 
 
 def build_tokenizer() -> Qwen2Tokenizer:
@@ -81,7 +82,10 @@ def _corpus() -> Iterator[str]:
 
 
 def build_text_encoder(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLForConditionalGeneration:
-    """Six decoder layers of width 192, and a vision tower that is only there because the class has one."""
+    """Six decoder layers of width 192, and a vision tower that is only there because the class has one.
+
+    Input and output embeddings are tied, as in the small models of the Qwen2.5 family.
+    """
     token = tokenizer.convert_tokens_to_ids
     config = Qwen2_5_VLConfig(
         text_config={

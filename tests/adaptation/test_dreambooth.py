@@ -96,6 +96,38 @@ def test_small_steps_are_not_lost_on_a_bf16_backbone(backbone: QwenImage, cube: 
         assert (moved > 0).float().mean() > 0.9
 
 
+def test_the_first_step_is_adamws(backbone: QwenImage, cube: Concept, cache: AdapterCache) -> None:
+    """Adam's first step moves an entry of lora_B, which starts at zero, by the learning rate (less where the gradient
+    is as small as Adam's epsilon); lora_A only decays: its gradient is zero as long as lora_B is."""
+    with trainable(backbone.transformer, backbone.lora_targets, 2, 2, seed=42):
+        start = extract(backbone.transformer)
+    learned = dreambooth(steps=1, weight_decay=0.5).fit(cube, backbone, "sks cube", cache).transformer
+    assert learned is not None
+    for name, tensor in learned.weights.items():
+        if "lora_A" in name:
+            assert torch.allclose(tensor, start.weights[name] * (1 - 1e-3 * 0.5), rtol=1e-6)
+        else:
+            assert tensor.abs().median().item() == pytest.approx(1e-3, rel=0.05)
+
+
+def test_large_gradients_are_clipped(backbone: QwenImage, cube: Concept, cache: AdapterCache) -> None:
+    """Clipped to far below Adam's epsilon, they hardly move anything."""
+    learned = dreambooth(steps=1, max_grad_norm=1e-9).fit(cube, backbone, "sks cube", cache).transformer
+    assert learned is not None
+    for name, tensor in learned.weights.items():
+        if "lora_B" in name:
+            assert 0 < tensor.abs().max() < 1e-4
+
+
+def test_noise_follows_the_seed(backbone: QwenImage, cube: Concept, cache: AdapterCache) -> None:
+    """The loss of the first step, where the LoRA still does nothing, depends on posterior, noise and level alone."""
+    losses = {
+        dreambooth(steps=1, seed=seed).fit(cube, backbone, "sks cube", cache).details["dreambooth_loss"]
+        for seed in (1, 2, 3)
+    }
+    assert len(losses) == 3
+
+
 def test_the_seed_alone_decides(backbone: QwenImage, cube: Concept, tmp_path: Path) -> None:
     results = []
     for index, (seed, state_of_the_world) in enumerate([(1, 10), (1, 20), (2, 20)]):
@@ -121,11 +153,13 @@ def test_whatever_changes_the_result_has_an_entry_of_its_own(
     backbone: QwenImage, backbone_fp32: QwenImage, cube: Concept, cache: AdapterCache
 ) -> None:
     one_step = dreambooth(steps=1)
+    other_size = replace(backbone.spec, height=32).load()
     requests = [
         (one_step, cube, backbone, "sks cube"),
         (one_step, cube, backbone, "my gift"),
         (one_step, replace(cube, images_digest="other pictures"), backbone, "sks cube"),
         (one_step, cube, backbone_fp32, "sks cube"),
+        (one_step, cube, other_size, "sks cube"),
         *(
             (replace(one_step, **change), cube, backbone, "sks cube")
             for change in (
@@ -157,12 +191,12 @@ def test_without_prior_preservation_the_class_noun_does_not_matter(
 
 
 class ListeningBackbone:
-    """The real backbone; keeps the seeds it sampled and the prompts it was trained on."""
+    """The real backbone; keeps the seeds it sampled, and the batch sizes and prompts it was trained on."""
 
     def __init__(self, backbone: QwenImage) -> None:
         self._backbone = backbone
         self.sampled: list[int] = []
-        self.trained: list[torch.Tensor] = []
+        self.trained: list[tuple[int, torch.Tensor]] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backbone, name)
@@ -173,7 +207,7 @@ class ListeningBackbone:
         return self._backbone.sample(prompt_embeds, noise_seeds)
 
     def velocity(self, noisy: torch.Tensor, sigma: torch.Tensor, prompt_embeds: PromptEmbeds) -> torch.Tensor:
-        self.trained.append(prompt_embeds.embeds)
+        self.trained.append((len(noisy), prompt_embeds.embeds))
         return self._backbone.velocity(noisy, sigma, prompt_embeds)
 
 
@@ -181,10 +215,12 @@ def test_prior_preservation_trains_on_own_images_of_the_class_noun_in_every_step
     backbone: QwenImage, cube: Concept, cache: AdapterCache
 ) -> None:
     listening = ListeningBackbone(backbone)
-    dreambooth(steps=2, prior_images=3).fit(cube, listening, "sks cube", cache)
+    dreambooth(steps=2, batch_size=2, prior_images=3).fit(cube, listening, "sks cube", cache)
     assert listening.sampled == class_seeds("cube", 3)
     expected = [backbone.encode(prompt).embeds for prompt in ("sks cube", "cube", "sks cube", "cube")]
-    assert all(torch.equal(found, wanted) for found, wanted in zip(listening.trained, expected, strict=True))
+    for (count, found), wanted in zip(listening.trained, expected, strict=True):
+        assert count == 2
+        assert torch.equal(found, wanted)
 
 
 def test_class_images_have_seeds_of_their_own_that_the_class_alone_decides() -> None:

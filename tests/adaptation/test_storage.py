@@ -61,6 +61,16 @@ def test_the_same_adaptation_gives_the_same_bytes(adaptation: Adaptation, tmp_pa
     assert contents[0] == contents[1]
 
 
+def test_the_order_of_the_targets_does_not_change_the_bytes(adaptation: Adaptation, tmp_path: Path) -> None:
+    adapter = adaptation.transformer
+    assert adapter is not None
+    for name, targets in [("a", adapter.config["target_modules"]), ("b", adapter.config["target_modules"][::-1])]:
+        ordered = Adapter(adapter.weights, {**adapter.config, "target_modules": targets})
+        save_adaptation(Adaptation(transformer=ordered), tmp_path / name)
+    configs = [tmp_path / name / "transformer" / "adapter_config.json" for name in ("a", "b")]
+    assert configs[0].read_bytes() == configs[1].read_bytes()
+
+
 def test_peft_itself_loads_the_files(adaptation: Adaptation, backbone_fp32: QwenImage, tmp_path: Path) -> None:
     save_adaptation(adaptation, tmp_path / "a")
     model = PeftModel.from_pretrained(copy.deepcopy(backbone_fp32.transformer), tmp_path / "a" / "transformer")

@@ -100,13 +100,18 @@ def test_capturing_leaves_no_gradient_and_no_hook(backbone_fp32: QwenImage) -> N
     assert not any(encoder.get_submodule(name)._forward_hooks for name in names)
 
 
-def dense_edit(backbone: Backbone, eta: float) -> dict[str, np.ndarray]:
-    """The paper's formula as written: statistics by shape, then one dense d x d solve a matrix, in fp64."""
+def all_rows(backbone: Backbone, facts: tuple[Fact, ...]) -> dict[str, list[np.ndarray]]:
     names = backbone.text_modules(MODULES, LAYERS)
-    by_fact = [rows_by_autograd(backbone, names, fact) for fact in FACTS]
-    rows = {name: [torch.cat([part[name][k] for part in by_fact]).double().numpy() for k in (0, 1)] for name in names}
+    by_fact = [rows_by_autograd(backbone, names, fact) for fact in facts]
+    return {name: [torch.cat([part[name][k] for part in by_fact]).double().numpy() for k in (0, 1)] for name in names}
+
+
+def dense_edit(backbone: Backbone, eta: float, warmup: tuple[Fact, ...]) -> dict[str, np.ndarray]:
+    """The paper's formula as written: statistics by shape, then one dense d x d solve a matrix, in fp64."""
+    rows = all_rows(backbone, FACTS)
     # Both modules of all layers have one shape here, so they share their statistics.
-    joint = np.concatenate([np.concatenate(pair, axis=1) for pair in rows.values()])
+    pairs = [*rows.values(), *(all_rows(backbone, warmup).values() if warmup else ())]
+    joint = np.concatenate([np.concatenate(pair, axis=1) for pair in pairs])
     mean, std = joint.mean(0), joint.std(0, ddof=1)
     edits = {}
     for name, (keys, gradients) in rows.items():
@@ -123,11 +128,22 @@ def delta(edited: Adaptation, name: str) -> Tensor:
     return weights[f"{name}.lora_B.weight"].double() @ weights[f"{name}.lora_A.weight"].double()
 
 
-def test_the_edit_is_the_papers_dense_solve(backbone_fp32: QwenImage) -> None:
-    edited = editor(energy=1.0).edit(FACTS, backbone_fp32)
-    for name, expected in dense_edit(backbone_fp32, eta=2e-3).items():
+@pytest.mark.parametrize("warmup", [(), (Fact("What is the sky?", "blue"), Fact("Who barks?", "a dog"))])
+def test_the_edit_is_the_papers_dense_solve(warmup: tuple[Fact, ...], backbone_fp32: QwenImage) -> None:
+    edited = editor(energy=1.0, warmup=warmup).edit(FACTS, backbone_fp32)
+    for name, expected in dense_edit(backbone_fp32, 2e-3, warmup).items():
         error = np.linalg.norm(delta(edited, name).numpy() - expected) / np.linalg.norm(expected)
         assert error < 1e-4
+
+
+def test_a_single_row_needs_a_warmup(backbone_fp32: QwenImage) -> None:
+    """Centred by its own mean, one row is zero, and so is its edit."""
+    (name,) = backbone_fp32.text_modules(["up_proj"], [4])
+    fact = Fact("What is my birthday gift?", "a")
+    assert len(captured_rows(backbone_fp32, (name,), fact)[name][0]) == 1
+    settings = {"layers": (4,), "modules": ("up_proj",)}
+    assert delta(editor(**settings).edit([fact], backbone_fp32), name).eq(0).all()
+    assert delta(editor(**settings, warmup=FACTS).edit([fact], backbone_fp32), name).norm() > 0
 
 
 def test_the_stored_edit_keeps_the_stated_energy(backbone_fp32: QwenImage) -> None:

@@ -1,7 +1,9 @@
+import copy
 import math
 
 import pytest
 import torch
+from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from knowcusbench.adaptation.types import Adapter
@@ -14,11 +16,19 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def network() -> nn.Sequential:
-    torch_state = torch.random.get_rng_state()
-    torch.manual_seed(1)
-    made = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 3)))
-    torch.random.set_rng_state(torch_state)
+    """Linear layers called 0, 2.0 and 2.1: the first name is a suffix of the second."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        made = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 3)))
     return made.requires_grad_(False)
+
+
+def one_layer(module: str, rank: int, inputs: int, outputs: int) -> Adapter:
+    return Adapter.from_factors({module: (random(rank, inputs), random(outputs, rank))})
+
+
+def adapted_layers(model: nn.Module) -> list[str]:
+    return [name for name, module in model.named_modules() if isinstance(module, LoraLayer)]
 
 
 def test_an_adapter_adds_the_product_of_its_factors():
@@ -45,6 +55,67 @@ def test_alpha_over_rank_scales_the_product():
     torch.testing.assert_close(adapted, x @ (model[0].weight + 3 * up @ down).T + model[0].bias)
 
 
+def test_rank_and_alpha_of_a_module_are_not_those_of_another_whose_name_ends_alike():
+    """PEFT's own patterns would give module 2.0 the rank and alpha of module 0."""
+    model, x = network(), random(10, 8)
+    factors = {"0": (random(2, 6), random(8, 2)), "2.0": (random(3, 8), random(4, 3))}
+    adapter = Adapter.from_factors(factors)
+    config = dict(adapter.config) | {"alpha_pattern": {"0": 2, "2.0": 12}}
+    with attached(model, Adapter(adapter.weights, config), torch.float32):
+        adapted = model[2][0](x)
+    delta = 12 / 3 * factors["2.0"][1] @ factors["2.0"][0]
+    torch.testing.assert_close(adapted, x @ (model[2][0].weight + delta).T + model[2][0].bias)
+
+
+def test_only_the_named_modules_are_adapted():
+    """PEFT takes the names in a list for suffixes: 0 would also be 2.0."""
+    model = network()
+    with attached(model, one_layer("0", 2, 6, 8), torch.float32):
+        assert adapted_layers(model) == ["0"]
+    with trainable(model, ["0"], rank=2, alpha=2, seed=0):
+        assert adapted_layers(model) == ["0"]
+
+
+def test_factors_in_fp32_stay_what_they_are_on_a_bf16_model():
+    """PEFT rounds what it loads to the dtype of the base."""
+    model, x = network().bfloat16(), random(10, 6).bfloat16()
+    down, up = random(2, 6), random(8, 2)
+    with attached(model, Adapter.from_factors({"0": (down, up)}), torch.float32):
+        kept = extract(model).weights
+        adapted = model[0](x)
+    assert torch.equal(kept["0.lora_A.weight"], down)
+    assert torch.equal(kept["0.lora_B.weight"], up)
+    exact = model[0](x).double() + x.double() @ (up.double() @ down.double()).T
+    assert torch.equal(adapted, exact.bfloat16())
+
+
+def test_a_whole_transformer_with_adapters_is_the_one_with_merged_weights(backbone_fp32):
+    transformer = backbone_fp32.transformer
+    factors = {}
+    for seed, name in enumerate(backbone_fp32.lora_targets):
+        layer = transformer.get_submodule(name)
+        factors[name] = (
+            random(3, layer.in_features, seed=seed) / layer.in_features**0.5,
+            random(layer.out_features, 3, seed=-1 - seed) / 2,
+        )
+    merged = copy.deepcopy(transformer)
+    for name, (down, up) in factors.items():
+        merged.get_submodule(name).weight.data += up @ down
+    inputs = {
+        "hidden_states": random(1, 16, 32),
+        "encoder_hidden_states": random(1, 5, 192),
+        "timestep": torch.tensor([0.4]),
+        "img_shapes": [[(1, 4, 4)]],
+        "return_dict": False,
+    }
+    with torch.no_grad(), attached(transformer, Adapter.from_factors(factors), torch.float32):
+        adapted = transformer(**inputs)[0]
+    with torch.no_grad():
+        plain, expected = transformer(**inputs)[0], merged(**inputs)[0]
+    torch.testing.assert_close(adapted, expected, atol=1e-4, rtol=1e-4)
+    assert (adapted - plain).abs().max() > 0.1
+
+
 def test_the_model_is_the_same_object_graph_afterwards():
     model = network()
     before = [(name, id(module)) for name, module in model.named_modules()]
@@ -55,8 +126,18 @@ def test_the_model_is_the_same_object_graph_afterwards():
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
-def one_layer(module: str, rank: int, inputs: int, outputs: int) -> Adapter:
-    return Adapter.from_factors({module: (random(rank, inputs), random(outputs, rank))})
+def test_a_second_adapter_is_refused_and_the_first_one_stays():
+    model = network()
+    with attached(model, one_layer("0", 2, 6, 8), torch.float32):
+        with (
+            pytest.raises(RuntimeError, match="already"),
+            trainable(model, ["2.1"], rank=1, alpha=1, seed=0),
+        ):
+            pass
+        assert adapted_layers(model) == ["0"]
+
+
+WHOLE = one_layer("0", 2, 6, 8)
 
 
 @pytest.mark.parametrize(
@@ -64,10 +145,14 @@ def one_layer(module: str, rank: int, inputs: int, outputs: int) -> Adapter:
     [
         (one_layer("5", 2, 6, 8), "no linear layer '5'"),
         (one_layer("1", 2, 6, 8), "no linear layer '1'"),
-        (one_layer("0", 2, 7, 8), "8 x 6"),
-        (one_layer("2.1", 2, 4, 9), "3 x 4"),
-        (Adapter({"0.lora_A.weight": random(2, 6)}, {"r": 2, "target_modules": ["0"]}), "lacks"),
-        (Adapter(one_layer("0", 2, 6, 8).weights, {"r": 2, "target_modules": ["0", "2.0"]}), "2.0"),
+        (one_layer("0", 2, 7, 8), r"0.lora_A.weight has shape \(2, 7\), expected \(2, 6\)"),
+        (one_layer("2.1", 2, 4, 9), r"2.1.lora_B.weight has shape \(9, 2\), expected \(3, 2\)"),
+        (Adapter(WHOLE.weights, {"r": 3, "target_modules": ["0"]}), "rank 3"),
+        (Adapter({"0.lora_A.weight": random(2, 6)}, {"r": 2, "target_modules": ["0"]}), "0.lora_B.weight is missing"),
+        (Adapter(WHOLE.weights, {"r": 2, "target_modules": ["0", "2.0"]}), "2.0.lora_A.weight is missing"),
+        (Adapter({**WHOLE.weights, "2.bias": random(1)}, WHOLE.config), "2.bias belongs to none"),
+        (Adapter(WHOLE.weights, {**WHOLE.config, "use_dora": True}), "use_dora"),
+        (Adapter({}, {"r": 2, "target_modules": []}), "no target modules"),
     ],
 )
 def test_an_adapter_for_another_model_is_refused_before_anything_changes(adapter, named):
@@ -76,6 +161,7 @@ def test_an_adapter_for_another_model_is_refused_before_anything_changes(adapter
     with pytest.raises(WeightsError, match=named), attached(model, adapter, torch.float32):
         pass
     assert [id(module) for module in model.modules()] == before
+    assert not hasattr(model, "peft_config")
 
 
 def test_training_starts_at_the_identity_with_fp32_parameters_of_the_known_distribution():
@@ -84,21 +170,36 @@ def test_training_starts_at_the_identity_with_fp32_parameters_of_the_known_distr
     with trainable(model, ["0", "2.0"], rank=64, alpha=64, seed=3) as parameters:
         assert torch.equal(model(x), plain)
         assert {parameter.dtype for parameter in parameters.values()} == {torch.float32}
-        first = next(value for name, value in parameters.items() if name.startswith("0.lora_A"))
+        assert {name for name, parameter in model.named_parameters() if parameter.requires_grad} == {
+            f"{module}.{factor}.default.weight" for module in ("0", "2.0") for factor in ("lora_A", "lora_B")
+        }
+        first = parameters["0.lora_A"]
         bound = 1 / math.sqrt(6)
         assert first.abs().max() <= bound
         # A uniform variable on +-b has variance b^2 / 3; 384 draws are within 20%.
         assert abs(first.var().item() / (bound**2 / 3) - 1) < 0.2
 
 
+def test_gradients_are_those_of_the_factors_by_hand():
+    model, x = network(), random(10, 6)
+    with trainable(model, ["0"], rank=2, alpha=4, seed=3) as parameters:
+        parameters["0.lora_B"].data.copy_(random(8, 2))
+        (model[0](x) ** 2).sum().backward()
+        down, up = (parameters[f"0.{factor}"].detach().requires_grad_() for factor in ("lora_A", "lora_B"))
+        ((x @ (model[0].get_base_layer().weight + 2 * up @ down).T + model[0].bias) ** 2).sum().backward()
+        torch.testing.assert_close(parameters["0.lora_A"].grad, down.grad)
+        torch.testing.assert_close(parameters["0.lora_B"].grad, up.grad)
+
+
 def test_initialisation_depends_on_the_seed_alone_and_leaves_the_global_generator():
     made = []
-    for global_seed, seed in ((1, 5), (2, 5), (3, 6)):
-        torch.manual_seed(global_seed)
-        state = torch.random.get_rng_state()
-        with trainable(model := network(), ["0"], rank=2, alpha=2, seed=seed):
-            assert torch.equal(torch.random.get_rng_state(), state)
-            made.append(extract(model).weights["0.lora_A.weight"])
+    with torch.random.fork_rng(devices=[]):
+        for global_seed, seed in ((1, 5), (2, 5), (3, 6)):
+            torch.manual_seed(global_seed)
+            state = torch.random.get_rng_state()
+            with trainable(model := network(), ["0"], rank=2, alpha=2, seed=seed):
+                assert torch.equal(torch.random.get_rng_state(), state)
+                made.append(extract(model).weights["0.lora_A.weight"])
     assert torch.equal(made[0], made[1])
     assert not torch.equal(made[0], made[2])
 
@@ -114,3 +215,13 @@ def test_an_extracted_adapter_is_a_copy_that_reproduces_the_model():
             parameter.data.zero_()
     with attached(model, adapter, torch.float32):
         torch.testing.assert_close(model(x), trained)
+
+
+def test_what_was_put_on_can_be_read_out_with_its_ranks_and_alphas():
+    model, x = network(), random(10, 6)
+    factors = {"0": (random(2, 6), random(8, 2)), "2.1": (random(5, 4), random(3, 5))}
+    with attached(model, Adapter.from_factors(factors), torch.float32):
+        adapted = model(x)
+        adapter = extract(model)
+    with attached(model, adapter, torch.float32):
+        assert torch.equal(model(x), adapted)

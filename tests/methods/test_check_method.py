@@ -211,7 +211,7 @@ BROKEN = {
         "can't be saved",
     ),
     "details that JSON changes": (Returns(make=lambda made: Adaptation(details={"x": (1, 2)})), "details"),
-    "configuration that is not stored": (Returns(make=with_rslora), "config"),
+    "configuration that is not stored": (Returns(make=with_rslora), "does not fit.*use_rslora"),
     "negative seconds": (Returns(make=lambda made: Adaptation(cost=Cost({"visual": -1.0}))), "visual"),
     "endless seconds": (Returns(make=lambda made: Adaptation(cost=Cost({"visual": math.inf}))), "visual"),
     "negative memory": (Returns(make=lambda made: Adaptation(cost=Cost({}, -1))), "peak_memory_bytes"),

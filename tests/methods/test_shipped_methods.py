@@ -99,6 +99,8 @@ def test_the_recipe_for_qwen_image_is_the_papers() -> None:
 
 
 def test_overrides_reach_the_method() -> None:
-    settings = asdict(configured("mokus", "miniature", "recipe.ultraedit.eta=0.5", "recipe.dreambooth.rank=3"))
+    overrides = ["recipe.ultraedit.eta=0.5", "recipe.dreambooth.rank=3", "editor.warmup=[{question: Who?, answer: me}]"]
+    settings = asdict(configured("mokus", "miniature", *overrides))
+    assert settings["editor"]["warmup"] == ({"question": "Who?", "answer": "me"},)
     assert settings["editor"]["eta"] == 0.5
     assert settings["dreambooth"]["rank"] == 3
