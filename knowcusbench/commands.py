@@ -56,7 +56,8 @@ def run_verb(verb: str, arguments: Sequence[str]) -> None:
     Plugins.instance().register(PluginConfigs)
     # Hydra prints errors in several lines and exits with 1 unless told to raise them.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    sys.argv = ["knowcusbench", *arguments]
+    # Hydra's parser wants all overrides in one piece; people write -m anywhere.
+    sys.argv = ["knowcusbench", *sorted(arguments, key=_is_override)]
     def job(composed: DictConfig) -> None:
         with exit_on_user_error():
             composed.run.label = composed.run.label or _label(swept)
@@ -70,10 +71,13 @@ def run_verb(verb: str, arguments: Sequence[str]) -> None:
         raise ConfigError(explain(error)) from error
 
 
+def _is_override(word: str) -> bool:
+    return "=" in word and not word.startswith("-")
+
+
 def _swept_keys(arguments: Sequence[str]) -> set[str]:
     """The keys that a sweep varies."""
-    words = [word for word in arguments if "=" in word and not word.startswith("-")]
-    overrides = OverridesParser.create().parse_overrides(words)
+    overrides = OverridesParser.create().parse_overrides([word for word in arguments if _is_override(word)])
     return {override.key_or_group for override in overrides if override.is_sweep_override()}
 
 

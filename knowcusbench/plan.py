@@ -64,7 +64,8 @@ def select_concepts(benchmark: Benchmark, grid: GridConfig) -> tuple[Concept, ..
         if not matches:
             raise ConfigError(f"grid.concepts: {pattern!r} matches no concept{did_you_mean(pattern, names)}")
         wanted.update(matches)
-    everyone = tuple(dict.fromkeys(prompt for concept in benchmark.concepts for prompt in concept.prompts))
+    # One per template: its aspect is not part of a sample's identity.
+    everyone = tuple({prompt.template: prompt for c in benchmark.concepts for prompt in c.prompts}.values())
     crossed = grid.pairing is Pairing.crossed
     chosen = []
     for concept in benchmark.concepts:

@@ -1,0 +1,48 @@
+"""A command to run in this process, on real photographs with the miniature backbone."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+SMALL = (
+    "recipe.dreambooth.steps=2",
+    "recipe.encoder_tuning.steps=2",
+    "backbone.steps=2",
+    "grid.concepts=[dog3,duck_toy]",
+    "grid.knowledge_items=2",
+    "grid.prompts=1",
+    "grid.seeds=[0,1]",
+)
+"""2 concepts x 2 items x (alone, in a prompt) x 2 seeds: 16 samples."""
+
+Command = Callable[..., int]
+
+
+@pytest.fixture(scope="session")
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def command(cache_dir: Path, sample_benchmark: Path) -> Command:
+    """`command("bench", root, "key=value", ...)` runs a small grid into `root`/run and returns the exit code."""
+    from knowcusbench.cli import main
+
+    def run(verb: str, root: Path, *overrides: str, small: tuple[str, ...] = SMALL) -> int:
+        shared = (f"run.root={root}", "run.name=run", f"cache_dir={cache_dir}", f"benchmark.path={sample_benchmark}")
+        try:
+            main([verb, *shared, *small, *overrides])
+        except SystemExit as stop:
+            return int(stop.code or 0)
+        return 0
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def finished_run(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run directory with all six methods, made by one sweep. Tests copy it before they change it."""
+    root = tmp_path_factory.mktemp("finished")
+    assert command("bench", root, "-m", "method=base,leak,anchor,mokus,naive_db,enc_ft") == 0
+    return root / "run"

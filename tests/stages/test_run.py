@@ -1,0 +1,234 @@
+"""A run from its plan to its leaderboard: what it leaves, and what running it again does."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from knowcusbench.plan import samples
+
+METHODS = {"base", "leak", "anchor", "mokus", "naive_db", "enc_ft"}
+
+
+@pytest.fixture
+def run(finished_run: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run with the files' times."""
+    return Path(shutil.copytree(finished_run, tmp_path / "run"))
+
+
+def files(root: Path) -> dict[str, bytes]:
+    """All results of a run by path; not provenance, which has one file per command."""
+    kept = (path for path in root.rglob("*") if path.is_file() and path.parent.name != "provenance")
+    return {str(path.relative_to(root)): path.read_bytes() for path in kept if "sweeps" not in path.parts}
+
+
+def scores(root: Path, method: str, metric: str) -> pd.Series:
+    table = pd.read_parquet(root / "scores" / method / f"{metric}.parquet")
+    return table.set_index("sample_id")["value"].sort_index()
+
+
+def images(root: Path, method: str) -> Iterator[Path]:
+    return (root / "images" / method).rglob("*.png")
+
+
+def test_a_sweep_leaves_every_sample_of_every_method(finished_run):
+    plan = pd.read_parquet(finished_run / "plan.parquet")
+    assert len(plan) == 16
+    for method in METHODS:
+        assert {path.stem for path in images(finished_run, method)} == set(plan["id"])
+    assert {path.stem for path in (finished_run / "configs").iterdir()} == METHODS
+
+
+def test_every_column_of_the_leaderboard_is_filled(finished_run):
+    board = pd.read_csv(finished_run / "report" / "leaderboard.csv")
+    ours = board[board["kind"].isin(["method", "control"])]
+    assert set(ours["label"]) == METHODS
+    numbers = ours.select_dtypes("number").drop(columns="incomplete", errors="ignore")
+    assert numbers.shape[1] == 9
+    assert numbers.notna().all(axis=None)
+    assert {"ceiling", "published"} <= set(board["kind"])
+    for suffix in ("tex", "md", "json"):
+        assert (finished_run / "report" / f"leaderboard.{suffix}").stat().st_size > 500
+
+
+def test_an_image_carries_its_record(finished_run):
+    plan = {sample.id: sample for sample in samples(pd.read_parquet(finished_run / "plan.parquet"))}
+    for path in images(finished_run, "anchor"):
+        text = Image.open(path).text
+        sample = plan[path.stem]
+        noun = {"dog3": "dog", "duck_toy": "toy"}[sample.concept]
+        assert text["prompt"] == sample.prompt.replace("{}", f"sks {noun}")
+        assert (text["sample"], text["method"], text["seed"]) == (sample.id, "anchor", str(sample.seed))
+        assert (text["concept"], text["task"]) == (sample.concept, sample.task.value)
+
+
+def test_scores_are_one_row_per_sample_and_metric(finished_run):
+    plan = pd.read_parquet(finished_run / "plan.parquet")
+    generation = set(plan["id"][plan["task"] == "generation"])
+    for metric, expected in (("clip_i", set(plan["id"])), ("pickscore", generation)):
+        table = pd.read_parquet(finished_run / "scores" / "mokus" / f"{metric}.parquet")
+        assert set(table["sample_id"]) == expected
+        assert table["sample_id"].is_unique
+        assert np.isfinite(table["value"]).all()
+
+
+def test_stage_one_is_trained_once_for_all_that_share_it(finished_run):
+    weights = [
+        (finished_run / "adaptations" / method / "dog3" / "transformer" / "adapter_model.safetensors").read_bytes()
+        for method in ("anchor", "leak", "mokus", "enc_ft")
+    ]
+    assert len(set(weights)) == 1
+    seconds = [
+        json.loads((finished_run / "adaptations" / method / "dog3" / "adaptation.json").read_text())["cost"]["seconds"]
+        for method in ("anchor", "mokus", "enc_ft")
+    ]
+    assert len({cost["visual"] for cost in seconds}) == 1, "the shared stage's first price is in every method's cost"
+    assert "textual" in seconds[1]
+    assert "textual" not in seconds[0]
+
+
+def test_the_leaderboard_is_the_macro_mean_of_the_scores(finished_run):
+    """By hand: samples, then concepts, unweighted."""
+    plan = pd.read_parquet(finished_run / "plan.parquet").set_index("id")
+    table = pd.read_parquet(finished_run / "scores" / "enc_ft" / "clip_i.parquet").set_index("sample_id")
+    values = {"dog3": [], "duck_toy": []}
+    for sample_id, row in table.iterrows():
+        if plan.loc[sample_id, "task"] == "reconstruction":
+            values[plan.loc[sample_id, "concept"]].append(row["value"])
+    by_hand = np.mean([np.mean(of_concept) for of_concept in values.values()])
+    board = json.loads((finished_run / "report" / "leaderboard.json").read_text())
+    shown = pd.read_csv(finished_run / "report" / "leaderboard.csv")
+    row = shown[(shown == "enc_ft").any(axis=1)].iloc[0]
+    assert row["reconstruction_clip_i"] == pytest.approx(by_hand, abs=1e-12)
+    assert board
+
+
+def test_running_again_changes_nothing(run, command):
+    before = files(run)
+    times = {path: path.stat().st_mtime_ns for path in run.rglob("*.png")}
+    assert command("bench", run.parent, "method=mokus") == 0
+    assert files(run) == before
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*.png")} == times
+
+
+def test_deleted_images_are_drawn_again_byte_for_byte_and_no_others(run, command, finished_run):
+    before = files(run)
+    times = {path: path.stat().st_mtime_ns for path in run.rglob("*.png")}
+    deleted = sorted(images(run, "mokus"))[::3]
+    for path in deleted:
+        path.unlink()
+    assert command("bench", run.parent, "method=mokus") == 0
+    changed = {path for path, time in times.items() if path.stat().st_mtime_ns != time}
+    assert changed == set(deleted)
+    after = files(run)
+    for name in before:
+        if not name.startswith("scores/mokus"):
+            assert after[name] == before[name], name
+    for name in ("clip_i", "clip_i_seg", "clip_t", "pickscore"):
+        now, then = (scores(root, "mokus", name) for root in (run, finished_run))
+        pd.testing.assert_series_equal(now, then, atol=1e-5)
+
+
+def test_a_deleted_adaptation_is_made_again_byte_for_byte(run, command):
+    before = files(run)
+    for method in ("mokus", "naive_db"):
+        shutil.rmtree(run / "adaptations" / method)
+        assert command("adapt", run.parent, f"method={method}") == 0
+    after = files(run)
+    tensors = [name for name in before if name.endswith(".safetensors")]
+    assert len(tensors) > 10
+    assert all(after[name] == before[name] for name in tensors)
+
+
+def test_a_changed_image_is_scored_again(run, command):
+    path = sorted(images(run, "base"))[0]
+    image = Image.open(path)
+    Image.new("RGB", image.size, "red").save(path)
+    table = run / "scores" / "base" / "clip_i.parquet"
+    before = pd.read_parquet(table).set_index("sample_id")["value"]
+    assert command("score", run.parent, "method=base") == 0
+    after = pd.read_parquet(table).set_index("sample_id")["value"]
+    assert set(after.index[after != before.loc[after.index]]) == {path.stem}
+
+
+def test_images_do_not_depend_on_the_rest_of_the_grid(run, command, tmp_path):
+    """One concept, one item, one seed, drawn in a run of their own."""
+    alone = tmp_path / "alone"
+    smaller = ("grid.concepts=[duck_toy]", "grid.knowledge_items=1", "grid.seeds=[1]", "method=base")
+    assert command("adapt", alone, *smaller) == 0
+    assert command("generate", alone, *smaller) == 0
+    drawn = sorted(images(alone / "run", "base"))
+    assert len(drawn) == 2
+    for path in drawn:
+        twin = run / "images" / "base" / "duck_toy" / path.name
+        assert np.array_equal(np.asarray(Image.open(path)), np.asarray(Image.open(twin)))
+
+
+def test_controls_share_the_noise_but_not_the_prompt(finished_run):
+    for path in images(finished_run, "base"):
+        texts = [
+            Image.open(finished_run / "images" / method / path.parent.name / path.name).text
+            for method in ("base", "leak", "anchor")
+        ]
+        assert len({text["noise_seed"] for text in texts}) == 1
+        assert len({text["prompt"] for text in texts}) == 3
+
+
+def test_provenance_names_versions_hardware_and_weights(finished_run):
+    records = [json.loads(path.read_text()) for path in (finished_run / "provenance").iterdir()]
+    assert len(records) == len(METHODS)
+    record = records[0]
+    assert record["packages"]["torch"] == torch.__version__.split("+")[0] or torch.__version__
+    assert record["hardware"]["cores"] >= 1
+    assert set(record["seconds"]) == {"adapt", "generate", "score", "report"}
+    assert all(digest.startswith("sha256:") for digest in record["metric_weights"]["clip_i"].values())
+    identity = json.loads((finished_run / "run.json").read_text())
+    assert len(identity["benchmark"]) == 64
+    assert len(json.loads((finished_run / "weights.json").read_text())["backbone"]) == 64
+    config = yaml.safe_load((finished_run / "configs" / "mokus.yaml").read_text())
+    assert config["method"]["dreambooth"]["steps"] == 2
+
+
+def test_a_sweep_over_a_setting_gives_each_value_a_row(command, tmp_path):
+    assert command("bench", tmp_path, "-m", "recipe.ultraedit.eta=1e-3,1e-2", "grid.tasks=[reconstruction]") == 0
+    labels = {path.stem for path in (tmp_path / "run" / "configs").iterdir()}
+    assert labels == {"mokus,recipe.ultraedit.eta=0.001", "mokus,recipe.ultraedit.eta=0.01"}
+
+
+def test_another_configuration_is_refused_with_the_keys_that_differ(run, command, capsys):
+    before = files(run)
+    assert command("bench", run.parent, "grid.seeds=[0,1,2]") == 2
+    assert "grid.seeds: [0, 1] there, [0, 1, 2] now" in capsys.readouterr().err
+    assert command("bench", run.parent, "method=mokus", "editor.eta=0.5") == 2
+    assert "method.editor.eta" in capsys.readouterr().err
+    assert files(run) == before
+
+
+def test_a_metric_can_be_added_to_a_run(command, tmp_path):
+    assert command("bench", tmp_path, "method=base", "metrics=[clip_i]") == 0
+    assert command("bench", tmp_path, "method=base", "metrics=[clip_i,clip_t]") == 0
+    assert {path.stem for path in (tmp_path / "run" / "scores" / "base").iterdir()} == {"clip_i", "clip_t"}
+
+
+def test_other_weights_at_the_same_place_are_refused(run, command, capsys):
+    (run / "weights.json").write_text('{"backbone": "0000"}')
+    next(images(run, "base")).unlink()
+    assert command("bench", run.parent, "method=base") == 2
+    assert "other backbone weights" in capsys.readouterr().err
+
+
+def test_missing_images_are_counted_in_the_report_not_averaged_over(run, command):
+    for path in sorted(images(run, "base"))[:3]:
+        path.unlink()
+    for metric in (run / "scores" / "base").iterdir():
+        metric.unlink()
+    assert command("score", run.parent, "method=base") == 0
+    assert command("report", run.parent, "method=base") == 0
+    assert " of 8 samples" in (run / "report" / "leaderboard.md").read_text()
