@@ -1,7 +1,11 @@
 """Fixtures that several test folders share."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+# The models are tiny and pytest-xdist fills the cores: more threads would only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
