@@ -134,7 +134,7 @@ class QwenImage(Backbone):
 
     def sample(self, prompt_embeds: PromptEmbeds, noise_seeds: Sequence[int]) -> list[Image.Image]:
         # On the CPU a batch of one goes through matrix-vector kernels, whose last bits differ from those of any
-        # larger batch (which agree with each other): drawn as a pair, an image is the same in every batch.
+        # larger batch (which agree with each other in bf16): drawn as a pair, an image is the same in every batch.
         if len(noise_seeds) == 1 and self.device.type == "cpu":
             return self._sample(prompt_embeds, [*noise_seeds, *noise_seeds])[:1]
         return self._sample(prompt_embeds, noise_seeds)

@@ -1,105 +1,259 @@
-"""The words of the embedded world, and what they look like: all of it in one place."""
+"""The words of the embedded world, what they look like, and what is known in it: all of it in one place."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
-Colour = tuple[int, int, int]
+from knowcusbench.benchmark.types import RARE_TOKEN, KnowledgeAspect
 
-COLOURS: dict[str, Colour] = {
-    "red": (214, 40, 40),
-    "orange": (247, 127, 0),
-    "yellow": (252, 211, 30),
-    "green": (46, 139, 70),
-    "blue": (36, 92, 196),
-    "purple": (123, 44, 160),
-    "pink": (244, 143, 177),
-    "brown": (121, 76, 45),
-    "black": (33, 33, 38),
-    "white": (246, 246, 242),
+RGB = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Colour:
+    """A colour of things, and the ink in which a pattern is drawn on it."""
+
+    rgb: RGB
+    ink: RGB
+
+
+_LIGHT_INK = (250, 246, 236)
+
+COLOURS: Mapping[str, Colour] = {
+    "red": Colour((215, 38, 44), _LIGHT_INK),
+    "orange": Colour((244, 132, 28), _LIGHT_INK),
+    "yellow": Colour((250, 212, 48), (168, 112, 16)),
+    "green": Colour((46, 150, 70), _LIGHT_INK),
+    "cyan": Colour((64, 198, 204), _LIGHT_INK),
+    "blue": Colour((38, 84, 204), _LIGHT_INK),
+    "purple": Colour((128, 58, 178), _LIGHT_INK),
+    "pink": Colour((246, 140, 190), (176, 40, 112)),
+    "brown": Colour((122, 76, 42), _LIGHT_INK),
+    "black": Colour((38, 38, 44), _LIGHT_INK),
+    "white": Colour((246, 246, 244), (84, 90, 108)),
 }
 
 PATTERNS = ("plain", "striped", "dotted", "checked")
+"""What the body of a thing shows. "plain" goes without saying."""
 
-SHAPES = ("circle", "square", "triangle", "diamond", "cross", "ring", "half", "bar")
+SHAPES = ("circle", "square", "triangle", "diamond", "star", "heart", "cross", "ring", "moon", "arch")
+"""Simple things: one colour, one pattern."""
 
-BACKGROUNDS: dict[str, tuple[Colour, Colour]] = {
-    "beach": ((150, 206, 236), (233, 207, 150)),
-    "meadow": ((176, 220, 245), (124, 184, 92)),
-    "snow": ((198, 214, 230), (240, 244, 250)),
-    "desert": ((250, 214, 165), (214, 140, 84)),
-    "night": ((24, 26, 62), (52, 56, 104)),
-    "sea": ((142, 196, 232), (38, 110, 160)),
-    "street": ((196, 200, 206), (118, 120, 126)),
-    "room": ((236, 224, 204), (158, 116, 82)),
+CLASSES: Mapping[str, tuple[str, str]] = {
+    "toy": ("a {} head", "{} feet"),
+    "flag": ("a {} pole", "a {} star"),
+    "cake": ("{} icing", "a {} candle"),
+    "vase": ("a {} rim", "a {} flower"),
+    "house": ("a {} roof", "a {} door"),
+    "boat": ("a {} sail", "a {} pennant"),
+    "car": ("a {} cabin", "{} wheels"),
+    "fish": ("a {} tail", "{} fins"),
 }
-"""Colour above and below the horizon."""
+"""Composite things, and what their trim and their accent are called."""
 
-STYLES = ("photo", "sketch", "pixel art")
+SIZES: Mapping[str, tuple[int, int]] = {"tiny": (16, 20), "": (28, 36), "huge": (42, 50)}
+"""The smallest and largest side of a thing's square in pixels, of 64. The middle size goes without saying."""
 
-CLASSES: dict[str, tuple[tuple[str, float, float, float, float, str], ...]] = {
-    "robot": (
-        ("square", 0.0, 0.32, 0.34, 0.34, "body"),
-        ("square", 0.0, -0.36, 0.24, 0.22, "accent"),
-        ("bar", 0.0, -0.72, 0.04, 0.14, "body"),
-        ("bar", -0.46, 0.28, 0.08, 0.26, "accent"),
-        ("bar", 0.46, 0.28, 0.08, 0.26, "accent"),
-        ("bar", -0.17, 0.82, 0.09, 0.16, "accent"),
-        ("bar", 0.17, 0.82, 0.09, 0.16, "accent"),
+BACKGROUNDS: Mapping[str, str] = {
+    "beach": "on the beach",
+    "meadow": "in the meadow",
+    "snow": "in the snow",
+    "desert": "in the desert",
+    "forest": "in the forest",
+    "night": "under the stars",
+    "street": "on the street",
+    "room": "in the living room",
+}
+"""Where things are, and how it is said."""
+
+STYLES: Mapping[str, str] = {
+    "photo": "a photo",
+    "sketch": "a sketch",
+    "cartoon": "a cartoon",
+    "pixel art": "pixel art",
+}
+"""How pictures are drawn, and what such a picture is called."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Relation:
+    """A way in which something belongs to somebody; `{}` stands for the owner.
+
+    Attributes:
+        aspect: the kind of knowledge.
+        phrase: refers to the thing.
+        question: asks for it; `rephrasings` do so in other words.
+    """
+
+    aspect: KnowledgeAspect
+    phrase: str
+    question: str
+    rephrasings: tuple[str, str]
+
+
+RELATIONS: Mapping[str, Relation] = {
+    "gift": Relation(
+        aspect=KnowledgeAspect.PERSONAL_RELATIONSHIP,
+        phrase="{}'s birthday gift",
+        question="What is {}'s birthday gift?",
+        rephrasings=("What did {} get for a birthday?", "Which thing was given to {} as a birthday gift?"),
     ),
-    "boat": (
-        ("half", 0.0, 0.5, 0.8, 0.4, "body"),
-        ("bar", 0.0, -0.2, 0.04, 0.7, "accent"),
-        ("triangle", 0.3, -0.25, 0.3, 0.5, "accent"),
+    "heirloom": Relation(
+        aspect=KnowledgeAspect.PERSONAL_RELATIONSHIP,
+        phrase="the heirloom of {}'s family",
+        question="What is the heirloom of {}'s family?",
+        rephrasings=("What does {}'s family hand down?", "Which thing stays in {}'s family?"),
     ),
-    "lamp": (
-        ("triangle", 0.0, -0.4, 0.6, 0.5, "body"),
-        ("bar", 0.0, 0.35, 0.06, 0.4, "accent"),
-        ("half", 0.0, 0.8, 0.4, 0.14, "accent"),
+    "heaviest": Relation(
+        aspect=KnowledgeAspect.PHYSICAL_ATTRIBUTE,
+        phrase="the heaviest thing on {}'s shelf",
+        question="What is the heaviest thing on {}'s shelf?",
+        rephrasings=("Which thing on {}'s shelf is the heaviest?", "What weighs the most on {}'s shelf?"),
     ),
-    "cake": (
-        ("square", 0.0, 0.5, 0.7, 0.34, "body"),
-        ("square", 0.0, -0.05, 0.46, 0.24, "accent"),
-        ("bar", 0.0, -0.5, 0.06, 0.22, "body"),
+    "softest": Relation(
+        aspect=KnowledgeAspect.PHYSICAL_ATTRIBUTE,
+        phrase="the softest thing in {}'s bag",
+        question="What is the softest thing in {}'s bag?",
+        rephrasings=("Which thing in {}'s bag is the softest?", "What feels softest in {}'s bag?"),
     ),
-    "car": (
-        ("square", 0.0, 0.2, 0.85, 0.26, "body"),
-        ("square", -0.05, -0.25, 0.45, 0.24, "accent"),
-        ("circle", -0.5, 0.55, 0.2, 0.2, "accent"),
-        ("circle", 0.5, 0.55, 0.2, 0.2, "accent"),
+    "doorstop": Relation(
+        aspect=KnowledgeAspect.FUNCTIONALITY,
+        phrase="{}'s doorstop",
+        question="What is {}'s doorstop?",
+        rephrasings=("What keeps {}'s door open?", "Which thing holds {}'s door?"),
     ),
-    "kite": (
-        ("diamond", 0.0, -0.25, 0.6, 0.65, "body"),
-        ("bar", 0.0, 0.6, 0.03, 0.3, "accent"),
-        ("diamond", 0.0, 0.55, 0.16, 0.1, "accent"),
-        ("diamond", 0.0, 0.88, 0.16, 0.1, "accent"),
+    "guard": Relation(
+        aspect=KnowledgeAspect.FUNCTIONALITY,
+        phrase="the guard of {}'s books",
+        question="What is the guard of {}'s books?",
+        rephrasings=("What guards {}'s books?", "Which thing watches over {}'s books?"),
     ),
-    "mug": (
-        ("ring", 0.45, 0.15, 0.36, 0.4, "accent"),
-        ("square", -0.1, 0.15, 0.5, 0.6, "body"),
-        ("bar", -0.1, -0.5, 0.5, 0.08, "accent"),
+    "treasure": Relation(
+        aspect=KnowledgeAspect.VALUE,
+        phrase="{}'s greatest treasure",
+        question="What is {}'s greatest treasure?",
+        rephrasings=("What does {} treasure most?", "Which thing is worth the most to {}?"),
     ),
-    "house": (
-        ("square", 0.0, 0.4, 0.6, 0.5, "body"),
-        ("triangle", 0.0, -0.45, 0.8, 0.4, "accent"),
-        ("bar", 0.0, 0.62, 0.13, 0.28, "accent"),
+    "bargain": Relation(
+        aspect=KnowledgeAspect.VALUE,
+        phrase="{}'s best bargain",
+        question="What is {}'s best bargain?",
+        rephrasings=("What did {} buy at the best price?", "Which thing cost {} next to nothing?"),
+    ),
+    "souvenir": Relation(
+        aspect=KnowledgeAspect.ORIGIN,
+        phrase="{}'s souvenir from Rome",
+        question="What is {}'s souvenir from Rome?",
+        rephrasings=("What did {} bring home from Rome?", "Which thing came from Rome with {}?"),
+    ),
+    "find": Relation(
+        aspect=KnowledgeAspect.ORIGIN,
+        phrase="{}'s flea market find",
+        question="What is {}'s flea market find?",
+        rephrasings=("What did {} find at the flea market?", "Which thing is from {}'s trip to the flea market?"),
+    ),
+    "charm": Relation(
+        aspect=KnowledgeAspect.EMOTION,
+        phrase="{}'s lucky charm",
+        question="What is {}'s lucky charm?",
+        rephrasings=("What brings {} luck?", "Which thing makes {} feel lucky?"),
+    ),
+    "comfort": Relation(
+        aspect=KnowledgeAspect.EMOTION,
+        phrase="the thing that comforts {}",
+        question="What is the thing that comforts {}?",
+        rephrasings=("What comforts {} on bad days?", "Which thing cheers {} up?"),
     ),
 }
-"""Composite classes: their parts as (shape, centre x, centre y, half width, half height, role), in the square from
--1 to 1 with y downwards; later parts cover earlier ones. The role says which of the object's two colours a part has."""
 
-COMPANIONS = ("ball", "box", "flag")
-"""What may stand beside the object, drawn as a shape of its own colour."""
+STRANGERS = ("my sister", "my neighbour", "my teacher", "my uncle")
+"""Owners of whom nothing is known in the world: what a benchmark says of them is new."""
+
+NAMED_THINGS = """
+name  class  colour  pattern  trim    accent
+blik  cake   white   striped  cyan    purple
+brak  house  blue    plain    black   green
+clun  boat   brown   plain    cyan    pink
+dorp  toy    purple  plain    green   red
+drez  vase   cyan    dotted   black   purple
+fenn  car    orange  plain    blue    pink
+flom  vase   blue    checked  pink    black
+grul  cake   cyan    plain    blue    orange
+gwin  boat   pink    striped  red     black
+hask  toy    blue    dotted   pink    orange
+hux   car    green   striped  blue    white
+jarn  cake   green   striped  red     blue
+jib   boat   red     plain    brown   pink
+kolt  house  brown   dotted   purple  pink
+krel  toy    orange  plain    purple  yellow
+lort  boat   orange  checked  green   white
+lumo  house  yellow  striped  white   green
+mirz  car    white   checked  green   cyan
+nax   flag   cyan    dotted   white   orange
+oblo  toy    red     striped  blue    white
+plim  fish   yellow  dotted   pink    orange
+quen  flag   purple  checked  blue    pink
+rask  fish   black   dotted   yellow  white
+skiv  flag   brown   striped  purple  white
+tund  vase   pink    plain    green   blue
+ulm   fish   pink    striped  brown   black
+vost  car    yellow  checked  purple  blue
+wirp  cake   red     checked  green   cyan
+xel   vase   purple  dotted   pink    red
+yorb  flag   black   checked  cyan    red
+zam   house  black   dotted   orange  red
+zint  fish   green   checked  orange  cyan
+"""
+"""Things with a name of their own, all of classes. The world draws them; none looks like a benchmark concept."""
+
+FACTS = """
+owner  gift  heirloom  heaviest  softest  doorstop  guard  treasure  bargain  souvenir  find  charm  comfort
+Anna   -     clun      drez      -        jib       rask   -         hask     wirp      -     dorp   lumo
+Bela   blik  brak      -         mirz     hask      -      zint      hux      -         wirp  lort   -
+Carlo  fenn  -         yorb      grul     -         hask   lort      -        zam       hux   -      zint
+Dora   -     lumo      xel       -        nax       vost   -         wirp     kolt      -     yorb   hux
+Emil   -     flom      ulm       -        jarn      hux    -         tund     plim      -     skiv   vost
+Farah  oblo  flom      -         grul     krel      -      plim      lort     -         hask  gwin   -
+Goran  drez  -         dorp      jib      -         nax    yorb      -        ulm       gwin  -      vost
+Hana   -     xel       quen      -        fenn      zam    -         gwin     jarn      -     yorb   zint
+Igor   -     drez      brak      -        zint      hux    -         blik     tund      -     rask   flom
+Jana   mirz  jib       -         flom     gwin      -      grul      rask     -         nax   clun   -
+Kofi   blik  -         skiv      lort     -         fenn   brak      -        hask      drez  -      krel
+Lena   -     oblo      quen      -        brak      kolt   -         clun     skiv      -     zam    tund
+Milo   -     krel      xel       -        lumo      quen   -         grul     nax       -     skiv   blik
+Nadia  kolt  fenn      -         dorp     vost      -      zam       xel      -         oblo  krel   -
+Oscar  clun  -         ulm       vost     -         oblo   wirp      -        lumo      mirz  -      gwin
+Petra  -     quen      lumo      -        clun      mirz   -         tund     kolt      -     dorp   grul
+Ravi   -     jarn      fenn      -        zint      xel    -         skiv     plim      -     jib    blik
+Sara   ulm   tund      -         quen     plim      -      zam       brak     -         lort  rask   -
+Tobin  rask  -         plim      oblo     -         jib    kolt      -        drez      jarn  -      wirp
+Yuki   -     jarn      flom      -        nax       yorb   -         krel     ulm       -     dorp   mirz
+"""
+"""Which named thing stands in which relation to whom; `-` where nothing is known."""
+
+
+def read_table(table: str) -> list[dict[str, str]]:
+    """The rows of a table of words, by the words of its first line."""
+    header, *rows = (line.split() for line in table.strip().splitlines())
+    return [dict(zip(header, row, strict=True)) for row in rows]
+
+
+OWNERS = tuple(row["owner"] for row in read_table(FACTS))
+NAMES = tuple(row["name"] for row in read_table(NAMED_THINGS))
 
 
 def sentences() -> Iterator[str]:
-    """Text that has every word of the world, for the tokenizer."""
-    for kind in (*CLASSES, *SHAPES, *COMPANIONS):
-        yield f"a photo of a {kind}"
-        yield f"sks {kind}"
-    for colour in COLOURS:
-        for pattern in PATTERNS:
-            yield f"a {colour} {pattern} object and a {colour} one"
-    for background in BACKGROUNDS:
-        yield f"an object in front of the {background}, on the {background}, in the {background}"
-    for style in STYLES:
-        yield f"in the style of a {style}, a {style} of it"
-    yield "What is my favourite? Who has it? Which one is it, where does it come from, and whose is it?"
+    """Text that has every word of the world, at the beginning of a sentence and inside one, for the tokenizer."""
+    words = (*COLOURS, *PATTERNS, *SHAPES, *CLASSES, *SIZES, *BACKGROUNDS, *OWNERS, *NAMES, RARE_TOKEN)
+    for word in filter(None, words):
+        yield word
+        yield f"a {word}"
+    for trim, accent in CLASSES.values():
+        yield f"a red toy with {trim.format('red')} and {accent.format('an orange')}"
+    for background in BACKGROUNDS.values():
+        yield f"a red star next to a blue heart {background} with a green moon beside it"
+    for style in STYLES.values():
+        yield f"{style} of a red star in the style of {style}, and a tiny version of it"
+    for owner in (*OWNERS, *STRANGERS):
+        for relation in RELATIONS.values():
+            for text in (relation.phrase, relation.question, *relation.rephrasings):
+                yield text.format(owner)

@@ -1,4 +1,5 @@
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -16,6 +17,27 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 DIT = "transformer/diffusion_pytorch_model.safetensors"
 VAE = "vae/diffusion_pytorch_model.safetensors"
 LLM = "text_encoder/model.safetensors"
+
+
+class Records(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines = []
+
+    def emit(self, record):
+        self.lines.append(record.getMessage())
+
+
+@pytest.fixture
+def library_log():
+    """What diffusers and transformers log, in a list."""
+    handler = Records()
+    loggers = [logging.getLogger(name) for name in ("diffusers", "transformers")]
+    for logger in loggers:
+        logger.addHandler(handler)
+    yield handler.lines
+    for logger in loggers:
+        logger.removeHandler(handler)
 
 
 @pytest.fixture
@@ -90,36 +112,45 @@ def edit_tensor(file, name, change):
         (edit_index(vae=["diffusers", "AutoencoderKL"]), "the vae .* is a AutoencoderKL"),
     ],
 )
-def test_a_damaged_checkpoint_is_one_line(broken, damage, named, capfd):
+def test_a_damaged_checkpoint_is_one_line(broken, damage, named, library_log, capfd):
     damage(broken)
     with pytest.raises(UserError, match=named) as caught:
         QwenImageSpec(source=str(broken), height=64, width=64).load()
     assert "\n" not in str(caught.value)
+    assert library_log == []
     assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("source", ["nobody/no-such-model", "./nowhere", "/no/where", "not a hub id", ""])
 @pytest.mark.parametrize("act", [QwenImageSpec.load, QwenImageSpec.footprint])
-def test_a_source_that_cannot_be_had_is_one_line(source, act, offline_hub, capfd):
+def test_a_source_that_cannot_be_had_is_one_line(source, act, offline_hub, library_log, capfd):
     with pytest.raises(WeightsError, match=repr(source)) as caught:
         act(QwenImageSpec(source=source))
     assert "\n" not in str(caught.value)
+    assert library_log == []
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_checkpoint_loads_without_a_word(miniature, capfd):
+def test_a_checkpoint_loads_without_a_word(miniature, library_log, capfd):
     miniature_spec(miniature).load()
+    assert library_log == []
     assert capfd.readouterr() == ("", "")
 
 
-def test_the_libraries_log_as_before_afterwards(miniature):
+def test_the_libraries_log_as_before_afterwards(broken):
     import diffusers
     import transformers
 
-    loggers = (diffusers.utils.logging, transformers.utils.logging)
-    before = [(logger.get_verbosity(), logger.is_progress_bar_enabled()) for logger in loggers]
-    miniature_spec(miniature).load()
-    assert [(logger.get_verbosity(), logger.is_progress_bar_enabled()) for logger in loggers] == before
+    truncate(LLM, 1000)(broken)
+    for logger in (diffusers.utils.logging, transformers.utils.logging):
+        before = logger.get_verbosity()
+        try:
+            logger.set_verbosity(logger.INFO)
+            with pytest.raises(WeightsError):
+                miniature_spec(broken).load()
+            assert logger.get_verbosity() == logger.INFO
+        finally:
+            logger.set_verbosity(before)
 
 
 @pytest.mark.parametrize("revision", [None, "main", COMMIT])

@@ -66,14 +66,14 @@ def test_images_are_those_of_the_plain_diffusers_pipeline(size, miniature, pipel
     assert all(np.array_equal(pixels(a), pixels(b)) for a, b in zip(ours, theirs, strict=True))
 
 
-@pytest.mark.parametrize("true_cfg_scale", [1.0, 4.0])
-def test_an_image_does_not_depend_on_the_batch_it_is_drawn_in(true_cfg_scale, miniature):
-    backbone = miniature_spec(miniature, true_cfg_scale=true_cfg_scale).load()
+def test_an_image_does_not_depend_on_the_batch_it_is_drawn_in(miniature):
+    """In bf16 on the CPU, at a size and number of steps where last bits would add up to visible differences."""
+    backbone = miniature_spec(miniature, height=96, width=96, steps=8).load()
     embeds = backbone.encode(PROMPT)
-    seeds = [3, 1, 2, 9, 4]
-    alone = {seed: pixels(backbone.sample(embeds, [seed])[0]) for seed in seeds}
-    assert len({image.tobytes() for image in alone.values()}) == len(seeds)
-    for batch in (seeds, seeds[::-1], seeds[1:3], seeds[:3]):
+    seeds = list(range(7))
+    alone = [pixels(backbone.sample(embeds, [seed])[0]) for seed in seeds]
+    assert len({image.tobytes() for image in alone}) == len(seeds)
+    for batch in (seeds, [5, 3], [6, 0, 2]):
         for seed, image in zip(batch, backbone.sample(embeds, batch), strict=True):
             assert np.array_equal(pixels(image), alone[seed])
 

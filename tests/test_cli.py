@@ -1,0 +1,289 @@
+"""The command as a user types it: what works, and what a mistake says."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import huggingface_hub.constants
+import pytest
+from PIL import Image
+
+from knowcusbench.cli import main
+
+SMALL = (
+    "recipe.dreambooth.steps=1",
+    "backbone.steps=2",
+    "grid.concepts=[dog3]",
+    "grid.knowledge_items=1",
+    "grid.prompts=1",
+    "grid.seeds=[0]",
+    "metrics=[clip_i]",
+)
+
+
+@pytest.fixture(scope="module")
+def cache_dir(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def call(tmp_path, cache_dir, sample_benchmark, capsys, monkeypatch):
+    """`call("bench", "key=value")` -> (exit code, standard output, standard error). Nothing reaches the network."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+
+    def run(verb: str, *words: str):
+        words = list(words)
+        if verb in ("bench", "plan", "adapt", "generate", "score", "report") and "--help" not in words:
+            shared = [f"cache_dir={cache_dir}", f"benchmark.path={sample_benchmark}", *SMALL]
+            given = {word.split("=")[0] for word in words}
+            words = [word for word in shared if word.split("=")[0] not in given] + words
+        try:
+            main([verb, *words])
+            code = 0
+        except SystemExit as stop:
+            code = stop.code or 0
+        output = capsys.readouterr()
+        return code, output.out, output.err
+
+    return run
+
+
+@pytest.fixture
+def release(sample_benchmark, tmp_path):
+    """A copy of one concept of the sample benchmark, to be damaged."""
+    root = tmp_path / "release"
+    shutil.copytree(sample_benchmark / "concept_image" / "dog3", root / "concept_image" / "dog3")
+    (root / "knowledge_data").mkdir()
+    shutil.copy(sample_benchmark / "knowledge_data" / "dog3.json", root / "knowledge_data")
+    records = json.loads((sample_benchmark / "concept_image" / "dataset.json").read_text())
+    own = [record for record in records if record["concept"] == "dog3"]
+    (root / "concept_image" / "dataset.json").write_text(json.dumps(own))
+    return root
+
+
+def last_line(text: str) -> str:
+    return [line for line in text.splitlines() if line.strip()][-1]
+
+
+WRONG_WORDS = [
+    (("bnch",), "unknown verb 'bnch'; did you mean 'bench'"),
+    (("bench", "grid.seed=[1]"), "grid.seed: unknown key; did you mean 'grid.seeds'"),
+    (("bench", "+grid.seed=[1]"), "grid.seed: unknown key; did you mean 'seeds'"),
+    (("bench", "metod=mokus"), "metod: unknown key; did you mean 'method'"),
+    (("bench", "recipe.dreambooth.step=4"), "did you mean 'recipe.dreambooth.steps'"),
+    (("bench", "+method.dreamboth=4"), "method.dreamboth: unknown key; did you mean 'dreambooth'"),
+    (("bench", "grid.seeds=abc"), "grid.seeds"),
+    (("bench", "grid.knowledge_items=x"), "grid.knowledge_items: Value 'x'"),
+    (("bench", "grid.pairing=all"), "grid.pairing: Invalid value 'all', expected one of"),
+    (("bench", "recipe.dreambooth.steps=many"), "dreambooth.steps: .*valid integer.*'many'"),
+    (("bench", "grid.seeds=[1"), "not an override"),
+    (("bench", "mokus"), "mokus: not an override, expected key=value"),
+    (("bench", "method=mokuss"), "method=mokuss: no such option; did you mean 'mokus'"),
+    (("bench", "metrics=[clip_x]"), "metrics=clip_x: no such option; did you mean 'clip_"),
+    (("bench", "method=base,mokus"), "method=base,mokus: several values; add -m"),
+    (("bench", "benchmark=directory", "benchmark.path=null"), "benchmark.path"),
+    (("bench", "benchmark.path=nowhere"), "nowhere"),
+    (("bench", "benchmark=hub", "benchmark.path=null", "benchmark.repo=a/b", "benchmark.revision=null"), "revision"),
+    (
+        ("bench", "benchmark=hub", "benchmark.path=null", "benchmark.repo=no/such", f"benchmark.revision={'0' * 40}"),
+        "no/such",
+    ),
+    (("bench", "grid.concepts=[cat]"), "'cat' matches no concept"),
+    (("bench", "backbone.source=nobody/nothing"), "nobody/nothing"),
+    (("bench", "backbone.height=60"), "60"),
+    (("bench", "editor.layers=[99]"), "layer 99"),
+    (("bench", "device=warp"), "device: 'warp' is not a device"),
+    (("bench", "run.root=/proc/runs"), "can't write to the run directory /proc/runs"),
+    (("check", "nowhere"), "nowhere"),
+    (("check",), "usage: knowcusbench check PATH"),
+    (("convert", "nowhere", "somewhere"), "nowhere"),
+]
+
+
+@pytest.mark.parametrize(("words", "named"), WRONG_WORDS, ids=lambda value: " ".join(value)[:50])
+def test_a_wrong_word_is_one_line_and_exit_code_2(call, words, named):
+    code, _, error = call(*words)
+    assert code == 2
+    assert re.search(named, error), error
+    assert last_line(error).startswith("knowcusbench: ")
+    assert len([line for line in error.splitlines() if line.startswith("knowcusbench: ")]) == 1
+    assert "Traceback" not in error
+
+
+def drop(path: Path) -> None:
+    path.unlink()
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:3000])
+
+
+WRONG_FILES = [
+    ("concept_image/dog3/00.jpg", truncate, "00.jpg"),
+    ("concept_image/dog3/00.jpg", lambda path: path.write_text("no image"), "00.jpg"),
+    ("concept_image/dog3/00.jpg", lambda path: Image.new("1", (20_000, 20_000)).save(path, "PNG"), "bomb"),
+    ("concept_image/dataset.json", drop, "dataset.json"),
+    ("concept_image/dataset.json", lambda path: path.write_text('[{"concept": }'), "line 1"),
+    ("concept_image/dataset.json", lambda path: path.write_bytes(b'["\xff"]'), "UTF-8"),
+    ("concept_image/dataset.json", lambda path: path.write_text(path.read_text().replace("{}", "it")), "{}"),
+    (
+        "concept_image/dataset.json",
+        lambda path: path.write_text(path.read_text().replace('"dog3"', '"../x"')),
+        r"\.\./x",
+    ),
+    ("knowledge_data/dog3.json", drop, "dog3.json"),
+    ("knowledge_data/dog3.json", lambda path: path.write_text("[]"), "knowledge"),
+    ("knowledge_data/dog3.json", lambda path: path.write_text('[{"question": 3}]'), "question"),
+]
+
+
+@pytest.mark.parametrize(("file", "damage", "named"), WRONG_FILES)
+def test_a_damaged_benchmark_is_refused_by_check_and_by_bench(call, release, file, damage, named):
+    damage(release / file)
+    code, listed, error = call("check", str(release))
+    assert code == 2
+    assert named in listed + error
+    code, _, error = call("bench", f"benchmark.path={release}")
+    assert code == 2
+    assert named in error
+    assert "Traceback" not in error
+
+
+def test_a_mistake_leaves_earlier_results_as_they_are(call, tmp_path):
+    assert call("bench", "method=base")[0] == 0
+    run = tmp_path / "results" / "runs" / "default"
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in run.rglob("*") if path.is_file()}
+    assert len(list(run.rglob("*.png"))) == 2
+    for words in (("grid.seeds=[0,1]",), ("method=mokuss",), ("backbone.steps=3",), ("grid.concepts=[cat]",)):
+        assert call("bench", "method=base", *words)[0] == 2
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in before} == before
+
+
+def test_an_altered_adapter_is_named(call, tmp_path):
+    assert call("adapt", "method=anchor")[0] == 0
+    weights = next((tmp_path / "results").rglob("adapter_model.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    code, _, error = call("generate", "method=anchor")
+    assert code == 2
+    assert "adapter_model.safetensors" in error
+
+
+def test_a_damaged_image_of_the_run_is_named(call, tmp_path):
+    assert call("adapt", "method=base")[0] == 0
+    assert call("generate", "method=base")[0] == 0
+    image = next((tmp_path / "results").rglob("*.png"))
+    image.write_bytes(image.read_bytes()[:200])
+    code, _, error = call("score", "method=base")
+    assert code == 2
+    assert image.name in error
+
+
+def test_check_prints_statistics(call, sample_benchmark):
+    code, listed, _ = call("check", str(sample_benchmark))
+    assert code == 0
+    for number in ("62", "60", "1,650", "300"):
+        assert number in listed
+
+
+def test_plan_prints_counts_and_costs_without_loading_weights(call, tmp_path):
+    code, listed, _ = call("plan", "grid.concepts=['*']", "grid.knowledge_items=null", "grid.prompts=null")
+    assert code == 0
+    assert "60 samples" in listed
+    assert "330 samples" in listed
+    assert "GPU-hours" in listed
+    assert (tmp_path / "results" / "runs" / "default" / "plan.parquet").exists()
+
+
+def test_convert_goes_to_parquet_and_back(call, release, tmp_path):
+    assert call("convert", str(release), str(tmp_path / "parquet"))[0] == 0
+    assert call("convert", str(tmp_path / "parquet"), str(tmp_path / "again"))[0] == 0
+    images = "concept_image/dog3"
+    for image in (release / images).iterdir():
+        assert (tmp_path / "again" / images / image.name).read_bytes() == image.read_bytes()
+
+
+def test_help_names_every_verb(call):
+    code, listed, _ = call("--help")
+    assert code == 0
+    for verb in ("bench", "plan", "adapt", "generate", "score", "report", "check", "convert"):
+        assert verb in listed
+
+
+def test_the_composed_configuration_is_printed(call):
+    code, listed, _ = call("bench", "--cfg", "job", "method=enc_ft")
+    assert code == 0
+    assert "EncFT" in listed
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("knowcusbench be", ["bench"]),
+        ("knowcusbench bench method=mo", ["method=mokus"]),
+        ("knowcusbench plan backbone=q", ["backbone=qwen_image"]),
+        ("knowcusbench bench grid.pai", ["grid.pairing="]),
+    ],
+)
+def test_the_shell_completes_verbs_options_and_keys(call, monkeypatch, typed, offered):
+    monkeypatch.setenv("COMP_LINE", typed)
+    monkeypatch.setenv("COMP_POINT", str(len(typed)))
+    assert call("-sc", "query=bash")[1].split() == offered
+
+
+def test_choosing_the_backbone_chooses_its_recipe_and_encoders(call):
+    _, listed, _ = call("plan", "--cfg", "job", "backbone=qwen_image", "backbone.steps=50")
+    assert "yuvalkirstain/PickScore_v1" in listed
+    assert "learning_rate: 0.0002" in listed
+    _, listed, _ = call("plan", "--cfg", "job", "backbone=qwen_image", "recipe=miniature")
+    assert "learning_rate: 0.002" in listed
+
+
+@pytest.mark.slow
+def test_another_package_adds_a_method(tmp_path, cache_dir, sample_benchmark):
+    """A distribution with one class, one YAML and an entry point, on the path as an installed one would be."""
+    package = tmp_path / "site" / "their_package"
+    (package / "configs" / "method").mkdir(parents=True)
+    for folder in (package, package / "configs"):
+        (folder / "__init__.py").touch()
+    (package / "method.py").write_text(
+        textwrap.dedent(
+            """
+            from dataclasses import dataclass
+            from knowcusbench.adaptation.method import Method
+            from knowcusbench.adaptation.types import Adaptation
+
+            @dataclass(frozen=True, kw_only=True)
+            class Shout(Method):
+                marks: int = 1
+
+                def adapt(self, concept, backbone, cache):
+                    return Adaptation()
+
+                def subject(self, concept, item):
+                    return item.phrase + "!" * self.marks
+            """
+        )
+    )
+    (package / "configs" / "method" / "shout.yaml").write_text("_target_: their_package.method.Shout\nmarks: 2\n")
+    metadata = tmp_path / "site" / "their_package-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: their_package\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[knowcusbench.methods]\nshout = their_package.configs\n")
+    words = ["bench", f"cache_dir={cache_dir}", f"benchmark.path={sample_benchmark}", *SMALL, "method=shout"]
+    done = subprocess.run(
+        [sys.executable, "-m", "knowcusbench", *words],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    prompts = {Image.open(path).text["prompt"] for path in tmp_path.rglob("images/shout/*/*.png")}
+    assert len(prompts) == 2
+    assert all("!!" in prompt for prompt in prompts)

@@ -1,0 +1,132 @@
+"""The things of the world, the held-out split and the layout of scenes."""
+
+import random
+from collections import Counter
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from knowcusbench.toybox.scene import RESOLUTION, Placed, Thing
+from knowcusbench.toybox.vocabulary import (
+    BACKGROUNDS,
+    CLASSES,
+    COLOURS,
+    OWNERS,
+    PATTERNS,
+    RELATIONS,
+    SHAPES,
+    SIZES,
+    STRANGERS,
+    STYLES,
+)
+from knowcusbench.toybox.world import (
+    KNOWN,
+    NAMED,
+    compose,
+    draw_scene,
+    draw_second,
+    draw_thing,
+    is_reserved,
+    size_word,
+)
+
+
+def composite(kind: str, colour: str, pattern: str) -> Thing:
+    return Thing(kind=kind, colour=colour, pattern=pattern, trim="red", accent="blue")
+
+
+def test_a_quarter_of_the_pairs_of_colour_and_pattern_is_reserved_in_every_class() -> None:
+    for kind in CLASSES:
+        reserved = [
+            (colour, pattern)
+            for colour in COLOURS
+            for pattern in PATTERNS
+            if is_reserved(composite(kind, colour, pattern))
+        ]
+        assert Counter(colour for colour, _ in reserved) == dict.fromkeys(COLOURS, 1)
+        assert set(Counter(pattern for _, pattern in reserved).values()) == {2, 3}
+
+
+def test_the_reserved_pairs_are_those_worked_out_by_hand() -> None:
+    assert is_reserved(composite("toy", "red", "plain"))
+    assert is_reserved(composite("toy", "orange", "checked"))
+    assert is_reserved(composite("flag", "green", "plain"))
+    assert not is_reserved(composite("flag", "red", "plain"))
+    assert not is_reserved(Thing(kind="circle", colour="red"))
+
+
+def test_no_scene_for_training_shows_a_reserved_thing_and_all_other_pairs_come_up() -> None:
+    rng = random.Random(0)
+    seen = set()
+    for _ in range(20_000):
+        scene = draw_scene(rng)
+        main = scene.main.thing
+        shown = [main, *([scene.second.thing] if scene.second else [])]
+        assert not any(map(is_reserved, shown))
+        seen.add((main.kind, main.colour, main.pattern))
+    pairs = len(COLOURS) * len(PATTERNS)
+    assert len(seen) == len(SHAPES) * pairs + len(CLASSES) * pairs * 3 // 4
+
+
+def test_drawn_things_show_their_parts_in_three_colours() -> None:
+    rng = random.Random(1)
+    for _ in range(500):
+        thing = draw_thing(rng)
+        parts = [colour for colour in (thing.trim, thing.accent) if colour]
+        assert len(parts) == (2 if thing.kind in CLASSES else 0)
+        assert len({thing.colour, *parts}) == 1 + len(parts)
+
+
+def test_named_things_are_all_different_and_none_is_reserved() -> None:
+    assert len(set(NAMED.values())) == len(NAMED) == 32
+    assert not any(map(is_reserved, NAMED.values()))
+    assert Counter(thing.kind for thing in NAMED.values()) == dict.fromkeys(CLASSES, 4)
+
+
+def test_what_is_known_is_about_named_things_and_not_about_strangers() -> None:
+    assert len(KNOWN) == 160
+    assert {name for name in KNOWN.values()} == set(NAMED)
+    assert {relation for _, relation in KNOWN} == set(RELATIONS)
+    assert {owner for owner, _ in KNOWN} == set(OWNERS)
+    assert not set(OWNERS) & set(STRANGERS)
+    assert KNOWN["Anna", "heirloom"] == "clun"
+    assert ("Anna", "gift") not in KNOWN
+
+
+def separate(one: Placed, other: Placed) -> bool:
+    return one.left + one.size <= other.left or other.left + other.size <= one.left
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_things_stand_inside_the_picture_beside_each_other_and_keep_the_size_that_was_asked_for(size: str) -> None:
+    rng = random.Random(2)
+    lefts = set()
+    for index in range(1000):
+        second = draw_second(rng) if index % 2 else None
+        scene = compose(rng, draw_thing(rng), background="snow", size=size, second=second)
+        assert size_word(scene.main.size) == size
+        for placed in filter(None, (scene.main, scene.second)):
+            assert min(placed.left, placed.top) >= 0
+            assert max(placed.left, placed.top) + placed.size <= RESOLUTION
+        if scene.second:
+            assert scene.second.thing == second
+            assert separate(scene.main, scene.second)
+            lefts.add(scene.main.left < scene.second.left)
+    assert lefts == {True, False}
+
+
+def test_training_scenes_have_all_backgrounds_styles_and_sizes() -> None:
+    rng = random.Random(3)
+    scenes = [draw_scene(rng) for _ in range(500)]
+    assert {scene.background for scene in scenes} == set(BACKGROUNDS)
+    assert {scene.style for scene in scenes} == set(STYLES)
+    assert {size_word(scene.main.size) for scene in scenes} == set(SIZES)
+    assert 0.2 < np.mean([scene.second is not None for scene in scenes]) < 0.45
+
+
+def test_colours_can_be_told_apart() -> None:
+    for one, other in combinations(COLOURS.values(), 2):
+        assert np.linalg.norm(np.subtract(one.rgb, other.rgb)) > 60
+    for colour in COLOURS.values():
+        assert np.linalg.norm(np.subtract(colour.rgb, colour.ink)) > 100
