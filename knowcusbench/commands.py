@@ -20,13 +20,13 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from knowcusbench.config import Config, did_you_mean, register
+from knowcusbench.config import did_you_mean, register
 from knowcusbench.errors import ConfigError, exit_on_user_error
 from knowcusbench.provenance import provenance
 from knowcusbench.stages.adapt import adapt
 from knowcusbench.stages.estimate import plan_summary
 from knowcusbench.stages.generate import generate
-from knowcusbench.stages.prepare import Run, prepare, read_config
+from knowcusbench.stages.prepare import Run, prepare, read_config, recorded_config
 from knowcusbench.stages.report import report
 from knowcusbench.stages.score import score
 from knowcusbench.store import write_json, writing
@@ -58,10 +58,11 @@ def run_verb(verb: str, arguments: Sequence[str]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     # Hydra's parser wants all overrides in one piece; people write -m anywhere.
     sys.argv = ["knowcusbench", *sorted(arguments, key=_is_override)]
+
     def job(composed: DictConfig) -> None:
         with exit_on_user_error():
             composed.run.label = composed.run.label or _label(swept)
-            run_stages(verb, *read_config(composed))
+            run_stages(verb, recorded_config(composed) if verb == "report" else composed)
 
     decorated = hydra.main(version_base="1.3", config_path="pkg://knowcusbench.configs", config_name="config")
     try:
@@ -92,9 +93,10 @@ def _label(swept: set[str]) -> str:
     return ",".join([str(hydra_config.runtime.choices["method"]), *varied]).replace("/", "_")
 
 
-def run_stages(verb: str, config: Config, resolved: dict[str, Any]) -> None:
-    """Run a verb's stages for one method."""
-    run = prepare(config, resolved)
+def run_stages(verb: str, composed: DictConfig) -> None:
+    """Run a verb's stages for one method, and leave a record of the command in the run."""
+    config, resolved = read_config(composed)
+    run = prepare(config, resolved, makes_results=verb not in ("plan", "report"))
     if verb == "plan":
         print(plan_summary(run, config.assumed_tflops))
         return
@@ -104,13 +106,12 @@ def run_stages(verb: str, config: Config, resolved: dict[str, Any]) -> None:
         started = time.perf_counter()
         stage(run)
         seconds[stage.__name__] = round(time.perf_counter() - started, 3)
-    weights = {name: dict(metric.weights()) for name, metric in run.metrics.items()} if score in stages else {}
+    record = provenance() | {"verb": verb, "seconds": seconds}
+    if score in stages:
+        record["metric_weights"] = {name: dict(metric.weights()) for name, metric in run.metrics.items()}
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
     with writing(run.store.root):
-        write_json(
-            run.store.provenance(stamp, run.label),
-            provenance() | {"verb": verb, "seconds": seconds, "metric_weights": weights},
-        )
+        write_json(run.store.provenance(stamp, run.label), record)
 
 
 def explain(error: Exception) -> str:

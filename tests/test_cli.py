@@ -135,7 +135,7 @@ WRONG_FILES = [
     (
         "concept_image/dataset.json",
         lambda path: path.write_text(path.read_text().replace('"dog3"', '"../x"')),
-        r"\.\./x",
+        "../x",
     ),
     ("knowledge_data/dog3.json", drop, "dog3.json"),
     ("knowledge_data/dog3.json", lambda path: path.write_text("[]"), "knowledge"),

@@ -83,10 +83,26 @@ def _refuse_added_keys(resolved: Mapping[str, Any]) -> None:
                 raise ConfigError(f"{prefix}{key}: unknown key{did_you_mean(str(key), known)}")
 
 
-def prepare(config: Config, resolved: Mapping[str, Any]) -> Run:
+def recorded_config(composed: DictConfig) -> DictConfig:
+    """The configuration that a run directory was made with, all its metrics included; only where it lies is taken from
+    `composed`. Raises RunError if nothing was made there yet."""
+    store = RunStore(Path(composed.run.root) / composed.run.name)
+    recorded = [OmegaConf.load(store.config(label)) for label in store.labels()]
+    if not recorded:
+        raise RunError(
+            f"{store.root} has no results to report; make some with `knowcusbench bench`, or name another run"
+        )
+    metrics = OmegaConf.merge(*(config.metrics for config in recorded))
+    merged = OmegaConf.merge(OmegaConf.structured(Config), recorded[0], {"metrics": metrics, "run": composed.run})
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
+def prepare(config: Config, resolved: Mapping[str, Any], *, makes_results: bool) -> Run:
     """Open the run directory for the method in the configuration, and write the plan there.
 
-    Raises RunError, naming the keys that differ, if the directory was made with another configuration.
+    `makes_results` says whether the method is to become part of the run. Raises RunError, naming the keys that differ,
+    if the directory was made with another configuration.
     """
     root = resolve_source(config.benchmark.path, config.benchmark.repo, config.benchmark.revision)
     benchmark = load_benchmark(root)
@@ -108,7 +124,8 @@ def prepare(config: Config, resolved: Mapping[str, Any]) -> Run:
     identity = _identity(benchmark, resolved)
     with writing(store.root):
         _claim(store, identity)
-        _claim_label(store, run.label, resolved)
+        if makes_results:
+            _claim_label(store, run.label, resolved)
         if not store.plan.exists():
             write_table(store.plan, run.plan)
     return run

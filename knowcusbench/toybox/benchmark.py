@@ -57,7 +57,7 @@ def knowledge(concept: NovelConcept) -> list[dict[str, Any]]:
 
 def references(concept: NovelConcept) -> list[Scene]:
     """The scenes of a concept's reference images, each on another background."""
-    rng = random.Random(f"references of {concept.name}")
+    rng = random.Random(f"pictures of {concept.name}")
     backgrounds = shuffled(rng, BACKGROUNDS)[: concept.references]
     return [compose(rng, concept.thing, background=background) for background in backgrounds]
 

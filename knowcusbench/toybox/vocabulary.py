@@ -175,7 +175,7 @@ brak  house  blue    plain    black   green
 clun  boat   brown   plain    cyan    pink
 dorp  toy    purple  plain    green   red
 drez  vase   cyan    dotted   black   purple
-fenn  car    orange  plain    blue    pink
+fenn  car    orange  plain    white   pink
 flom  vase   blue    checked  pink    black
 grul  cake   cyan    plain    blue    orange
 gwin  boat   pink    striped  red     black
@@ -193,7 +193,7 @@ oblo  toy    red     striped  blue    white
 plim  fish   yellow  dotted   pink    orange
 quen  flag   purple  checked  blue    pink
 rask  fish   black   dotted   yellow  white
-skiv  flag   brown   striped  purple  white
+skiv  flag   brown   plain    orange  white
 tund  vase   pink    plain    green   blue
 ulm   fish   pink    striped  brown   black
 vost  car    yellow  checked  purple  blue

@@ -232,3 +232,23 @@ def test_missing_images_are_counted_in_the_report_not_averaged_over(run, command
     assert command("score", run.parent, "method=base") == 0
     assert command("report", run.parent, "method=base") == 0
     assert " of 8 samples" in (run / "report" / "leaderboard.md").read_text()
+
+
+def test_a_report_needs_nothing_but_the_run(run, monkeypatch, capsys):
+    """Not the overrides that the run was made with, and it adds no method."""
+    from knowcusbench.cli import main
+
+    before = (run / "report" / "leaderboard.csv").read_bytes()
+    (run / "report" / "leaderboard.csv").unlink()
+    main(["report", f"run.root={run.parent}", f"run.name={run.name}"])
+    assert (run / "report" / "leaderboard.csv").read_bytes() == before
+
+
+def test_a_report_of_nothing_is_refused(command, tmp_path, capsys):
+    assert command("report", tmp_path) == 2
+    assert "no results to report" in capsys.readouterr().err
+
+
+def test_planning_adds_no_method_to_a_run(run, command):
+    assert command("plan", run.parent, "method=mokus", "run.label=other") == 0
+    assert {path.stem for path in (run / "configs").iterdir()} == METHODS

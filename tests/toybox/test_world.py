@@ -86,7 +86,7 @@ def test_named_things_are_all_different_and_none_is_reserved() -> None:
 
 def test_what_is_known_is_about_named_things_and_not_about_strangers() -> None:
     assert len(KNOWN) == 160
-    assert {name for name in KNOWN.values()} == set(NAMED)
+    assert set(KNOWN.values()) == set(NAMED)
     assert {relation for _, relation in KNOWN} == set(RELATIONS)
     assert {owner for owner, _ in KNOWN} == set(OWNERS)
     assert not set(OWNERS) & set(STRANGERS)
