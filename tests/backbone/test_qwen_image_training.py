@@ -11,6 +11,7 @@ from conftest import miniature_spec
 from diffusers import QwenImagePipeline
 from PIL import Image
 
+from knowcusbench.backbone.base import PromptEmbeds
 from knowcusbench.backbone.lora import trainable
 from knowcusbench.errors import MethodError
 
@@ -91,20 +92,19 @@ def test_gradient_checkpointing_changes_no_gradient(dtype, miniature):
 
 
 def test_velocity_is_differentiable_in_the_prompt_embeddings(backbone_fp32):
-    """Against a finite difference."""
-    embeds = backbone_fp32.encode(PROMPT)
-    direction = random(*embeds.embeds.shape)
+    """Against a finite difference along the gradient."""
+    embeds = backbone_fp32.encode(PROMPT).embeds
 
-    def loss(step: float) -> torch.Tensor:
-        moved = type(embeds)(embeds.embeds.detach() + step * direction, None)
-        return (backbone_fp32.velocity(random(1, 8, 16, 16), torch.tensor([0.5]), moved).double() ** 2).mean()
+    def loss(embeds: torch.Tensor) -> torch.Tensor:
+        velocity = backbone_fp32.velocity(random(1, 8, 16, 16), torch.tensor([0.5]), PromptEmbeds(embeds, None))
+        return (velocity.double() ** 2).mean()
 
-    variable = type(embeds)(embeds.embeds.detach().requires_grad_(), None)
-    (backbone_fp32.velocity(random(1, 8, 16, 16), torch.tensor([0.5]), variable).double() ** 2).mean().backward()
-    slope = (variable.embeds.grad * direction).sum().item()
+    variable = embeds.clone().requires_grad_()
+    loss(variable).backward()
+    step = 0.05 * variable.grad / variable.grad.norm()
     with torch.no_grad():
-        difference = ((loss(1e-2) - loss(-1e-2)) / 2e-2).item()
-    assert slope == pytest.approx(difference, rel=0.02)
+        difference = loss(embeds + step) - loss(embeds - step)
+    assert difference.item() == pytest.approx(0.1 * variable.grad.norm().item(), rel=0.01)
 
 
 @pytest.fixture(scope="module")
@@ -169,21 +169,25 @@ def test_photographs_are_scaled_by_the_short_side_and_cropped_at_the_centre(back
 
 
 def test_questions_are_put_in_the_pipelines_template(backbone, pipeline):
-    input_ids, labels = backbone.question_tokens("What is my gift?", "sks robot", "chat")
-    tokens = pipeline.tokenizer.convert_ids_to_tokens(input_ids[0].tolist())
-    assert tokens[:4] == ["<|im_start|>", "system", "Ċ", "Describe"]
-    assert pipeline.tokenizer.decode(input_ids[0, 34:]) == ("What is my gift?<|im_end|>\n<|im_start|>assistant\nsks")
-    # The answer's first token follows the line break, without a blank.
-    assert tokens[-2:] == ["Ċ", "sks"]
-    assert labels[0, :-2].tolist() == [-100] * (len(tokens) - 2)
-    assert pipeline.tokenizer.convert_ids_to_tokens(labels[0, -2:].tolist()) == ["sks", "Ġrobot"]
+    """The reply follows the assistant's line break, without a blank."""
+    input_ids, labels = backbone.question_tokens("What is my gift?", "sks cake", "chat")
+    answer = pipeline.tokenizer("sks cake")["input_ids"]
+    whole = [*input_ids[0].tolist(), answer[-1]]
+    assert pipeline.tokenizer.decode(whole) == (
+        "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, spatial "
+        "relationships of the objects and background:<|im_end|>\n<|im_start|>user\nWhat is my gift?<|im_end|>\n"
+        "<|im_start|>assistant\nsks cake"
+    )
+    assert whole[-len(answer) :] == answer
+    assert labels[0].tolist() == [-100] * (len(whole) - 1 - len(answer)) + answer
 
 
 def test_plain_questions_are_running_text(backbone, pipeline):
-    input_ids, labels = backbone.question_tokens("What is my gift?", "robot ring", "plain")
-    assert pipeline.tokenizer.decode(input_ids[0]) == "What is my gift? robot"
-    assert pipeline.tokenizer.convert_ids_to_tokens(labels[0, -2:].tolist()) == ["Ġrobot", "Ġring"]
-    assert set(labels[0, :-2].tolist()) == {-100}
+    """The answer follows the question after a blank, which belongs to its first token."""
+    input_ids, labels = backbone.question_tokens("What is my gift?", "sks cake", "plain")
+    question, answer = (pipeline.tokenizer(text)["input_ids"] for text in ("What is my gift?", " sks cake"))
+    assert input_ids[0].tolist() == (question + answer)[:-1]
+    assert labels[0].tolist() == [-100] * (len(question) - 1) + answer
 
 
 def test_logits_at_a_label_predict_it(backbone_fp32):

@@ -36,7 +36,6 @@ def test_chat_tokens_are_single_tokens():
     tokenizer = build_tokenizer()
     ids = tokenizer("<|im_start|><|im_end|><|endoftext|><|image_pad|>")["input_ids"]
     assert len(set(ids)) == 4
-    assert tokenizer.eos_token == "<|im_end|>" or tokenizer.pad_token == "<|endoftext|>"
 
 
 def test_untrained_it_still_tells_prompts_and_seeds_apart(backbone):

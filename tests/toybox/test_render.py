@@ -49,6 +49,9 @@ def test_a_cartoon_has_dark_lines_inside_of_flat_colours() -> None:
     half = [(RED[channel] * 8 + dark * 8 + 8) // 16 for channel, dark in enumerate((34, 30, 40))]
     background = without_things("beach", "cartoon")[28, 11]
     assert row.tolist() == [background.tolist(), [34, 30, 40], half, *[list(RED)] * 3]
+    striped = pixels(scene(thing("square", pattern="striped"), 12, 20, 16, "cartoon"))
+    assert (striped[20, 12:28] == (34, 30, 40)).all()
+    assert (striped[20:36, 27] == (34, 30, 40)).all()
 
 
 def test_a_photo_lights_things_from_the_upper_left_and_a_sketch_mixes_them_with_paper() -> None:
