@@ -1,6 +1,7 @@
 """The verbs of a run: composing the configuration with Hydra and calling the stages."""
 
 import importlib.metadata
+import logging
 import os
 import re
 import sys
@@ -26,10 +27,12 @@ from knowcusbench.provenance import provenance
 from knowcusbench.stages.adapt import adapt
 from knowcusbench.stages.estimate import plan_summary
 from knowcusbench.stages.generate import generate
-from knowcusbench.stages.prepare import Run, prepare, read_config, recorded_config
+from knowcusbench.stages.prepare import Run, prepare, read_config, recorded_config, recorded_weights
 from knowcusbench.stages.report import report
 from knowcusbench.stages.score import score
 from knowcusbench.store import write_json, writing
+
+log = logging.getLogger(__name__)
 
 STAGES: tuple[Callable[[Run], None], ...] = (adapt, generate, score, report)
 
@@ -100,13 +103,16 @@ def run_stages(verb: str, composed: DictConfig) -> None:
     if verb == "plan":
         print(plan_summary(run, config.assumed_tflops))
         return
+    for note in run.benchmark.notes:
+        log.info("benchmark: %s", note)
     stages = [stage for stage in STAGES if verb in ("bench", stage.__name__)]
     seconds = {}
     for stage in stages:
         started = time.perf_counter()
         stage(run)
         seconds[stage.__name__] = round(time.perf_counter() - started, 3)
-    record = provenance() | {"verb": verb, "seconds": seconds}
+    record = provenance() | {"verb": verb, "seconds": seconds, "benchmark": run.benchmark.digest}
+    record |= recorded_weights(run.store)
     if score in stages:
         record["metric_weights"] = {name: dict(metric.weights()) for name, metric in run.metrics.items()}
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")

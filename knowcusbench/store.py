@@ -1,6 +1,7 @@
 """The run directory: where every file of a run lies, and how it is read and written.
 
     run.json                              what the run is: the configuration that all its methods share
+    weights.json                          the digest of the backbone's base weights
     plan.parquet                          one row per sample
     configs/<label>.yaml                  the resolved configuration of each method
     provenance/<time>-<label>.json        one per command: versions, commit, hardware, command line, timings
@@ -38,6 +39,10 @@ class RunStore:
     @property
     def identity(self) -> Path:
         return self.root / "run.json"
+
+    @property
+    def weights(self) -> Path:
+        return self.root / "weights.json"
 
     @property
     def plan(self) -> Path:

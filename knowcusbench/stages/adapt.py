@@ -64,5 +64,6 @@ class AdaptWorker:
         backbone = resident(self.spec)
         claim_weights(self.store, backbone)
         adaptation = self.method.adapt(job.concept, backbone, self.cache)
+        backbone.check_intact()
         save_adaptation(adaptation, self.store.adaptation(self.label, job.concept.name, job.item))
         yield job

@@ -202,12 +202,17 @@ def resident(spec: BackboneSpec) -> Backbone:
     return spec.load()
 
 
+def recorded_weights(store: RunStore) -> dict[str, Any]:
+    """The digest of the base weights that the run was made with, once a backbone was loaded for it."""
+    return read_json(store.weights) if store.weights.exists() else {}
+
+
 def claim_weights(store: RunStore, backbone: Backbone) -> None:
     """Record the digest of the base weights in the run, or check that they are those recorded."""
-    path = store.root / "weights.json"
-    if not path.exists():
-        write_json(path, {"backbone": backbone.digest})
-    elif (recorded := read_json(path)["backbone"]) != backbone.digest:
+    recorded = recorded_weights(store).get("backbone_weights")
+    if recorded is None:
+        write_json(store.weights, {"backbone_weights": backbone.digest})
+    elif recorded != backbone.digest:
         raise RunError(
             f"{store.root} was made with other backbone weights (digest {recorded} there, {backbone.digest} now); "
             "choose another run.name="
