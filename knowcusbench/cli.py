@@ -47,9 +47,6 @@ RUN_VERBS = ("bench", "plan", "adapt", "generate", "score", "report")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and exit: 0 done, 2 a user's mistake, 130 interrupted."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    # Before torch is imported: its threads then sleep while they wait. Spinning, they slow each other down ten to sixty
-    # times when another program uses the same cores.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         with exit_on_user_error():

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import hydra
+import torch
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -99,6 +100,8 @@ def _label(swept: set[str]) -> str:
 def run_stages(verb: str, composed: DictConfig) -> None:
     """Run a verb's stages for one method, and leave a record of the command in the run."""
     config, resolved = read_config(composed)
+    if config.cpu_threads:
+        torch.set_num_threads(config.cpu_threads)
     run = prepare(config, resolved, makes_results=verb not in ("plan", "report"))
     if verb == "plan":
         print(plan_summary(run, config.assumed_tflops))

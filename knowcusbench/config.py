@@ -88,6 +88,9 @@ class Config:
 
     Attributes:
         device: where the backbone and the metric encoders compute; "auto" takes a GPU if there is one.
+        cpu_threads: of torch; null leaves it to torch. The miniature draws hardly faster with two than with one (49
+            against 57 s for the embedded benchmark on two cores), and ten times slower when another program keeps a
+            core busy, since the threads wait for each other.
         cache_dir: trained stage-1 adapters and the embedded world's files, shared by all runs.
         assumed_tflops: the rate that `plan` turns operations into hours with; an H200 multiplies bf16 matrices at
             about 790 TFLOP/s.
@@ -104,6 +107,7 @@ class Config:
     metrics: dict[str, Any] = field(default_factory=dict)
     engine: Any = MISSING
     device: str = "auto"
+    cpu_threads: int | None = 1
     cache_dir: str = "~/.cache/knowcusbench"
     assumed_tflops: float = 790.0
 
