@@ -119,7 +119,7 @@ def run_stages(verb: str, composed: DictConfig) -> None:
     if score in stages:
         record["metric_weights"] = {name: dict(metric.weights()) for name, metric in run.metrics.items()}
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
-    with writing(run.store.root):
+    with writing():
         write_json(run.store.provenance(stamp, run.label), record)
 
 

@@ -78,16 +78,16 @@ class RunStore:
 
 
 @contextmanager
-def writing(root: Path) -> Iterator[None]:
-    """Turn "can't write there" into a RunError that names the run directory."""
+def writing() -> Iterator[None]:
+    """Turn "can't write there" (a run directory, the cache) into a RunError that names the file."""
     try:
         yield
     except OSError as error:
         if error.errno not in UNWRITABLE:
             raise
         raise RunError(
-            f"can't write to the run directory {root} ({error.strerror}: {error.filename}); "
-            "free space or rights there, or choose another with run.root="
+            f"can't write {error.filename} ({error.strerror}); free space or rights there, or choose another place "
+            "with run.root= or cache_dir="
         ) from error
 
 

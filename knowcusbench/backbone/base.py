@@ -91,7 +91,7 @@ class Backbone(ABC):
 
     @abstractmethod
     def sample(self, prompt_embeds: PromptEmbeds, noise_seeds: Sequence[int]) -> list[Image.Image]:
-        """Draw one RGB image per noise seed from one prompt, in one batch."""
+        """Draw one RGB image per noise seed from one prompt, in batches of the configured size."""
 
     @abstractmethod
     def adapted(self, adaptation: Adaptation) -> AbstractContextManager[None]:

@@ -44,7 +44,7 @@ def adapt(run: Run) -> None:
     if not missing:
         return
     worker = partial(AdaptWorker, run.backbone, run.method, run.store, run.label, run.cache)
-    with writing(run.store.root):
+    with writing():
         progress = tqdm(run.engine.run(worker, missing), total=len(missing), desc="adapt", disable=None)
         for job in progress:
             progress.set_postfix_str(job.concept.name)

@@ -14,6 +14,7 @@ from knowcusbench.adaptation.method import Method
 from knowcusbench.adaptation.storage import load_adaptation
 from knowcusbench.backbone.base import Backbone, BackboneSpec
 from knowcusbench.benchmark.types import Concept, Prompt
+from knowcusbench.errors import RunError
 from knowcusbench.files import write_atomic
 from knowcusbench.plan import Sample, samples
 from knowcusbench.stages.prepare import Run, claim_weights, resident
@@ -49,9 +50,12 @@ def generate(run: Run) -> None:
     jobs = generate_jobs(run)
     if not jobs:
         return
+    for job in jobs:
+        if not (path := run.store.adaptation(run.label, job.concept.name, job.item)).exists():
+            raise RunError(f"{path}: no adaptation there; run `knowcusbench adapt` first, or `bench` for all stages")
     total = sum(len(job.missing) for job in jobs)
     worker = partial(GenerateWorker, run.backbone, run.method, run.store, run.label)
-    with writing(run.store.root), tqdm(total=total, desc="generate", unit="image", disable=None) as progress:
+    with writing(), tqdm(total=total, desc="generate", unit="image", disable=None) as progress:
         for written in run.engine.run(worker, jobs):
             progress.update(written)
 

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import yaml
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from knowcusbench.adaptation.cache import AdapterCache
 from knowcusbench.adaptation.method import Method
@@ -63,6 +63,12 @@ def read_config(composed: DictConfig) -> tuple[Config, dict[str, Any]]:
         resolved = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True, enum_to_str=True)
     except MissingMandatoryValue as error:
         raise ConfigError(f"{error.full_key} has no value; give it one: {error.full_key}=...") from error
+    except OmegaConfBaseException as error:
+        # OmegaConf puts the name of the original error in front of its message.
+        text = str(error).partition("\n")[0]
+        raise ConfigError(
+            f"{error.full_key}: {text.rpartition('raised while resolving interpolation: ')[2]}"
+        ) from error
     assert isinstance(resolved, dict)
     plain = {str(key): value for key, value in resolved.items()}
     _refuse_added_keys(plain)
@@ -122,7 +128,7 @@ def prepare(config: Config, resolved: Mapping[str, Any], *, makes_results: bool)
         cache=AdapterCache(Path(config.cache_dir).expanduser() / "adapters"),
     )
     identity = _identity(benchmark, resolved)
-    with writing(store.root):
+    with writing():
         _claim(store, identity)
         if makes_results:
             _claim_label(store, run.label, resolved)

@@ -24,7 +24,7 @@ from knowcusbench.store import read_table, writing
 def report(run: Run) -> None:
     """Write the tables of the run's leaderboard, and print it."""
     board = build_leaderboard(report_input(run))
-    with writing(run.store.root):
+    with writing():
         write_report(run.store.report, board)
     print(render_console(board))
     print(f"\nwritten to {run.store.report}")

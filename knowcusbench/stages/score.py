@@ -20,7 +20,7 @@ COLUMNS = {"sample_id": "str", "value": "float64", "note": "str", "protocol": "s
 def score(run: Run) -> None:
     """Score the images that have no score yet, or whose file changed since."""
     for name, metric in run.metrics.items():
-        with writing(run.store.root):
+        with writing():
             _score_metric(run, name, metric)
             _score_ceiling(run, name, metric)
 

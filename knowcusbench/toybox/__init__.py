@@ -14,6 +14,7 @@ import torch
 from knowcusbench.config import did_you_mean
 from knowcusbench.errors import ConfigError
 from knowcusbench.files import atomic_path
+from knowcusbench.store import writing
 
 BUILDERS = {
     "benchmark": ("knowcusbench.toybox.benchmark", "build_benchmark"),
@@ -29,14 +30,14 @@ def embedded(part: str, cache_dir: str) -> Path:
     """The directory of a part of the embedded world, built under `cache_dir` on first use (seconds).
 
     The directory's name depends on the code that builds it, so a change there never meets an old build. Raises
-    ConfigError for an unknown part.
+    ConfigError for an unknown part, RunError if the cache can't be written.
     """
     if part not in BUILDERS:
         raise ConfigError(f"${{embedded:{part}}}: no such part{did_you_mean(part, BUILDERS)}")
     module, function = BUILDERS[part]
     directory = Path(cache_dir).expanduser() / "embedded" / _code_version() / part
     if not directory.exists():
-        with atomic_path(directory) as temporary:
+        with writing(), atomic_path(directory) as temporary:
             getattr(importlib.import_module(module), function)(temporary)
     return directory.resolve()
 
