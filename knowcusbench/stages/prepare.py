@@ -123,7 +123,7 @@ def prepare(config: Config, resolved: Mapping[str, Any], *, makes_results: bool)
         backbone=build(config.backbone, "backbone"),
         method=build(config.method, "method"),
         metrics={name: build(node, f"metrics.{name}") for name, node in config.metrics.items()},
-        protocols={name: protocol_digest(node) for name, node in config.metrics.items()},
+        protocols={name: protocol_digest(node, config.cache_dir) for name, node in config.metrics.items()},
         engine=build(config.engine, "engine"),
         cache=AdapterCache(Path(config.cache_dir).expanduser() / "adapters"),
     )
@@ -143,20 +143,23 @@ def _identity(benchmark: Benchmark, resolved: Mapping[str, Any]) -> dict[str, An
         "format": FORMAT,
         "benchmark": benchmark.digest,
         "grid": resolved["grid"],
-        "backbone": _without_indifferent(resolved["backbone"]),
-        "metrics": _without_indifferent(resolved["metrics"]),
+        "backbone": _decisive(resolved["backbone"], resolved["cache_dir"]),
+        "metrics": _decisive(resolved["metrics"], resolved["cache_dir"]),
     }
 
 
-def _without_indifferent(node: Any) -> Any:
+def _decisive(node: Any, cache_dir: str) -> Any:
+    """A configuration node without what makes no difference: keys of speed, and where the cache lies."""
     if isinstance(node, Mapping):
-        return {key: _without_indifferent(value) for key, value in node.items() if key not in INDIFFERENT_KEYS}
+        return {key: _decisive(value, cache_dir) for key, value in node.items() if key not in INDIFFERENT_KEYS}
+    if isinstance(node, str):
+        return node.replace(str(Path(cache_dir).expanduser().resolve()), "<cache_dir>")
     return node
 
 
-def protocol_digest(node: Any) -> str:
+def protocol_digest(node: Any, cache_dir: str) -> str:
     """12 hex digits over a metric's configuration, its encoders and their revisions included."""
-    text = json.dumps(_without_indifferent(node), sort_keys=True)
+    text = json.dumps(_decisive(node, cache_dir), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -31,7 +31,8 @@ def _score_metric(run: Run, name: str, metric: Metric) -> None:
     wanted = samples(run.plan[run.plan["task"].isin([task.value for task in metric.tasks])])
     stamps = {sample.id: stamp for sample in wanted if (stamp := _stamp(run, sample))}
     valid = done[(done["stamp"] == done["sample_id"].map(stamps)) & (done["protocol"] == run.protocols[name])]
-    todo = [sample for sample in wanted if sample.id in stamps.keys() - set(valid["sample_id"])]
+    unscored = stamps.keys() - set(valid["sample_id"])
+    todo = [sample for sample in wanted if sample.id in unscored]
     if len(valid) < len(done) or not path.exists():
         write_table(path, valid)
     with tqdm(total=len(todo), desc=f"score {metric.title}", unit="image", disable=None) as progress:

@@ -253,3 +253,11 @@ def test_a_report_of_nothing_is_refused(command, tmp_path, capsys):
 def test_planning_adds_no_method_to_a_run(run, command):
     assert command("plan", run.parent, "method=mokus", "run.label=other") == 0
     assert {path.stem for path in (run / "configs").iterdir()} == METHODS
+
+
+def test_where_the_cache_lies_makes_no_difference(run, command, cache_dir, tmp_path):
+    """The embedded encoders and backbone are known by what they are, so scores of two machines can meet."""
+    moved = shutil.copytree(cache_dir, tmp_path / "moved")
+    before = files(run)
+    assert command("bench", run.parent, "method=base", f"cache_dir={moved}") == 0
+    assert files(run) == before
