@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,10 @@ import pytest
 import yaml
 from PIL import Image
 
-from knowcusbench.plan import samples
+from knowcusbench.benchmark.types import Task
+from knowcusbench.plan import Sample, samples
+from knowcusbench.stages.score import score_item
+from knowcusbench.store import RunStore
 
 METHODS = {"base", "leak", "anchor", "mokus", "naive_db", "enc_ft"}
 
@@ -67,6 +71,21 @@ def test_an_image_carries_its_record(finished_run):
         assert text["prompt"] == sample.prompt.replace("{}", f"sks {noun}")
         assert (text["sample"], text["method"], text["seed"]) == (sample.id, "anchor", str(sample.seed))
         assert (text["concept"], text["task"]) == (sample.concept, sample.task.value)
+
+
+def test_every_sample_has_noise_of_its_own(finished_run):
+    for method in METHODS:
+        assert len({np.asarray(Image.open(path)).tobytes() for path in images(finished_run, method)}) == 16
+
+
+def test_text_metrics_are_told_the_class_noun_not_the_knowledge(dog, tmp_path):
+    prompt = dog.prompts[0].template
+    sample = Sample("0123456789abcdef", dog.name, Task.GENERATION, 1, "origin", prompt, "background_change", 0)
+    run = SimpleNamespace(concept=lambda name: dog, store=RunStore(tmp_path), label="mokus")
+    item = score_item(run, sample)
+    assert item.text == "a photo of dog on the beach"
+    assert item.references == dog.images
+    assert item.image == tmp_path / "images" / "mokus" / "dog3" / "0123456789abcdef.png"
 
 
 def test_scores_are_one_row_per_sample_and_metric(finished_run):
