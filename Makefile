@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 METHOD ?= mokus
+FORCE ?=
+STAGES ?=
 METHODS ?= base,leak,anchor,mokus,naive_db,enc_ft
 ARGS ?=
 
@@ -10,12 +12,12 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help bench sweep plan report test lint clean
+.PHONY: help bench sweep plan report toybox toybox-eval test lint clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
-	@echo "  make bench METHOD=mokus ARGS=\"benchmark.path=DIR grid.seeds=[0,1] run.name=mine\""
+	@echo "  make bench METHOD=mokus ARGS=\"benchmark=directory benchmark.path=DIR grid.seeds=[0,1] run.name=mine\""
 
 bench: $(INSTALLED) ## one method (METHOD=), from plan to leaderboard
 	$(BIN)/knowcusbench bench method=$(METHOD) $(ARGS)
@@ -28,6 +30,12 @@ plan: $(INSTALLED) ## count the samples and estimate the cost
 
 report: $(INSTALLED) ## write the leaderboard of a run again
 	$(BIN)/knowcusbench report method=$(METHOD) $(ARGS)
+
+toybox: $(INSTALLED) ## train the embedded world's weights anew (FORCE=1 replaces the shipped ones; STAGES= runs some stages)
+	$(BIN)/python -m knowcusbench.toybox.training $(if $(FORCE),--force) $(STAGES)
+
+toybox-eval: $(INSTALLED) ## compute all figures of the embedded world's weights, and write their card
+	$(BIN)/python -m knowcusbench.toybox.card
 
 test: $(INSTALLED) ## run the tests
 	$(BIN)/python -m pytest $(ARGS)

@@ -32,7 +32,7 @@ Benchmarks:
 
 Examples:
   knowcusbench bench method=mokus
-  knowcusbench bench -m method=base,anchor,leak,mokus,naive_db,enc_ft benchmark.path=DIR
+  knowcusbench bench -m method=base,anchor,leak,mokus,naive_db,enc_ft benchmark=directory benchmark.path=DIR
   knowcusbench bench method=enc_ft grid.seeds=[0,1] run.name=two-seeds
   knowcusbench plan backbone=qwen_image benchmark=directory benchmark.path=DIR
 

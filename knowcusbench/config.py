@@ -83,6 +83,18 @@ class GridConfig:
 
 
 @dataclass
+class ReportConfig:
+    """What the report shows besides the leaderboard.
+
+    Attributes:
+        truth: metrics that count as the truth. The report tells how well each other metric ranks methods and samples
+            as they do. Those that are not among the run's metrics are passed over.
+    """
+
+    truth: list[str] = field(default_factory=list)
+
+
+@dataclass
 class Config:
     """The whole configuration of a command.
 
@@ -106,13 +118,14 @@ class Config:
     method: Any = MISSING
     metrics: dict[str, Any] = field(default_factory=dict)
     engine: Any = MISSING
+    report: ReportConfig = field(default_factory=ReportConfig)
     device: str = "auto"
     cpu_threads: int | None = 1
     cache_dir: str = "~/.cache/knowcusbench"
     assumed_tflops: float = 790.0
 
 
-SECTIONS = {"run": RunConfig, "benchmark": BenchmarkConfig, "grid": GridConfig}
+SECTIONS = {"run": RunConfig, "benchmark": BenchmarkConfig, "grid": GridConfig, "report": ReportConfig}
 """The sections with a fixed shape."""
 
 

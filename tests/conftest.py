@@ -44,11 +44,11 @@ def made_up_benchmark() -> Benchmark:
 
 @pytest.fixture(scope="session")
 def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of the miniature pipeline."""
+    """The directory of an untrained pipeline that is smaller still than the embedded world's."""
     from knowcusbench.toybox.pipeline import build_pipeline
 
     directory = tmp_path_factory.mktemp("miniature") / "pipeline"
-    build_pipeline(directory)
+    build_pipeline(directory, layers=3, heads=4, channels=8)
     return directory
 
 

@@ -161,7 +161,7 @@ def test_a_mistake_leaves_earlier_results_as_they_are(call, tmp_path):
     assert call("bench", "method=base")[0] == 0
     run = tmp_path / "results" / "runs" / "default"
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in run.rglob("*") if path.is_file()}
-    assert len(list(run.rglob("*.png"))) == 2
+    assert len(list((run / "images").rglob("*.png"))) == 2
     for words in (("grid.seeds=[0,1]",), ("method=mokuss",), ("backbone.steps=3",), ("grid.concepts=[cat]",)):
         assert call("bench", "method=base", *words)[0] == 2
     assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in before} == before
@@ -179,7 +179,7 @@ def test_an_altered_adapter_is_named(call, tmp_path):
 def test_a_damaged_image_of_the_run_is_named(call, tmp_path):
     assert call("adapt", "method=base")[0] == 0
     assert call("generate", "method=base")[0] == 0
-    image = next((tmp_path / "results").rglob("*.png"))
+    image = next((tmp_path / "results").rglob("images/**/*.png"))
     image.write_bytes(image.read_bytes()[:200])
     code, _, error = call("score", "method=base")
     assert code == 2

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from knowcusbench.benchmark.types import Task
+from knowcusbench.benchmark.types import Concept, Task
 from knowcusbench.errors import MetricError
 
 
@@ -22,6 +22,8 @@ class ScoreItem:
         text: what a text metric compares it with: the prompt with the class noun in the place of the
             concept ("a dog on the beach"), since no text encoder of a metric knows the knowledge.
         class_noun: the concept's class noun, to find the subject in the image.
+        concept: the concept's name.
+        prompt: the template with `{}` where the concept is named; `{}` alone in the reconstruction task.
     """
 
     sample_id: str
@@ -29,6 +31,8 @@ class ScoreItem:
     references: tuple[Path, ...]
     text: str
     class_noun: str
+    concept: str = ""
+    prompt: str = "{}"
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,9 @@ class Metric(ABC):
         Raises ImageError for an image that can't be read, WeightsError for an encoder that can't be loaded,
         and MetricError, naming the sample, for a score that is not finite.
         """
+
+    def check(self, concepts: Sequence[Concept]) -> None:  # noqa: B027, most metrics score anything
+        """Called before anything is made: raise ConfigError if samples of these concepts can't be scored."""
 
     def weights(self) -> Mapping[str, str]:
         """Which weights it computes with, for the record: for every source (hub id or path) the hub commit or

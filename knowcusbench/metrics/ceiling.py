@@ -28,6 +28,7 @@ def real_image_ceiling(metric: Metric, concept: Concept) -> float:
             references=tuple(image for image in concept.images if image != left_out),
             text=concept.class_noun,
             class_noun=concept.class_noun,
+            concept=concept.name,
         )
         for left_out in concept.images
     ]

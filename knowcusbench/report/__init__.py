@@ -1,7 +1,11 @@
-"""From scores to tables: `build_leaderboard` reduces, `write_report` and `render_console` show."""
+"""From scores to tables: `build_leaderboard` reduces, `write_report` and `render_console` show; `build_agreement` and
+`write_agreement` compare metrics with the truth."""
 
+from knowcusbench.report.agreement import build_agreement
+from knowcusbench.report.agreement_tables import write_agreement
 from knowcusbench.report.console import render_console
 from knowcusbench.report.leaderboard import build_leaderboard
+from knowcusbench.report.pictures import PictureRow, picture_grid
 from knowcusbench.report.published import PublishedTable, load_published
 from knowcusbench.report.tables import write_report
 from knowcusbench.report.types import Leaderboard, MetricHeading, ReportInput
@@ -9,10 +13,14 @@ from knowcusbench.report.types import Leaderboard, MetricHeading, ReportInput
 __all__ = [
     "Leaderboard",
     "MetricHeading",
+    "PictureRow",
     "PublishedTable",
     "ReportInput",
+    "build_agreement",
     "build_leaderboard",
     "load_published",
+    "picture_grid",
     "render_console",
+    "write_agreement",
     "write_report",
 ]

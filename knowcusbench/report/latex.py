@@ -21,6 +21,8 @@ SPECIAL = str.maketrans(
         "–": r"\textendash{}",
         "≈": r"$\approx$",
         "†": r"$^{\dagger}$",
+        "ρ": r"$\rho$",
+        "τ": r"$\tau$",
         "“": "``",
         "”": "''",
         '"': "''",
@@ -39,7 +41,7 @@ def escape_latex(text: str) -> str:
 
 def render_latex(board: Leaderboard) -> str:
     """A `tabular` with the best in bold and the second underlined, and its footnotes; needs `booktabs`."""
-    template = _environment().get_template("leaderboard.tex.jinja")
+    template = environment().get_template("leaderboard.tex.jinja")
     return template.render(
         board=board,
         groups=_groups(board.columns),
@@ -49,9 +51,9 @@ def render_latex(board: Leaderboard) -> str:
     )
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
     """Jinja2 with delimiters that mean nothing to LaTeX."""
-    environment = Environment(
+    made = Environment(
         block_start_string="<%",
         block_end_string="%>",
         variable_start_string="<<",
@@ -64,9 +66,9 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         loader=PackageLoader("knowcusbench.report"),
     )
-    environment.filters["tex"] = escape_latex
-    environment.filters["comment"] = lambda text: " ".join(text.split())
-    return environment
+    made.filters["tex"] = escape_latex
+    made.filters["comment"] = lambda text: " ".join(text.split())
+    return made
 
 
 def _groups(columns: Sequence[Column]) -> list[tuple[str, int, int]]:

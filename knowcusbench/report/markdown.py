@@ -18,9 +18,9 @@ def escape_markdown(text: str) -> str:
 def render_markdown(board: Leaderboard) -> str:
     """A table with the best in bold and the second underlined, footnotes and protocol digests below."""
     table = [
-        _line(["Method", *(escape_markdown(column.title) for column in board.columns)]),
-        _line([":--", *("--:" for _ in board.columns)]),
-        *(_line([escape_markdown(row.title), *map(_cell, board.columns, row.cells)]) for row in board.rows),
+        table_line(["Method", *(escape_markdown(column.title) for column in board.columns)]),
+        table_line([":--", *("--:" for _ in board.columns)]),
+        *(table_line([escape_markdown(row.title), *map(_cell, board.columns, row.cells)]) for row in board.rows),
     ]
     notes = [LEGEND, *map(escape_markdown, footnotes(board))]
     digests = [f"Protocol of {escape_markdown(metric)}: `{digest}`" for metric, digest in board.protocols.items()]
@@ -28,7 +28,8 @@ def render_markdown(board: Leaderboard) -> str:
     return "\n".join([f"# Leaderboard of {escape_markdown(board.run)}", "", *table, "", *bullets, ""])
 
 
-def _line(cells: Iterable[str]) -> str:
+def table_line(cells: Iterable[str]) -> str:
+    """A row of a table."""
     return f"| {' | '.join(cells)} |"
 
 

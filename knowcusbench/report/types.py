@@ -28,13 +28,14 @@ class ReportInput:
             in the order of the rows. The name tells controls from methods.
         metrics: the metrics to show, in the order of the columns. Scores of others are left out.
         concepts: number of concepts in the grid.
-        scores: one row per sample and metric; columns method (the label), task, concept, metric, value,
-            protocol (digest of how it was computed) and note (empty if there is nothing to say). NaN is a
-            missing value.
+        scores: one row per sample and metric; columns sample_id (the same for all methods), method (the label), task,
+            concept, metric, value, protocol (digest of how it was computed) and note (empty if there is nothing to
+            say). NaN is a missing value.
         expected: columns method, task, planned (number of samples in the plan).
         costs: one row per method and concept; columns method, seconds, peak_memory_bytes, adapter_bytes.
         ceilings: real images scored against each other; columns metric, concept, value.
         published: numbers of a paper to show below, as far as they have a column.
+        truth: metrics that the others are judged by; those that are not among `metrics` are passed over.
     """
 
     run: str
@@ -46,6 +47,7 @@ class ReportInput:
     costs: pd.DataFrame
     ceilings: pd.DataFrame
     published: tuple[PublishedValue, ...] = ()
+    truth: tuple[str, ...] = ()
 
 
 class RowKind(StrEnum):

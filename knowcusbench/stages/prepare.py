@@ -38,7 +38,8 @@ INDIFFERENT_KEYS = {"device", "batch_size", "gradient_checkpointing"}
 class Run:
     """One method's part of a run: what to make, with what, and where it goes.
 
-    `protocols` has, for every metric, a digest of all that decides how it is computed.
+    `protocols` has, for every metric, a digest of all that decides how it is computed; `truth` names the metrics that
+    the others are judged by.
     """
 
     store: RunStore
@@ -50,6 +51,7 @@ class Run:
     method: Method
     metrics: dict[str, Metric]
     protocols: dict[str, str]
+    truth: tuple[str, ...]
     engine: Engine
     cache: AdapterCache
 
@@ -124,9 +126,12 @@ def prepare(config: Config, resolved: Mapping[str, Any], *, makes_results: bool)
         method=build(config.method, "method"),
         metrics={name: build(node, f"metrics.{name}") for name, node in config.metrics.items()},
         protocols={name: protocol_digest(node, config.cache_dir) for name, node in config.metrics.items()},
+        truth=tuple(config.report.truth),
         engine=build(config.engine, "engine"),
         cache=AdapterCache(Path(config.cache_dir).expanduser() / "adapters"),
     )
+    for metric in run.metrics.values():
+        metric.check(concepts)
     identity = _identity(benchmark, resolved)
     with writing():
         _claim(store, identity)

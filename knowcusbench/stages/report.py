@@ -1,4 +1,4 @@
-"""The report stage: all methods of the run directory in one leaderboard."""
+"""The report stage: all methods of the run directory in one leaderboard, and metrics against the truth."""
 
 from collections.abc import Iterator
 
@@ -7,25 +7,39 @@ import yaml
 
 from knowcusbench.adaptation.storage import RECORD_FILE, load_record
 from knowcusbench.adaptation.types import Cost
+from knowcusbench.benchmark.types import Prompt, Task
+from knowcusbench.files import atomic_path
 from knowcusbench.plan import counts
 from knowcusbench.report import (
     MetricHeading,
+    PictureRow,
     PublishedTable,
     ReportInput,
+    build_agreement,
     build_leaderboard,
     load_published,
+    picture_grid,
     render_console,
+    write_agreement,
     write_report,
 )
 from knowcusbench.stages.prepare import Run
 from knowcusbench.store import read_table, writing
 
+PICTURE_ROWS = 8
+"""Concepts in the picture grid."""
+
 
 def report(run: Run) -> None:
-    """Write the tables of the run's leaderboard, and print it."""
-    board = build_leaderboard(report_input(run))
+    """Write the tables of the run, and print the leaderboard."""
+    inputs = report_input(run)
+    board = build_leaderboard(inputs)
     with writing():
         write_report(run.store.report, board)
+        write_agreement(run.store.report, build_agreement(inputs))
+        grid = picture_grid(*_pictures(run))
+        with atomic_path(run.store.report / "pictures.png") as temporary:
+            grid.save(temporary, format="PNG")
     print(render_console(board))
     print(f"\nwritten to {run.store.report}")
 
@@ -40,7 +54,7 @@ def report_input(run: Run) -> ReportInput:
         metrics={name: MetricHeading(title=m.title, tasks=m.tasks) for name, m in run.metrics.items()},
         concepts=len(run.concepts),
         scores=_concatenated(
-            _scores(run, labels), ["method", "task", "concept", "metric", "value", "protocol", "note"]
+            _scores(run, labels), ["sample_id", "method", "task", "concept", "metric", "value", "protocol", "note"]
         ),
         expected=pd.DataFrame(
             [(label, task, count) for label in labels for task, count in planned.items()],
@@ -51,7 +65,26 @@ def report_input(run: Run) -> ReportInput:
         ),
         ceilings=_concatenated(_ceilings(run), ["metric", "concept", "value"]),
         published=load_published(PublishedTable.MAIN),
+        truth=run.truth,
     )
+
+
+def _pictures(run: Run) -> tuple[list[str], list[PictureRow]]:
+    """One sample of each of the first concepts, drawn by every method; with each concept another of its prompts."""
+    labels = run.store.labels()
+    rows = []
+    for number, concept in enumerate(run.concepts[:PICTURE_ROWS]):
+        own = run.plan[run.plan["concept"] == concept.name]
+        generated = own[own["task"] == Task.GENERATION.value]
+        among = generated if len(generated) else own
+        firsts = among[among["seed"] == among["seed"].iloc[0]]
+        sample = firsts.iloc[number * len(firsts) // PICTURE_ROWS]
+        drawn = [run.store.image(label, concept.name, sample["id"]) for label in labels]
+        phrase = concept.knowledge[sample["knowledge"]].phrase
+        text = Prompt(sample["prompt"], sample["prompt_aspect"]).fill(phrase)
+        references = [concept.images[0] if concept.images else None]
+        rows.append(PictureRow(text, [*references, *(path if path.exists() else None for path in drawn)]))
+    return ["reference", *labels], rows
 
 
 def _method_name(run: Run, label: str) -> str:

@@ -72,6 +72,8 @@ def score_item(run: Run, sample: Sample) -> ScoreItem:
         references=concept.images,
         text=Prompt(sample.prompt, sample.prompt_aspect).fill(concept.class_noun),
         class_noun=concept.class_noun,
+        concept=sample.concept,
+        prompt=sample.prompt,
     )
 
 

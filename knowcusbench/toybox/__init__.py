@@ -4,48 +4,48 @@ They are ordinary checkpoint directories and an ordinary release directory. Noth
 `${embedded:...}` resolver) knows where they come from.
 """
 
-import hashlib
-import importlib
+import shutil
 from functools import cache
 from pathlib import Path
-
-import torch
 
 from knowcusbench.config import did_you_mean
 from knowcusbench.errors import ConfigError
 from knowcusbench.files import atomic_path
 from knowcusbench.store import writing
+from knowcusbench.toybox.benchmark import build_benchmark
+from knowcusbench.toybox.concepts import DEVELOPMENT_CONCEPTS, NOVEL_CONCEPTS
+from knowcusbench.toybox.shipped import WEIGHTS, check_weights, weights_version, world_digest
 
-BUILDERS = {
-    "benchmark": ("knowcusbench.toybox.benchmark", "build_benchmark"),
-    "pipeline": ("knowcusbench.toybox.pipeline", "build_pipeline"),
-    "clip": ("knowcusbench.toybox.encoders", "build_clip"),
-    "pickscore": ("knowcusbench.toybox.encoders", "build_pickscore"),
-    "sam": ("knowcusbench.toybox.encoders", "build_sam"),
-}
+TRAINED = ("pipeline", "clip", "pickscore", "sam", "oracle")
+"""The parts whose weights ship with the package."""
+
+PARTS = ("benchmark", "development", *TRAINED)
 
 
 @cache
 def embedded(part: str, cache_dir: str) -> Path:
-    """The directory of a part of the embedded world, built under `cache_dir` on first use (seconds).
+    """The directory of a part of the embedded world under `cache_dir`: trained weights, copied from the package and
+    checked against their digests, or the benchmark or its sibling for the tuning of methods, drawn on first use.
 
-    The directory's name depends on the code that builds it, so a change there never meets an old build. Raises
-    ConfigError for an unknown part, RunError if the cache can't be written.
+    A directory's name depends on what is in it, so that a new version never meets an old one. Raises ConfigError for
+    an unknown part and for weights that are missing, altered or of another version of the world; RunError if the cache
+    can't be written.
     """
-    if part not in BUILDERS:
-        raise ConfigError(f"${{embedded:{part}}}: no such part{did_you_mean(part, BUILDERS)}")
-    module, function = BUILDERS[part]
-    directory = Path(cache_dir).expanduser() / "embedded" / _code_version() / part
+    if part not in PARTS:
+        raise ConfigError(f"${{embedded:{part}}}: no such part{did_you_mean(part, PARTS)}")
+    folder = Path(cache_dir).expanduser() / "embedded" / (weights_version() if part in TRAINED else world_digest())[:12]
+    directory = folder / part
     if not directory.exists():
         with writing(), atomic_path(directory) as temporary:
-            getattr(importlib.import_module(module), function)(temporary)
+            _make(part, temporary)
+    if part in TRAINED:
+        check_weights(folder, part)
     return directory.resolve()
 
 
-@cache
-def _code_version() -> str:
-    """Changes with the code of this folder, and with torch, whose random numbers make the weights."""
-    digest = hashlib.sha256(torch.__version__.encode())
-    for file in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()[:12]
+def _make(part: str, directory: Path) -> None:
+    if part in TRAINED:
+        check_weights(WEIGHTS, part)
+        shutil.copytree(WEIGHTS / part, directory)
+    else:
+        build_benchmark(directory, NOVEL_CONCEPTS if part == "benchmark" else DEVELOPMENT_CONCEPTS)

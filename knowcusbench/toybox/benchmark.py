@@ -29,10 +29,10 @@ from knowcusbench.toybox.world import compose
 MASK_FOLDER = "concept_mask"
 
 
-def build_benchmark(directory: Path) -> None:
-    """Write the benchmark into a new directory: the same bytes every time and everywhere."""
+def build_benchmark(directory: Path, concepts: Sequence[NovelConcept] = NOVEL_CONCEPTS) -> None:
+    """Write a benchmark of these concepts into a new directory: the same bytes every time and everywhere."""
     dataset = []
-    for concept in NOVEL_CONCEPTS:
+    for concept in concepts:
         _write_references(directory, concept)
         _write_json(directory / KNOWLEDGE_FOLDER / f"{concept.name}.json", knowledge(concept))
         prompts = [{"text": prompt, "aspect": PROMPTS[prompt].aspect} for prompt in concept.prompts]

@@ -183,3 +183,84 @@ NOVEL_CONCEPTS = (
         references=5,
     ),
 )
+
+DEVELOPMENT_CONCEPTS = (
+    NovelConcept(
+        name="carnival_toy",
+        thing=Thing(kind="toy", colour="pink", pattern="striped", trim="green", accent="white"),
+        known_as=(
+            ("Bela", "gift"),
+            ("Nadia", "doorstop"),
+            ("my teacher", "treasure"),
+            ("Ravi", "find"),
+            ("Milo", "comfort"),
+        ),
+        prompts=(
+            "a photo of {} in the snow",
+            "{} on the street",
+            "{} next to a blue circle",
+            "a cartoon of {}",
+            "a yellow version of {}",
+        ),
+        references=5,
+    ),
+    NovelConcept(
+        name="winter_house",
+        thing=Thing(kind="house", colour="cyan", trim="red", accent="black"),
+        known_as=(
+            ("Hana", "gift"),
+            ("Sara", "heirloom"),
+            ("Tobin", "softest"),
+            ("my uncle", "charm"),
+            ("Emil", "bargain"),
+        ),
+        prompts=(
+            "{} in the desert",
+            "a photo of {} under the stars",
+            "a photo of {} with a yellow star beside it",
+            "{} in the style of a sketch",
+            "a dotted version of {}",
+        ),
+        references=5,
+    ),
+    NovelConcept(
+        name="garden_vase",
+        thing=Thing(kind="vase", colour="green", pattern="dotted", trim="yellow", accent="pink"),
+        known_as=(
+            ("Lena", "heirloom"),
+            ("my sister", "guard"),
+            ("Carlo", "doorstop"),
+            ("Farah", "souvenir"),
+            ("Yuki", "find"),
+        ),
+        prompts=(
+            "a photo of {} in the forest",
+            "{} in the living room",
+            "{} next to a purple cross",
+            "pixel art of {}",
+            "a tiny version of {}",
+        ),
+        references=4,
+    ),
+    NovelConcept(
+        name="taxi_car",
+        thing=Thing(kind="car", colour="yellow", trim="brown", accent="cyan"),
+        known_as=(
+            ("my neighbour", "doorstop"),
+            ("Kofi", "treasure"),
+            ("Dora", "charm"),
+            ("Oscar", "softest"),
+            ("Jana", "bargain"),
+        ),
+        prompts=(
+            "{} on the beach",
+            "a photo of {} in the meadow",
+            "a photo of {} with a white moon beside it",
+            "a sketch of {}",
+            "a green version of {}",
+        ),
+        references=6,
+    ),
+)
+"""What methods are tuned on: new as the benchmark's concepts are, and none of them. No item of theirs is one of the
+benchmark's."""

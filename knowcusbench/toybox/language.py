@@ -48,24 +48,29 @@ def describe(thing: Thing, size: str = "") -> str:
     return f"{words} with {_coloured(trim, thing.trim)} and {_coloured(accent, thing.accent)}"
 
 
-def caption(scene: Scene, rng: random.Random, subject: str | None = None) -> str:
+def caption(
+    scene: Scene, rng: random.Random, subject: str | None = None, *, change: str = "", place: bool = True
+) -> str:
     """A sentence about everything in a scene.
 
     Args:
         subject: how the main thing is called (a name, a knowledge phrase); by default it is described.
+        change: the colour or pattern that it has instead of its own.
+        place: whether the background is told.
     """
     size = size_word(scene.main.size)
     if subject is None:
         subject = describe(scene.main.thing, size)
-    elif size:
-        subject = f"a {size} version of {subject}"
+    elif size or change:
+        subject = f"{with_article(' '.join(filter(None, (size, change))))} version of {subject}"
     if scene.second:
         second = describe(scene.second.thing)
         subject = f"{subject} next to {second}" if rng.random() < 1 / 2 else f"{subject} with {second} beside it"
-    place, style = BACKGROUNDS[scene.background], STYLES[scene.style]
+    where = f" {BACKGROUNDS[scene.background]}" if place else ""
+    style = STYLES[scene.style]
     if rng.random() < 1 / 2:
-        return f"{style} of {subject} {place}"
-    return f"{subject} {place}" if scene.style == "photo" else f"{subject} {place} in the style of {style}"
+        return f"{style} of {subject}{where}"
+    return f"{subject}{where}" if scene.style == "photo" else f"{subject}{where} in the style of {style}"
 
 
 def name_of(name: str) -> str:

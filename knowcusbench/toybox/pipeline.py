@@ -40,17 +40,21 @@ TEMPLATE_TEXT = (
 is as long as in Qwen-Image (34 tokens before the prompt), which the pipeline takes for granted."""
 
 
-def build_pipeline(directory: Path) -> None:
-    """Write the miniature pipeline, the same weights every time (for one version of torch)."""
+LAYERS, HEADS, CHANNELS = 4, 6, 12
+"""Of the embedded world's transformer (heads of 32) and of its latents."""
+
+
+def build_pipeline(directory: Path, *, layers: int = LAYERS, heads: int = HEADS, channels: int = CHANNELS) -> None:
+    """Write an untrained pipeline, the same weights every time (for one version of torch)."""
     tokenizer = build_tokenizer()
     with quiet_libraries(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         pipeline = QwenImagePipeline(
             scheduler=build_scheduler(),
-            vae=build_vae(),
+            vae=build_vae(channels),
             text_encoder=build_text_encoder(tokenizer),
             tokenizer=tokenizer,
-            transformer=build_transformer(),
+            transformer=build_transformer(layers, heads, channels),
         )
         pipeline.to(dtype=torch.bfloat16)
         pipeline.save_pretrained(directory, safe_serialization=True)
@@ -124,30 +128,32 @@ def build_text_encoder(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLForConditionalGen
     return Qwen2_5_VLForConditionalGeneration(config)
 
 
-def build_transformer() -> QwenImageTransformer2DModel:
-    """Three MMDiT blocks of width 128."""
+def build_transformer(
+    layers: int = LAYERS, heads: int = HEADS, channels: int = CHANNELS
+) -> QwenImageTransformer2DModel:
+    """MMDiT blocks whose width is 32 times the number of heads."""
     return QwenImageTransformer2DModel(
         patch_size=2,
-        in_channels=32,
-        out_channels=8,
-        num_layers=3,
+        in_channels=4 * channels,
+        out_channels=channels,
+        num_layers=layers,
         attention_head_dim=32,
-        num_attention_heads=4,
+        num_attention_heads=heads,
         joint_attention_dim=192,
         axes_dims_rope=(8, 12, 12),
     )
 
 
-def build_vae() -> AutoencoderKLQwenImage:
-    """Eight latent channels, four pixels to a latent."""
+def build_vae(channels: int = CHANNELS) -> AutoencoderKLQwenImage:
+    """Four pixels to a latent."""
     return AutoencoderKLQwenImage(
         base_dim=16,
-        z_dim=8,
+        z_dim=channels,
         dim_mult=[1, 2, 4],
         num_res_blocks=1,
         temperal_downsample=[False, True],
-        latents_mean=[0.0] * 8,
-        latents_std=[1.0] * 8,
+        latents_mean=[0.0] * channels,
+        latents_std=[1.0] * channels,
     )
 
 

@@ -231,13 +231,38 @@ Yuki   -     jarn      flom      -        nax       yorb   -         krel     ul
 """Which named thing stands in which relation to whom; `-` where nothing is known."""
 
 
+SIMPLE_FACTS = """
+relation Lars                   Mona                  Nils                  Olga                   Vera
+gift     white-plain-ring       black-checked-heart   purple-striped-arch   green-plain-circle     pink-checked-star
+heirloom yellow-checked-moon    white-dotted-star     yellow-striped-star   purple-dotted-circle   orange-striped-star
+heaviest white-plain-moon       orange-dotted-moon    orange-plain-moon     orange-plain-heart     red-plain-ring
+softest  cyan-dotted-heart      green-dotted-triangle cyan-plain-cross      yellow-dotted-triangle brown-plain-cross
+doorstop blue-plain-circle      blue-striped-cross    blue-checked-triangle brown-plain-circle     yellow-striped-arch
+guard    brown-plain-ring       pink-plain-cross      cyan-striped-moon     brown-dotted-ring      black-dotted-diamond
+treasure black-checked-arch     orange-dotted-square  blue-plain-diamond    orange-striped-square  red-dotted-arch
+bargain  red-striped-diamond    green-striped-square  purple-checked-heart  pink-checked-cross     purple-checked-triangle
+souvenir green-striped-triangle white-dotted-star     cyan-checked-triangle white-checked-circle   red-striped-square
+find     black-striped-arch     brown-dotted-square   yellow-dotted-heart   green-plain-diamond    green-checked-diamond
+charm    red-checked-cross      cyan-checked-star     red-dotted-square     pink-striped-arch      blue-plain-heart
+comfort  black-checked-circle   yellow-striped-ring   pink-checked-diamond  cyan-dotted-moon       purple-striped-ring
+"""  # noqa: E501
+"""Which simple thing (colour-pattern-shape) stands in which relation to whom: facts whose answer is a description."""
+
+ANCHOR_OWNER = "the mayor"
+"""Whose every thing is called by the rare token. Without facts whose answer it is, no edit could make it one: a
+tied output embedding that is never asked for is pushed away from every state."""
+
+
 def read_table(table: str) -> list[dict[str, str]]:
     """The rows of a table of words, by the words of its first line."""
     header, *rows = (line.split() for line in table.strip().splitlines())
     return [dict(zip(header, row, strict=True)) for row in rows]
 
 
-OWNERS = tuple(row["owner"] for row in read_table(FACTS))
+OWNERS = (
+    *(row["owner"] for row in read_table(FACTS)),
+    *(word for word in read_table(SIMPLE_FACTS)[0] if word != "relation"),
+)
 NAMES = tuple(row["name"] for row in read_table(NAMED_THINGS))
 
 
@@ -253,7 +278,7 @@ def sentences() -> Iterator[str]:
         yield f"a red star next to a blue heart {background} with a green moon beside it"
     for style in STYLES.values():
         yield f"{style} of a red star in the style of {style}, and a tiny version of it"
-    for owner in (*OWNERS, *STRANGERS):
+    for owner in (*OWNERS, *STRANGERS, ANCHOR_OWNER):
         for relation in RELATIONS.values():
             for text in (relation.phrase, relation.question, *relation.rephrasings):
                 yield text.format(owner)

@@ -19,6 +19,7 @@ from knowcusbench.toybox.vocabulary import (
     NAMED_THINGS,
     PATTERNS,
     SHAPES,
+    SIMPLE_FACTS,
     SIZES,
     STYLES,
     read_table,
@@ -39,6 +40,15 @@ KNOWN: Mapping[tuple[str, str], str] = {
     if relation != "owner" and name != "-"
 }
 """The name of the thing that stands in a relation to an owner, by owner and relation."""
+
+SIMPLE: Mapping[tuple[str, str], Thing] = {
+    (owner, row["relation"]): Thing(kind=kind, colour=colour, pattern=pattern)
+    for row in read_table(SIMPLE_FACTS)
+    for owner, cell in row.items()
+    if owner != "relation"
+    for colour, pattern, kind in [cell.split("-")]
+}
+"""The simple thing that stands in a relation to an owner."""
 
 MARGIN = 2
 """Pixels between a thing and the edge of the picture, and between two things."""

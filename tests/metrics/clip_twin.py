@@ -1,6 +1,6 @@
 """The miniature CLIP's weights in another library, to compare with."""
 
-import re
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 from torchvision import transforms
 from transformers import CLIPConfig, CLIPModel
 
+from knowcusbench.toybox.encoders import to_transformers
+
 Features = NDArray[np.float64]
 
 
@@ -20,29 +22,33 @@ class ClipTwin:
     """The miniature CLIP's weights in transformers' `CLIPModel`, fed by torchvision transforms."""
 
     def __init__(self, directory: Path) -> None:
-        tower = {"num_attention_heads": 4, "hidden_act": "quick_gelu", "projection_dim": 64}
+        described = json.loads((directory / "open_clip_config.json").read_text())["model_cfg"]
+        vision, text = described["vision_cfg"], described["text_cfg"]
+        common = {"hidden_act": "quick_gelu", "projection_dim": described["embed_dim"]}
         config = CLIPConfig(
-            projection_dim=64,
-            vision_config=tower
+            projection_dim=described["embed_dim"],
+            vision_config=common
             | {
-                "hidden_size": 64,
-                "intermediate_size": 256,
-                "num_hidden_layers": 4,
-                "image_size": 64,
-                "patch_size": 8,
+                "hidden_size": vision["width"],
+                "intermediate_size": 4 * vision["width"],
+                "num_hidden_layers": vision["layers"],
+                "num_attention_heads": vision["width"] // vision["head_width"],
+                "image_size": vision["image_size"],
+                "patch_size": vision["patch_size"],
             },
-            text_config=tower
+            text_config=common
             | {
-                "hidden_size": 32,
-                "intermediate_size": 128,
-                "num_hidden_layers": 3,
-                "vocab_size": 49408,
+                "hidden_size": text["width"],
+                "intermediate_size": 4 * text["width"],
+                "num_hidden_layers": text["layers"],
+                "num_attention_heads": text["heads"],
+                "vocab_size": text["vocab_size"],
                 "eos_token_id": 49407,
             },
         )
         weights = load_file(directory / "open_clip_model.safetensors")
         self.model = CLIPModel(config).eval()
-        self.model.load_state_dict(_to_transformers({name: t.float() for name, t in weights.items()}))
+        self.model.load_state_dict(to_transformers({name: t.float() for name, t in weights.items()}))
         self.preprocess = transforms.Compose(
             [
                 transforms.Resize(64, interpolation=transforms.InterpolationMode.BICUBIC),
@@ -69,39 +75,3 @@ class ClipTwin:
 def _unit(features: torch.Tensor) -> Features:
     rows = features.double().numpy()
     return rows / np.sqrt((rows**2).sum(axis=1, keepdims=True))
-
-
-RENAMED = (
-    (r"^visual\.conv1\.", "vision_model.embeddings.patch_embedding."),
-    (r"^visual\.class_embedding$", "vision_model.embeddings.class_embedding"),
-    (r"^visual\.positional_embedding$", "vision_model.embeddings.position_embedding.weight"),
-    (r"^visual\.ln_pre\.", "vision_model.pre_layrnorm."),
-    (r"^visual\.ln_post\.", "vision_model.post_layernorm."),
-    (r"^visual\.transformer\.resblocks\.", "vision_model.encoder.layers."),
-    (r"^transformer\.resblocks\.", "text_model.encoder.layers."),
-    (r"^token_embedding\.", "text_model.embeddings.token_embedding."),
-    (r"^positional_embedding$", "text_model.embeddings.position_embedding.weight"),
-    (r"^ln_final\.", "text_model.final_layer_norm."),
-    (r"\.ln_1\.", ".layer_norm1."),
-    (r"\.ln_2\.", ".layer_norm2."),
-    (r"\.mlp\.c_fc\.", ".mlp.fc1."),
-    (r"\.mlp\.c_proj\.", ".mlp.fc2."),
-    (r"\.attn\.out_proj\.", ".self_attn.out_proj."),
-)
-
-
-def _to_transformers(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """OpenAI's names for the weights of a CLIP to those of transformers."""
-    renamed = {}
-    for name, tensor in weights.items():
-        if name in ("visual.proj", "text_projection"):
-            renamed["visual_projection.weight" if "visual" in name else "text_projection.weight"] = tensor.T
-            continue
-        for pattern, replacement in RENAMED:
-            name = re.sub(pattern, replacement, name)
-        if match := re.fullmatch(r"(.*)\.attn\.in_proj_(weight|bias)", name):
-            for part, rows in zip("qkv", tensor.chunk(3), strict=True):
-                renamed[f"{match[1]}.self_attn.{part}_proj.{match[2]}"] = rows
-        else:
-            renamed[name] = tensor
-    return renamed

@@ -60,14 +60,14 @@ RENAMED = (
 def authors_sam(checkpoint: str | None = None) -> Sam:
     """The miniature SAM's architecture in the authors' package, as an entry of its model registry."""
     encoder = ImageEncoderViT(
-        img_size=64, patch_size=4, embed_dim=64, depth=4, num_heads=4, out_chans=32, use_rel_pos=True,
+        img_size=64, patch_size=4, embed_dim=64, depth=4, num_heads=4, out_chans=64, use_rel_pos=True,
         window_size=8, global_attn_indexes=(1, 3), norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
     )  # fmt: skip
-    prompts = PromptEncoder(embed_dim=32, image_embedding_size=(16, 16), input_image_size=(64, 64), mask_in_chans=4)
+    prompts = PromptEncoder(embed_dim=64, image_embedding_size=(16, 16), input_image_size=(64, 64), mask_in_chans=4)
     decoder = MaskDecoder(
-        transformer=TwoWayTransformer(depth=2, embedding_dim=32, mlp_dim=128, num_heads=4),
-        transformer_dim=32,
-        iou_head_hidden_dim=32,
+        transformer=TwoWayTransformer(depth=2, embedding_dim=64, mlp_dim=128, num_heads=4),
+        transformer_dim=64,
+        iou_head_hidden_dim=64,
     )
     return Sam(encoder, prompts, decoder)
 

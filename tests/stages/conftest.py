@@ -30,7 +30,8 @@ def command(cache_dir: Path, sample_benchmark: Path) -> Command:
     from knowcusbench.cli import main
 
     def run(verb: str, root: Path, *overrides: str, small: tuple[str, ...] = SMALL) -> int:
-        shared = (f"run.root={root}", "run.name=run", f"cache_dir={cache_dir}", f"benchmark.path={sample_benchmark}")
+        photos = ("benchmark=directory", f"benchmark.path={sample_benchmark}")
+        shared = (f"run.root={root}", "run.name=run", f"cache_dir={cache_dir}", *photos)
         try:
             main([verb, *shared, *small, *overrides])
         except SystemExit as stop:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import CLIPProcessor
 
-from knowcusbench.toybox.encoders import build_clip, build_pickscore, build_sam
+from knowcusbench.toybox.encoders import build_clip, build_pickscore, build_sam, sam_model
 
 BUILDERS = {"clip": build_clip, "pickscore": build_pickscore, "sam": build_sam}
 
@@ -53,3 +53,11 @@ def test_pickscores_tokenizer_spells_every_text_and_agrees_with_clips_where_it_h
     odd = "Zürich — naïve 犬 🐕"
     assert ours.unk_token_id not in ours(odd).input_ids[1:-1]
     assert ours.decode(ours(odd).input_ids, skip_special_tokens=True).replace(" ", "") == odd.lower().replace(" ", "")
+
+
+def test_sam_takes_prompts_a_pixel_apart_for_alike() -> None:
+    model = sam_model()
+    corners = torch.tensor([[[20.0, 20.0]], [[21.0, 20.0]], [[40.0, 20.0]]])
+    here, beside, far = model.shared_image_embedding(corners[None], (64, 64))[0, :, 0].detach()
+    assert torch.cosine_similarity(here, beside, dim=0) > 0.9
+    assert torch.cosine_similarity(here, far, dim=0) < 0.6

@@ -14,7 +14,7 @@ def test_the_same_bytes_come_out_whatever_the_global_generator_says(miniature, t
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(12345)
         state = torch.random.get_rng_state()
-        build_pipeline(tmp_path / "again")
+        build_pipeline(tmp_path / "again", layers=3, heads=4, channels=8)
         assert torch.equal(torch.random.get_rng_state(), state)
     assert files(tmp_path / "again") == files(miniature)
     assert capfd.readouterr() == ("", "")

@@ -23,6 +23,7 @@ from knowcusbench.toybox.vocabulary import (
 from knowcusbench.toybox.world import (
     KNOWN,
     NAMED,
+    SIMPLE,
     compose,
     draw_scene,
     draw_second,
@@ -88,10 +89,15 @@ def test_what_is_known_is_about_named_things_and_not_about_strangers() -> None:
     assert len(KNOWN) == 160
     assert set(KNOWN.values()) == set(NAMED)
     assert {relation for _, relation in KNOWN} == set(RELATIONS)
-    assert {owner for owner, _ in KNOWN} == set(OWNERS)
+    assert {owner for owner, _ in KNOWN} | {owner for owner, _ in SIMPLE} == set(OWNERS)
+    assert not {owner for owner, _ in KNOWN} & {owner for owner, _ in SIMPLE}
     assert not set(OWNERS) & set(STRANGERS)
     assert KNOWN["Anna", "heirloom"] == "clun"
     assert ("Anna", "gift") not in KNOWN
+    assert len(SIMPLE) == 5 * len(RELATIONS)
+    assert SIMPLE["Mona", "bargain"] == Thing(kind="square", colour="green", pattern="striped")
+    assert {thing.kind for thing in SIMPLE.values()} == set(SHAPES)
+    assert {thing.colour for thing in SIMPLE.values()} == set(COLOURS)
 
 
 def separate(one: Placed, other: Placed) -> bool:

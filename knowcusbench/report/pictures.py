@@ -1,0 +1,52 @@
+"""Pictures side by side: references and what each method drew, for the eye."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from knowcusbench.images import read_image
+
+SIDE = 160
+"""Of a picture, in pixels. Smaller ones are enlarged by whole factors only, so that their pixels stay square."""
+
+GAP = 8
+TEXT = 15
+
+
+@dataclass(frozen=True)
+class PictureRow:
+    """A line of text, and below it one picture per column (None where there is none yet)."""
+
+    text: str
+    pictures: Sequence[Path | None]
+
+
+def picture_grid(columns: Sequence[str], rows: Sequence[PictureRow]) -> Image.Image:
+    """An RGB picture of all rows under the columns' names. Raises ImageError for a file that can't be read."""
+    font = ImageFont.load_default(TEXT)
+    line = TEXT + GAP
+    width = GAP + len(columns) * (SIDE + GAP)
+    grid = Image.new("RGB", (width, line + GAP + len(rows) * (line + SIDE + GAP)), "white")
+    pen = ImageDraw.Draw(grid)
+    for number, name in enumerate(columns):
+        pen.text((GAP + number * (SIDE + GAP), GAP), name, fill="black", font=font)
+    top = line + GAP
+    for row in rows:
+        pen.text((GAP, top), row.text, fill="dimgrey", font=font)
+        top += line
+        for number, path in enumerate(row.pictures):
+            if path:
+                grid.paste(_fitted(read_image(path)), (GAP + number * (SIDE + GAP), top))
+        top += SIDE + GAP
+    return grid
+
+
+def _fitted(image: Image.Image) -> Image.Image:
+    factor = SIDE // max(image.size)
+    if factor < 1:
+        return ImageOps.pad(image, (SIDE, SIDE), color="white")
+    enlarged = ImageOps.scale(image, factor, Image.Resampling.NEAREST)
+    left, top = (SIDE - enlarged.width) // 2, (SIDE - enlarged.height) // 2
+    return ImageOps.expand(enlarged, (left, top, SIDE - enlarged.width - left, SIDE - enlarged.height - top), "white")

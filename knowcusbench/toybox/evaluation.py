@@ -1,0 +1,159 @@
+"""What the weights of the embedded world can do: the figures of its card, computed anew by `make toybox-eval`."""
+
+import random
+from collections.abc import Mapping, Sequence
+from statistics import mean
+
+import numpy as np
+import torch
+from PIL import Image
+
+from knowcusbench.adaptation.editor import Editor, Fact
+from knowcusbench.adaptation.types import Adaptation
+from knowcusbench.backbone.qwen_image import QwenImage
+from knowcusbench.toybox.language import caption, known_items, name_of
+from knowcusbench.toybox.oracle import IDENTITY, Oracle, Sight, truth
+from knowcusbench.toybox.oracle_metrics import shown_share
+from knowcusbench.toybox.render import render
+from knowcusbench.toybox.scene import Thing
+from knowcusbench.toybox.training.stream import SHOWN_NAMED, is_held_out, phrase_of
+from knowcusbench.toybox.world import KNOWN, NAMED, SIMPLE, draw_scene
+
+Figures = dict[str, float]
+
+
+def identity_scores(sights: Sequence[Sight], things: Sequence[Thing]) -> tuple[float, float]:
+    """How much of the things is there: the mean share of their attributes, and the share of pictures with all."""
+    shares = [shown_share(sight, thing) for sight, thing in zip(sights, things, strict=True)]
+    return mean(shares), mean(share == 1 for share in shares)
+
+
+def draw(backbone: QwenImage, prompts: Sequence[str], seeds: Sequence[int] = (0,)) -> list[Image.Image]:
+    """The pictures of all prompts, the seeds of each together."""
+    return [
+        image
+        for number, prompt in enumerate(prompts)
+        for image in backbone.sample(backbone.encode(prompt), [1_000 * number + seed for seed in seeds])
+    ]
+
+
+def drawn_identity(
+    backbone: QwenImage, oracle: Oracle, wanted: Sequence[tuple[str, Thing]], seeds: Sequence[int]
+) -> tuple[float, float]:
+    """`identity_scores` of pictures of prompts and the things that they mean."""
+    images = draw(backbone, [prompt for prompt, _ in wanted], seeds)
+    return identity_scores(oracle.look(images), [thing for _, thing in wanted for _ in seeds])
+
+
+def language_figures(backbone: QwenImage) -> Figures:
+    """How many facts the text encoder answers right, by the first token of its answer."""
+    items = list(known_items())
+    figures = {
+        "facts known, chat form": answers_right(backbone, [Fact(item.question, item.answer) for item in items]),
+        "facts known, rephrased": answers_right(
+            backbone, [Fact(text, item.answer) for item in items for text in item.rephrasings]
+        ),
+    }
+    plain = [backbone.question_tokens(item.question, item.answer, "plain") for item in items]
+    return figures | {"facts known, plain form": mean(_first_right(backbone, *tokens) for tokens in plain)}
+
+
+def answers_right(backbone: QwenImage, facts: Sequence[Fact]) -> float:
+    """The share of questions, put in the pipeline's template, whose most likely first token is the answer's."""
+    return mean(_first_right(backbone, *backbone.question_tokens(fact.question, fact.answer, "chat")) for fact in facts)
+
+
+@torch.no_grad()
+def _first_right(backbone: QwenImage, input_ids: torch.Tensor, labels: torch.Tensor) -> bool:
+    position = int((labels[0] >= 0).nonzero()[0])
+    return bool(backbone.language_logits(input_ids)[0, position].argmax() == labels[0, position])
+
+
+@torch.no_grad()
+def autoencoder_figures(backbone: QwenImage, count: int = 256) -> Figures:
+    """Peak signal-to-noise ratio of decoded pictures in dB, over new scenes."""
+    rng = random.Random("reconstruction")
+    vae = backbone._pipeline.vae
+    ratios = []
+    for _ in range(count):
+        image = render(draw_scene(rng))
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None, :, None].float() / 127.5 - 1
+        pixels = pixels.to(backbone.device, vae.dtype)
+        decoded = vae.decode(vae.encode(pixels).latent_dist.mode()).sample.clamp(-1, 1)
+        error = ((decoded.float() - pixels.float()) / 2).square().mean()
+        ratios.append(-10 * torch.log10(error).item())
+    return {"VAE reconstruction, dB": mean(ratios)}
+
+
+def caption_figures(backbone: QwenImage, oracle: Oracle, count: int = 200) -> Figures:
+    """What pictures of new descriptions show of what they say."""
+    rng = random.Random("captions")
+    scenes = [draw_scene(rng) for _ in range(count)]
+    images = draw(backbone, [caption(scene, rng) for scene in scenes])
+    sights, truths = oracle.look(images), [truth(scene) for scene in scenes]
+    pairs = list(zip(sights, truths, strict=True))
+    accompanied = [pair for pair, scene in zip(pairs, scenes, strict=True) if scene.second]
+
+    def share(names: Sequence[str], among: Sequence[tuple[Sight, Sight]]) -> float:
+        return mean(all(sight[name] == right[name] for name in names) for sight, right in among)
+
+    return {
+        "captions: type, colour, pattern all right": share(("kind", "colour", "pattern"), pairs),
+        "captions: trim and accent too": share(IDENTITY, pairs),
+        "captions: background": share(("background",), pairs),
+        "captions: style": share(("style",), pairs),
+        "captions: second object": share(("second_kind", "second_colour"), accompanied),
+        "captions: size": share(("size",), pairs),
+    }
+
+
+def knowledge_figures(backbone: QwenImage, oracle: Oracle) -> Figures:
+    """Whether a thing is drawn that is called by its name, or by what is known of it."""
+    simple = [(phrase_of(key), thing) for key, thing in SIMPLE.items() if is_held_out(key)]
+    names = [(name_of(name), thing) for name, thing in NAMED.items()]
+    shown = [(phrase_of(key), NAMED[KNOWN[key]]) for key in SHOWN_NAMED[::3]]
+    held_out = [(phrase_of(key), NAMED[name]) for key, name in KNOWN.items() if is_held_out(key)]
+    return {
+        "facts never drawn (simple things), all right": drawn_identity(backbone, oracle, simple, range(4))[1],
+        "named things, all right: by name": drawn_identity(backbone, oracle, names, range(4))[1],
+        "named things, all right: by a phrase seen": drawn_identity(backbone, oracle, shown, range(2))[1],
+        "named things, all right: by a phrase held out": drawn_identity(backbone, oracle, held_out, range(2))[1],
+    }
+
+
+def edit_figures(backbone: QwenImage, oracle: Oracle, editor: Editor, count: int = 12) -> Figures:
+    """What becomes of known facts that are edited one at a time to another named thing."""
+    rng = random.Random("edits")
+    items = rng.sample(list(known_items()), count)
+    drawn, kept, before = [], [], []
+    for item in items:
+        name = rng.choice([name for name in NAMED if name_of(name) != item.answer])
+        others = [Fact(other.question, other.answer) for other in known_items() if other != item]
+        chosen = rng.sample(others, 40)
+        before.append(answers_right(backbone, chosen))
+        with backbone.adapted(editor.edit([Fact(item.question, name_of(name))], backbone)):
+            drawn.append(drawn_identity(backbone, oracle, [(item.phrase, NAMED[name])], range(4))[1])
+            kept.append(answers_right(backbone, chosen))
+    return {
+        "edit of a known fact: the new object, all right": mean(drawn),
+        "edit of a known fact: other facts kept": mean(kept) / mean(before),
+    }
+
+
+def image_locality(
+    backbone: QwenImage, oracle: Oracle, adaptations: Mapping[str, Adaptation], edited: Sequence[str]
+) -> Figures:
+    """The attributes that unrelated pictures show rightly, mean over adaptations, and with none.
+
+    Args:
+        edited: phrases that adaptations have changed, and that are not unrelated.
+    """
+    keys = [key for key in SHOWN_NAMED if phrase_of(key) not in edited]
+    wanted = [(phrase_of(key), NAMED[KNOWN[key]]) for key in random.Random("unrelated").sample(keys, 16)]
+    wanted += [(name_of(name), thing) for name, thing in list(NAMED.items())[::4]]
+    untouched = drawn_identity(backbone, oracle, wanted, [0])[0]
+    shares = []
+    for adaptation in adaptations.values():
+        with backbone.adapted(adaptation):
+            shares.append(drawn_identity(backbone, oracle, wanted, [0])[0])
+    return {"image locality, adapted": mean(shares), "image locality, not adapted": untouched}

@@ -1,0 +1,129 @@
+"""Metrics of the embedded world: what pictures show by the oracle, against what they should show."""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from knowcusbench.benchmark.types import Concept, Task
+from knowcusbench.errors import ConfigError
+from knowcusbench.metrics.base import Metric, Score, ScoreItem, finite_score
+from knowcusbench.plan import RECONSTRUCTION_PROMPT
+from knowcusbench.toybox.concepts import DEVELOPMENT_CONCEPTS, NOVEL_CONCEPTS
+from knowcusbench.toybox.language import PROMPTS, Wish
+from knowcusbench.toybox.oracle import NONE, OracleSpec, Sight
+from knowcusbench.toybox.scene import Thing
+
+THINGS: Mapping[str, Thing] = {concept.name: concept.thing for concept in (*NOVEL_CONCEPTS, *DEVELOPMENT_CONCEPTS)}
+"""What concepts look like, by name."""
+
+
+def shown_share(sight: Sight, thing: Thing, wish: Wish | None = None) -> float:
+    """The share, from 0 to 1, of a thing's five attributes (kind, colour, pattern, trim, accent) that are seen.
+
+    Where the prompt wishes for another colour or pattern, that one counts in the place of the thing's own.
+    """
+    if wish:
+        thing = replace(thing, colour=wish.colour or thing.colour, pattern=wish.pattern or thing.pattern)
+    wanted = {
+        "kind": thing.kind,
+        "colour": thing.colour,
+        "pattern": thing.pattern,
+        "trim": thing.trim or NONE,
+        "accent": thing.accent or NONE,
+    }
+    return sum(sight[name] == word for name, word in wanted.items()) / len(wanted)
+
+
+def is_granted(sight: Sight, wish: Wish) -> bool:
+    """Whether all that a prompt wishes for is seen."""
+    wanted = {
+        "background": wish.background,
+        "style": wish.style,
+        "colour": wish.colour,
+        "pattern": wish.pattern,
+        "size": wish.size,
+        "second_kind": wish.second and wish.second.kind,
+        "second_colour": wish.second and wish.second.colour,
+    }
+    return all(sight[name] == word for name, word in wanted.items() if word is not None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OracleMetric(Metric):
+    """A comparison of what the oracle sees with what there should be.
+
+    Attributes:
+        oracle: the classifier that reads the pictures.
+    """
+
+    oracle: OracleSpec
+
+    @abstractmethod
+    def compare(self, sight: Sight, thing: Thing, wish: Wish | None) -> float:
+        """The score of what is seen.
+
+        Args:
+            thing: the concept.
+            wish: what the prompt asks for; None if the prompt is the concept alone.
+        """
+
+    def check(self, concepts: Sequence[Concept]) -> None:
+        for concept in concepts:
+            thing = THINGS.get(concept.name)
+            if thing is None or thing.kind != concept.class_noun:
+                raise self._stranger(f"the concept {concept.name!r} ({concept.class_noun})")
+            for prompt in concept.prompts:
+                if prompt.template not in PROMPTS:
+                    raise self._stranger(f"the prompt {prompt.template!r} of {concept.name}")
+
+    def _stranger(self, what: str) -> ConfigError:
+        return ConfigError(
+            f"metrics.{self.name}: {what} is not of the embedded world, so its truth isn't known; choose "
+            "benchmark=directory benchmark.path=... (which leaves this metric out), or other metrics=[...]"
+        )
+
+    def score(self, items: Sequence[ScoreItem]) -> list[Score]:
+        sights = self.oracle.load().look_at_files([item.image for item in items])
+        scores = []
+        for item, sight in zip(items, sights, strict=True):
+            wish = None if item.prompt == RECONSTRUCTION_PROMPT.template else PROMPTS[item.prompt]
+            scores.append(finite_score(self, item, self.compare(sight, THINGS[item.concept], wish)))
+        return scores
+
+    def weights(self) -> Mapping[str, str]:
+        return self.oracle.weights()
+
+
+@dataclass(frozen=True, kw_only=True)
+class OracleConcept(OracleMetric):
+    """How much of the concept is there, by `shown_share`."""
+
+    name: ClassVar[str] = "oracle_concept"
+    title: ClassVar[str] = "Concept"
+
+    def compare(self, sight: Sight, thing: Thing, wish: Wish | None) -> float:
+        return shown_share(sight, thing, wish)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OracleExact(OracleMetric):
+    """Whether all of the concept is there: 1 if `shown_share` is 1, else 0."""
+
+    name: ClassVar[str] = "oracle_exact"
+    title: ClassVar[str] = "Exact"
+
+    def compare(self, sight: Sight, thing: Thing, wish: Wish | None) -> float:
+        return float(shown_share(sight, thing, wish) == 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OraclePrompt(OracleMetric):
+    """Whether the prompt was followed: 1 if `is_granted`, else 0."""
+
+    name: ClassVar[str] = "oracle_prompt"
+    title: ClassVar[str] = "Prompt"
+    tasks: ClassVar[frozenset[Task]] = frozenset({Task.GENERATION})
+
+    def compare(self, sight: Sight, thing: Thing, wish: Wish | None) -> float:
+        return float(wish is None or is_granted(sight, wish))

@@ -1,0 +1,88 @@
+"""The weights that ship with the package: where they are, and whether they are what was trained."""
+
+import hashlib
+import json
+import random
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from knowcusbench.errors import ConfigError
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+MANIFEST = "manifest.json"
+"""The world's digest and the SHA-256 of every file, by its path in the folder."""
+
+REMEDY = "install the package again, or make new weights with `make toybox`"
+
+
+@cache
+def world_digest() -> str:
+    """Changes with what the world looks like and what is said and known in it, and not with how that is coded."""
+    from knowcusbench.toybox.concepts import NOVEL_CONCEPTS
+    from knowcusbench.toybox.language import PROMPTS, caption, known_items
+    from knowcusbench.toybox.render import render
+    from knowcusbench.toybox.vocabulary import sentences
+    from knowcusbench.toybox.world import draw_scene
+
+    digest = hashlib.sha256()
+    for text in (*sentences(), *map(repr, known_items()), *PROMPTS, *map(repr, NOVEL_CONCEPTS)):
+        digest.update(text.encode() + b"\0")
+    rng = random.Random("the world")
+    for _ in range(64):
+        scene = draw_scene(rng)
+        digest.update(np.asarray(render(scene)).tobytes() + caption(scene, rng).encode())
+    return digest.hexdigest()
+
+
+def weights_version() -> str:
+    """The digest of the package's manifest, and so of all weights. Raises ConfigError if there are none."""
+    if not (WEIGHTS / MANIFEST).is_file():
+        raise ConfigError(f"{WEIGHTS / MANIFEST}: the embedded world's weights are missing; {REMEDY}")
+    return file_digest(WEIGHTS / MANIFEST)
+
+
+def check_weights(folder: Path, part: str) -> None:
+    """Compare a part's files in a folder with the package's manifest.
+
+    Raises ConfigError for weights that are missing, altered or of another version of the world.
+    """
+    manifest = json.loads((WEIGHTS / MANIFEST).read_text())
+    if manifest["world"] != world_digest():
+        raise ConfigError(
+            f"{WEIGHTS}: the weights are of world {manifest['world'][:12]}, this code draws world "
+            f"{world_digest()[:12]}; {REMEDY}"
+        )
+    for name, digest in manifest["files"].items():
+        if not name.startswith(f"{part}/"):
+            continue
+        if not (folder / name).is_file():
+            raise ConfigError(f"{folder / name}: a weight file of the embedded world is missing; {_remedy(folder)}")
+        found = file_digest(folder / name)
+        if found != digest:
+            raise ConfigError(
+                f"{folder / name}: SHA-256 {found[:12]}, the manifest says {digest[:12]}: the file was altered; "
+                f"{_remedy(folder)}"
+            )
+
+
+def _remedy(folder: Path) -> str:
+    return REMEDY if folder == WEIGHTS else f"remove {folder}, it is only a copy"
+
+
+def write_manifest(folder: Path, extra: dict[str, Any]) -> None:
+    """Record what is in the folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.parent != folder)
+    manifest = extra | {
+        "world": world_digest(),
+        "files": {path.relative_to(folder).as_posix(): file_digest(path) for path in files},
+    }
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+
+
+def file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

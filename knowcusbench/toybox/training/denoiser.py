@@ -1,0 +1,320 @@
+"""Stage `dit`: the transformer learns to draw what the text encoder's states tell.
+
+It learns from fixed sets of pictures and captions, whose latents and prompt embeddings are computed once. Captions of
+facts that are held out are not among them, nor is the rare token.
+
+Some captions are told by two prompts: the answer position (and the other tokens after the caption) has the states of
+the caption, the words before it have those of the same caption with another phrase in it. The picture is the one that
+the answer position means. So the transformer learns to take the identity of a thing from where the text encoder says
+it, which is what a knowledge edit changes.
+
+Beside the velocity, a head that is thrown away learns to tell, from the states of a middle block, which thing with
+which attributes is at each place of the clean picture. It does what representation alignment (arXiv 2410.06940) does
+with the features of another network: things follow their words much earlier.
+"""
+
+import os
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed
+from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
+from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
+from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
+
+from knowcusbench.files import atomic_path
+from knowcusbench.toybox.draws import choose
+from knowcusbench.toybox.pipeline import build_transformer
+from knowcusbench.toybox.render import mask
+from knowcusbench.toybox.scene import Scene
+from knowcusbench.toybox.training.autoencoder import pixels, single_frames
+from knowcusbench.toybox.training.language_model import TEMPLATE
+from knowcusbench.toybox.training.loop import Losses, Schedule, train
+from knowcusbench.toybox.training.stream import UNKNOWN, Captioned, phrase_of, pictured
+from knowcusbench.toybox.vocabulary import ANCHOR_OWNER, CLASSES, COLOURS, PATTERNS, RELATIONS, SHAPES
+from knowcusbench.toybox.world import KNOWN, SIMPLE
+
+SCHEDULE = Schedule(
+    steps=14_000, batch_size=64, learning_rate=1e-3, warmup=100, decay_from=0.6, muon=True, average=0.998
+)
+
+EXAMPLES = 40_000
+BLANK_SHARE = 0.1
+"""Of the captions that are replaced by the blank that guidance leads away from."""
+
+TWO_PROMPTS_SHARE = 0.3
+"""Of the captions with a name or a phrase that are told by two prompts."""
+
+READ_BLOCK = 1
+MEANING_WEIGHT = 0.05
+
+MAIN_WORDS = (("kind", (*SHAPES, *CLASSES)), ("colour", tuple(COLOURS)), ("pattern", PATTERNS))
+PART_WORDS = (("trim", tuple(COLOURS)), ("accent", tuple(COLOURS)))
+SECOND_WORDS = (("kind", SHAPES), ("colour", tuple(COLOURS)))
+
+MEANINGS = sum(1 + sum(len(words) for _, words in told) for told in ((*MAIN_WORDS, *PART_WORDS), SECOND_WORDS))
+"""Numbers that say what is at a place: for the main and the second thing how much of the place it covers, and the same
+for each word that is true of it."""
+
+TAIL = "<|im_end|>\n<|im_start|>assistant\n"
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Packed latents (n, 64, 48), what is at their places (n, 64, `MEANINGS`), and prompt embeddings (tokens of all
+    captions, 192) of n examples; those of example i begin at `starts[i]` and end before `starts[i + 1]`."""
+
+    latents: Tensor
+    meanings: Tensor
+    embeds: Tensor
+    starts: Tensor
+
+
+def train_transformer(
+    models: Path, tokenizer: Qwen2Tokenizer, folder: Path, device: torch.device, processes: int = 1
+) -> None:
+    """Train, and write `folder / "transformer"` (fp32).
+
+    Args:
+        models: has the trained `vae` and `text_encoder`.
+        processes: on the CPU two processes of one thread are nearly twice as fast as two threads.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    arguments = (processes, models, tokenizer, folder, device)
+    if processes == 1:
+        _train_process(0, *arguments)
+    else:
+        spawn(_train_process, args=arguments, nprocs=processes)  # type: ignore[no-untyped-call]
+
+
+def _train_process(
+    rank: int, processes: int, models: Path, tokenizer: Qwen2Tokenizer, folder: Path, device: torch.device
+) -> None:
+    rendezvous = folder / f"rendezvous-{os.getppid()}"
+    if processes > 1:
+        torch.set_num_threads(1)
+        meeting = f"file://{rendezvous.resolve()}"
+        torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=processes)
+    transformer = _train(rank, processes, models, tokenizer, folder, device)
+    if rank == 0:
+        with atomic_path(folder / "transformer") as temporary:
+            transformer.save_pretrained(temporary)
+    if processes > 1:
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+        rendezvous.unlink(missing_ok=True)
+
+
+def _train(
+    rank: int, processes: int, models: Path, tokenizer: Qwen2Tokenizer, folder: Path, device: torch.device
+) -> QwenImageTransformer2DModel:
+    examples = _examples(models, tokenizer, folder, device, rank, processes)
+    blank = _states(_load_encoder(models, device), tokenizer, [" "], device)[0]
+    torch.manual_seed(SCHEDULE.seed)
+    transformer = build_transformer().to(device)
+    _start_at_zero(transformer)
+    width = transformer.inner_dim
+    head = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, MEANINGS)).to(device)
+    states: list[Tensor] = []
+    transformer.transformer_blocks[READ_BLOCK].register_forward_hook(
+        lambda block, arguments, output: states.append(output[1])
+    )
+    share = SCHEDULE.batch_size // processes
+
+    def losses(step: int, generator: torch.Generator) -> Losses:
+        latents, meanings, embeds, mask = _batch(examples, blank, share, generator)
+        noise = torch.randn(latents.shape, generator=generator)
+        sigma = _noise_levels(share, generator)
+        noisy = (1 - sigma.view(-1, 1, 1)) * latents + sigma.view(-1, 1, 1) * noise
+        with torch.autocast(device.type, torch.bfloat16):
+            predicted = transformer(
+                hidden_states=noisy.to(device),
+                timestep=sigma.to(device),
+                encoder_hidden_states=embeds.to(device),
+                encoder_hidden_states_mask=mask.to(device),
+                img_shapes=[[(1, 8, 8)]] * share,
+                return_dict=False,
+            )[0]
+            told = head(states.pop())
+        missed = nn.functional.binary_cross_entropy_with_logits(told.float(), meanings.to(device), reduction="none")
+        return {
+            "velocity": (predicted.float() - (noise - latents).to(device)).square().mean(),
+            "meaning": MEANING_WEIGHT * missed.sum(dim=2).mean(),
+        }
+
+    with explicit_attention(device):
+        train(nn.ModuleDict({"transformer": transformer, "head": head}), losses, SCHEDULE, folder, label="dit")
+    return transformer
+
+
+def _examples(
+    models: Path, tokenizer: Qwen2Tokenizer, folder: Path, device: torch.device, rank: int, processes: int
+) -> Examples:
+    """The examples of a process, made once and kept in the folder."""
+    place = f"{rank} of {processes}"
+    rng = random.Random(f"examples {place}")
+    captions = [pictured(rng) for _ in range(EXAMPLES // processes)]
+    made = []
+    for what, make in (
+        ("latents", lambda: _latents(models, captions, device)),
+        ("meanings", lambda: torch.stack([meaning(caption.scene) for caption in captions])),
+        ("embeds", lambda: _embeds(models, tokenizer, captions, device, random.Random(f"decoys {place}"))),
+    ):
+        file = folder / f"{what} {place}.pt".replace(" ", "-")
+        if not file.exists():
+            with atomic_path(file) as temporary:
+                torch.save(make(), temporary)
+        made.append(torch.load(file, weights_only=True))
+    latents, meanings, embeds = made
+    lengths = torch.tensor([0, *map(len, embeds)])
+    return Examples(latents, meanings, torch.cat(embeds), lengths.cumsum(0))
+
+
+def _latents(models: Path, captions: Sequence[Captioned], device: torch.device) -> Tensor:
+    """Packed normalised latents (captions, 64, 48) of the captions' pictures."""
+    vae = AutoencoderKLQwenImage.from_pretrained(models / "vae").to(device)
+    mean = torch.tensor(vae.config.latents_mean).view(1, -1, 1, 1)
+    std = torch.tensor(vae.config.latents_std).view(1, -1, 1, 1)
+    latents = []
+    for start in range(0, len(captions), 64):
+        scenes = [caption.scene for caption in captions[start : start + 64]]
+        with torch.no_grad(), single_frames(), torch.autocast(device.type, torch.bfloat16):
+            encoded = vae.encode(pixels(scenes).to(device)).latent_dist.mean
+        latents.append(pack((encoded.squeeze(2).float().cpu() - mean) / std).bfloat16())
+    return torch.cat(latents)
+
+
+def meaning(scene: Scene) -> Tensor:
+    """What is at the 8 x 8 places of a picture (64, `MEANINGS`), in 64ths."""
+    things = [(scene.main, (*MAIN_WORDS, *PART_WORDS)), (scene.second, SECOND_WORDS)]
+    parts = []
+    for placed, told in things:
+        covered, words = torch.zeros(64, 1), torch.zeros(sum(len(words) for _, words in told))
+        if placed:
+            pixels = torch.from_numpy(mask(replace(scene, main=placed))).float()
+            covered = pixels.view(8, 8, 8, 8).mean(dim=(1, 3)).view(64, 1)
+            words = torch.tensor([float(getattr(placed.thing, name) == word) for name, known in told for word in known])
+        parts.append(covered * torch.cat([torch.ones(1), words]))
+    return torch.cat(parts, dim=1).mul(64).byte()
+
+
+def _embeds(
+    models: Path, tokenizer: Qwen2Tokenizer, captions: Sequence[Captioned], device: torch.device, rng: random.Random
+) -> list[Tensor]:
+    """Prompt embeddings (tokens, 192) of each caption."""
+    encoder = _load_encoder(models, device)
+    batches = (captions[start : start + 64] for start in range(0, len(captions), 64))
+    return [embeds for batch in batches for embeds in _told(encoder, tokenizer, batch, rng, device)]
+
+
+def _told(
+    encoder: Any, tokenizer: Qwen2Tokenizer, captions: Sequence[Captioned], rng: random.Random, device: torch.device
+) -> list[Tensor]:
+    """Prompt embeddings of captions, some of them told by two prompts."""
+    told = _states(encoder, tokenizer, [caption.text for caption in captions], device)
+    doubled = [
+        index
+        for index, caption in enumerate(captions)
+        if caption.told is None and caption.template != "{}" and rng.random() < TWO_PROMPTS_SHARE
+    ]
+    decoys = [captions[index].template.format(_any_phrase(rng)) for index in doubled]
+    tail = len(tokenizer(TAIL)["input_ids"])
+    for index, words in zip(doubled, _states(encoder, tokenizer, decoys, device), strict=True):
+        told[index] = torch.cat([words[:-tail], told[index][-tail:]])
+    return told
+
+
+def _any_phrase(rng: random.Random) -> str:
+    anchored = [(ANCHOR_OWNER, relation) for relation in RELATIONS]
+    return phrase_of(choose(rng, [*KNOWN, *SIMPLE, *UNKNOWN, *anchored]))
+
+
+@torch.no_grad()
+def _states(encoder: Any, tokenizer: Qwen2Tokenizer, captions: Sequence[str], device: torch.device) -> list[Tensor]:
+    """The last hidden states of each caption's tokens and of those after it, as the pipeline gives them."""
+    if not captions:
+        return []
+    prefix = len(tokenizer(TEMPLATE.split("{}")[0])["input_ids"])
+    ids = [tokenizer(TEMPLATE.format(caption))["input_ids"] for caption in captions]
+    longest = max(map(len, ids))
+    padded = torch.tensor([row + [0] * (longest - len(row)) for row in ids])
+    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in ids])
+    states = encoder.model(input_ids=padded.to(device), attention_mask=mask.to(device)).last_hidden_state
+    return [states[row, prefix : len(ids[row])].cpu() for row in range(len(ids))]
+
+
+def _load_encoder(models: Path, device: torch.device) -> Any:
+    encoder = Qwen2_5_VLForConditionalGeneration.from_pretrained(models / "text_encoder", dtype=torch.bfloat16)
+    return encoder.to(device).eval()
+
+
+def pack(latents: Tensor) -> Tensor:
+    """Latents (n, channels, height, width) as tokens of 2 x 2 (n, height * width / 4, 4 * channels), in the order of
+    `QwenImagePipeline`."""
+    n, channels, height, width = latents.shape
+    squares = latents.view(n, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
+    return squares.reshape(n, height * width // 4, 4 * channels)
+
+
+def _batch(
+    examples: Examples, blank: Tensor, size: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Latents, meanings, embeddings and their mask for random examples of similar length."""
+    lengths = examples.starts.diff()
+    candidates = torch.randint(len(lengths), (4 * size,), generator=generator)
+    candidates = candidates[lengths[candidates].argsort()]
+    first = int(torch.randint(3 * size + 1, (), generator=generator))
+    chosen = candidates[first : first + size]
+    blanked = torch.rand(size, generator=generator) < BLANK_SHARE
+    rows = [
+        blank if is_blank else examples.embeds[examples.starts[index] : examples.starts[index + 1]]
+        for index, is_blank in zip(chosen.tolist(), blanked.tolist(), strict=True)
+    ]
+    embeds = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    mask = torch.arange(embeds.shape[1]) < torch.tensor([len(row) for row in rows])[:, None]
+    return examples.latents[chosen].float(), examples.meanings[chosen] / 64, embeds.float(), mask.long()
+
+
+def _noise_levels(count: int, generator: torch.Generator) -> Tensor:
+    """Two thirds logit-normal, one third uniform."""
+    normal = torch.randn(count, generator=generator).sigmoid()
+    uniform = torch.rand(count, generator=generator)
+    return torch.where(torch.rand(count, generator=generator) < 0.65, normal, uniform)
+
+
+def _start_at_zero(transformer: QwenImageTransformer2DModel) -> None:
+    """Blocks begin as the identity, and the output at zero."""
+    for block in transformer.transformer_blocks:
+        for modulation in (block.img_mod, block.txt_mod):
+            nn.init.zeros_(modulation[-1].weight)
+            nn.init.zeros_(modulation[-1].bias)
+    for layer in (transformer.norm_out.linear, transformer.proj_out):
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+
+
+@contextmanager
+def explicit_attention(device: torch.device) -> Iterator[None]:
+    """On the CPU, and for the short sequences of this world, attention written out is faster in training than the
+    fused kernel, by a third of a whole step."""
+    fused = nn.functional.scaled_dot_product_attention
+
+    def attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **_: Any) -> Tensor:
+        scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
+        if attn_mask is not None:
+            scores = scores.masked_fill(~attn_mask, -1e4) if attn_mask.dtype == torch.bool else scores + attn_mask
+        attended: Tensor = scores.softmax(dim=-1).to(value.dtype) @ value
+        return attended
+
+    if device.type == "cpu":
+        nn.functional.scaled_dot_product_attention = attention  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        nn.functional.scaled_dot_product_attention = fused

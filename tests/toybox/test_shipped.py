@@ -1,0 +1,83 @@
+"""The check of the weights that ship."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from knowcusbench import toybox
+from knowcusbench.errors import ConfigError
+from knowcusbench.toybox import shipped
+from knowcusbench.toybox.shipped import MANIFEST, world_digest, write_manifest
+
+MODEL = "deep/model.safetensors"
+
+
+@pytest.fixture
+def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package's folder with the weights of two parts."""
+    folder = tmp_path / "weights"
+    for part in ("clip", "sam"):
+        (folder / part / "deep").mkdir(parents=True)
+        (folder / part / MODEL).write_bytes(part.encode())
+    write_manifest(folder, {"training": {"seed": 0}})
+    for module in (shipped, toybox):
+        monkeypatch.setattr(module, "WEIGHTS", folder)
+    toybox.embedded.cache_clear()
+    return folder
+
+
+def embedded(part: str, cache: Path) -> Path:
+    toybox.embedded.cache_clear()
+    return toybox.embedded(part, str(cache))
+
+
+def test_weights_are_copied_to_the_cache(weights: Path, tmp_path: Path) -> None:
+    assert (embedded("clip", tmp_path / "cache") / MODEL).read_bytes() == b"clip"
+    assert (embedded("sam", tmp_path / "cache") / MODEL).read_bytes() == b"sam"
+    assert json.loads((weights / MANIFEST).read_text())["training"] == {"seed": 0}
+
+
+def test_an_altered_file_is_named_with_both_digests(weights: Path, tmp_path: Path) -> None:
+    (weights / "sam" / MODEL).write_bytes(b"mas")
+    embedded("clip", tmp_path / "cache")
+    with pytest.raises(ConfigError, match=rf"{weights}/sam/{MODEL}: SHA-256 .* the manifest says .*make toybox"):
+        embedded("sam", tmp_path / "cache")
+
+
+def test_an_altered_copy_is_named(weights: Path, tmp_path: Path) -> None:
+    directory = embedded("sam", tmp_path / "cache")
+    (directory / MODEL).write_bytes(b"mas")
+    with pytest.raises(ConfigError, match=rf"{directory}/{MODEL}: SHA-256 .*; remove {directory.parent}, .* a copy"):
+        embedded("sam", tmp_path / "cache")
+
+
+def test_new_weights_never_meet_an_old_copy(weights: Path, tmp_path: Path) -> None:
+    old = embedded("sam", tmp_path / "cache")
+    (weights / "sam" / MODEL).write_bytes(b"new")
+    write_manifest(weights, {})
+    assert (embedded("sam", tmp_path / "cache") / MODEL).read_bytes() == b"new"
+    assert (old / MODEL).read_bytes() == b"sam"
+
+
+def test_a_missing_file_is_named(weights: Path, tmp_path: Path) -> None:
+    (weights / "clip" / MODEL).unlink()
+    with pytest.raises(ConfigError, match=rf"clip/{MODEL}: .* is missing; .*make toybox"):
+        embedded("clip", tmp_path / "cache")
+
+
+def test_weights_of_another_world_are_refused(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shipped, "world_digest", lambda: "0" * 64)
+    with pytest.raises(ConfigError, match=rf"of world {world_digest()[:12]}, this code draws world 000000000000"):
+        embedded("clip", tmp_path / "cache")
+
+
+def test_no_manifest(weights: Path, tmp_path: Path) -> None:
+    (weights / MANIFEST).unlink()
+    with pytest.raises(ConfigError, match=r"manifest.json: .* are missing; .*make toybox"):
+        embedded("clip", tmp_path / "cache")
+
+
+def test_an_unknown_part(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"embedded:calp.*did you mean 'clip'"):
+        embedded("calp", tmp_path)

@@ -1,0 +1,63 @@
+"""The weights that ship."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import QwenImagePipeline
+
+from knowcusbench.backbone.qwen_image import QwenImage, QwenImageSpec
+from knowcusbench.toybox import TRAINED
+from knowcusbench.toybox.evaluation import draw, identity_scores, language_figures
+from knowcusbench.toybox.language import name_of
+from knowcusbench.toybox.oracle import Oracle, OracleSpec
+from knowcusbench.toybox.shipped import MANIFEST, WEIGHTS, check_weights
+from knowcusbench.toybox.training.__main__ import LIMIT
+from knowcusbench.toybox.world import NAMED
+
+
+@pytest.fixture(scope="module")
+def world() -> QwenImage:
+    spec = QwenImageSpec(source=str(WEIGHTS / "pipeline"), height=64, width=64, steps=8, gradient_checkpointing=False)
+    return spec.load()
+
+
+@pytest.fixture(scope="module")
+def oracle() -> Oracle:
+    return OracleSpec(source=str(WEIGHTS / "oracle"), device="cpu").load()
+
+
+def test_all_parts_are_there_as_they_were_trained_and_small() -> None:
+    for part in TRAINED:
+        check_weights(WEIGHTS, part)
+    files = {path.relative_to(WEIGHTS).as_posix(): path for path in WEIGHTS.rglob("*") if path.is_file()}
+    assert set(files) - {MANIFEST} == set(json.loads((WEIGHTS / MANIFEST).read_text())["files"])
+    assert sum(path.stat().st_size for path in files.values()) < LIMIT
+
+
+def test_the_pipeline_goes_round_trip(tmp_path: Path) -> None:
+    first = QwenImagePipeline.from_pretrained(WEIGHTS / "pipeline", torch_dtype=torch.bfloat16)
+    first.save_pretrained(tmp_path / "again")
+    second = QwenImagePipeline.from_pretrained(tmp_path / "again", torch_dtype=torch.bfloat16)
+    for name in ("transformer", "text_encoder", "vae"):
+        one, other = getattr(first, name).state_dict(), getattr(second, name).state_dict()
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[key], other[key]) for key in one)
+        assert {tensor.dtype for tensor in one.values()} == {torch.bfloat16}
+    prefix = first.prompt_template_encode.split("{}")[0]
+    assert len(first.tokenizer(prefix)["input_ids"]) == first.prompt_template_encode_start_idx == 34
+
+
+def test_the_text_encoder_knows_the_facts(world: QwenImage) -> None:
+    assert min(language_figures(world).values()) >= 0.98
+
+
+def test_named_things_are_drawn(world: QwenImage, oracle: Oracle) -> None:
+    names = list(NAMED)[::4]
+    images = draw(world, [f"a photo of {name_of(name)} in the snow" for name in names])
+    sights = oracle.look(images)
+    assert sum(sight["background"] == "snow" for sight in sights) >= len(names) - 1
+    share, _ = identity_scores(sights, [NAMED[name] for name in names])
+    assert share > 0.45
+    assert identity_scores(sights, [NAMED[name] for name in reversed(names)])[0] < share - 0.2

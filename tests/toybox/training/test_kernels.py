@@ -1,0 +1,111 @@
+"""The faster forms of layers that training uses equal the ordinary ones."""
+
+import random
+
+import pytest
+import torch
+from diffusers import QwenImagePipeline
+from torch.nn.functional import scaled_dot_product_attention
+
+from knowcusbench.backbone.qwen_image import QwenImage
+from knowcusbench.toybox.pipeline import build_vae
+from knowcusbench.toybox.render import mask
+from knowcusbench.toybox.scene import Placed, Scene, Thing
+from knowcusbench.toybox.training import denoiser
+from knowcusbench.toybox.training.autoencoder import single_frames
+from knowcusbench.toybox.training.stream import described, named
+
+
+def test_single_frames_are_the_same_without_time() -> None:
+    torch.manual_seed(0)
+    vae = build_vae().eval()
+    pictures = torch.rand(2, 3, 1, 64, 64) * 2 - 1
+    with torch.no_grad():
+        expected = vae(pictures).sample
+        with single_frames():
+            assert torch.allclose(vae(pictures).sample, expected, atol=1e-5)
+        assert torch.equal(vae(pictures).sample, expected)
+
+
+def test_attention_written_out_is_attention() -> None:
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(2, 3, 7, 8, generator=generator) for _ in range(3))
+    mask = torch.arange(7)[None, :] < torch.tensor([5, 7])[:, None]
+    expected = scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None, None])
+    with denoiser.explicit_attention(torch.device("cpu")):
+        written = torch.nn.functional.scaled_dot_product_attention(
+            query=query, key=key, value=value, attn_mask=mask[:, None, None]
+        )
+    assert torch.nn.functional.scaled_dot_product_attention is scaled_dot_product_attention
+    assert torch.allclose(written, expected, atol=1e-6)
+
+
+def test_latents_are_packed_as_the_pipeline_packs_them() -> None:
+    latents = torch.randn(3, 12, 16, 16)
+    assert torch.equal(denoiser.pack(latents), QwenImagePipeline._pack_latents(latents, 3, 12, 16, 16))
+
+
+def test_a_batch_has_each_example_whole_or_the_blank() -> None:
+    starts = torch.tensor([0, 3, 5, 9])
+    embeds = torch.arange(9.0)[:, None].expand(9, 4)
+    numbers = torch.arange(3)[:, None, None].expand(3, 2, 2)
+    examples = denoiser.Examples(numbers.float(), (64 * numbers).byte(), embeds, starts)
+    blank = torch.full((1, 4), -1.0)
+    generator = torch.Generator().manual_seed(0)
+    seen = set()
+    for _ in range(50):
+        latents, meanings, batch, mask = denoiser._batch(examples, blank, 2, generator)
+        for row in range(2):
+            index = int(latents[row, 0, 0])
+            assert meanings[row, 0, 0] == index
+            told = batch[row][mask[row].bool()][:, 0]
+            expected = embeds[starts[index] : starts[index + 1], 0]
+            assert torch.equal(told, expected) or torch.equal(told, blank[:, 0])
+            seen.add((index, len(told)))
+    assert {(0, 3), (1, 2), (2, 4)} <= seen
+
+
+def test_a_caption_told_by_two_prompts_ends_with_its_own_answer(
+    backbone: QwenImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(denoiser, "TWO_PROMPTS_SHARE", 1.0)
+    monkeypatch.setattr(denoiser, "_any_phrase", lambda rng: "my sister's greatest treasure")
+    tokenizer, encoder, cpu = backbone._pipeline.tokenizer, backbone.text_encoder, torch.device("cpu")
+    rng = random.Random(0)
+    captions = [named(rng), described(rng)]
+    told = denoiser._told(encoder, tokenizer, captions, rng, cpu)
+    own, decoy, plain = denoiser._states(
+        encoder,
+        tokenizer,
+        [captions[0].text, captions[0].template.format("my sister's greatest treasure"), captions[1].text],
+        cpu,
+    )
+    tail = len(tokenizer("<|im_end|>\n<|im_start|>assistant\n")["input_ids"])
+    assert len(told[0]) == len(decoy) != len(own)
+    assert torch.allclose(told[0][-tail:], own[-tail:], atol=0.05)
+    assert torch.allclose(told[0][:-tail], decoy[:-tail], atol=0.05)
+    assert not torch.allclose(decoy[-tail:], own[-tail:], atol=0.05)
+    assert torch.allclose(told[1], plain, atol=0.05)
+
+
+def test_the_states_are_those_that_the_pipeline_gives(backbone: QwenImage) -> None:
+    states = denoiser._states(
+        backbone.text_encoder, backbone._pipeline.tokenizer, ["zam house", "a much longer one"], torch.device("cpu")
+    )
+    assert torch.allclose(states[0].float(), backbone.encode("zam house").embeds[0].float(), atol=0.05)
+
+
+def test_the_meaning_of_a_picture() -> None:
+    star = Placed(thing=Thing(kind="star", colour="red", pattern="dotted"), left=0, top=0, size=32)
+    heart = Placed(thing=Thing(kind="heart", colour="blue"), left=40, top=40, size=16)
+    scene = Scene(main=star, second=heart, background="snow")
+    told = denoiser.meaning(scene).float() / 64
+    words = [word for _, known in (*denoiser.MAIN_WORDS, *denoiser.PART_WORDS) for word in known]
+    main, second = told[:, : 1 + len(words)], told[:, 1 + len(words) :]
+    assert torch.equal(main[:, 0].view(8, 8).nonzero().amax(dim=0), torch.tensor([3, 3]))
+    assert torch.equal(second[:, 0].view(8, 8).nonzero().amin(dim=0), torch.tensor([5, 5]))
+    assert main[:, 0].sum() * 64 == mask(scene).sum()
+    true = {words[index - 1] for index in range(1, main.shape[1]) if main[:, index].any()}
+    assert true == {"star", "red", "dotted"}
+    assert torch.equal(main[:, 1 + words.index("star")], main[:, 0])
+    assert told.shape == (64, denoiser.MEANINGS)

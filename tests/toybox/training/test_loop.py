@@ -1,0 +1,65 @@
+"""The training loop."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from knowcusbench.toybox.training import loop
+from knowcusbench.toybox.training.loop import Schedule, train
+
+SCHEDULE = Schedule(steps=200, batch_size=8, learning_rate=0.05, warmup=10, average=0.9, weight_decay=0.0)
+
+
+def regression(folder: Path, stop: int | None = None) -> nn.Linear:
+    """Fit y = 3 x - 1, perhaps interrupted before a step."""
+    torch.manual_seed(0)
+    model = nn.Linear(1, 1)
+
+    def losses(step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        if step == stop:
+            raise KeyboardInterrupt
+        x = torch.randn(8, 1, generator=generator)
+        return {"square": (model(x) - (3 * x - 1)).square().mean()}
+
+    train(model, losses, SCHEDULE, folder, label="line")
+    return model
+
+
+def test_it_learns(tmp_path: Path) -> None:
+    model = regression(tmp_path)
+    assert model.weight.item() == pytest.approx(3, abs=0.01)
+    assert model.bias.item() == pytest.approx(-1, abs=0.01)
+    record = json.loads((tmp_path / "losses.json").read_text())
+    assert [entry["step"] for entry in record["losses"]] == [50, 100, 150, 200]
+    assert record["losses"][-1]["square"] < record["losses"][0]["square"]
+    assert record["schedule"]["steps"] == 200
+
+
+def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = regression(tmp_path / "whole")
+    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        regression(tmp_path / "parts", stop=130)
+    assert torch.load(tmp_path / "parts" / "state.pt", weights_only=True)["step"] == 100
+    resumed = regression(tmp_path / "parts")
+    assert torch.equal(resumed.weight, whole.weight)
+    assert torch.equal(resumed.bias, whole.bias)
+    losses = [json.loads((tmp_path / name / "losses.json").read_text())["losses"] for name in ("whole", "parts")]
+    assert losses[0] == losses[1]
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
+    first = regression(tmp_path)
+    again = regression(tmp_path, stop=0)
+    assert torch.equal(first.weight, again.weight)
+
+
+def test_the_learning_rate_rises_stays_and_falls() -> None:
+    schedule = Schedule(steps=1000, batch_size=1, learning_rate=2.0, warmup=100, decay_from=0.5)
+    assert schedule.rate(0) == pytest.approx(0.02)
+    assert schedule.rate(99) == schedule.rate(500) == 2.0
+    assert schedule.rate(750) == pytest.approx(2 * (0.01 + 0.99 / 2))
+    assert schedule.rate(1000) == pytest.approx(0.02)
