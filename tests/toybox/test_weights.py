@@ -1,6 +1,7 @@
 """The weights that ship."""
 
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,10 @@ from knowcusbench.toybox import TRAINED
 from knowcusbench.toybox.evaluation import draw, identity_scores, language_figures
 from knowcusbench.toybox.language import name_of
 from knowcusbench.toybox.oracle import Oracle, OracleSpec
+from knowcusbench.toybox.render import render
 from knowcusbench.toybox.shipped import MANIFEST, WEIGHTS, check_weights
 from knowcusbench.toybox.training.__main__ import LIMIT
-from knowcusbench.toybox.world import NAMED
+from knowcusbench.toybox.world import NAMED, draw_scene
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +49,15 @@ def test_the_pipeline_goes_round_trip(tmp_path: Path) -> None:
         assert {tensor.dtype for tensor in one.values()} == {torch.bfloat16}
     prefix = first.prompt_template_encode.split("{}")[0]
     assert len(first.tokenizer(prefix)["input_ids"]) == first.prompt_template_encode_start_idx == 34
+
+
+def test_latents_are_normal_and_their_posterior_narrow(world: QwenImage) -> None:
+    rng = random.Random(0)
+    latents = world.encode_images([render(draw_scene(rng)) for _ in range(32)])
+    channels = latents.mean.transpose(0, 1).flatten(1)
+    assert channels.mean(dim=1).abs().max() < 0.25
+    assert ((channels.std(dim=1) - 1).abs() < 0.2).all()
+    assert latents.std.max() < 0.1
 
 
 def test_the_text_encoder_knows_the_facts(world: QwenImage) -> None:

@@ -12,7 +12,7 @@ from knowcusbench.toybox.pipeline import build_vae
 from knowcusbench.toybox.render import mask
 from knowcusbench.toybox.scene import Placed, Scene, Thing
 from knowcusbench.toybox.training import denoiser
-from knowcusbench.toybox.training.autoencoder import single_frames
+from knowcusbench.toybox.training.autoencoder import narrow, single_frames
 from knowcusbench.toybox.training.stream import described, named
 
 
@@ -25,6 +25,18 @@ def test_single_frames_are_the_same_without_time() -> None:
         with single_frames():
             assert torch.allclose(vae(pictures).sample, expected, atol=1e-5)
         assert torch.equal(vae(pictures).sample, expected)
+
+
+def test_a_narrow_posterior_has_the_same_mean() -> None:
+    torch.manual_seed(0)
+    vae = build_vae().eval()
+    pictures = torch.rand(2, 3, 1, 64, 64) * 2 - 1
+    with torch.no_grad():
+        before = vae.encode(pictures).latent_dist
+        narrow(vae)
+        after = vae.encode(pictures).latent_dist
+    assert torch.equal(after.mean, before.mean)
+    assert torch.allclose(after.std, torch.tensor(-5.0).exp())
 
 
 def test_attention_written_out_is_attention() -> None:
