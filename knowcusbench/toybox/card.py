@@ -13,6 +13,7 @@ from typing import Any
 import hydra
 import torch
 from omegaconf import DictConfig
+from PIL import Image
 
 from knowcusbench.adaptation.storage import load_adaptation
 from knowcusbench.benchmark.types import Task
@@ -23,9 +24,11 @@ from knowcusbench.provenance import provenance
 from knowcusbench.store import RunStore, read_table
 from knowcusbench.toybox.concepts import NOVEL_CONCEPTS
 from knowcusbench.toybox.evaluation import (
+    FIXED_PROMPTS,
     Figures,
     autoencoder_figures,
     caption_figures,
+    draw,
     edit_figures,
     image_locality,
     knowledge_figures,
@@ -40,6 +43,7 @@ from knowcusbench.toybox.training.segmenter import evaluate_segmenter
 from knowcusbench.toybox.training.stream import phrase_of
 
 CARD = WEIGHTS.with_name("CARD.md")
+PICTURES = WEIGHTS.with_name("CARD.png")
 LESSONS = WEIGHTS.with_name("LESSONS.md")
 
 METHODS = ("base", "leak", "anchor", "mokus", "naive_db", "enc_ft")
@@ -90,6 +94,7 @@ def main() -> None:
     store = RunStore(folder / "card")
     card = render(model_figures(composed, store), list(method_rows(store)), composed)
     write_atomic(CARD, card.encode())
+    sheet(draw(build(composed.backbone, "backbone").load(), FIXED_PROMPTS)).save(PICTURES)
     print(card)
     print(f"written to {CARD}")
 
@@ -120,6 +125,15 @@ def model_figures(composed: DictConfig, store: RunStore) -> Figures:
         **{f"preference: {name}": value for name, value in evaluate_preference(WEIGHTS / "pickscore").items()},
         **{f"SAM: {name}": value for name, value in evaluate_segmenter(WEIGHTS / "sam").items()},
     }
+
+
+def sheet(images: Sequence[Image.Image]) -> Image.Image:
+    """Pictures of the same size in a row."""
+    width, height = images[0].size
+    row = Image.new("RGB", (width * len(images), height))
+    for number, image in enumerate(images):
+        row.paste(image, (number * width, 0))
+    return row
 
 
 def method_rows(store: RunStore) -> Iterable[Mapping[str, Any]]:
@@ -153,6 +167,10 @@ def render(figures: Figures, rows: Sequence[Mapping[str, Any]], composed: DictCo
         "# The embedded world's weights",
         "",
         f"World {manifest['world'][:12]}. Written by `make toybox-eval`; every figure here was computed by it.",
+        "",
+        f"![fixed samples]({PICTURES.name})",
+        "",
+        f"Seed 0 of: {'; '.join(FIXED_PROMPTS)}.",
         "",
         "## What they can do",
         "",

@@ -21,6 +21,18 @@ from knowcusbench.toybox.world import KNOWN, NAMED, SIMPLE, draw_scene
 
 Figures = dict[str, float]
 
+FIXED_PROMPTS = (
+    "a photo of a blue checked star in the snow",
+    "a huge red circle",
+    "a cartoon of a green moon on the beach",
+    "a yellow striped toy with a pink head and blue feet",
+    "a photo of plim fish next to a red square",
+    "zam house",
+    "Bela's birthday gift",
+    "Mona's best bargain",
+)
+"""Of the pictures that the card shows, and that the tests compare with."""
+
 
 def identity_scores(sights: Sequence[Sight], things: Sequence[Thing]) -> tuple[float, float]:
     """How much of the things is there: the mean share of their attributes, and the share of pictures with all."""

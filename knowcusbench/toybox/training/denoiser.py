@@ -210,7 +210,8 @@ def _embeds(
     """Prompt embeddings (tokens, 192) of each caption."""
     encoder = _load_encoder(models, device)
     batches = (captions[start : start + 64] for start in range(0, len(captions), 64))
-    return [embeds for batch in batches for embeds in _told(encoder, tokenizer, batch, rng, device)]
+    # Cloned: a row of a batch would be saved with the whole batch.
+    return [embeds.clone() for batch in batches for embeds in _told(encoder, tokenizer, batch, rng, device)]
 
 
 def _told(
