@@ -127,9 +127,8 @@ class DreamBooth:
         if self.prior_images:
             embeds = backbone.encode(concept.class_noun)
             seeds = class_seeds(concept.class_noun, self.prior_images)
-            # One at a time: all of them at once would not fit into memory at full size.
-            images = [image for seed in seeds for image in backbone.sample(embeds, [seed])]
-            batches = posterior_draws(backbone.encode_images(images), self.batch_size, generator)
+            images = backbone.encode_images(backbone.sample(embeds, seeds))
+            batches = posterior_draws(images, self.batch_size, generator)
             objectives.append(Objective(batches, embeds, self.prior_weight))
         return objectives
 
