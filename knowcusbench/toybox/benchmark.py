@@ -1,6 +1,6 @@
 """The embedded benchmark: eight drawn concepts in the release layout.
 
-concept_image/<concept>/NN.png     four to six references, at different places and sizes, on different backgrounds
+concept_image/<concept>/NN.png     four to six references, on different backgrounds
 concept_image/dataset.json         class nouns and prompts
 knowledge_data/<concept>.json      five knowledge items each
 concept_mask/<concept>/NN.png      the exact mask of each reference (255 where the concept is): not a part of the
@@ -24,7 +24,7 @@ from knowcusbench.toybox.png import encode_png
 from knowcusbench.toybox.render import mask, render
 from knowcusbench.toybox.scene import Scene
 from knowcusbench.toybox.vocabulary import BACKGROUNDS
-from knowcusbench.toybox.world import compose
+from knowcusbench.toybox.world import compose, settled
 
 MASK_FOLDER = "concept_mask"
 
@@ -59,7 +59,7 @@ def references(concept: NovelConcept) -> list[Scene]:
     """The scenes of a concept's reference images, each on another background."""
     rng = random.Random(f"pictures of {concept.name}")
     backgrounds = shuffled(rng, BACKGROUNDS)[: concept.references]
-    return [compose(rng, concept.thing, background=background) for background in backgrounds]
+    return [settled(compose(rng, concept.thing, background=background)) for background in backgrounds]
 
 
 def _write_references(directory: Path, concept: NovelConcept) -> None:

@@ -17,7 +17,7 @@ from knowcusbench.toybox.oracle_metrics import shown_share
 from knowcusbench.toybox.render import render
 from knowcusbench.toybox.scene import Thing
 from knowcusbench.toybox.training.stream import SHOWN_NAMED, is_held_out, phrase_of
-from knowcusbench.toybox.world import KNOWN, NAMED, SIMPLE, draw_scene
+from knowcusbench.toybox.world import KNOWN, NAMED, SIMPLE, draw_scene, settled
 
 Figures = dict[str, float]
 
@@ -100,7 +100,7 @@ def autoencoder_figures(backbone: QwenImage, count: int = 256) -> Figures:
 def caption_figures(backbone: QwenImage, oracle: Oracle, count: int = 200) -> Figures:
     """What pictures of new descriptions show of what they say."""
     rng = random.Random("captions")
-    scenes = [draw_scene(rng) for _ in range(count)]
+    scenes = [settled(draw_scene(rng)) for _ in range(count)]
     images = draw(backbone, [caption(scene, rng) for scene in scenes])
     sights, truths = oracle.look(images), [truth(scene) for scene in scenes]
     pairs = list(zip(sights, truths, strict=True))

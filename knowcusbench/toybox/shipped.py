@@ -26,7 +26,7 @@ def world_digest() -> str:
     from knowcusbench.toybox.language import PROMPTS, caption, known_items
     from knowcusbench.toybox.render import render
     from knowcusbench.toybox.vocabulary import sentences
-    from knowcusbench.toybox.world import draw_scene
+    from knowcusbench.toybox.world import draw_scene, settled
 
     digest = hashlib.sha256()
     for text in (*sentences(), *map(repr, known_items()), *PROMPTS, *map(repr, NOVEL_CONCEPTS)):
@@ -34,7 +34,9 @@ def world_digest() -> str:
     rng = random.Random("the world")
     for _ in range(64):
         scene = draw_scene(rng)
-        digest.update(np.asarray(render(scene)).tobytes() + caption(scene, rng).encode())
+        for shown in (scene, settled(scene)):
+            digest.update(np.asarray(render(shown)).tobytes())
+        digest.update(caption(scene, rng).encode())
     return digest.hexdigest()
 
 

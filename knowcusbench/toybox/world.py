@@ -8,6 +8,7 @@ accent, while nothing about them is new by itself.
 
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 
 from knowcusbench.toybox.draws import between, choose
 from knowcusbench.toybox.scene import RESOLUTION, Placed, Scene, Thing
@@ -58,6 +59,12 @@ GROUND = (54, 62)
 
 SECOND_SIZE = (14, 16)
 """The side of a second thing's square in pixels."""
+
+SETTLED_SIZES: Mapping[str, int] = {"tiny": 16, "": 32, "huge": 48}
+SETTLED_GROUND = 56
+SETTLED_EDGE = 8
+"""Sides in pixels, lowest row and distance from the picture's edge of things that are `settled`: whole tokens of the
+transformer."""
 
 
 def is_reserved(thing: Thing) -> bool:
@@ -126,6 +133,31 @@ def compose(
         background=background,
         style=style,
         second=Placed(thing=second, left=second_left, top=bottom - other, size=other),
+    )
+
+
+def settled(scene: Scene) -> Scene:
+    """The same scene with its main thing in one of three places (left, middle, right; two beside a second thing) and
+    in the one size of its size's word.
+
+    So are the pictures that a small transformer learns to draw: the thousands of layouts of `compose` cost it its
+    contours. What reads pictures learns from all layouts.
+    """
+    main, second, side = scene.main, scene.second, SETTLED_SIZES[size_word(scene.main.size)]
+    if second is None:
+        steps = min(3 * (main.left - MARGIN) // (RESOLUTION - 2 * MARGIN - main.size), 2)
+        left = SETTLED_EDGE + steps * (RESOLUTION - 2 * SETTLED_EDGE - side) // 2
+        return replace(scene, main=replace(main, left=left, top=SETTLED_GROUND - side, size=side))
+    other = SECOND_SIZE[1]
+    side = min(side, RESOLUTION - 3 * MARGIN - other)
+    left = min(SETTLED_EDGE, RESOLUTION - 2 * MARGIN - other - side)
+    beside = left + side + MARGIN
+    if second.left < main.left:
+        left, beside = RESOLUTION - left - side, RESOLUTION - beside - other
+    return replace(
+        scene,
+        main=replace(main, left=left, top=SETTLED_GROUND - side, size=side),
+        second=replace(second, left=beside, top=SETTLED_GROUND - other, size=other),
     )
 
 

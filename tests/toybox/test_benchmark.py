@@ -52,7 +52,7 @@ def test_every_build_gives_the_same_bytes(directory: Path, tmp_path: Path) -> No
 
 
 def test_the_benchmark_is_the_one_that_weights_and_scores_refer_to(benchmark: Benchmark) -> None:
-    assert benchmark.digest[:16] == "9f2e37e49fedb4b7"
+    assert benchmark.digest[:16] == "85b8360836c6ec17"
 
 
 def test_every_concept_has_what_the_paper_gives_one(benchmark: Benchmark) -> None:
@@ -103,13 +103,12 @@ def test_masks_lie_beside_the_images_and_cut_out_the_concept(directory: Path) ->
         assert np.array_equal(np.asarray(Image.open(cut_out)), mask(scene) * 255)
 
 
-def test_references_show_the_concept_alone_in_different_places_sizes_and_backgrounds() -> None:
+def test_references_show_the_concept_alone_in_different_places_and_on_different_backgrounds() -> None:
     for concept in NOVEL_CONCEPTS:
         scenes = references(concept)
         assert all(scene.main.thing == concept.thing and scene.second is None for scene in scenes)
         assert len({scene.background for scene in scenes}) == len(scenes)
-        assert len({(scene.main.left, scene.main.top, scene.main.size) for scene in scenes}) == len(scenes)
-        assert len({scene.main.size for scene in scenes}) >= 3
+        assert len({scene.main.left for scene in scenes}) >= 2
 
 
 def portrait(thing: Thing) -> NDArray[np.float64]:

@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from knowcusbench.toybox.scene import RESOLUTION, Placed, Thing
+from knowcusbench.toybox.scene import RESOLUTION, Placed, Scene, Thing
 from knowcusbench.toybox.vocabulary import (
     BACKGROUNDS,
     CLASSES,
@@ -22,6 +22,7 @@ from knowcusbench.toybox.vocabulary import (
 )
 from knowcusbench.toybox.world import (
     KNOWN,
+    MARGIN,
     NAMED,
     SIMPLE,
     compose,
@@ -29,6 +30,7 @@ from knowcusbench.toybox.world import (
     draw_second,
     draw_thing,
     is_reserved,
+    settled,
     size_word,
 )
 
@@ -120,6 +122,42 @@ def test_things_stand_inside_the_picture_beside_each_other_and_keep_the_size_tha
             assert separate(scene.main, scene.second)
             lefts.add(scene.main.left < scene.second.left)
     assert lefts == {True, False}
+
+
+@pytest.mark.parametrize(
+    ("left", "size", "square"),
+    [
+        (2, 30, (8, 24, 32)),
+        (17, 30, (16, 24, 32)),
+        (32, 30, (24, 24, 32)),
+        (2, 16, (8, 40, 16)),
+        (24, 18, (24, 40, 16)),
+        (44, 18, (40, 40, 16)),
+        (5, 45, (8, 8, 48)),
+    ],
+)
+def test_a_thing_settles_at_the_left_the_middle_or_the_right(left: int, size: int, square: tuple[int, ...]) -> None:
+    main = Placed(thing=Thing(kind="star", colour="red"), left=left, top=58 - size, size=size)
+    scene = settled(Scene(main=main, background="snow", style="sketch"))
+    assert (scene.main.left, scene.main.top, scene.main.size) == square
+    assert (scene.main.thing, scene.background, scene.style, scene.second) == (main.thing, "snow", "sketch", None)
+
+
+def test_settled_scenes_have_few_layouts_and_keep_sizes_and_sides() -> None:
+    rng = random.Random(4)
+    layouts = set()
+    for _ in range(2000):
+        free = draw_scene(rng)
+        scene = settled(free)
+        assert size_word(scene.main.size) == size_word(free.main.size)
+        squares = [(one.left, one.top, one.size) for one in (scene.main, scene.second) if one]
+        assert all(min(left, top) >= MARGIN and max(left, top) + size <= 64 - MARGIN for left, top, size in squares)
+        if scene.second and free.second:
+            assert separate(scene.main, scene.second)
+            assert (scene.main.left < scene.second.left) == (free.main.left < free.second.left)
+        layouts.add(tuple(squares))
+        assert settled(scene) == scene
+    assert len(layouts) == 3 + 3 + 1 + 3 * 2
 
 
 def test_training_scenes_have_all_backgrounds_styles_and_sizes() -> None:

@@ -15,7 +15,7 @@ with the features of another network: things follow their words much earlier.
 
 import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,11 +38,14 @@ from knowcusbench.toybox.training.language_model import TEMPLATE
 from knowcusbench.toybox.training.loop import Losses, Schedule, train
 from knowcusbench.toybox.training.stream import UNKNOWN, Captioned, phrase_of, pictured
 from knowcusbench.toybox.vocabulary import ANCHOR_OWNER, CLASSES, COLOURS, PATTERNS, RELATIONS, SHAPES
-from knowcusbench.toybox.world import KNOWN, SIMPLE
+from knowcusbench.toybox.world import KNOWN, SIMPLE, settled
 
 SCHEDULE = Schedule(
-    steps=14_000, batch_size=64, learning_rate=1e-3, warmup=100, decay_from=0.6, muon=True, average=0.998
+    steps=14_000, batch_size=64, learning_rate=1e-3, warmup=100, decay_from=0.7, muon=True, average=0.998
 )
+
+FREE_STEPS = 8_100
+"""In the first steps things are anywhere in the picture, then in few places (`world.settled`)."""
 
 EXAMPLES = 40_000
 BLANK_SHARE = 0.1
@@ -114,7 +117,7 @@ def _train_process(
 def _train(
     rank: int, processes: int, models: Path, tokenizer: Qwen2Tokenizer, folder: Path, device: torch.device
 ) -> QwenImageTransformer2DModel:
-    examples = _examples(models, tokenizer, folder, device, rank, processes)
+    free, orderly = _examples(models, tokenizer, folder, device, rank, processes)
     blank = _states(_load_encoder(models, device), tokenizer, [" "], device)[0]
     torch.manual_seed(SCHEDULE.seed)
     transformer = build_transformer().to(device)
@@ -128,6 +131,7 @@ def _train(
     share = SCHEDULE.batch_size // processes
 
     def losses(step: int, generator: torch.Generator) -> Losses:
+        examples = free if step < FREE_STEPS else orderly
         latents, meanings, embeds, mask = _batch(examples, blank, share, generator)
         noise = torch.randn(latents.shape, generator=generator)
         sigma = _noise_levels(share, generator)
@@ -155,25 +159,29 @@ def _train(
 
 def _examples(
     models: Path, tokenizer: Qwen2Tokenizer, folder: Path, device: torch.device, rank: int, processes: int
-) -> Examples:
-    """The examples of a process, made once and kept in the folder."""
-    place = f"{rank} of {processes}"
-    rng = random.Random(f"examples {place}")
+) -> tuple[Examples, Examples]:
+    """A process's examples with free layouts, and the same with settled ones: made once, and kept in the folder."""
+    place = f"{rank}-of-{processes}"
+    rng = random.Random(f"examples {rank} of {processes}")
     captions = [pictured(rng) for _ in range(EXAMPLES // processes)]
-    made = []
-    for what, make in (
-        ("latents", lambda: _latents(models, captions, device)),
-        ("meanings", lambda: torch.stack([meaning(caption.scene) for caption in captions])),
-        ("embeds", lambda: _embeds(models, tokenizer, captions, device, random.Random(f"decoys {place}"))),
-    ):
-        file = folder / f"{what} {place}.pt".replace(" ", "-")
+    orderly = [replace(caption, scene=settled(caption.scene)) for caption in captions]
+
+    def kept(what: str, make: Callable[[], Any]) -> Any:
+        file = folder / f"{what}-{place}.pt"
         if not file.exists():
             with atomic_path(file) as temporary:
                 torch.save(make(), temporary)
-        made.append(torch.load(file, weights_only=True))
-    latents, meanings, embeds = made
-    lengths = torch.tensor([0, *map(len, embeds)])
-    return Examples(latents, meanings, torch.cat(embeds), lengths.cumsum(0))
+        return torch.load(file, weights_only=True)
+
+    def pictured_as(layout: str, shown: Sequence[Captioned]) -> Examples:
+        latents = kept(f"{layout}-latents", lambda: _latents(models, shown, device))
+        meanings = kept(f"{layout}-meanings", lambda: torch.stack([meaning(caption.scene) for caption in shown]))
+        return Examples(latents, meanings, words, starts)
+
+    decoys = random.Random(f"decoys {rank} of {processes}")
+    embeds = kept("embeds", lambda: _embeds(models, tokenizer, captions, device, decoys))
+    words, starts = torch.cat(embeds), torch.tensor([0, *map(len, embeds)]).cumsum(0)
+    return pictured_as("free", captions), pictured_as("settled", orderly)
 
 
 def _latents(models: Path, captions: Sequence[Captioned], device: torch.device) -> Tensor:
