@@ -89,7 +89,9 @@ def test_factors_equal_the_dense_solve_of_the_paper(
     down, up = edit_factors(keys.to(dtype), values.to(dtype), dtype=solve_in)
 
     assert down.dtype == up.dtype == solve_in
-    tolerance = tolerance if solve_in == torch.float64 else 1e-5
+    if solve_in == torch.float32:
+        # More rows than inputs: the parts of V that no input reaches cancel.
+        tolerance = 1e-4 if rows > width else 1e-5
     assert down.shape == (rows, width)
     assert up.shape == (10, rows)
     error = np.linalg.norm((up.double() @ down.double()).T.numpy() - dense) / np.linalg.norm(dense)
