@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help bench sweep plan report toybox toybox-eval test lint clean
+.PHONY: help bench sweep plan report benchmark toybox toybox-eval test lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ plan: $(INSTALLED) ## count the samples and estimate the cost
 
 report: $(INSTALLED) ## write the leaderboard of a run again
 	$(BIN)/knowcusbench report method=$(METHOD) $(ARGS)
+
+benchmark: $(INSTALLED) ## time the knowledge edit at Qwen-Image's size against the published solve
+	$(BIN)/python -m knowcusbench.adaptation.benchmark $(ARGS)
 
 toybox: $(INSTALLED) ## train the embedded world's weights anew (FORCE=1 replaces the shipped ones; STAGES= runs some stages)
 	$(BIN)/python -m knowcusbench.toybox.training $(if $(FORCE),--force) $(STAGES)

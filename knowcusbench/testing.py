@@ -112,7 +112,7 @@ def check_backbone_left_alone(method: Method, backbone: Backbone, concept: Conce
 def check_adapters(adaptation: Adaptation, backbone: Backbone, prompt: str) -> None:
     """Adapters are fp32 CPU tensors that fit the backbone, and come off without a trace."""
     for part, adapter in _adapters(adaptation).items():
-        for name, tensor in adapter.weights.items():
+        for name, tensor in adapter.tensors.items():
             _require(
                 tensor.dtype == torch.float32 and tensor.device.type == "cpu",
                 f"adapters must be fp32 CPU tensors; {part} {name} is {tensor.dtype} on {tensor.device}",
@@ -221,11 +221,11 @@ def _adapters(adaptation: Adaptation) -> dict[str, Adapter]:
 
 
 def _bytes(adaptation: Adaptation) -> dict[str, bytes]:
-    """All weights of an adaptation by name."""
+    """All tensors of an adaptation by name."""
     return {
         f"{part}.{name}": tensor.contiguous().numpy().tobytes()
         for part, adapter in _adapters(adaptation).items()
-        for name, tensor in adapter.weights.items()
+        for name, tensor in adapter.tensors.items()
     }
 
 

@@ -1,7 +1,7 @@
 """The contract of an editor: a closed-form change of what the text encoder answers."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from knowcusbench.adaptation.types import Adaptation
@@ -24,22 +24,30 @@ class Editor(ABC):
     @abstractmethod
     def edit(self, facts: Sequence[Fact], backbone: Backbone) -> Adaptation:
         """An adaptation of the text encoder alone after which it tends to answer the facts' questions with their
-        answers. The result does not depend on the order of the facts, and the backbone is left as it was.
+        answers. The result does not depend on the order of the facts, unless the editor's documentation says so, and
+        the backbone is left as it was.
 
         Raises MethodError, naming the question, for a fact that can't be edited.
         """
 
 
 def facts_of(concept: Concept) -> tuple[Fact, ...]:
-    """The knowledge of a concept as facts. Raises MethodError if there is none, and for two answers to one question."""
+    """The knowledge of a concept as facts. Raises MethodError if there is none, and for a conflict (`distinct`)."""
     if not concept.knowledge:
         raise MethodError(f"concept {concept.name!r} has no knowledge items; there is nothing to teach")
+    try:
+        return distinct(Fact(item.question, item.answer) for item in concept.knowledge)
+    except MethodError as error:
+        raise MethodError(f"concept {concept.name!r}: {error}") from error
+
+
+def distinct(facts: Iterable[Fact]) -> tuple[Fact, ...]:
+    """The facts without repetitions, in order. Raises MethodError for a conflict: two answers to one question."""
     answers: dict[str, str] = {}
-    for item in concept.knowledge:
-        known = answers.setdefault(item.question, item.answer)
-        if known != item.answer:
+    for fact in facts:
+        known = answers.setdefault(fact.question, fact.answer)
+        if known != fact.answer:
             raise MethodError(
-                f"concept {concept.name!r}: the question {item.question!r} has two answers, {known!r} and "
-                f"{item.answer!r}; keep one"
+                f"conflict: the question {fact.question!r} has two answers, {known!r} and {fact.answer!r}; keep one"
             )
     return tuple(Fact(question, answer) for question, answer in answers.items())

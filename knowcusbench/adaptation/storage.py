@@ -3,8 +3,10 @@
     <directory>/adaptation.json
     <directory>/transformer/adapter_config.json, adapter_model.safetensors      (if there is one)
     <directory>/text_encoder/adapter_config.json, adapter_model.safetensors     (if there is one)
+    <directory>/text_encoder/gate.safetensors                                   (if it is gated: the keys by module)
 
-The adapter folders load with `peft.PeftModel.from_pretrained`.
+The adapter folders load with `peft.PeftModel.from_pretrained`; PEFT knows nothing of a gate. Whether an adapter is
+merged, and a gate's temperature and bias, are in the JSON: those numbers may be changed there by hand.
 """
 
 import hashlib
@@ -17,7 +19,7 @@ from typing import Any
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
-from knowcusbench.adaptation.types import Adaptation, Adapter, Cost
+from knowcusbench.adaptation.types import Adaptation, Adapter, Cost, Gate
 from knowcusbench.errors import WeightsError
 from knowcusbench.files import atomic_path
 
@@ -26,6 +28,7 @@ PREFIX = "base_model.model."
 """What PEFT's files put before every module name."""
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
+GATE_FILE = "gate.safetensors"
 RECORD_FILE = "adaptation.json"
 RECORD_KEYS = {"format", "cost", "bytes", "details", "digests"}
 
@@ -47,6 +50,12 @@ def save_adaptation(adaptation: Adaptation, directory: Path) -> None:
             "cost": asdict(adaptation.cost),
             "bytes": adaptation.nbytes,
             "details": dict(adaptation.details),
+            "merged": [name for name, adapter in adapters.items() if adapter.merged],
+            "gates": {
+                name: {"temperature": adapter.gate.temperature, "bias": adapter.gate.bias}
+                for name, adapter in adapters.items()
+                if adapter.gate
+            },
             "digests": {name: save_adapter(adapter, temporary / name) for name, adapter in adapters.items()},
         }
         (temporary / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n")
@@ -55,7 +64,12 @@ def save_adaptation(adaptation: Adaptation, directory: Path) -> None:
 def load_adaptation(directory: Path) -> Adaptation:
     """Read an adaptation. Raises WeightsError, naming the file, for one that is missing or was altered."""
     record = load_record(directory)
-    adapters = {name: load_adapter(directory / name, digests) for name, digests in record["digests"].items()}
+    # Records of before there were merged and gated adapters lack these two keys.
+    merged, gates = record.get("merged", []), record.get("gates", {})
+    adapters = {
+        name: load_adapter(directory / name, digests, merged=name in merged, gate=gates.get(name))
+        for name, digests in record["digests"].items()
+    }
     return Adaptation(
         transformer=adapters.get("transformer"),
         text_encoder=adapters.get("text_encoder"),
@@ -89,11 +103,17 @@ def save_adapter(adapter: Adapter, directory: Path) -> dict[str, str]:
     # A set in PEFT's configuration: in order, so that the same adapter gives the same bytes.
     config["target_modules"] = sorted(adapter.config["target_modules"])
     (directory / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True, default=str) + "\n")
-    return {name: file_digest(directory / name) for name in (WEIGHTS_FILE, CONFIG_FILE)}
+    if adapter.gate:
+        save_file({name: keys.contiguous() for name, keys in adapter.gate.keys.items()}, directory / GATE_FILE)
+    files = (WEIGHTS_FILE, CONFIG_FILE, GATE_FILE) if adapter.gate else (WEIGHTS_FILE, CONFIG_FILE)
+    return {name: file_digest(directory / name) for name in files}
 
 
-def load_adapter(directory: Path, digests: Mapping[str, str]) -> Adapter:
-    """Read one adapter in PEFT's form whose files have these SHA-256 `digests`.
+def load_adapter(
+    directory: Path, digests: Mapping[str, str], *, merged: bool = False, gate: Mapping[str, float] | None = None
+) -> Adapter:
+    """Read one adapter in PEFT's form whose files have these SHA-256 `digests`; `gate` holds the temperature and the
+    bias of its gate.
 
     Raises WeightsError for a missing, damaged or altered file.
     """
@@ -107,7 +127,12 @@ def load_adapter(directory: Path, digests: Mapping[str, str]) -> Adapter:
         if found != digest:
             raise WeightsError(f"{path}: was altered (its digest is not the recorded one); {remedy}")
     weights = {name.removeprefix(PREFIX): tensor for name, tensor in load_file(directory / WEIGHTS_FILE).items()}
-    return Adapter(weights, _lora_fields(json.loads((directory / CONFIG_FILE).read_text())))
+    return Adapter(
+        weights,
+        _lora_fields(json.loads((directory / CONFIG_FILE).read_text())),
+        merged,
+        Gate(load_file(directory / GATE_FILE), gate["temperature"], gate["bias"]) if gate else None,
+    )
 
 
 def _lora_fields(config: Mapping[str, Any]) -> dict[str, Any]:

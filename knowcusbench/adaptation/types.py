@@ -1,7 +1,7 @@
 """What a method produces: LoRA adapters for the backbone's modules, and what they cost."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -31,6 +31,25 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class Gate:
+    """Lets an adapter act only on inputs that are close to known ones.
+
+    At an input x of a layer, the layer's change is multiplied by `sigmoid((similarity - bias) / temperature)`, where
+    the similarity is the highest cosine between x and the layer's keys: Perfusion's gate (arXiv 2305.01644, section
+    4.3) with the plain cosine in place of the one whitened by the keys' covariance.
+
+    Attributes:
+        keys: fp32 CPU tensors (m, in_features), by the layer's full name.
+        temperature: how soft the gate is.
+        bias: the cosine at which it is half open.
+    """
+
+    keys: Mapping[str, Tensor]
+    temperature: float
+    bias: float
+
+
+@dataclass(frozen=True)
 class Adapter:
     """A LoRA of one module of the backbone, in PEFT's terms.
 
@@ -40,10 +59,19 @@ class Adapter:
             inside the adapted model.
         config: the fields of `peft.LoraConfig` that differ from its defaults (`r`, `lora_alpha`,
             `target_modules`, and `rank_pattern`/`alpha_pattern` where ranks differ between modules).
+        merged: whether the backbone adds it to its weights, rounded to their dtype, instead of computing it beside
+            them. The weights are put back afterwards.
+        gate: where it acts; everywhere if None. A merged adapter can't have one.
     """
 
     weights: Mapping[str, Tensor]
     config: Mapping[str, Any]
+    merged: bool = False
+    gate: Gate | None = None
+
+    def __post_init__(self) -> None:
+        if self.merged and self.gate:
+            raise ValueError("an adapter with a gate depends on its input and can't be merged into weights")
 
     @staticmethod
     def from_factors(factors: Mapping[str, tuple[Tensor, Tensor]]) -> "Adapter":
@@ -60,9 +88,22 @@ class Adapter:
         config = {"r": rank, "lora_alpha": rank, "target_modules": list(ranks)}
         return Adapter(weights, config | {"rank_pattern": ranks, "alpha_pattern": ranks})
 
+    def with_gate(self, *, temperature: float, bias: float) -> "Adapter":
+        """The same adapter with its gate set anew; the edit need not be made again. On disk, the two numbers are in
+        `adaptation.json`."""
+        if self.gate is None:
+            raise ValueError("the adapter has no gate")
+        return replace(self, gate=replace(self.gate, temperature=temperature, bias=bias))
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """All that is stored, by name: the weights, and the gate's keys as `<module>.gate.keys`."""
+        keys = self.gate.keys if self.gate else {}
+        return {**self.weights, **{f"{module}.gate.keys": tensor for module, tensor in keys.items()}}
+
     @property
     def nbytes(self) -> int:
-        return sum(tensor.nbytes for tensor in self.weights.values())
+        return sum(tensor.nbytes for tensor in self.tensors.values())
 
 
 @dataclass(frozen=True)

@@ -1,170 +1,147 @@
 """UltraEdit (arXiv 2505.14679): the closed-form knowledge edit of the paper's stage 2."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from knowcusbench.adaptation.closed_form import RunningMoments, edit_factors, edit_values, recompress
-from knowcusbench.adaptation.editor import Editor, Fact
-from knowcusbench.adaptation.measure import measured
-from knowcusbench.adaptation.types import Adaptation, Adapter
-from knowcusbench.backbone.base import Backbone, QuestionForm
-from knowcusbench.backbone.lora import attached
+from knowcusbench.adaptation.closed_form import (
+    Moments,
+    PublishedMoments,
+    RunningMoments,
+    edit_factors,
+    edit_values,
+    published_factors,
+)
+from knowcusbench.adaptation.editor import Fact
+from knowcusbench.adaptation.row_editor import Factors, RowEditor, Step
+from knowcusbench.adaptation.rows import FactRows, Rows, joined
+from knowcusbench.backbone.base import Backbone
 from knowcusbench.errors import ConfigError, MethodError
 
-Rows = dict[str, tuple[Tensor, Tensor]]
-"""Inputs h (n, d_in) and output gradients g (n, d_out) of a layer at n positions, by the layer's full name."""
-
-Factors = dict[str, tuple[Tensor, Tensor]]
-"""Factors (r, d_in) and (d_out, r) of a layer's change, by the layer's full name."""
+Statistics = dict[tuple[int, int], Moments]
+"""Moments of rows `[h, g]`, by the widths of h and g."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class UltraEdit(Editor):
-    """UltraEdit, exact: the rows of all facts of a concept in one closed-form step, stored as a LoRA.
+class UltraEdit(RowEditor):
+    """UltraEdit, exact: the rows of all facts of a concept in one closed-form step.
 
     For every edited linear layer, the inputs h and the output gradients g of the answer's loss are captured at the
     positions that predict the answer's tokens. `[h, g]` is normalised by mean and standard deviation over the rows of
     all edited layers of the same shape, and the weight changes by `(H^T H + I)^-1 H^T V` with `V = -eta |h|^2 g`.
-    The statistics are those of the concept's own facts and of `warmup`: nothing carries over from one concept to the
-    next.
 
     Attributes:
         eta: strength of the edit.
-        layers: decoder layers to edit, one by one. The paper says layers 18-26 and 16 matrices, which do not agree:
-            two matrices in each of 18..25 are 16, in 18..26 they are 18. We take 18..25.
-        modules: linear layers to edit in each.
-        question_form: how the question is put to the text encoder.
-        rounds: how often the closed form is applied, each time to the model as edited so far. The paper: once.
-        target_loss: stop before the next round when the mean loss of the answers is below this.
         warmup: neutral facts whose rows enter the statistics only. Deviations over a handful of rows say little, and
             of a single row there are none: the edit is then zero.
-        energy: part of the edit's squared Frobenius norm that its stored factors keep.
+        precision: of the n x n solve. Keys that are nearly parallel lose digits in float32.
+        statistics: "concept" makes them of the edit's own facts and `warmup`, anew in every round. With "persistent",
+            as in the published code, they carry over from one edit to the next of this object: results then depend on
+            the order of the concepts and on the number of workers.
+        faithful: compute as the published code does (`editor/ultraedit.py` and `nets.py` of
+            github.com/XiaojieGu/UltraEdit), faults included, all in fp32: `PublishedMoments`, updated with one chunk a
+            batch and layer; the loss averaged over a batch's tokens; a d x d solve; and for the facts of a last
+            partial batch, the gradient zero in place of their own, which a floor division drops there: normalised,
+            that is minus the mean over the deviation. What it can't compute is refused: a chunk of a single row, whose
+            variance is NaN, and fewer facts than a batch holds, which leave no gradient at all.
+        batch_size: facts in a batch, the longest first, with `faithful`; otherwise it makes no difference.
     """
 
     eta: float
-    layers: tuple[int, ...]
-    modules: tuple[str, ...] = ("gate_proj", "up_proj")
-    question_form: QuestionForm = "chat"
-    rounds: int = 1
-    target_loss: float = 0.0
     warmup: tuple[Fact, ...] = ()
-    energy: float = 0.999999
+    precision: Literal["float32", "float64"] = "float64"
+    statistics: Literal["concept", "persistent"] = "concept"
+    faithful: bool = False
+    batch_size: int = 1
 
     def __post_init__(self) -> None:
-        if not (self.eta > 0 and self.rounds >= 1 and 0 < self.energy <= 1):
+        super().__post_init__()
+        if not (self.eta > 0 and self.batch_size >= 1):
             raise ConfigError(
-                f"editor: expected eta > 0, rounds >= 1 and 0 < energy <= 1, found eta={self.eta}, "
-                f"rounds={self.rounds}, energy={self.energy}"
+                f"editor: expected eta > 0 and batch_size >= 1, found eta={self.eta}, batch_size={self.batch_size}"
             )
+        if self.faithful and self.warmup:
+            raise ConfigError("editor.warmup: the published code has none; leave it empty with editor.faithful=true")
 
-    def edit(self, facts: Sequence[Fact], backbone: Backbone) -> Adaptation:
-        with measured("textual", backbone.device) as meter:
-            names = backbone.text_modules(self.modules, self.layers)
-            factors: Factors = {}
-            losses: list[float] = []
-            for _ in range(self.rounds):
-                with edited(backbone, factors):
-                    rows, loss = self._capture(backbone, names, facts)
-                    losses.append(loss)
-                    if loss < self.target_loss:
-                        break
-                    neutral = self._capture(backbone, names, self.warmup)[0] if self.warmup else {}
-                factors = self._added(factors, edit_step(rows, self.eta, neutral))
-            adapter = Adapter.from_factors(factors) if factors else None
-        backbone.check_intact()
-        ranks = [len(down) for down, _ in factors.values()]
-        details = {"edit_losses_before_rounds": losses, "edit_ranks": ranks}
-        return Adaptation(text_encoder=adapter, cost=meter.cost, details=details)
+    def begin(self, backbone: Backbone, names: Sequence[str]) -> Step:
+        protected = self.protected(backbone, names)
 
-    def _capture(self, backbone: Backbone, names: Sequence[str], facts: Sequence[Fact]) -> tuple[Rows, float]:
-        """Inputs and output gradients by module, over all facts, and the mean loss of their answers."""
-        parts = []
-        losses = []
-        for fact in facts:
-            tokens = backbone.question_tokens(fact.question, fact.answer, self.question_form)
-            captured, loss = capture_rows(backbone, names, *tokens)
-            for name, (keys, gradients) in captured.items():
-                if not (keys.isfinite().all() and gradients.isfinite().all()):
-                    raise MethodError(f"question {fact.question!r}: NaN or infinity at {name}; nothing was edited")
-            parts.append(captured)
-            losses.append(loss)
-        rows = {
-            name: (torch.cat([part[name][0] for part in parts]), torch.cat([part[name][1] for part in parts]))
-            for name in names
-        }
-        return rows, sum(losses) / len(losses)
+        def step(parts: Sequence[FactRows]) -> Factors:
+            if self.faithful:
+                return self._published_step(parts)
+            neutral = joined(self.capture(backbone, names, self.warmup)) if self.warmup else {}
+            return self._step(joined(parts), neutral, protected)
 
-    def _added(self, factors: Factors, step: Factors) -> Factors:
-        """The sum of two edits, recompressed."""
-        added: Factors = {}
-        for name, (down, up) in step.items():
-            if name in factors:
-                earlier_down, earlier_up = factors[name]
-                down, up = torch.cat([earlier_down, down]), torch.cat([earlier_up, up], dim=1)
-            added[name] = recompress(down, up, self.energy)
-        return added
+        return step
 
+    def protected(self, backbone: Backbone, names: Sequence[str]) -> Mapping[str, Tensor]:
+        """Orthonormal bases (d_in, k) of the directions in which a layer's input must act as before, by layer."""
+        return {}
 
-def edited(backbone: Backbone, factors: Factors) -> AbstractContextManager[None]:
-    """The text encoder with an edit on it, as it will be stored."""
-    if not factors:
-        return nullcontext()
-    return attached(backbone.text_encoder, Adapter.from_factors(factors), torch.float32)
+    @cached_property
+    def _persistent(self) -> Statistics:
+        return self._no_statistics()
+
+    def _no_statistics(self) -> Statistics:
+        return defaultdict(PublishedMoments if self.faithful else RunningMoments)
+
+    def _moments(self) -> Statistics:
+        return self._persistent if self.statistics == "persistent" else self._no_statistics()
+
+    def _step(self, rows: Rows, neutral: Rows, protected: Mapping[str, Tensor]) -> Factors:
+        moments = self._moments()
+        for keys, gradients in [*rows.values(), *neutral.values()]:
+            moments[_widths(keys, gradients)].update(torch.cat([keys, gradients], dim=1))
+        factors = {}
+        for name, (keys, gradients) in rows.items():
+            values = edit_values(keys, gradients, moments[_widths(keys, gradients)], self.eta)
+            factors[name] = edit_factors(keys, values, protected.get(name), getattr(torch, self.precision))
+        return factors
+
+    def _published_step(self, parts: Sequence[FactRows]) -> Factors:
+        batches = [joined(weighted) for weighted in _batches(parts, self.batch_size)]
+        moments = self._moments()
+        for batch in batches:
+            for keys, gradients in batch.values():
+                moments[_widths(keys, gradients)].update(torch.cat([keys, gradients], dim=1))
+        if len(parts) % self.batch_size:
+            batches[-1] = {name: (keys, torch.zeros_like(g)) for name, (keys, g) in batches[-1].items()}
+        factors = {}
+        for name in batches[0]:
+            keys, gradients = (torch.cat([batch[name][k] for batch in batches]) for k in (0, 1))
+            values = edit_values(keys, gradients, moments[_widths(keys, gradients)], self.eta)
+            factors[name] = published_factors(keys, values)
+        return factors
 
 
-def edit_step(rows: Rows, eta: float, neutral: Rows) -> Factors:
-    """One closed-form step from captured rows: the factors of every module's change. `neutral` rows, which may be
-    empty, count in the statistics only."""
-    moments: dict[tuple[int, int], RunningMoments] = defaultdict(RunningMoments)
-    for keys, gradients in [*rows.values(), *neutral.values()]:
-        moments[keys.shape[1], gradients.shape[1]].update(torch.cat([keys, gradients], dim=1))
-    return {
-        name: edit_factors(keys, edit_values(keys, gradients, moments[keys.shape[1], gradients.shape[1]], eta))
-        for name, (keys, gradients) in rows.items()
-    }
+def _widths(keys: Tensor, gradients: Tensor) -> tuple[int, int]:
+    return keys.shape[1], gradients.shape[1]
 
 
-def capture_rows(backbone: Backbone, names: Sequence[str], input_ids: Tensor, labels: Tensor) -> tuple[Rows, float]:
-    """Inputs h (n, d_in) and output gradients g (n, d_out) of the layers `names` at the n answer positions, in fp32,
-    and the mean cross-entropy of the answer.
+def _batches(parts: Sequence[FactRows], size: int) -> list[list[FactRows]]:
+    """Facts in batches of the published code, the longest first, their gradients those of the mean loss over all tokens
+    of the batch."""
+    if len(parts) < size:
+        raise MethodError(
+            f"editor.faithful: {len(parts)} facts in batches of {size}: the published code drops the gradients of the "
+            f"last, partial batch, and here there is no other; set editor.batch_size to at most {len(parts)}"
+        )
+    ordered = sorted(parts, key=lambda part: part.length, reverse=True)
+    batches = [ordered[start : start + size] for start in range(0, len(ordered), size)]
+    for batch in batches:
+        if sum(len(part) for part in batch) < 2:
+            raise MethodError(
+                f"question {batch[0].fact.question!r}: its batch has a single row, whose variance is NaN in the "
+                "published code; raise editor.batch_size, or set editor.faithful=false"
+            )
+    return [[_weighted(part, len(part) / sum(map(len, batch))) for part in batch] for batch in batches]
 
-    One forward and one backward; the graph begins at the first of the layers, and no weight gets a gradient.
-    """
-    positions = (labels[0] >= 0).nonzero().squeeze(1)
-    with _probed(backbone.text_encoder, names) as probed, torch.enable_grad():
-        logits = backbone.language_logits(input_ids)[0, positions].float()
-        loss = torch.nn.functional.cross_entropy(logits, labels[0, positions])
-        gradients = torch.autograd.grad(loss, [probed[name][1] for name in names])
-    captured = {
-        name: (probed[name][0][0, positions].float(), gradient[0, positions].float())
-        for name, gradient in zip(names, gradients, strict=True)
-    }
-    return captured, float(loss.detach())
 
-
-@contextmanager
-def _probed(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
-    """During the block every forward leaves each layer's input and a zero that was added to its output: the gradient
-    with respect to that zero is the gradient at the output."""
-    probed: dict[str, tuple[Tensor, Tensor]] = {}
-
-    def probe(name: str) -> Any:
-        def hook(module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            zero = torch.zeros_like(output, requires_grad=True)
-            probed[name] = (arguments[0].detach(), zero)
-            return output + zero
-
-        return hook
-
-    handles = [model.get_submodule(name).register_forward_hook(probe(name)) for name in names]
-    try:
-        yield probed
-    finally:
-        for handle in handles:
-            handle.remove()
+def _weighted(part: FactRows, weight: float) -> FactRows:
+    rows = {name: (keys, gradients * weight) for name, (keys, gradients) in part.rows.items()}
+    return FactRows(part.fact, rows, part.loss, part.length)

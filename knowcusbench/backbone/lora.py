@@ -5,17 +5,23 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from knowcusbench.adaptation.types import Adapter
+from knowcusbench.adaptation.types import Adapter, Gate
+from knowcusbench.backbone.gating import install_gate
+from knowcusbench.backbone.merging import merged
 from knowcusbench.errors import WeightsError
 
 NAME = "default"
 """PEFT's name for the one adapter that is on a model at a time."""
+
+_ADAPTED: WeakSet[nn.Module] = WeakSet()
+"""The models that have an adapter on them now."""
 
 FACTORS = ("lora_A", "lora_B")
 
@@ -25,17 +31,28 @@ CONFIG_FIELDS = {"r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pat
 
 @contextmanager
 def attached(model: nn.Module, adapter: Adapter, dtype: torch.dtype) -> Iterator[None]:
-    """`model` with `adapter` on it, its factors in `dtype`, for the duration of the block.
+    """`model` with `adapter` on it, its factors in `dtype`, for the duration of the block. A merged adapter is added to
+    the weights instead, rounded to their dtype.
 
     Raises WeightsError, before anything is changed, if the adapter does not fit the model, and RuntimeError if an
     adapter is on it already.
     """
     ranks, alphas = check_fit(model, adapter)
+    if adapter.merged:
+        changes = {}
+        for module, rank in ranks.items():
+            down, up = (adapter.weights[f"{module}.{factor}.weight"] for factor in FACTORS)
+            changes[module] = (down, up * (alphas[module] / rank))
+        with _exclusive(model), merged(model, changes):
+            yield
+        return
     with _injected(model, ranks, alphas) as layers:
         for module, layer in layers.items():
             for factor in FACTORS:
                 value = adapter.weights[f"{module}.{factor}.weight"]
                 _set_factor(layer, factor, value.to(dtype=dtype, copy=True), trainable=False)
+            if adapter.gate:
+                install_gate(layer, NAME, adapter.gate, module)
         yield
 
 
@@ -107,7 +124,29 @@ def check_fit(model: nn.Module, adapter: Adapter) -> tuple[dict[str, int], dict[
                     f"adapter: {module}.{factor}.weight has shape {shape}, expected {fitting} for this model "
                     f"and rank {ranks[module]}"
                 )
+        if adapter.gate:
+            _check_gate(adapter.gate, module, base.in_features)
     return ranks, alphas
+
+
+def _check_gate(gate: Gate, module: str, width: int) -> None:
+    if gate.temperature <= 0:
+        raise WeightsError(f"adapter: the gate's temperature must be above 0, it is {gate.temperature}")
+    shape = tuple(gate.keys[module].shape) if module in gate.keys else None
+    if shape is None or len(shape) != 2 or shape[0] < 1 or shape[1] != width:
+        raise WeightsError(f"adapter: the gate's keys of {module} have shape {shape}, expected (1 or more, {width})")
+
+
+@contextmanager
+def _exclusive(model: nn.Module) -> Iterator[None]:
+    """One adapter at a time on `model`."""
+    if model in _ADAPTED or hasattr(model, "peft_config"):
+        raise RuntimeError("an adapter is on this model already; leave its block first")
+    _ADAPTED.add(model)
+    try:
+        yield
+    finally:
+        _ADAPTED.discard(model)
 
 
 @contextmanager
@@ -115,18 +154,17 @@ def _injected(
     model: nn.Module, ranks: Mapping[str, int], alphas: Mapping[str, float]
 ) -> Iterator[dict[str, LoraLayer]]:
     """`model` with LoRA layers without values at these modules, by name in sorted order."""
-    if hasattr(model, "peft_config"):
-        raise RuntimeError("an adapter is on this model already; leave its block first")
-    try:
-        # On the meta device: PEFT would initialise from the global random generator, and round to the base's
-        # dtype whatever is loaded afterwards.
-        inject_adapter_in_model(_exact_config(ranks, alphas), model, adapter_name=NAME, low_cpu_mem_usage=True)
-        yield _lora_layers(model)
-    finally:
-        for name, layer in _lora_layers(model).items():
-            model.set_submodule(name, layer.get_base_layer())
-        if hasattr(model, "peft_config"):
-            del model.peft_config
+    with _exclusive(model):
+        try:
+            # On the meta device: PEFT would initialise from the global random generator, and round to the base's
+            # dtype whatever is loaded afterwards.
+            inject_adapter_in_model(_exact_config(ranks, alphas), model, adapter_name=NAME, low_cpu_mem_usage=True)
+            yield _lora_layers(model)
+        finally:
+            for name, layer in _lora_layers(model).items():
+                model.set_submodule(name, layer.get_base_layer())
+            if hasattr(model, "peft_config"):
+                del model.peft_config
 
 
 def _exact_config(ranks: Mapping[str, int], alphas: Mapping[str, float]) -> LoraConfig:

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from knowcusbench.adaptation.editor import Fact
+from knowcusbench.adaptation.rows import capture_rows
 from knowcusbench.adaptation.types import Adaptation
-from knowcusbench.adaptation.ultraedit import UltraEdit, capture_rows
+from knowcusbench.adaptation.ultraedit import UltraEdit
 from knowcusbench.backbone.base import Backbone
 from knowcusbench.backbone.qwen_image import QwenImage
 from knowcusbench.errors import ConfigError, MethodError

@@ -1,12 +1,16 @@
 import copy
 import math
+from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from knowcusbench.adaptation.types import Adapter
+from knowcusbench.adaptation.types import Adapter, Gate
 from knowcusbench.backbone.lora import attached, extract, trainable
 from knowcusbench.errors import WeightsError
 
@@ -225,3 +229,70 @@ def test_what_was_put_on_can_be_read_out_with_its_ranks_and_alphas():
         adapter = extract(model)
     with attached(model, adapter, torch.float32):
         assert torch.equal(model(x), adapted)
+
+
+def test_a_merged_adapter_is_in_the_weights_and_scaled_by_alpha_over_rank():
+    model, x = network(), random(10, 6)
+    down, up = random(2, 6), random(8, 2)
+    adapter = Adapter(
+        {"0.lora_A.weight": down, "0.lora_B.weight": up},
+        {"r": 2, "lora_alpha": 6, "target_modules": ["0"]},
+        merged=True,
+    )
+    before = model[0].weight.clone()
+    with attached(model, adapter, torch.float32):
+        assert adapted_layers(model) == []
+        torch.testing.assert_close(model[0].weight, before + 3 * up @ down)
+        merged = model[0](x)
+    torch.testing.assert_close(merged, x @ (before + 3 * up @ down).T + model[0].bias)
+    assert torch.equal(model[0].weight, before)
+
+
+def test_a_merged_adapter_that_does_not_fit_is_refused_before_anything_changes():
+    model = network()
+    before = [parameter.clone() for parameter in model.parameters()]
+    wrong = Adapter.from_factors({"0": (random(2, 6), random(8, 2)), "2.1": (random(2, 4), random(9, 2))})
+    with pytest.raises(WeightsError, match=r"2.1"), attached(model, replace(wrong, merged=True), torch.float32):
+        pass
+    assert all(map(torch.equal, model.parameters(), before))
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_a_merged_adapter_shares_a_model_with_no_other(merged):
+    model = network()
+    before = model[0].weight.clone()
+    other = replace(one_layer("2.1", 2, 4, 3), merged=not merged)
+    with (
+        attached(model, replace(WHOLE, merged=merged), torch.float32),
+        pytest.raises(RuntimeError, match="already"),
+        attached(model, other, torch.float32),
+    ):
+        pass
+    assert torch.equal(model[0].weight, before)
+
+
+def adapters_of_every_kind() -> list[Adapter]:
+    plain = Adapter.from_factors({"0": (random(2, 6), random(8, 2)), "2.1": (random(3, 4), random(3, 3))})
+    gate = Gate({"0": random(3, 6), "2.1": random(2, 4)}, temperature=0.1, bias=0.3)
+    large = one_layer("2.0", 1, 8, 4)
+    return [plain, replace(plain, merged=True), replace(plain, gate=gate), replace(large, merged=True), large]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=1, max_size=8), st.booleans())
+def test_any_sequence_of_adapters_leaves_every_bit(sequence, in_bf16):
+    """Plain, merged and gated ones, put on and taken off in any order, some by an exception."""
+    model = network().to(torch.bfloat16 if in_bf16 else torch.float32)
+    x = random(3, 6).to(model[0].weight.dtype)
+    adapters = adapters_of_every_kind()
+    modules, plain = [id(module) for module in model.modules()], model(x)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    for number, fails in sequence:
+        with suppress(KeyError), attached(model, adapters[number], torch.float32):
+            assert not torch.equal(model(x), plain)
+            if fails:
+                raise KeyError
+        assert [id(module) for module in model.modules()] == modules
+        assert model.state_dict().keys() == before.keys()
+        assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+        assert torch.equal(model(x), plain)

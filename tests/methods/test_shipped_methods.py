@@ -15,6 +15,7 @@ from knowcusbench.config import build, register
 from knowcusbench.errors import MethodError
 from knowcusbench.testing import check_method
 
+EDITORS = ("ultraedit", "ultraedit_nullspace", "gated", "ft")
 METHODS = ("mokus", "naive_db", "enc_ft", "base", "anchor", "leak")
 FEW_STEPS = ("recipe.dreambooth.steps=2", "recipe.encoder_tuning.steps=2")
 
@@ -30,11 +31,28 @@ def configured(name: str, recipe: str, *overrides: str) -> Method:
 def test_these_are_all() -> None:
     folder = Path(__file__).parents[2] / "configs" / "method"
     assert {file.stem for file in folder.glob("*.yaml")} == set(METHODS)
+    assert {file.stem for file in (folder.parent / "editor").glob("*.yaml")} == set(EDITORS)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_shipped_method_keeps_the_contract(name: str, backbone: QwenImage, dog: Concept, tmp_path: Path) -> None:
     check_method(configured(name, "miniature", *FEW_STEPS), backbone, dog, tmp_path)
+
+
+@pytest.mark.parametrize("overrides", [[f"editor={name}"] for name in EDITORS[1:]] + [["editor.merge=true"]], ids=str)
+def test_mokus_keeps_the_contract_with_every_editor(
+    overrides: list[str], backbone: QwenImage, dog: Concept, tmp_path: Path
+) -> None:
+    few_rounds = ["recipe.ultraedit.rounds=2", "recipe.nullspace.rounds=2", "recipe.ft.rounds=2"]
+    check_method(configured("mokus", "miniature", *FEW_STEPS, *few_rounds, *overrides), backbone, dog, tmp_path)
+
+
+@pytest.mark.parametrize("recipe", ["miniature", "qwen_image"])
+@pytest.mark.parametrize("name", EDITORS)
+def test_every_editor_has_settings_in_every_recipe(name: str, recipe: str) -> None:
+    settings = asdict(configured("mokus", recipe, f"editor={name}"))["editor"]
+    layers = {"miniature": (3, 4, 5), "qwen_image": tuple(range(18, 26))}
+    assert settings["layers"] == layers[recipe]
 
 
 def test_stage_one_is_trained_once_between_them(backbone: QwenImage, dog: Concept, tmp_path: Path) -> None:

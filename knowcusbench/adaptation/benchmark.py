@@ -1,0 +1,118 @@
+"""How fast an edit of matrices of a text encoder's size is solved and written, against the solve as published.
+
+    python -m knowcusbench.adaptation.benchmark [--inputs 3584 --outputs 18944 --matrices 16 --rows 5 20 100]
+
+The n x n solve makes factors, recompresses them and writes them to disk, for all matrices. The d x d solve of the dense
+change takes seconds a matrix whatever the rows: it is timed on one, in the same run, and not written.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from knowcusbench.adaptation.closed_form import edit_factors, recompress
+from knowcusbench.adaptation.storage import save_adaptation
+from knowcusbench.adaptation.types import Adaptation, Adapter
+from knowcusbench.device import resolve_device
+
+ETA = 1e-6
+ENERGY = 0.999999
+
+
+def random_rows(count: int, inputs: int, outputs: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Keys (n, inputs) and values (n, outputs) in fp32, of the sizes that normalised rows give."""
+    generator = torch.Generator().manual_seed(0)
+    keys = torch.randn(count, inputs, generator=generator)
+    return keys.to(device), (ETA * inputs * torch.randn(count, outputs, generator=generator)).to(device)
+
+
+def dense_solve(keys: Tensor, values: Tensor) -> Tensor:
+    """The change (d_in, d_out) by the published d x d solve in fp32."""
+    gram = keys.T @ keys + torch.eye(keys.shape[1], device=keys.device)
+    change: Tensor = torch.linalg.solve(gram, keys.T @ values)
+    return change
+
+
+def solve_and_write(keys: Tensor, values: Tensor, matrices: int, directory: Path) -> Adaptation:
+    """Edit so many matrices with these rows, and store the adaptation."""
+    factors = {f"layers.{number}": recompress(*edit_factors(keys, values), ENERGY) for number in range(matrices)}
+    adaptation = Adaptation(text_encoder=Adapter.from_factors(factors))
+    save_adaptation(adaptation, directory)
+    return adaptation
+
+
+def seconds(work: Callable[[], object], device: torch.device) -> float:
+    """Wall-clock seconds of a call, kernels included."""
+    started = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
+
+
+def compare(
+    rows: Sequence[int], inputs: int, outputs: int, matrices: int, repeats: int, device: torch.device
+) -> pd.DataFrame:
+    """One line for each number of rows: seconds a matrix of the n x n solve (with recompression; and with writing) and
+    of the d x d solve, their ratio, and the bytes of all matrices."""
+    lines = []
+    for count in rows:
+        keys, values = random_rows(count, inputs, outputs, device)
+        solve = median_seconds(lambda: edit_factors(keys, values), repeats * matrices, device)  # noqa: B023
+        with tempfile.TemporaryDirectory() as folder:
+            made: list[Adaptation] = []
+            places = iter(Path(folder) / str(number) for number in range(repeats + 1))
+            whole = median_seconds(
+                lambda: made.append(solve_and_write(keys, values, matrices, next(places))),  # noqa: B023
+                repeats,
+                device,
+            )
+        dense = seconds(lambda: dense_solve(keys, values), device)  # noqa: B023
+        lines.append(
+            {
+                "rows": count,
+                "n x n solve [ms/matrix]": 1e3 * solve,
+                "solve, compress, write [ms/matrix]": 1e3 * whole / matrices,
+                "d x d solve [ms/matrix]": 1e3 * dense,
+                "times faster: solve": dense / solve,
+                "times faster: all": dense * matrices / whole,
+                "factors [MB]": made[-1].nbytes / 1e6,
+                "dense fp32 [MB]": 4 * inputs * outputs * matrices / 1e6,
+            }
+        )
+    return pd.DataFrame(lines)
+
+
+def median_seconds(work: Callable[[], object], repeats: int, device: torch.device) -> float:
+    """The median of `repeats` calls, after one that is not counted."""
+    seconds(work, device)
+    return statistics.median(seconds(work, device) for _ in range(repeats))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--inputs", type=int, default=3584)
+    parser.add_argument("--outputs", type=int, default=18944)
+    parser.add_argument("--matrices", type=int, default=16)
+    parser.add_argument("--rows", type=int, nargs="+", default=[5, 20, 100])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device", default="auto")
+    options = parser.parse_args(arguments)
+    device = resolve_device(options.device)
+    table = compare(options.rows, options.inputs, options.outputs, options.matrices, options.repeats, device)
+    print(
+        f"{options.matrices} matrices {options.inputs} -> {options.outputs} on {device}, {torch.get_num_threads()} "
+        "threads; the d x d solve is timed on one matrix."
+    )
+    print(table.to_string(index=False, float_format=lambda value: f"{value:,.2f}"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+"""Adapters that act only on inputs close to known ones."""
+
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+
+from knowcusbench.adaptation.types import Gate
+
+
+def openness(inputs: Tensor, keys: Tensor, temperature: float, bias: float) -> Tensor:
+    """How open a gate is, 0..1: `sigmoid((similarity - bias) / temperature)`, the similarity being the highest cosine
+    to any of the keys. `inputs` (..., d), `keys` (m, d) -> (..., 1), in fp32."""
+    cosines = nn.functional.normalize(inputs.float(), dim=-1) @ nn.functional.normalize(keys.float(), dim=-1).T
+    return torch.sigmoid((cosines.amax(-1, keepdim=True) - bias) / temperature)
+
+
+def install_gate(layer: LoraLayer, adapter_name: str, gate: Gate, module: str) -> None:
+    """From now on the adapter's part of the layer's output is multiplied by the gate's openness at the layer's input.
+    It goes with the LoRA layer."""
+    keys = gate.keys[module].to(layer.get_base_layer().weight.device)
+    seen: list[Tensor] = []
+
+    def look(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        seen[:] = [openness(arguments[0], keys, gate.temperature, gate.bias)]
+
+    def scale(_: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return output * seen.pop().to(output.dtype)
+
+    layer.register_forward_pre_hook(look)
+    layer.lora_B[adapter_name].register_forward_hook(scale)

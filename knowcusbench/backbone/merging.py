@@ -1,0 +1,61 @@
+"""Changes merged into weights: rounded to their dtype, measured, and taken back bit for bit."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+BLOCK = 2048
+"""Rows of a weight that are handled at a time."""
+
+
+@contextmanager
+def merged(model: nn.Module, changes: Mapping[str, tuple[Tensor, Tensor]]) -> Iterator[None]:
+    """`model` with `up @ down` added to the weights of its linear layers, for the duration of the block.
+
+    `changes` maps the layer's full name to `(down, up)` of shapes (r, in_features) and (out_features, r). The sum is
+    computed in fp32 and rounded to the weights' dtype. Afterwards copies of the weights are put back: subtracting what
+    was added would leave them rounded twice.
+    """
+    weights = {name: _weight(model, name) for name in changes}
+    saved = {name: weight.clone() for name, weight in weights.items()}
+    try:
+        for name, (down, up) in changes.items():
+            for rows, _, rounded in _rounded_sum(weights[name], down, up):
+                rows.copy_(rounded)
+        yield
+    finally:
+        for name, weight in weights.items():
+            weight.copy_(saved[name])
+
+
+@torch.no_grad()
+def retained_gain(model: nn.Module, changes: Mapping[str, tuple[Tensor, Tensor]]) -> float:
+    """How much of the changes D a merge into the weights W would keep: `sum <round(W + D) - W, D> / sum |D|^2` over all
+    matrices, the part of D along itself that survives the rounding to the weights' dtype.
+
+    1 if all of it does, or there is nothing to keep; around 0 where D is lost between two neighbouring numbers. A
+    block of one matrix is dense at a time.
+    """
+    kept = total = 0.0
+    for name, (down, up) in changes.items():
+        for rows, change, rounded in _rounded_sum(_weight(model, name), down, up):
+            kept += float(((rounded.to(change.dtype) - rows) * change).double().sum())
+            total += float(change.double().square().sum())
+    return kept / total if total else 1.0
+
+
+def _weight(model: nn.Module, name: str) -> Tensor:
+    weight: Tensor = model.get_parameter(f"{name}.weight").detach()
+    return weight
+
+
+def _rounded_sum(weight: Tensor, down: Tensor, up: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Block by block: rows of the weight (a view), their change, and their rounded sum."""
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    down, up = down.to(weight.device, dtype), up.to(weight.device, dtype)
+    for start in range(0, len(weight), BLOCK):
+        rows = weight[start : start + BLOCK]
+        change = up[start : start + BLOCK] @ down
+        yield rows, change, (rows.to(dtype) + change).to(weight.dtype)
