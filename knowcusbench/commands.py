@@ -109,7 +109,7 @@ def run_stages(verb: str, composed: DictConfig) -> None:
         return
     for note in run.benchmark.notes:
         log.info("benchmark: %s", note)
-    in_bench = [stage for stage in STAGES if stage is not effects or config.effects.enabled]
+    in_bench = [stage for stage in STAGES if stage is not effects or run.effects.enabled]
     stages = in_bench if verb == "bench" else [stage for stage in STAGES if stage.__name__ == verb]
     seconds = {}
     for stage in stages:

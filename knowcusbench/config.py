@@ -123,7 +123,7 @@ class EffectsConfig:
     """
 
     enabled: bool = True
-    seeds: list[int] = field(default_factory=lambda: [0])
+    seeds: list[int] = field(default_factory=lambda: [0, 1])
     question_form: AskedAs = AskedAs.chat
     interference: bool = True
     encoder: Any = "${encoders.clip}"

@@ -13,14 +13,16 @@ class EffectsSpec:
     """What is measured beside a run's samples, and how.
 
     Attributes:
+        enabled: whether `bench` measures it.
         questions, prompts: what has nothing to do with any concept.
         seeds: of the pictures of the prompts.
         question_form: how questions are put to the text encoder.
         interference: whether to apply the adaptations of all concepts at once.
         encoder: compares pictures.
-        protocol: digest of all of this.
+        protocol: digest of all that decides a number.
     """
 
+    enabled: bool
     questions: tuple[Fact, ...]
     prompts: tuple[str, ...]
     seeds: tuple[int, ...]

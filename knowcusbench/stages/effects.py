@@ -60,10 +60,15 @@ def effects(run: Run) -> None:
         _ask_and_draw(run, jobs)
         for job in jobs:
             _compare_pictures(run, job)
-        if run.effects.interference and len(run.concepts) > 1:
+        if interferes(run):
             _draw_together(run, jobs)
             _retrieve(run)
             _retrieve_references(run)
+
+
+def interferes(run: Run) -> bool:
+    """Whether the adaptations of all concepts are applied at once: a single concept disturbs no other."""
+    return run.effects.interference and len(run.concepts) > 1
 
 
 def _current(path: Path, protocol: str) -> bool:

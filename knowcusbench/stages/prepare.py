@@ -154,6 +154,7 @@ def effects_spec(config: Config, resolved: Mapping[str, Any]) -> EffectsSpec:
     # Not whether it is measured, but how.
     decisive = {key: value for key, value in resolved["effects"].items() if key not in ("enabled", "interference")}
     return EffectsSpec(
+        enabled=config.effects.enabled,
         questions=tuple(Fact(entry.question, entry.answer) for entry in config.locality.questions),
         prompts=tuple(config.locality.prompts),
         seeds=tuple(config.effects.seeds),
