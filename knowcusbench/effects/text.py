@@ -171,7 +171,8 @@ def _embed(backbone: Backbone, prompt: str) -> Tensor:
 
 def kl_divergence(log_p: Tensor, log_q: Tensor) -> float:
     """`KL(p || q) = sum_i p_i (log p_i - log q_i)` in nats, of two vectors (n,) of log-probabilities, in fp64."""
-    log_p, log_q = log_p.double(), log_q.double()
+    # Normalised anew: the rounding of fp32 could make a small divergence negative.
+    log_p, log_q = log_p.double().log_softmax(0), log_q.double().log_softmax(0)
     return float((log_p.exp() * (log_p - log_q)).sum())
 
 
