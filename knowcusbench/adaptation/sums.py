@@ -6,10 +6,14 @@ import torch
 from torch import Tensor
 
 from knowcusbench.adaptation.types import Adaptation, Adapter, Cost
+from knowcusbench.errors import MethodError
 
 
 def summed(adaptations: Sequence[Adaptation]) -> Adaptation:
-    """The adaptation whose change of every weight is the sum of those of `adaptations`, their costs added."""
+    """The adaptation whose change of every weight is the sum of those of `adaptations`, their costs added.
+
+    Raises MethodError for an adapter that is more than a LoRA: its effect can't be added to others'.
+    """
     return Adaptation(
         transformer=_sum([a.transformer for a in adaptations if a.transformer]),
         text_encoder=_sum([a.text_encoder for a in adaptations if a.text_encoder]),
@@ -35,6 +39,11 @@ def _sum(adapters: Sequence[Adapter]) -> Adapter | None:
 
 def _factors(adapter: Adapter) -> dict[str, tuple[Tensor, Tensor]]:
     """Factors `(down, up)` by module with a scaling of one: `up @ down` is what the adapter adds to the weight."""
+    if adapter != Adapter(adapter.weights, adapter.config):
+        raise MethodError(
+            "an adapter that is merged into weights or has a gate can't be applied together with others; "
+            "effects.interference=false leaves that out"
+        )
     config = adapter.config
     factors = {}
     for module in config["target_modules"]:

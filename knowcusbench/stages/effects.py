@@ -31,7 +31,7 @@ from knowcusbench.effects.text import (
     text_probes,
     token_cosines,
 )
-from knowcusbench.errors import RunError
+from knowcusbench.errors import MetricError, RunError
 from knowcusbench.images import read_image
 from knowcusbench.metrics.clip import ClipEncoder
 from knowcusbench.metrics.memo import content_digest
@@ -67,8 +67,8 @@ def effects(run: Run) -> None:
 
 
 def interferes(run: Run) -> bool:
-    """Whether the adaptations of all concepts are applied at once: a single concept disturbs no other."""
-    return run.effects.interference and len(run.concepts) > 1
+    """Whether the adaptations of all concepts are applied at once. A single concept disturbs no other."""
+    return run.effects.interference and len(run.concepts) > 1 and not _reconstructions(run).empty
 
 
 def _current(path: Path, protocol: str) -> bool:
@@ -279,6 +279,11 @@ def _retrieve_references(run: Run) -> None:
 
 
 def _references(run: Run, encoder: ClipEncoder) -> dict[str, Tensor]:
-    """Embeddings (references, dim) of each concept's reference images."""
+    """Embeddings (references, dim) of each concept's reference images. Raises MetricError for a concept without."""
+    for concept in run.concepts:
+        if not concept.images:
+            raise MetricError(
+                f"concept {concept.name!r}: there are no reference images; effects.interference=false does without"
+            )
     embeddings = {concept.name: encoder.embed_files(concept.images) for concept in run.concepts}
     return {name: torch.stack(list(found.values())) for name, found in embeddings.items()}

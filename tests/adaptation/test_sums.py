@@ -1,6 +1,7 @@
 """The sum of adaptations does what all of them do together."""
 
 import copy
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from knowcusbench.adaptation.sums import summed
 from knowcusbench.adaptation.types import Adaptation, Adapter, Cost
 from knowcusbench.backbone.base import PromptEmbeds
 from knowcusbench.backbone.qwen_image import QwenImage
+from knowcusbench.errors import MethodError
 
 
 def adapter(model: nn.Module, modules: tuple[str, ...], rank: int, alpha: float, seed: int) -> Adapter:
@@ -77,6 +79,17 @@ def test_the_transformer_draws_as_with_all_of_them(
 
 def test_a_sum_of_nothing_adapts_nothing() -> None:
     assert summed([Adaptation(), Adaptation()]) == Adaptation()
+
+
+def test_what_is_more_than_a_lora_is_refused(adaptations: list[Adaptation]) -> None:
+    @dataclass(frozen=True)
+    class Gated(Adapter):
+        gate: float = 1.0
+
+    plain = adaptations[1].text_encoder
+    assert plain
+    with pytest.raises(MethodError, match="effects.interference=false"):
+        summed([Adaptation(text_encoder=plain), Adaptation(text_encoder=Gated(plain.weights, plain.config, 0.5))])
 
 
 def test_costs_add_up(adaptations: list[Adaptation]) -> None:
