@@ -88,7 +88,7 @@ def test_what_is_more_than_a_lora_is_refused(adaptations: list[Adaptation]) -> N
 
     plain = adaptations[1].text_encoder
     assert plain
-    with pytest.raises(MethodError, match="effects.interference=false"):
+    with pytest.raises(MethodError, match=r"effects\.interference=false"):
         summed([Adaptation(text_encoder=plain), Adaptation(text_encoder=Gated(plain.weights, plain.config, 0.5))])
 
 
