@@ -24,6 +24,7 @@ A run, from its plan to its leaderboard (each verb does only what is missing):
   adapt      customise the backbone for every concept
   generate   draw the images
   score      score them
+  effects    measure what the adaptations do to everything else
   report     write the leaderboard
 
 Benchmarks:
@@ -41,7 +42,7 @@ Examples:
   knowcusbench -sc install=bash   shell completion (also zsh, fish)
 """
 
-RUN_VERBS = ("bench", "plan", "adapt", "generate", "score", "report")
+RUN_VERBS = ("bench", "plan", "adapt", "generate", "score", "effects", "report")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

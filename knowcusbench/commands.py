@@ -26,6 +26,7 @@ from knowcusbench.config import did_you_mean, register
 from knowcusbench.errors import ConfigError, exit_on_user_error
 from knowcusbench.provenance import provenance
 from knowcusbench.stages.adapt import adapt
+from knowcusbench.stages.effects import effects
 from knowcusbench.stages.estimate import plan_summary
 from knowcusbench.stages.generate import generate
 from knowcusbench.stages.prepare import Run, prepare, read_config, recorded_config, recorded_weights
@@ -35,7 +36,7 @@ from knowcusbench.store import write_json, writing
 
 log = logging.getLogger(__name__)
 
-STAGES: tuple[Callable[[Run], None], ...] = (adapt, generate, score, report)
+STAGES: tuple[Callable[[Run], None], ...] = (adapt, generate, score, effects, report)
 
 METHOD_SECTIONS = ("method", "editor", "recipe")
 """The parts of the configuration that may differ between the methods of one run."""
@@ -108,7 +109,8 @@ def run_stages(verb: str, composed: DictConfig) -> None:
         return
     for note in run.benchmark.notes:
         log.info("benchmark: %s", note)
-    stages = [stage for stage in STAGES if verb in ("bench", stage.__name__)]
+    in_bench = [stage for stage in STAGES if stage is not effects or run.effects.enabled]
+    stages = in_bench if verb == "bench" else [stage for stage in STAGES if stage.__name__ == verb]
     seconds = {}
     for stage in stages:
         started = time.perf_counter()

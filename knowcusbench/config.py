@@ -29,6 +29,13 @@ class Pairing(Enum):
     crossed = "crossed"
 
 
+class AskedAs(Enum):
+    """How a question is put to the text encoder: inside the backbone's prompt template, or as bare text."""
+
+    chat = "chat"
+    plain = "plain"
+
+
 @dataclass
 class RunConfig:
     """Where results go.
@@ -83,6 +90,46 @@ class GridConfig:
 
 
 @dataclass
+class QuestionConfig:
+    """A question and its answer."""
+
+    question: str = MISSING
+    answer: str = MISSING
+
+
+@dataclass
+class LocalityConfig:
+    """What has nothing to do with any concept: an adaptation should leave it as it is.
+
+    Attributes:
+        questions: that the backbone's text encoder knows the answer to.
+        prompts: for pictures.
+    """
+
+    questions: list[QuestionConfig] = field(default_factory=list)
+    prompts: list[str] = field(default_factory=list)
+
+
+@dataclass
+class EffectsConfig:
+    """How it is measured what adaptations do to everything else.
+
+    Attributes:
+        enabled: whether `bench` measures it; the verb `effects` does in any case.
+        seeds: one picture per unrelated prompt and seed.
+        question_form: how questions are put to the text encoder.
+        interference: whether to draw the reconstruction samples with the adaptations of all concepts at once.
+        encoder: the CLIP that compares pictures.
+    """
+
+    enabled: bool = True
+    seeds: list[int] = field(default_factory=lambda: [0, 1])
+    question_form: AskedAs = AskedAs.chat
+    interference: bool = True
+    encoder: Any = "${encoders.clip}"
+
+
+@dataclass
 class ReportConfig:
     """What the report shows besides the leaderboard.
 
@@ -118,6 +165,8 @@ class Config:
     method: Any = MISSING
     metrics: dict[str, Any] = field(default_factory=dict)
     engine: Any = MISSING
+    locality: LocalityConfig = field(default_factory=LocalityConfig)
+    effects: EffectsConfig = field(default_factory=EffectsConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
     device: str = "auto"
     cpu_threads: int | None = 1
@@ -125,7 +174,14 @@ class Config:
     assumed_tflops: float = 790.0
 
 
-SECTIONS = {"run": RunConfig, "benchmark": BenchmarkConfig, "grid": GridConfig, "report": ReportConfig}
+SECTIONS = {
+    "run": RunConfig,
+    "benchmark": BenchmarkConfig,
+    "grid": GridConfig,
+    "locality": LocalityConfig,
+    "effects": EffectsConfig,
+    "report": ReportConfig,
+}
 """The sections with a fixed shape."""
 
 

@@ -48,8 +48,8 @@ class Sample:
 
     @property
     def noise_seed(self) -> int:
-        """Seed of the initial noise: 63 bits of the id, so that it depends on the sample's content alone."""
-        return int(self.id, 16) >> 1
+        """Seed of the initial noise, so that it depends on the sample's content alone."""
+        return noise_seed(self.id)
 
 
 def select_concepts(benchmark: Benchmark, grid: GridConfig) -> tuple[Concept, ...]:
@@ -98,7 +98,7 @@ def make_plan(concepts: Sequence[Concept], grid: GridConfig) -> pd.DataFrame:
         raise ConfigError(f"grid.seeds: expected different seeds, found {list(grid.seeds)}")
     cells = [cell for concept in concepts for cell in _cells(concept, tasks)]
     seeds = list(grid.seeds)
-    ids = [_sample_id(prefix, seed) for *_, prefix in cells for seed in seeds]
+    ids = [content_id(prefix, seed) for *_, prefix in cells for seed in seeds]
     columns = list(zip(*cells, strict=True))
     repeated = {
         name: np.repeat(np.array(values, dtype=object), len(seeds))
@@ -138,8 +138,14 @@ def _cells(concept: Concept, tasks: Sequence[Task]) -> Iterator[tuple[str, str, 
                 )
 
 
-def _sample_id(prefix: str, seed: int) -> str:
+def content_id(prefix: str, seed: int) -> str:
+    """16 hex digits of a hash."""
     return hashlib.sha256(f"{prefix}{seed}".encode()).hexdigest()[:16]
+
+
+def noise_seed(content: str) -> int:
+    """63 bits of an id."""
+    return int(content, 16) >> 1
 
 
 def samples(plan: pd.DataFrame) -> list[Sample]:

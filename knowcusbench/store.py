@@ -9,6 +9,11 @@
     images/<label>/<concept>/<id>.png     the sample's record in its text chunks
     scores/<label>/<metric>.parquet       one row per sample
     ceilings/<metric>.parquet             references scored against each other
+    unrelated/<id>.png                    unrelated prompts drawn by the backbone as it is
+    effects/<label>/<concept>[/<n>]/      text.parquet and pictures.parquet, what an adaptation does to everything else;
+                                          <id>.png, the unrelated prompts drawn with it
+    together/<label>/<concept>/<id>.png   reconstruction samples drawn with the adaptations of all concepts at once
+    interference/<label>.parquet          the nearest concept of every reconstruction sample, drawn either way
     report/                               tables
 
 A label names a method within the run. Files appear whole or not at all, so a file that exists is done.
@@ -71,6 +76,20 @@ class RunStore:
 
     def ceilings(self, metric: str) -> Path:
         return self.root / "ceilings" / f"{metric}.parquet"
+
+    def unrelated(self, picture_id: str) -> Path:
+        return self.root / "unrelated" / f"{picture_id}.png"
+
+    def effects(self, label: str, concept: str, item: int | None) -> Path:
+        """The directory of an adaptation's effects; `item` as in `adaptation`."""
+        directory = self.root / "effects" / label / concept
+        return directory if item is None else directory / str(item)
+
+    def together(self, label: str, concept: str, sample_id: str) -> Path:
+        return self.root / "together" / label / concept / f"{sample_id}.png"
+
+    def interference(self, label: str) -> Path:
+        return self.root / "interference" / f"{label}.parquet"
 
     def labels(self) -> list[str]:
         """The methods of this run, by name."""

@@ -23,6 +23,7 @@ SMALL = (
     "grid.prompts=1",
     "grid.seeds=[0]",
     "metrics=[clip_i]",
+    "effects.enabled=false",
 )
 
 
@@ -39,7 +40,7 @@ def call(tmp_path, cache_dir, sample_benchmark, capsys, monkeypatch):
 
     def run(verb: str, *words: str):
         words = list(words)
-        if verb in ("bench", "plan", "adapt", "generate", "score", "report") and "--help" not in words:
+        if verb in ("bench", "plan", "adapt", "generate", "score", "effects", "report") and "--help" not in words:
             shared = [f"cache_dir={cache_dir}", f"benchmark.path={sample_benchmark}", *SMALL]
             given = {word.split("=")[0] for word in words}
             words = [word for word in shared if word.split("=")[0] not in given] + words
@@ -213,7 +214,7 @@ def test_convert_goes_to_parquet_and_back(call, release, tmp_path):
 def test_help_names_every_verb(call):
     code, listed, _ = call("--help")
     assert code == 0
-    for verb in ("bench", "plan", "adapt", "generate", "score", "report", "check", "convert"):
+    for verb in ("bench", "plan", "adapt", "generate", "score", "effects", "report", "check", "convert"):
         assert verb in listed
 
 

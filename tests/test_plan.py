@@ -49,9 +49,9 @@ def test_the_id_changes_with_every_part_of_the_content(made_up_benchmark):
 
 def test_ids_do_not_change_between_versions():
     """Pinned: a change here would make every earlier run directory useless."""
-    from knowcusbench.plan import _sample_id
+    from knowcusbench.plan import content_id
 
-    assert _sample_id('["dog", "reconstruction", "my gift", "{}"]', 0) == "90ccd0ad74c0c555"
+    assert content_id('["dog", "reconstruction", "my gift", "{}"]', 0) == "90ccd0ad74c0c555"
 
 
 def test_noise_seeds_are_valid_for_torch_and_differ(made_up_benchmark):

@@ -47,7 +47,9 @@ def test_the_example_runs_from_its_yaml(my_method, tmp_path, sample_benchmark, m
     (tmp_path / "configs" / "method").mkdir(parents=True)
     (tmp_path / "configs" / "method" / "my_method.yaml").write_text(block("yaml"))
     assert yaml.safe_load(block("yaml"))["_target_"] == f"{MODULE}.MyMethod"
-    grid = "grid.concepts=[dog3] grid.knowledge_items=1 grid.seeds=[0] grid.tasks=[reconstruction]"
+    grid = (
+        "effects.enabled=false grid.concepts=[dog3] grid.knowledge_items=1 grid.seeds=[0] grid.tasks=[reconstruction]"
+    )
     words = f"--config-dir configs method=my_method recipe.dreambooth.steps=1 backbone.steps=2 metrics=[clip_i] {grid}"
     main(["bench", *words.split(), f"benchmark.path={sample_benchmark}", f"cache_dir={tmp_path}/cache"])
     assert len(list((tmp_path / "results" / "runs" / "default" / "images" / "my_method").rglob("*.png"))) == 1

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from knowcusbench.device import resolve_device
 from knowcusbench.metrics.checkpoint import Dtype, loading, locate, version
-from knowcusbench.metrics.encoders import ImageTextEncoder
+from knowcusbench.metrics.encoders import ImageTextEncoder, batches
 
 WEIGHTS = ("open_clip_model.safetensors",)
 
@@ -71,6 +71,26 @@ class ClipEncoder(ImageTextEncoder):
         pixels = torch.stack([self._preprocess(image) for image in images])
         features: Tensor = self._model.encode_image(pixels.to(self._device, self._dtype))
         return features
+
+    def patch_features(self, images: Sequence[Image.Image]) -> Tensor:
+        """Features (images, patches, width) of the image tower's last block behind its norm, before pooling and
+        projection, in fp32 on the CPU."""
+        with torch.inference_mode():
+            features = [self._patches(batch) for batch in batches(images, self._batch_size)]
+            return torch.cat(features).float().cpu()
+
+    def _patches(self, images: Sequence[Image.Image]) -> Tensor:
+        pixels = torch.stack([self._preprocess(image) for image in images])
+        outputs = self._model.visual.forward_intermediates(
+            pixels.to(self._device, self._dtype),
+            indices=1,
+            normalize_intermediates=True,
+            intermediates_only=True,
+            output_fmt="NLC",
+        )
+        (features,) = outputs["image_intermediates"]
+        tokens: Tensor = features
+        return tokens
 
     def text_features(self, texts: Sequence[str]) -> Tensor:
         features: Tensor = self._model.encode_text(self._tokenizer(list(texts)).to(self._device))

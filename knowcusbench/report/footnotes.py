@@ -15,7 +15,7 @@ READING = (
 def footnotes(board: Leaderboard) -> list[str]:
     """How to read the table, what is missing from it, the source of published numbers, notes on scores."""
     incomplete = [line for row in board.rows if (line := _incomplete(board, row))]
-    return [READING, *incomplete, *_sources(board), *board.remarks]
+    return [board.reading, *incomplete, *_sources(board), *board.remarks]
 
 
 def dagger(cell: Cell) -> str:

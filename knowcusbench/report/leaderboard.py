@@ -6,6 +6,7 @@ from dataclasses import replace
 from knowcusbench.benchmark.types import Task
 from knowcusbench.errors import RunError
 from knowcusbench.report.columns import COSTS, metric_columns
+from knowcusbench.report.footnotes import READING
 from knowcusbench.report.reduction import Mean, ceiling_means, cost_means, macro_means, protocols, remarks
 from knowcusbench.report.types import Cell, Column, Counted, Leaderboard, Mark, ReportInput, Row, RowKind
 
@@ -29,9 +30,11 @@ def build_leaderboard(inputs: ReportInput) -> Leaderboard:
     columns = metric_columns(inputs.metrics, tasks) + tuple(cost.column for cost in COSTS)
     rows = (*_own_rows(inputs, columns), _ceiling_row(inputs, columns), *_published_rows(inputs, columns))
     return Leaderboard(
+        title="Leaderboard",
         run=inputs.run,
+        reading=READING,
         columns=columns,
-        rows=_marked(columns, rows),
+        rows=marked(columns, rows),
         protocols=digests,
         remarks=remarks(inputs.scores, inputs.metrics),
     )
@@ -44,7 +47,7 @@ def _own_rows(inputs: ReportInput, columns: Sequence[Column]) -> list[Row]:
 
     def cell(label: str, column: Column) -> Cell:
         if column.task is None:
-            return _cell(costs[column].get(label), inputs.concepts, Counted.CONCEPTS)
+            return mean_cell(costs[column].get(label), inputs.concepts, Counted.CONCEPTS)
         expected = planned.get((label, column.task), 0)
         mean = scores.get((label, column.task, column.metric))
         if mean and mean.n > expected:
@@ -52,25 +55,25 @@ def _own_rows(inputs: ReportInput, columns: Sequence[Column]) -> list[Row]:
                 f"{label}: {mean.n} scores of {column.metric} for {expected} planned samples of the "
                 f"{column.task} task; remove the scores of {label} in run {inputs.run} and score again"
             )
-        return _cell(mean, expected, Counted.SAMPLES)
+        return mean_cell(mean, expected, Counted.SAMPLES)
 
     return [
-        Row(label=label, kind=_kind(name), cells=tuple(cell(label, column) for column in columns))
-        for label, name in sorted(inputs.methods.items(), key=lambda entry: _place(entry[1]))
+        Row(label=label, kind=kind_of(name), cells=tuple(cell(label, column) for column in columns))
+        for label, name in sorted(inputs.methods.items(), key=lambda entry: place_of(entry[1]))
     ]
 
 
-def _cell(mean: Mean | None, expected: int, counted: Counted) -> Cell:
+def mean_cell(mean: Mean | None, expected: int, counted: Counted) -> Cell:
     if mean is None or mean.n == 0:
         return Cell(expected=expected, counted=counted)
     return Cell(value=mean.value, n=mean.n, expected=expected, counted=counted)
 
 
-def _kind(name: str) -> RowKind:
+def kind_of(name: str) -> RowKind:
     return RowKind.CONTROL if name in FLOOR_CONTROLS + CEILING_CONTROLS else RowKind.METHOD
 
 
-def _place(name: str) -> int:
+def place_of(name: str) -> int:
     """Sorts floors before methods and ceilings after them; methods keep their order."""
     if name in FLOOR_CONTROLS:
         return FLOOR_CONTROLS.index(name) - len(FLOOR_CONTROLS)
@@ -81,7 +84,7 @@ def _ceiling_row(inputs: ReportInput, columns: Sequence[Column]) -> Row:
     """Real images against each other: one number for both tasks, none for metrics without references."""
     means = ceiling_means(inputs.ceilings)
     cells = (
-        _cell(means[column.metric], inputs.concepts, Counted.CONCEPTS) if column.metric in means else Cell()
+        mean_cell(means[column.metric], inputs.concepts, Counted.CONCEPTS) if column.metric in means else Cell()
         for column in columns
     )
     return Row(label="real images", kind=RowKind.CEILING, cells=tuple(cells))
@@ -96,7 +99,8 @@ def _published_rows(inputs: ReportInput, columns: Sequence[Column]) -> Iterator[
         yield Row(label=method, kind=RowKind.PUBLISHED, cells=tuple(cells), source=own[0].source)
 
 
-def _marked(columns: Sequence[Column], rows: Sequence[Row]) -> tuple[Row, ...]:
+def marked(columns: Sequence[Column], rows: Sequence[Row]) -> tuple[Row, ...]:
+    """The rows with the best and second of every column."""
     marks = [_marks(column, rows, index) for index, column in enumerate(columns)]
     return tuple(
         replace(
@@ -117,8 +121,8 @@ def _marks(column: Column, rows: Sequence[Row], index: int) -> dict[int, Mark]:
         for place, row in enumerate(rows)
         if row.kind is RowKind.METHOD and (cell := row.cells[index]).value is not None and cell.complete
     }
-    ranked = sorted(set(shown.values()), reverse=column.higher_is_better)
-    if len(ranked) < 2:
+    ranked = sorted(set(shown.values()), reverse=bool(column.higher_is_better))
+    if len(ranked) < 2 or column.higher_is_better is None:
         return {}
     mark_of = dict(zip(ranked, Mark, strict=False))
     return {place: mark_of[value] for place, value in shown.items() if value in mark_of}

@@ -25,7 +25,7 @@ def render_markdown(board: Leaderboard) -> str:
     notes = [LEGEND, *map(escape_markdown, footnotes(board))]
     digests = [f"Protocol of {escape_markdown(metric)}: `{digest}`" for metric, digest in board.protocols.items()]
     bullets = [f"- {note}" for note in (*notes, *digests)]
-    return "\n".join([f"# Leaderboard of {escape_markdown(board.run)}", "", *table, "", *bullets, ""])
+    return "\n".join([f"# {board.title} of {escape_markdown(board.run)}", "", *table, "", *bullets, ""])
 
 
 def table_line(cells: Iterable[str]) -> str:

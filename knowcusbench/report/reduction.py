@@ -26,23 +26,23 @@ def macro_means(scores: pd.DataFrame) -> dict[tuple[str, str, str], Mean]:
     many prompts it has. `n` counts samples. NaN scores are missing ones.
     """
     keys = ["method", "task", "metric"]
-    concepts = _reduce(scores, [*keys, "concept"], "value")
-    means = _reduce(concepts, keys, "value")
+    concepts = reduce_groups(scores, [*keys, "concept"], "value")
+    means = reduce_groups(concepts, keys, "value")
     means["n"] = concepts.groupby(keys, observed=True, as_index=False)["n"].sum()["n"]
-    return {(str(row.method), str(row.task), str(row.metric)): _mean(row) for row in means.itertuples(index=False)}
+    return {(str(row.method), str(row.task), str(row.metric)): row_mean(row) for row in means.itertuples(index=False)}
 
 
 def ceiling_means(ceilings: pd.DataFrame) -> dict[str, Mean]:
     """Mean over concepts by metric. `n` counts the concepts that have a ceiling."""
-    means = _reduce(ceilings, ["metric"], "value")
-    return {str(row.metric): _mean(row) for row in means.itertuples(index=False)}
+    means = reduce_groups(ceilings, ["metric"], "value")
+    return {str(row.metric): row_mean(row) for row in means.itertuples(index=False)}
 
 
 def cost_means(costs: pd.DataFrame, cost: CostColumn) -> dict[str, Mean]:
     """A cost by method in the column's unit, its reduction taken over concepts. `n` counts concepts."""
-    means = _reduce(costs, ["method"], cost.field, cost.reduction)
+    means = reduce_groups(costs, ["method"], cost.field, cost.reduction)
     means["value"] /= cost.unit
-    return {str(row.method): _mean(row) for row in means.itertuples(index=False)}
+    return {str(row.method): row_mean(row) for row in means.itertuples(index=False)}
 
 
 def protocols(scores: pd.DataFrame, metrics: Mapping[str, MetricHeading]) -> dict[str, str]:
@@ -79,7 +79,7 @@ def remarks(scores: pd.DataFrame, metrics: Mapping[str, MetricHeading]) -> tuple
     return tuple(sentences)
 
 
-def _reduce(table: pd.DataFrame, keys: list[str], field: str, reduction: str = "mean") -> pd.DataFrame:
+def reduce_groups(table: pd.DataFrame, keys: list[str], field: str, reduction: str = "mean") -> pd.DataFrame:
     """Columns `keys`, value (`field` reduced) and n (how many went into it, NaN left out).
 
     Sorted first, so that a mean is the same to the last bit in whatever order the rows were written.
@@ -88,5 +88,6 @@ def _reduce(table: pd.DataFrame, keys: list[str], field: str, reduction: str = "
     return groups.agg(value=(field, reduction), n=(field, "count"))
 
 
-def _mean(row: Any) -> Mean:
+def row_mean(row: Any) -> Mean:
+    """A row of `reduce_groups`."""
     return Mean(float(row.value), int(row.n))

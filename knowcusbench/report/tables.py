@@ -10,18 +10,18 @@ from knowcusbench.report.markdown import render_markdown
 from knowcusbench.report.types import Leaderboard
 
 RENDERERS: dict[str, Callable[[Leaderboard], str]] = {
-    "leaderboard.csv": render_csv,
-    "leaderboard.json": render_json,
-    "leaderboard.md": render_markdown,
-    "leaderboard.tex": render_latex,
+    "csv": render_csv,
+    "json": render_json,
+    "md": render_markdown,
+    "tex": render_latex,
 }
 
 
-def write_report(directory: Path, board: Leaderboard) -> list[Path]:
-    """Write the leaderboard in every format to `directory`, replacing earlier ones, and return the paths."""
+def write_report(directory: Path, board: Leaderboard, name: str = "leaderboard") -> list[Path]:
+    """Write the table in every format to `directory`, replacing earlier ones, and return the paths."""
     written = []
-    for name, render in RENDERERS.items():
-        path = directory / name
+    for suffix, render in RENDERERS.items():
+        path = directory / f"{name}.{suffix}"
         write_atomic(path, render(board).encode())
         written.append(path)
     return written

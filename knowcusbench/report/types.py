@@ -82,7 +82,7 @@ class Column:
         task: None for a cost.
         group, name: the heading's two lines ("Recon.", "CLIP-I").
         decimals: digits shown after the point.
-        higher_is_better: the direction of best.
+        higher_is_better: the direction of best; None if there is none.
     """
 
     metric: str
@@ -90,7 +90,7 @@ class Column:
     group: str
     name: str
     decimals: int
-    higher_is_better: bool
+    higher_is_better: bool | None
 
     @property
     def key(self) -> str:
@@ -149,14 +149,18 @@ class Leaderboard:
     """All methods of a run against each other.
 
     Attributes:
+        title: what kind of table it is.
         run: the run's name.
+        reading: how its numbers came about, for people.
         columns: tasks times metrics, then costs.
         rows: the controls `base` and `leak`, methods, the control `anchor`, real images, published rows.
         protocols: metric -> digest of how its scores were computed.
         remarks: what the scores' notes say, one sentence per metric that has any.
     """
 
+    title: str
     run: str
+    reading: str
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     protocols: Mapping[str, str]

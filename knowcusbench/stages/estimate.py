@@ -1,7 +1,9 @@
 """What a plan costs, before a weight is loaded."""
 
+from knowcusbench.benchmark.types import Task
 from knowcusbench.plan import counts
 from knowcusbench.stages.adapt import adapt_jobs
+from knowcusbench.stages.effects import interferes
 from knowcusbench.stages.prepare import Run
 
 HOUR = 3600
@@ -17,7 +19,8 @@ def plan_summary(run: Run, assumed_tflops: float) -> str:
     footprint = run.backbone.footprint()
     by_task = counts(run.plan)
     passes = sum(run.method.training_passes(job.concept) for job in adapt_jobs(run.concepts, run.method))
-    sampling = len(run.plan) * footprint.image_flops
+    beside = effects_pictures(run)
+    sampling = (len(run.plan) + beside) * footprint.image_flops
     training = passes * footprint.training_step_flops
     hours = (sampling + training) / (assumed_tflops * 1e12) / HOUR
     prompts = len(run.plan.drop_duplicates(["concept", "knowledge", "prompt"]))
@@ -29,6 +32,7 @@ def plan_summary(run: Run, assumed_tflops: float) -> str:
         ("concepts", f"{len(run.concepts)}, {sum(len(c.knowledge) for c in run.concepts)} knowledge items"),
         *((task, f"{count:,} samples") for task, count in by_task.items()),
         ("total", f"{len(run.plan):,} samples of {height} x {width} pixels"),
+        ("effects", f"{beside:,} more pictures, without and with adaptations"),
         ("parameters", parameters),
         ("training", f"{passes:,} passes, {training:.3g} FLOP"),
         ("sampling", f"{footprint.image_flops:.3g} FLOP an image, {sampling:.3g} FLOP"),
@@ -39,6 +43,16 @@ def plan_summary(run: Run, assumed_tflops: float) -> str:
     ]
     lines += [("note", note) for note in run.benchmark.notes]
     return "\n".join(f"{name:>14}  {value}" for name, value in lines)
+
+
+def effects_pictures(run: Run) -> int:
+    """Pictures of the effects stage: the unrelated ones, these again with every adaptation, and the reconstructions
+    with all adaptations at once."""
+    if not run.effects.enabled:
+        return 0
+    unrelated = len(run.effects.pictures) * (1 + len(adapt_jobs(run.concepts, run.method)))
+    together = counts(run.plan)[Task.RECONSTRUCTION] if interferes(run) else 0
+    return unrelated + together
 
 
 def size(count: float) -> str:

@@ -1,11 +1,13 @@
 """The generate stage: draw every sample of the plan with its adaptation."""
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
+from pathlib import Path
 
+import pandas as pd
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
@@ -53,23 +55,35 @@ def generate(run: Run) -> None:
     for job in jobs:
         if not (path := run.store.adaptation(run.label, job.concept.name, job.item)).exists():
             raise RunError(f"{path}: no adaptation there; run `knowcusbench adapt` first, or `bench` for all stages")
-    total = sum(len(job.missing) for job in jobs)
     worker = partial(GenerateWorker, run.backbone, run.method, run.store, run.label)
-    with writing(), tqdm(total=total, desc="generate", unit="image", disable=None) as progress:
+    draw(run, worker, jobs, "generate")
+
+
+def draw(
+    run: Run, worker: Callable[[], Callable[[GenerateJob], Iterator[int]]], jobs: Sequence[GenerateJob], title: str
+) -> None:
+    """Do the jobs with the run's engine, showing the number of images written."""
+    total = sum(len(job.missing) for job in jobs)
+    with writing(), tqdm(total=total, desc=title, unit="image", disable=None) as progress:
         for written in run.engine.run(worker, jobs):
             progress.update(written)
 
 
 def generate_jobs(run: Run) -> list[GenerateJob]:
     """One job for each adaptation that has missing images, in the order of the plan."""
-    missing = ~run.plan["id"].isin(existing_images(run))
-    cells = run.plan.groupby(CELL, sort=False, observed=True).ngroup()
-    todo, ids = run.plan[cells.isin(cells[missing].unique())], frozenset(run.plan["id"][missing])
-    keys = ["concept", "knowledge"] if run.method.per_knowledge else ["concept"]
+    return jobs_of(run, run.plan, existing_images(run), per_knowledge=run.method.per_knowledge)
+
+
+def jobs_of(run: Run, plan: pd.DataFrame, existing: set[str], *, per_knowledge: bool) -> list[GenerateJob]:
+    """One job for each concept (or knowledge item) of `plan` that has samples which are not among `existing`."""
+    missing = ~plan["id"].isin(existing)
+    cells = plan.groupby(CELL, sort=False, observed=True).ngroup()
+    todo, ids = plan[cells.isin(cells[missing].unique())], frozenset(plan["id"][missing])
+    keys = ["concept", "knowledge"] if per_knowledge else ["concept"]
     jobs = []
     for _, rows in todo.groupby(keys, sort=False, observed=True):
         drawn = tuple(samples(rows))
-        item = drawn[0].knowledge if run.method.per_knowledge else None
+        item = drawn[0].knowledge if per_knowledge else None
         own = ids & {sample.id for sample in drawn}
         jobs.append(GenerateJob(run.concept(drawn[0].concept), item, drawn, own))
     return jobs
@@ -97,34 +111,65 @@ class GenerateWorker:
         backbone = resident(self.spec)
         claim_weights(self.store, backbone)
         adaptation = load_adaptation(self.store.adaptation(self.label, job.concept.name, job.item))
-        cells = [tuple(group) for _, group in groupby(job.samples, key=_cell)]
         with backbone.adapted(adaptation):
-            for start in range(0, len(cells), ENCODED_AHEAD):
-                yield from self._draw(backbone, job, cells[start : start + ENCODED_AHEAD])
+            yield from draw_cells(backbone, sample_cells(job, self.method, self.label, self.store.image))
 
-    def _draw(self, backbone: Backbone, job: GenerateJob, cells: Sequence[tuple[Sample, ...]]) -> Iterator[int]:
-        prompts = [self._prompt(job.concept, cell[0]) for cell in cells]
-        embeds = {prompt: backbone.encode(prompt) for prompt in dict.fromkeys(prompts)}
-        for cell, prompt in zip(cells, prompts, strict=True):
-            images = backbone.sample(embeds[prompt], [sample.noise_seed for sample in cell])
-            wanted = [pair for pair in zip(cell, images, strict=True) if pair[0].id in job.missing]
-            for sample, image in wanted:
-                path = self.store.image(self.label, sample.concept, sample.id)
-                write_atomic(path, png_bytes(image, sample, prompt, self.label))
-            yield len(wanted)
 
-    def _prompt(self, concept: Concept, sample: Sample) -> str:
-        subject = self.method.subject(concept, concept.knowledge[sample.knowledge])
-        return Prompt(sample.prompt, sample.prompt_aspect).fill(subject)
+@dataclass(frozen=True)
+class Picture:
+    """An image to be drawn.
+
+    Attributes:
+        prompt: what it shows.
+        noise_seed: of its initial noise.
+        path: its file.
+        record: what the file says about itself.
+        wanted: False if it is drawn for the sake of its cell only, and dropped.
+    """
+
+    prompt: str
+    noise_seed: int
+    path: Path
+    record: Mapping[str, str]
+    wanted: bool
+
+
+def sample_cells(
+    job: GenerateJob, method: Method, label: str, path: Callable[[str, str, str], Path]
+) -> list[list[Picture]]:
+    """The samples of a job in cells. `path` gives the file of a label, concept and sample id."""
+
+    def picture(sample: Sample) -> Picture:
+        subject = method.subject(job.concept, job.concept.knowledge[sample.knowledge])
+        prompt = Prompt(sample.prompt, sample.prompt_aspect).fill(subject)
+        file = path(label, sample.concept, sample.id)
+        record = sample_record(sample, prompt, label)
+        return Picture(prompt, sample.noise_seed, file, record, sample.id in job.missing)
+
+    return [[picture(sample) for sample in cell] for _, cell in groupby(job.samples, key=_cell)]
+
+
+def draw_cells(backbone: Backbone, cells: Sequence[Sequence[Picture]]) -> Iterator[int]:
+    """Draw cells with the backbone as it is adapted now, and write the pictures that are wanted. Yields how many, cell
+    by cell. The pictures of a cell differ in the noise seed only, and make one batch."""
+    for start in range(0, len(cells), ENCODED_AHEAD):
+        chunk = cells[start : start + ENCODED_AHEAD]
+        embeds = {prompt: backbone.encode(prompt) for prompt in dict.fromkeys(cell[0].prompt for cell in chunk)}
+        for cell in chunk:
+            images = backbone.sample(embeds[cell[0].prompt], [picture.noise_seed for picture in cell])
+            written = [pair for pair in zip(cell, images, strict=True) if pair[0].wanted]
+            for picture, image in written:
+                write_atomic(picture.path, png_bytes(image, picture.record))
+            yield len(written)
 
 
 def _cell(sample: Sample) -> tuple[int, str, str]:
     return sample.knowledge, sample.task.value, sample.prompt
 
 
-def png_bytes(image: Image.Image, sample: Sample, prompt: str, label: str) -> bytes:
-    """The image as PNG with the sample's record in its text chunks."""
-    record = {
+def sample_record(sample: Sample, prompt: str, label: str) -> dict[str, str]:
+    """What the image file of a sample says about itself."""
+    return {
         "sample": sample.id,
         "method": label,
         "concept": sample.concept,
@@ -133,6 +178,10 @@ def png_bytes(image: Image.Image, sample: Sample, prompt: str, label: str) -> by
         "seed": str(sample.seed),
         "noise_seed": str(sample.noise_seed),
     }
+
+
+def png_bytes(image: Image.Image, record: Mapping[str, str]) -> bytes:
+    """The image as PNG with a record in its text chunks."""
     chunks = PngInfo()
     for key, value in record.items():
         chunks.add_itxt(key, value)

@@ -14,12 +14,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from knowcusbench.adaptation.cache import AdapterCache
+from knowcusbench.adaptation.editor import Fact
 from knowcusbench.adaptation.method import Method
 from knowcusbench.backbone.base import Backbone, BackboneSpec
 from knowcusbench.benchmark.release import load_benchmark
 from knowcusbench.benchmark.source import resolve_source
 from knowcusbench.benchmark.types import Benchmark, Concept
 from knowcusbench.config import SECTIONS, Config, build, did_you_mean
+from knowcusbench.effects.spec import EffectsSpec
 from knowcusbench.engine.base import Engine
 from knowcusbench.errors import ConfigError, RunError
 from knowcusbench.files import write_atomic
@@ -52,6 +54,7 @@ class Run:
     metrics: dict[str, Metric]
     protocols: dict[str, str]
     truth: tuple[str, ...]
+    effects: EffectsSpec
     engine: Engine
     cache: AdapterCache
 
@@ -127,6 +130,7 @@ def prepare(config: Config, resolved: Mapping[str, Any], *, makes_results: bool)
         metrics={name: build(node, f"metrics.{name}") for name, node in config.metrics.items()},
         protocols={name: protocol_digest(node, config.cache_dir) for name, node in config.metrics.items()},
         truth=tuple(config.report.truth),
+        effects=effects_spec(config, resolved),
         engine=build(config.engine, "engine"),
         cache=AdapterCache(Path(config.cache_dir).expanduser() / "adapters"),
     )
@@ -140,6 +144,25 @@ def prepare(config: Config, resolved: Mapping[str, Any], *, makes_results: bool)
         if not store.plan.exists():
             write_table(store.plan, run.plan)
     return run
+
+
+def effects_spec(config: Config, resolved: Mapping[str, Any]) -> EffectsSpec:
+    """What is measured beside the samples. Raises ConfigError for repeated seeds or prompts."""
+    for key, values in (("effects.seeds", config.effects.seeds), ("locality.prompts", config.locality.prompts)):
+        if len(set(values)) != len(values):
+            raise ConfigError(f"{key}: expected different ones, found {list(values)}")
+    # Not whether it is measured, but how.
+    decisive = {key: value for key, value in resolved["effects"].items() if key not in ("enabled", "interference")}
+    return EffectsSpec(
+        enabled=config.effects.enabled,
+        questions=tuple(Fact(entry.question, entry.answer) for entry in config.locality.questions),
+        prompts=tuple(config.locality.prompts),
+        seeds=tuple(config.effects.seeds),
+        question_form=config.effects.question_form.value,
+        interference=config.effects.interference,
+        encoder=build(config.effects.encoder, "effects.encoder"),
+        protocol=protocol_digest({"locality": resolved["locality"], "effects": decisive}, config.cache_dir),
+    )
 
 
 def _identity(benchmark: Benchmark, resolved: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,16 +1,18 @@
 """The report stage: all methods of the run directory in one leaderboard, and metrics against the truth."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pandas as pd
 import yaml
 
 from knowcusbench.adaptation.storage import RECORD_FILE, load_record
 from knowcusbench.adaptation.types import Cost
-from knowcusbench.benchmark.types import Prompt, Task
+from knowcusbench.benchmark.types import Concept, Prompt, Task
 from knowcusbench.files import atomic_path
 from knowcusbench.plan import counts
 from knowcusbench.report import (
+    EffectsInput,
     MetricHeading,
     PictureRow,
     PublishedTable,
@@ -20,9 +22,12 @@ from knowcusbench.report import (
     load_published,
     picture_grid,
     render_console,
+    summary,
     write_agreement,
+    write_effects,
     write_report,
 )
+from knowcusbench.stages.effects import INTERFERENCE, PICTURES, TEXT
 from knowcusbench.stages.prepare import Run
 from knowcusbench.store import read_table, writing
 
@@ -40,7 +45,11 @@ def report(run: Run) -> None:
         grid = picture_grid(*_pictures(run))
         with atomic_path(run.store.report / "pictures.png") as temporary:
             grid.save(temporary, format="PNG")
+        measured = effects_input(run)
+        effects = write_effects(run.store.report, measured) if measured else None
     print(render_console(board))
+    if effects:
+        print(f"\nEffects on everything else (all columns: effects.md):\n{render_console(summary(effects))}")
     print(f"\nwritten to {run.store.report}")
 
 
@@ -67,6 +76,70 @@ def report_input(run: Run) -> ReportInput:
         published=load_published(PublishedTable.MAIN),
         truth=run.truth,
     )
+
+
+def effects_input(run: Run) -> EffectsInput | None:
+    """The measured effects of every method in the run directory; None if nothing was measured."""
+    labels = run.store.labels()
+    measures = _concatenated(
+        _measures(run, labels), ["method", "concept", "probe", "measure", "value", "protocol", "item"]
+    )
+    if measures.empty:
+        return None
+    retrieved = _concatenated(_retrieved(run, labels), ["method", "applied", "concept", "nearest", "protocol"])
+    methods = measures.groupby("protocol")["method"].nunique()
+    protocol = run.effects.protocol if run.effects.protocol in methods else str(methods.idxmax())
+    path = run.store.ceilings(INTERFERENCE)
+    references = read_table(path) if path.exists() else pd.DataFrame(columns=["concept", "value", "protocol"])
+    left_out = sorted(set(measures.loc[measures["protocol"] != protocol, "method"]))
+    by_item = measures[measures["item"] >= 0].drop_duplicates(["method", "concept", "item"]).groupby("method").size()
+    remarks = [
+        f"{label}: measured by another protocol and left out; `knowcusbench effects` measures it again."
+        for label in left_out
+    ] + [
+        f"{label}: an adaptation for every knowledge item, measured on its own item; together, all {count} are applied."
+        for label, count in by_item.items()
+    ]
+    return EffectsInput(
+        run=run.store.root.name,
+        methods={label: _method_name(run, label) for label in labels},
+        concepts=tuple(concept.name for concept in run.concepts),
+        measures=measures[measures["protocol"] == protocol],
+        retrieved=retrieved[retrieved["protocol"] == protocol],
+        pictures=counts(run.plan)[Task.RECONSTRUCTION],
+        references=references[references["protocol"] == protocol],
+        protocol=protocol,
+        remarks=tuple(remarks),
+    )
+
+
+def _measures(run: Run, labels: list[str]) -> Iterator[pd.DataFrame]:
+    for label in labels:
+        for concept in run.concepts:
+            for item, directory in _parts(run.store.effects, label, concept, TEXT, PICTURES):
+                for name in (TEXT, PICTURES):
+                    table = read_table(directory / name)
+                    yield table.assign(method=label, concept=concept.name, item=-1 if item is None else item)
+
+
+def _retrieved(run: Run, labels: list[str]) -> Iterator[pd.DataFrame]:
+    for label in labels:
+        path = run.store.interference(label)
+        if path.exists():
+            yield read_table(path).assign(method=label)
+
+
+def _parts(
+    place: Callable[[str, str, int | None], Path], label: str, concept: Concept, *files: str
+) -> list[tuple[int | None, Path]]:
+    """Where a method's results for a concept lie: one place, or one by knowledge item. Nothing if `files` are not in
+    all of them."""
+    whole = [(None, place(label, concept.name, None))]
+    items = [(number, place(label, concept.name, number)) for number in range(len(concept.knowledge))]
+    for parts in (whole, items):
+        if all((directory / file).exists() for _, directory in parts for file in files):
+            return list(parts)
+    return []
 
 
 def _pictures(run: Run) -> tuple[list[str], list[PictureRow]]:
@@ -119,16 +192,13 @@ def _costs(run: Run, labels: list[str]) -> Iterator[tuple[str, str, float, int, 
     Nothing for a concept of which only some are there."""
     for label in labels:
         for concept in run.concepts:
-            whole = [run.store.adaptation(label, concept.name, None)]
-            items = [run.store.adaptation(label, concept.name, n) for n in range(len(concept.knowledge))]
-            for paths in (whole, items):
-                if all((path / RECORD_FILE).exists() for path in paths):
-                    records = [load_record(path) for path in paths]
-                    costs = [Cost(**record["cost"]) for record in records]
-                    yield (
-                        label,
-                        concept.name,
-                        sum(cost.total_seconds for cost in costs),
-                        max(cost.peak_memory_bytes for cost in costs),
-                        sum(record["bytes"] for record in records),
-                    )
+            records = [load_record(path) for _, path in _parts(run.store.adaptation, label, concept, RECORD_FILE)]
+            if records:
+                costs = [Cost(**record["cost"]) for record in records]
+                yield (
+                    label,
+                    concept.name,
+                    sum(cost.total_seconds for cost in costs),
+                    max(cost.peak_memory_bytes for cost in costs),
+                    sum(record["bytes"] for record in records),
+                )

@@ -64,6 +64,15 @@ class ClipTwin:
         return _unit(self.model.get_image_features(pixels).pooler_output)
 
     @torch.no_grad()
+    def patches(self, images: Sequence[Image.Image]) -> Features:
+        """Patch tokens of the last block behind the last norm: (images, patches, width)."""
+        pixels = torch.stack([self.preprocess(image) for image in images])
+        tower = self.model.vision_model
+        normed = tower.post_layernorm(tower(pixels).last_hidden_state[:, 1:])
+        features: Features = normed.double().numpy()
+        return features
+
+    @torch.no_grad()
     def texts(self, texts: Sequence[str]) -> Features:
         """Texts cut to 77 tokens by hand: the first 76, then the end token."""
         rows = [SimpleTokenizer().encode(text) for text in texts]

@@ -32,6 +32,14 @@ def test_image_embeddings_are_those_of_transformers_after_torchvision_preprocess
     assert embeddings.std(axis=0).max() > 1e-2  # the photographs are told apart
 
 
+def test_patch_features_are_those_of_transformers(clip: ClipSpec, twin: ClipTwin, dogs: list[Path]) -> None:
+    images = opened(dogs)
+    expected = twin.patches(images)
+    features = replace(clip, batch_size=2).load().patch_features(images).numpy()
+    assert features.shape == expected.shape
+    np.testing.assert_allclose(features, expected, atol=1e-4)
+
+
 def test_text_embeddings_are_those_of_transformers(clip: ClipSpec, twin: ClipTwin) -> None:
     texts = [WORDS, "A toy duck, 3 times!", WORDS * 20]
 

@@ -13,8 +13,9 @@ SMALL = (
     "grid.knowledge_items=2",
     "grid.prompts=1",
     "grid.seeds=[0,1]",
+    "locality.prompts=[a red apple]",
 )
-"""2 concepts x 2 items x (alone, in a prompt) x 2 seeds: 16 samples."""
+"""2 concepts x 2 items x (alone, in a prompt) x 2 seeds: 16 samples. One unrelated prompt."""
 
 Command = Callable[..., int]
 

@@ -206,7 +206,7 @@ def test_provenance_names_versions_hardware_and_weights(finished_run):
     record = records[0]
     assert record["packages"]["torch"] == importlib.metadata.version("torch")
     assert record["hardware"]["cores"] >= 1
-    assert set(record["seconds"]) == {"adapt", "generate", "score", "report"}
+    assert set(record["seconds"]) == {"adapt", "generate", "score", "effects", "report"}
     assert all(digest.startswith("sha256:") for digest in record["metric_weights"]["clip_i"].values())
     identity = json.loads((finished_run / "run.json").read_text())
     assert len(identity["benchmark"]) == 64

@@ -1,0 +1,97 @@
+"""The sum of adaptations does what all of them do together."""
+
+import copy
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import nn
+
+from knowcusbench.adaptation.sums import summed
+from knowcusbench.adaptation.types import Adaptation, Adapter, Cost
+from knowcusbench.backbone.base import PromptEmbeds
+from knowcusbench.backbone.qwen_image import QwenImage
+from knowcusbench.errors import MethodError
+
+
+def adapter(model: nn.Module, modules: tuple[str, ...], rank: int, alpha: float, seed: int) -> Adapter:
+    """A random LoRA whose scaling is not one."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = {}
+    for name in modules:
+        linear = model.get_submodule(name)
+        weights[f"{name}.lora_A.weight"] = torch.randn(rank, linear.in_features, generator=generator)
+        weights[f"{name}.lora_B.weight"] = 0.1 * torch.randn(linear.out_features, rank, generator=generator)
+    return Adapter(weights, {"r": rank, "lora_alpha": alpha, "target_modules": list(modules)})
+
+
+def dense(model: nn.Module, *adapters: Adapter) -> nn.Module:
+    """A copy of the model with the adapters added to its weights, module by module."""
+    changed = copy.deepcopy(model)
+    with torch.no_grad():
+        for one in adapters:
+            for name in one.config["target_modules"]:
+                down, up = one.weights[f"{name}.lora_A.weight"], one.weights[f"{name}.lora_B.weight"]
+                changed.get_submodule(name).weight += one.config["lora_alpha"] / one.config["r"] * up @ down
+    return changed
+
+
+@pytest.fixture
+def adaptations(backbone_fp32: QwenImage) -> list[Adaptation]:
+    """Two of different ranks and scalings that share some modules, one of them of the text encoder alone."""
+    text, transformer = backbone_fp32.text_encoder, backbone_fp32.transformer
+    gates = backbone_fp32.text_modules(["gate_proj"], [0, 1])
+    return [
+        Adaptation(adapter(transformer, backbone_fp32.lora_targets[:3], 2, 4, 1), adapter(text, gates, 3, 3, 2)),
+        Adaptation(None, adapter(text, gates[1:], 2, 1, 3)),
+        Adaptation(adapter(transformer, backbone_fp32.lora_targets[2:5], 3, 1, 4), None),
+    ]
+
+
+@torch.no_grad()
+def test_the_text_encoder_answers_as_with_all_of_them(backbone_fp32: QwenImage, adaptations: list[Adaptation]) -> None:
+    tokens = torch.tensor([[3, 14, 15, 92, 65, 35]])
+    changed = dense(backbone_fp32.text_encoder, *(a.text_encoder for a in adaptations if a.text_encoder))
+    expected = changed(input_ids=tokens).logits
+    base = backbone_fp32.language_logits(tokens)
+    with backbone_fp32.adapted(summed(adaptations)):
+        found = backbone_fp32.language_logits(tokens)
+    assert (expected - base).abs().max() > 0.1
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_the_transformer_draws_as_with_all_of_them(
+    backbone_fp32: QwenImage, adaptations: list[Adaptation], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embeds: PromptEmbeds = backbone_fp32.encode("a red star")
+    noise = torch.randn(1, 8, 16, 16, generator=torch.Generator().manual_seed(5))
+    sigma = torch.tensor([0.7])
+    changed = dense(backbone_fp32.transformer, *(a.transformer for a in adaptations if a.transformer))
+    base = backbone_fp32.velocity(noise, sigma, embeds)
+    with backbone_fp32.adapted(summed([Adaptation(a.transformer) for a in adaptations])):
+        found = backbone_fp32.velocity(noise, sigma, embeds)
+    monkeypatch.setattr(backbone_fp32, "transformer", changed)
+    expected = backbone_fp32.velocity(noise, sigma, embeds)
+    assert (expected - base).abs().max() > 1e-3
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_sum_of_nothing_adapts_nothing() -> None:
+    assert summed([Adaptation(), Adaptation()]) == Adaptation()
+
+
+def test_what_is_more_than_a_lora_is_refused(adaptations: list[Adaptation]) -> None:
+    @dataclass(frozen=True)
+    class Gated(Adapter):
+        gate: float = 1.0
+
+    plain = adaptations[1].text_encoder
+    assert plain
+    with pytest.raises(MethodError, match=r"effects\.interference=false"):
+        summed([Adaptation(text_encoder=plain), Adaptation(text_encoder=Gated(plain.weights, plain.config, 0.5))])
+
+
+def test_costs_add_up(adaptations: list[Adaptation]) -> None:
+    paid = [Adaptation(cost=Cost({"visual": 2.0}, 5)), Adaptation(cost=Cost({"visual": 1.0, "textual": 4.0}, 3))]
+    assert summed(paid).cost == Cost({"visual": 3.0, "textual": 4.0}, 5)
