@@ -3,10 +3,10 @@
 It learns from fixed sets of pictures and captions, whose latents and prompt embeddings are computed once. Captions of
 facts that are held out are not among them, nor is the rare token.
 
-Some captions are told by two prompts: the answer position (and the other tokens after the caption) has the states of
-the caption, the words before it have those of the same caption with another phrase in it. The picture is the one that
-the answer position means. So the transformer learns to take the identity of a thing from where the text encoder says
-it, which is what a knowledge edit changes.
+Some captions are told by two prompts: the answer position, the last, has the state of the caption, all before it have
+those of the same caption with another phrase in it. The picture is the one that the answer position means. So the
+transformer learns to take the identity of a thing from where the text encoder says it, which is the only place that a
+knowledge edit changes.
 
 Beside the velocity, a head that is thrown away learns to tell, from the states of a middle block, which thing with
 which attributes is at each place of the clean picture. It does what representation alignment (arXiv 2410.06940) does
@@ -41,7 +41,7 @@ from knowcusbench.toybox.vocabulary import ANCHOR_OWNER, CLASSES, COLOURS, PATTE
 from knowcusbench.toybox.world import KNOWN, SIMPLE, settled
 
 SCHEDULE = Schedule(
-    steps=14_000, batch_size=64, learning_rate=1e-3, warmup=100, decay_from=0.7, muon=True, average=0.998
+    steps=26_000, batch_size=64, learning_rate=1e-3, warmup=100, decay_from=0.7, muon=True, average=0.998
 )
 
 FREE_STEPS = 8_100
@@ -51,7 +51,7 @@ EXAMPLES = 40_000
 BLANK_SHARE = 0.1
 """Of the captions that are replaced by the blank that guidance leads away from."""
 
-TWO_PROMPTS_SHARE = 0.3
+TWO_PROMPTS_SHARE = 0.5
 """Of the captions with a name or a phrase that are told by two prompts."""
 
 READ_BLOCK = 1
@@ -64,8 +64,6 @@ SECOND_WORDS = (("kind", SHAPES), ("colour", tuple(COLOURS)))
 MEANINGS = sum(1 + sum(len(words) for _, words in told) for told in ((*MAIN_WORDS, *PART_WORDS), SECOND_WORDS))
 """Numbers that say what is at a place: for the main and the second thing how much of the place it covers, and the same
 for each word that is true of it."""
-
-TAIL = "<|im_end|>\n<|im_start|>assistant\n"
 
 
 @dataclass(frozen=True)
@@ -233,9 +231,8 @@ def _told(
         if caption.told is None and caption.template != "{}" and rng.random() < TWO_PROMPTS_SHARE
     ]
     decoys = [captions[index].template.format(_any_phrase(rng)) for index in doubled]
-    tail = len(tokenizer(TAIL)["input_ids"])
     for index, words in zip(doubled, _states(encoder, tokenizer, decoys, device), strict=True):
-        told[index] = torch.cat([words[:-tail], told[index][-tail:]])
+        told[index] = torch.cat([words[:-1], told[index][-1:]])
     return told
 
 
