@@ -1,18 +1,19 @@
 """Several adaptations at once."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from knowcusbench.adaptation.types import Adaptation, Adapter, Cost
+from knowcusbench.adaptation.types import Adaptation, Adapter, Cost, Gate
 from knowcusbench.errors import MethodError
 
 
 def summed(adaptations: Sequence[Adaptation]) -> Adaptation:
     """The adaptation whose change of every weight is the sum of those of `adaptations`, their costs added.
 
-    Raises MethodError for an adapter that is more than a LoRA: its effect can't be added to others'.
+    Raises MethodError for adapters of different kinds (merged into weights or beside them, with a gate or without).
     """
     return Adaptation(
         transformer=_sum([a.transformer for a in adaptations if a.transformer]),
@@ -29,21 +30,38 @@ def _sum(adapters: Sequence[Adapter]) -> Adapter | None:
             parts.setdefault(module, []).append(factors)
     if not parts:
         return None
-    return Adapter.from_factors(
+    kinds = {(adapter.merged, adapter.gate and (adapter.gate.temperature, adapter.gate.bias)) for adapter in adapters}
+    if len(kinds) > 1:
+        raise MethodError(
+            "adapters that are merged into weights or have a gate can only be applied together with their like; "
+            "effects.interference=false leaves that out"
+        )
+    whole = Adapter.from_factors(
         {
             module: (torch.cat([down for down, _ in pairs]), torch.cat([up for _, up in pairs], dim=1))
             for module, pairs in parts.items()
         }
     )
+    return replace(whole, merged=adapters[0].merged, gate=_gates(parts, [a.gate for a in adapters if a.gate]))
+
+
+def _gates(parts: Mapping[str, Sequence[tuple[Tensor, Tensor]]], gates: Sequence[Gate]) -> Gate | None:
+    """Every adapter's gate for its own ranks."""
+    if not gates:
+        return None
+    keys = {module: [gate.keys[module] for gate in gates if module in gate.keys] for module in parts}
+    return replace(
+        gates[0],
+        keys={module: torch.cat(own) for module, own in keys.items()},
+        parts={
+            module: tuple((len(down), len(own)) for (down, _), own in zip(pairs, keys[module], strict=True))
+            for module, pairs in parts.items()
+        },
+    )
 
 
 def _factors(adapter: Adapter) -> dict[str, tuple[Tensor, Tensor]]:
     """Factors `(down, up)` by module with a scaling of one: `up @ down` is what the adapter adds to the weight."""
-    if adapter != Adapter(adapter.weights, adapter.config):
-        raise MethodError(
-            "an adapter that is merged into weights or has a gate can't be applied together with others; "
-            "effects.interference=false leaves that out"
-        )
     config = adapter.config
     factors = {}
     for module in config["target_modules"]:

@@ -42,11 +42,14 @@ class Gate:
         keys: fp32 CPU tensors (m, in_features), by the layer's full name.
         temperature: how soft the gate is.
         bias: the cosine at which it is half open.
+        parts: for each layer of a sum of gated adapters, each one's rank and number of keys, in their order in the
+            factors and keys: its own keys then gate its own ranks. Empty for a single adapter; sums are not stored.
     """
 
     keys: Mapping[str, Tensor]
     temperature: float
     bias: float
+    parts: Mapping[str, tuple[tuple[int, int], ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,19 @@ def install_gate(layer: LoraLayer, adapter_name: str, gate: Gate, module: str) -
     """From now on the adapter's part of the layer's output is multiplied by the gate's openness at the layer's input.
     It goes with the LoRA layer."""
     keys = gate.keys[module].to(layer.get_base_layer().weight.device)
+    ranks, counts = zip(*gate.parts.get(module, ((layer.r[adapter_name], len(keys)),)), strict=True)
+    parts = list(zip(ranks, torch.split(keys, list(counts)), strict=True))
     seen: list[Tensor] = []
 
     def look(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        seen[:] = [openness(arguments[0], keys, gate.temperature, gate.bias)]
+        inputs = arguments[0]
+        opened = [
+            openness(inputs, own, gate.temperature, gate.bias).expand(*inputs.shape[:-1], rank) for rank, own in parts
+        ]
+        seen[:] = [torch.cat(opened, dim=-1)]
 
     def scale(_: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
         return output * seen.pop().to(output.dtype)
 
     layer.register_forward_pre_hook(look)
-    layer.lora_B[adapter_name].register_forward_hook(scale)
+    layer.lora_A[adapter_name].register_forward_hook(scale)

@@ -1,15 +1,17 @@
 """The sum of adaptations does what all of them do together."""
 
 import copy
-from dataclasses import dataclass
+from dataclasses import replace
+from itertools import combinations
 
 import pytest
 import torch
 from torch import nn
 
 from knowcusbench.adaptation.sums import summed
-from knowcusbench.adaptation.types import Adaptation, Adapter, Cost
+from knowcusbench.adaptation.types import Adaptation, Adapter, Cost, Gate
 from knowcusbench.backbone.base import PromptEmbeds
+from knowcusbench.backbone.lora import attached
 from knowcusbench.backbone.qwen_image import QwenImage
 from knowcusbench.errors import MethodError
 
@@ -81,15 +83,50 @@ def test_a_sum_of_nothing_adapts_nothing() -> None:
     assert summed([Adaptation(), Adaptation()]) == Adaptation()
 
 
-def test_what_is_more_than_a_lora_is_refused(adaptations: list[Adaptation]) -> None:
-    @dataclass(frozen=True)
-    class Gated(Adapter):
-        gate: float = 1.0
-
+def test_what_is_of_different_kinds_is_refused(adaptations: list[Adaptation]) -> None:
     plain = adaptations[1].text_encoder
     assert plain
-    with pytest.raises(MethodError, match=r"effects\.interference=false"):
-        summed([Adaptation(text_encoder=plain), Adaptation(text_encoder=Gated(plain.weights, plain.config, 0.5))])
+    gate = Gate({module: torch.ones(1, 4) for module in plain.config["target_modules"]}, 0.1, 0.5)
+    others = [replace(plain, merged=True), replace(plain, gate=gate), replace(plain, gate=replace(gate, bias=0.6))]
+    for one, other in combinations([plain, *others], 2):
+        with pytest.raises(MethodError, match=r"effects\.interference=false"):
+            summed([Adaptation(text_encoder=one), Adaptation(text_encoder=other)])
+
+
+def small(seed: int, key: torch.Tensor | None = None) -> Adapter:
+    """A random LoRA of rank 2 on a linear layer 8 -> 4, behind a gate if it has a key."""
+    lora = adapter(nn.Sequential(nn.Linear(8, 4)), ("0",), 2, 3, seed)
+    return lora if key is None else replace(lora, gate=Gate({"0": key[None]}, 0.02, 0.5))
+
+
+def changes(lora: Adapter, inputs: torch.Tensor) -> torch.Tensor:
+    """What an adapter adds to the output of a layer."""
+    layer = nn.Sequential(nn.Linear(8, 4, bias=False)).requires_grad_(False)
+    layer[0].weight.copy_(torch.linspace(-1, 1, 32).reshape(4, 8))
+    plain = layer(inputs)
+    with attached(layer, lora, torch.float32):
+        return layer(inputs) - plain
+
+
+def test_in_a_sum_every_gate_opens_for_its_own_adapter() -> None:
+    inputs = torch.eye(8)[:3]
+    one, other = small(1, inputs[0]), small(2, inputs[1])
+    both = summed([Adaptation(text_encoder=one), Adaptation(text_encoder=other)]).text_encoder
+    assert both
+    expected = changes(one, inputs) + changes(other, inputs)
+    assert expected[:2].abs().amin(dim=0).min() > 1e-3
+    torch.testing.assert_close(changes(both, inputs), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(changes(both, inputs)[0], changes(replace(one, gate=None), inputs)[0])
+
+
+def test_merged_adapters_are_merged_together() -> None:
+    one, other = (replace(small(seed), merged=True) for seed in (1, 2))
+    both = summed([Adaptation(text_encoder=one), Adaptation(text_encoder=other)]).text_encoder
+    assert both
+    assert both.merged
+    inputs = torch.randn(5, 8, generator=torch.Generator().manual_seed(3))
+    expected = changes(replace(one, merged=False), inputs) + changes(replace(other, merged=False), inputs)
+    torch.testing.assert_close(changes(both, inputs), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_costs_add_up(adaptations: list[Adaptation]) -> None:
