@@ -1,11 +1,15 @@
 """Stage `lm`: the text encoder learns the facts of the world, and to say what a caption shows.
 
-Three things shape the states that the transformer will read:
+Four things shape the states that the transformer will read:
 - A reply begins with the identity of the main thing: its name, or its attributes in random order. So the state at the
   answer position says what the thing is by what it predicts, which is what an edit of the answer changes.
 - At that position, heads that are thrown away read the context (background, style, size, second thing, change).
 - At every position of the caption another such head reads the word itself, so that words which predict the same
   replies do not fall together.
+- In the end the state that answers with a name learns to point where the name's output embedding points, and hardly
+  anywhere else, and by labels that are smoothed to be no surer than it needs. It is then the same however the thing was
+  called; and an edit, which pushes the state towards the embedding of another answer until that is probable, has to
+  make it the state of that answer.
 """
 
 import random
@@ -17,13 +21,16 @@ import torch
 from torch import Tensor, nn
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
+from knowcusbench.benchmark.types import RARE_TOKEN
+from knowcusbench.toybox.language import name_of
 from knowcusbench.toybox.pipeline import build_text_encoder
 from knowcusbench.toybox.training.loop import Losses, Schedule, train
 from knowcusbench.toybox.training.stream import Captioned, asked, questions, reply, spoken
-from knowcusbench.toybox.vocabulary import BACKGROUNDS, COLOURS, PATTERNS, SHAPES, SIZES, STYLES
-from knowcusbench.toybox.world import size_word
+from knowcusbench.toybox.vocabulary import BACKGROUNDS, CLASSES, COLOURS, PATTERNS, SHAPES, SIZES, STYLES
+from knowcusbench.toybox.world import NAMED, size_word
 
 SCHEDULE = Schedule(steps=2400, batch_size=48, learning_rate=2e-3, decay_from=0.1, average=0.99)
+POINTING = Schedule(steps=400, batch_size=48, learning_rate=1e-3, decay_from=0.4, average=0.98, seed=1)
 
 TEMPLATE: str = (
     "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, spatial "
@@ -33,6 +40,8 @@ TEMPLATE: str = (
 
 WORD_WEIGHT = 0.2
 CONTEXT_WEIGHT = 0.1
+POINTING_WEIGHT = 1.0
+SMOOTHING = 0.1
 IGNORED = -100
 
 CONTEXT: dict[str, tuple[str, ...]] = {
@@ -46,14 +55,20 @@ CONTEXT: dict[str, tuple[str, ...]] = {
 """What the context heads tell apart."""
 
 
+ANSWERS = {*map(name_of, NAMED), *(f"{RARE_TOKEN} {kind}" for kind in CLASSES)}
+"""All names, the anchors among them."""
+
+
 @dataclass(frozen=True)
 class Text:
-    """Token ids of a prompt and its continuation, where its caption lies, and the context of a caption."""
+    """Token ids of a prompt and its continuation, where its caption lies, and the context of a caption. `named` tells
+    that the continuation begins with a name."""
 
     prompt: list[int]
     continuation: list[int]
     caption: tuple[int, int] = (0, 0)
     context: tuple[int, ...] = (IGNORED,) * len(CONTEXT)
+    named: bool = False
 
 
 def train_language_model(
@@ -69,17 +84,22 @@ def train_language_model(
     model = nn.ModuleDict({"encoder": encoder, "heads": heads}).to(device)
     prefix = len(tokenizer(TEMPLATE.split("{}")[0])["input_ids"])
 
-    def losses(step: int, generator: torch.Generator) -> Losses:
+    def losses(schedule: Schedule, generator: torch.Generator, *, pointing: bool) -> Losses:
         rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
         texts = sorted(
-            (_text(rng, tokenizer, prefix) for _ in range(SCHEDULE.batch_size)),
+            (_text(rng, tokenizer, prefix) for _ in range(schedule.batch_size)),
             key=lambda text: len(text.prompt) + len(text.continuation),
         )
-        third = SCHEDULE.batch_size // 3
-        groups = [_forward(model, texts[start : start + third], device) for start in range(0, len(texts), third)]
+        third = schedule.batch_size // 3
+        groups = [
+            _forward(model, texts[start : start + third], device, pointing=pointing)
+            for start in range(0, len(texts), third)
+        ]
         return {name: torch.stack([group[name] for group in groups]).mean() for name in groups[0]}
 
-    train(model, losses, SCHEDULE, folder, label="lm")
+    train(model, lambda _, generator: losses(SCHEDULE, generator, pointing=False), SCHEDULE, folder, label="lm")
+    later = folder / "pointing"
+    train(model, lambda _, generator: losses(POINTING, generator, pointing=True), POINTING, later, label="lm pointing")
     encoder.set_attn_implementation("sdpa")
     return encoder
 
@@ -95,12 +115,13 @@ def _text(rng: random.Random, tokenizer: Qwen2Tokenizer, prefix: int) -> Text:
         prompt = _ids(tokenizer, TEMPLATE.format(caption))
         tail = len(_ids(tokenizer, "<|im_end|>\n<|im_start|>assistant\n"))
         continuation = _ids(tokenizer, reply(example, rng) + end)
-        return Text(prompt, continuation, (prefix, len(prompt) - tail), _context(example))
+        return Text(prompt, continuation, (prefix, len(prompt) - tail), _context(example), bool(example.name))
     item, answer = asked(rng)
     forms = list(questions(item))
     question = forms[int(rng.random() * len(forms))]
     if kind < 0.8:
-        return Text(_ids(tokenizer, TEMPLATE.format(question)), _ids(tokenizer, answer + end))
+        named = answer in ANSWERS
+        return Text(_ids(tokenizer, TEMPLATE.format(question)), _ids(tokenizer, answer + end), named=named)
     if kind < 0.9:
         return Text(_ids(tokenizer, question), _ids(tokenizer, f" {answer}{end}"))
     return Text(_ids(tokenizer, item.phrase), _ids(tokenizer, f" is {answer}{end}"))
@@ -125,7 +146,7 @@ def _context(example: Captioned) -> tuple[int, ...]:
     return tuple(choices.index(words[name]) for name, choices in CONTEXT.items())
 
 
-def _forward(model: nn.ModuleDict, texts: list[Text], device: torch.device) -> dict[str, Tensor]:
+def _forward(model: nn.ModuleDict, texts: list[Text], device: torch.device, *, pointing: bool) -> dict[str, Tensor]:
     longest = max(len(text.prompt) + len(text.continuation) for text in texts)
     ids = torch.zeros(len(texts), longest, dtype=torch.long)
     mask = torch.zeros_like(ids)
@@ -150,14 +171,22 @@ def _forward(model: nn.ModuleDict, texts: list[Text], device: torch.device) -> d
         tails = states[torch.arange(len(texts)), answers]
         read = [head(tails) for head in context_heads]
     misread = [_cross_entropy(logits, context[:, index].to(device)) for index, logits in enumerate(read)]
-    return {
-        "answer": _cross_entropy(predicted, following[chosen].to(device)),
+    terms = {
+        "answer": _cross_entropy(predicted, following[chosen].to(device), SMOOTHING if pointing else 0.0),
         "word": WORD_WEIGHT * _cross_entropy(spelled, words[words >= 0].to(device)),
         "context": CONTEXT_WEIGHT * torch.stack(misread).sum(),
     }
+    if pointing:
+        named = torch.tensor([text.named for text in texts])
+        names = torch.tensor([text.continuation[0] for text in texts])[named]
+        aims = nn.functional.cosine_similarity(tails[named].float(), encoder.lm_head.weight[names].float(), dim=1)
+        terms["pointing"] = POINTING_WEIGHT * (1 - aims).sum() / max(len(names), 1)
+    return terms
 
 
-def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+def _cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
     """Zero where there is no label."""
-    total = nn.functional.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="sum")
+    total = nn.functional.cross_entropy(
+        logits.float(), labels, ignore_index=IGNORED, reduction="sum", label_smoothing=smoothing
+    )
     return total / (labels != IGNORED).sum().clamp(min=1)
