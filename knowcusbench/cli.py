@@ -26,6 +26,8 @@ A run, from its plan to its leaderboard (each verb does only what is missing):
   score      score them
   report     write the leaderboard
 
+  probe      edit one fact, and draw its phrase before and after
+
 Benchmarks:
   check PATH              validate a benchmark directory and print its statistics
   convert SOURCE TARGET   a release directory to a Parquet data set, or back
@@ -33,6 +35,7 @@ Benchmarks:
 Examples:
   knowcusbench bench method=mokus
   knowcusbench bench -m method=base,anchor,leak,mokus,naive_db,enc_ft benchmark=directory benchmark.path=DIR
+  knowcusbench bench ablation=eta
   knowcusbench bench method=enc_ft grid.seeds=[0,1] run.name=two-seeds
   knowcusbench plan backbone=qwen_image benchmark=directory benchmark.path=DIR
 
@@ -41,7 +44,7 @@ Examples:
   knowcusbench -sc install=bash   shell completion (also zsh, fish)
 """
 
-RUN_VERBS = ("bench", "plan", "adapt", "generate", "score", "report")
+RUN_VERBS = ("bench", "plan", "adapt", "generate", "score", "report", "probe")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

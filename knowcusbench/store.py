@@ -10,6 +10,7 @@
     scores/<label>/<metric>.parquet       one row per sample
     ceilings/<metric>.parquet             references scored against each other
     report/                               tables
+    probe/                                the transfer probe
 
 A label names a method within the run. Files appear whole or not at all, so a file that exists is done.
 """
@@ -51,6 +52,10 @@ class RunStore:
     @property
     def report(self) -> Path:
         return self.root / "report"
+
+    @property
+    def probe(self) -> Path:
+        return self.root / "probe"
 
     def config(self, label: str) -> Path:
         return self.root / "configs" / f"{label}.yaml"

@@ -11,15 +11,20 @@ from knowcusbench.benchmark.types import Prompt, Task
 from knowcusbench.files import atomic_path
 from knowcusbench.plan import counts
 from knowcusbench.report import (
+    AblationInput,
     MetricHeading,
     PictureRow,
     PublishedTable,
     ReportInput,
+    Setting,
+    build_ablation,
     build_agreement,
     build_leaderboard,
     load_published,
     picture_grid,
     render_console,
+    write_ablation,
+    write_ablation_figure,
     write_agreement,
     write_report,
 )
@@ -40,6 +45,10 @@ def report(run: Run) -> None:
         grid = picture_grid(*_pictures(run))
         with atomic_path(run.store.report / "pictures.png") as temporary:
             grid.save(temporary, format="PNG")
+        if compared := ablation_input(run, inputs):
+            ablation = build_ablation(compared)
+            write_ablation(run.store.report, ablation)
+            write_ablation_figure(run.store.report, ablation)
     print(render_console(board))
     print(f"\nwritten to {run.store.report}")
 
@@ -69,6 +78,31 @@ def report_input(run: Run) -> ReportInput:
     )
 
 
+def ablation_input(run: Run, inputs: ReportInput) -> AblationInput | None:
+    """The results of a run that compares values of a setting; None for any other run."""
+    configs = {label: yaml.safe_load(run.store.config(label).read_text()) for label in inputs.methods}
+    compared = {label: config["ablation"] for label, config in configs.items() if config.get("ablation")}
+    if not compared:
+        return None
+    one = next(iter(compared.values()))
+    order = list(one["values"])
+    return AblationInput(
+        name=one["name"],
+        title=one["title"],
+        scale=one["scale"],
+        settings=sorted(
+            (Setting(label=label, value=node["value"], taught=node["taught"]) for label, node in compared.items()),
+            key=lambda setting: order.index(setting.value) if setting.value in order else len(order),
+        ),
+        controls=[label for label in inputs.methods if label not in compared],
+        metrics=inputs.metrics,
+        scores=_concatenated(
+            _scores(run, list(inputs.methods)), ["method", "task", "concept", "metric", "value", "knowledge"]
+        ),
+        costs=inputs.costs,
+    )
+
+
 def _pictures(run: Run) -> tuple[list[str], list[PictureRow]]:
     """One sample of each of the first concepts, drawn by every method; with each concept another of its prompts."""
     labels = run.store.labels()
@@ -93,7 +127,7 @@ def _method_name(run: Run, label: str) -> str:
 
 
 def _scores(run: Run, labels: list[str]) -> Iterator[pd.DataFrame]:
-    samples = run.plan.set_index("id")[["task", "concept"]]
+    samples = run.plan.set_index("id")[["task", "concept", "knowledge"]]
     for label in labels:
         for name in run.metrics:
             path = run.store.scores(label, name)

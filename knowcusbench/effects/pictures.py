@@ -1,0 +1,22 @@
+"""How far two pictures of the same prompt and noise are apart."""
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from knowcusbench.effects.text import token_cosines
+
+
+def rmse(one: Image.Image, other: Image.Image) -> float:
+    """`sqrt(mean((a - b)^2)) / 255` over all 8-bit RGB values: 0 for equal pictures, 1 for black and white."""
+    difference = np.asarray(one, dtype=np.float64) - np.asarray(other, dtype=np.float64)
+    return float(np.sqrt(np.square(difference).mean())) / 255
+
+
+def patch_cosine(one: Tensor, other: Tensor) -> float:
+    """Mean cosine of the patch features (patches, dim) at the same places of two pictures.
+
+    Unlike the pooled embedding's, which forgives what CLIP was not trained to tell apart, it falls when something
+    moves or changes its form; it stands in for a self-supervised encoder's (DINO's).
+    """
+    return float(token_cosines(one, other).mean())

@@ -1,0 +1,213 @@
+"""What an adaptation does to the text encoder: its answers, and the embeddings that condition the transformer.
+
+Efficacy, generality and locality are those of knowledge editing (ROME, arXiv 2202.05262; UltraEdit, arXiv 2505.14679),
+with probabilities in the place of accuracies.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeVar
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from knowcusbench.adaptation.editor import Fact
+from knowcusbench.backbone.base import Backbone, QuestionForm
+from knowcusbench.benchmark.types import Concept
+from knowcusbench.metrics.memo import Memo
+
+T = TypeVar("T")
+
+REMEMBERED = 1024
+"""Answers and embeddings of the base model kept in memory: 0.6 GiB with Qwen-Image's vocabulary of 152,064."""
+
+
+class Probe(StrEnum):
+    """What the text encoder is given.
+
+    The adaptation's own knowledge: `QUESTION`, `REPHRASING` (of a question), `PHRASE` (as a prompt). What it should
+    leave alone: `UNRELATED_QUESTION`, `OTHER_CONCEPT` (the questions of the other concepts), `CLASS_PROMPT` (the
+    concept's prompts with the class noun), `UNRELATED_PROMPT`.
+    """
+
+    QUESTION = "question"
+    REPHRASING = "rephrasing"
+    PHRASE = "phrase"
+    UNRELATED_QUESTION = "unrelated_question"
+    OTHER_CONCEPT = "other_concept"
+    CLASS_PROMPT = "class_prompt"
+    UNRELATED_PROMPT = "unrelated_prompt"
+
+
+EFFICACY = (Probe.QUESTION, Probe.REPHRASING, Probe.UNRELATED_QUESTION)
+"""Probes with an answer that matters."""
+
+LOCALITY = (Probe.UNRELATED_QUESTION, Probe.OTHER_CONCEPT, Probe.CLASS_PROMPT)
+"""Probes whose answer should be what it was."""
+
+COLUMNS = ["probe", "text", "measure", "base", "value"]
+"""`base` is the same measure before the adaptation; NaN where the measure itself compares with before."""
+
+
+@dataclass(frozen=True)
+class TextProbes:
+    """What is put to the text encoder before and after: facts to be answered, and prompts to be embedded."""
+
+    facts: Mapping[Probe, tuple[Fact, ...]]
+    prompts: Mapping[Probe, tuple[str, ...]]
+
+
+def text_probes(
+    concept: Concept, others: Sequence[Concept], questions: Sequence[Fact], prompts: Sequence[str]
+) -> TextProbes:
+    """The probes of an adaptation to `concept` (with the knowledge that it was given).
+
+    `others` are the other concepts, `questions` and `prompts` the unrelated ones. A question that is also the
+    concept's own is not counted against it.
+    """
+    own = {item.question for item in concept.knowledge}
+    foreign = [Fact(item.question, item.answer) for other in others for item in other.knowledge]
+    class_prompts = [prompt.fill(concept.class_noun) for prompt in concept.prompts]
+    return TextProbes(
+        facts={
+            Probe.QUESTION: tuple(Fact(item.question, item.answer) for item in concept.knowledge),
+            Probe.REPHRASING: tuple(Fact(text, item.answer) for item in concept.knowledge for text in item.rephrasings),
+            Probe.UNRELATED_QUESTION: tuple(questions),
+            Probe.OTHER_CONCEPT: tuple(fact for fact in foreign if fact.question not in own),
+            # The answer of a prompt plays no part: what precedes its first token does not depend on it.
+            Probe.CLASS_PROMPT: tuple(Fact(prompt, concept.class_noun) for prompt in class_prompts),
+        },
+        prompts={
+            Probe.PHRASE: tuple(item.phrase for item in concept.knowledge),
+            Probe.UNRELATED_PROMPT: tuple(prompts),
+        },
+    )
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the text encoder says to a question.
+
+    Attributes:
+        next_token: log-probabilities (vocabulary,) in the place of the answer's first token, fp32 on the CPU.
+        first: id of the wanted answer's first token.
+        log_probability: of the whole wanted answer, each token after those before it.
+    """
+
+    next_token: Tensor
+    first: int
+    log_probability: float
+
+    @property
+    def first_probability(self) -> float:
+        return math.exp(float(self.next_token[self.first]))
+
+    @property
+    def first_rank(self) -> int:
+        """1 for the most likely token. The last one if the logits are not numbers."""
+        return int((~(self.next_token <= self.next_token[self.first])).sum()) + 1
+
+    @property
+    def probability(self) -> float:
+        return math.exp(self.log_probability)
+
+
+@torch.no_grad()
+def read_answer(backbone: Backbone, fact: Fact, form: QuestionForm) -> Answer:
+    """Ask the text encoder as it is adapted now. Raises MethodError for a question that can't be asked."""
+    input_ids, labels = backbone.question_tokens(fact.question, fact.answer, form)
+    tokens = labels[0, labels[0] >= 0]
+    logits = backbone.language_logits(input_ids)[0, labels[0] >= 0]
+    log_probabilities = logits.float().log_softmax(-1)
+    whole = log_probabilities.gather(1, tokens[:, None]).double().sum()
+    return Answer(log_probabilities[0].cpu(), int(tokens[0]), float(whole))
+
+
+@dataclass(frozen=True)
+class TextReading:
+    """All answers, and the embeddings (length, dim) of all prompts."""
+
+    answers: Mapping[Fact, Answer]
+    embeds: Mapping[str, Tensor]
+
+
+def read_text(backbone: Backbone, probes: TextProbes, form: QuestionForm) -> TextReading:
+    """Everything as the text encoder is adapted now."""
+    facts, prompts = _distinct(probes.facts), _distinct(probes.prompts)
+    return TextReading(
+        {fact: read_answer(backbone, fact, form) for fact in facts},
+        {prompt: _embed(backbone, prompt) for prompt in prompts},
+    )
+
+
+_base_answers: Memo[tuple[str, QuestionForm, Fact], Answer] = Memo(REMEMBERED)
+_base_embeds: Memo[tuple[str, str], Tensor] = Memo(REMEMBERED)
+
+
+def read_base_text(backbone: Backbone, probes: TextProbes, form: QuestionForm) -> TextReading:
+    """The same before any adaptation: read once for each digest of the base weights, and remembered in the process."""
+    facts, prompts = _distinct(probes.facts), _distinct(probes.prompts)
+    answers = _base_answers.fetch(
+        [(backbone.digest, form, fact) for fact in facts],
+        lambda missing: [read_answer(backbone, fact, form) for _, form, fact in missing],
+    )
+    embeds = _base_embeds.fetch(
+        [(backbone.digest, prompt) for prompt in prompts],
+        lambda missing: [_embed(backbone, prompt) for _, prompt in missing],
+    )
+    return TextReading(dict(zip(facts, answers, strict=True)), dict(zip(prompts, embeds, strict=True)))
+
+
+def _distinct(groups: Mapping[Probe, Sequence[T]]) -> list[T]:
+    return list(dict.fromkeys(value for values in groups.values() for value in values))
+
+
+def _embed(backbone: Backbone, prompt: str) -> Tensor:
+    return backbone.encode(prompt).embeds[0].cpu()
+
+
+def kl_divergence(log_p: Tensor, log_q: Tensor) -> float:
+    """`KL(p || q) = sum_i p_i (log p_i - log q_i)` in nats, of two vectors (n,) of log-probabilities, in fp64."""
+    # Normalised anew: the rounding of fp32 could make a small divergence negative.
+    log_p, log_q = log_p.double().log_softmax(0), log_q.double().log_softmax(0)
+    return float((log_p.exp() * (log_p - log_q)).sum())
+
+
+def token_cosines(one: Tensor, other: Tensor) -> Tensor:
+    """Cosines (length,) of the tokens of two embeddings (length, dim), in fp64. Exactly 1 for equal tokens."""
+    one, other = one.double(), other.double()
+    norms = (one.square().sum(-1) * other.square().sum(-1)).sqrt()
+    return (one * other).sum(-1) / norms
+
+
+def text_effects(probes: TextProbes, base: TextReading, adapted: TextReading) -> pd.DataFrame:
+    """One row per probe, text and measure, with the columns `COLUMNS`.
+
+    Measures of answers: `first_probability` and `first_rank` of the answer's first token, `answer_probability` of all
+    of it, `kl` from the base's next-token distribution to the adapted one. Measures of embeddings: cosine with the
+    base's, as a mean over tokens (`cosine`) and of the last token (`last_cosine`), behind which an answer would begin.
+    """
+    return pd.DataFrame(list(_rows(probes, base, adapted)), columns=COLUMNS)
+
+
+def _rows(probes: TextProbes, base: TextReading, adapted: TextReading) -> Iterator[tuple[str, str, str, float, float]]:
+    for probe, facts in probes.facts.items():
+        for fact in facts:
+            before, after = base.answers[fact], adapted.answers[fact]
+            if probe in EFFICACY:
+                for measure, attribute in (
+                    ("first_probability", "first_probability"),
+                    ("first_rank", "first_rank"),
+                    ("answer_probability", "probability"),
+                ):
+                    yield probe.value, fact.question, measure, getattr(before, attribute), getattr(after, attribute)
+            if probe in LOCALITY:
+                yield probe.value, fact.question, "kl", math.nan, kl_divergence(before.next_token, after.next_token)
+    for probe, prompts in probes.prompts.items():
+        for prompt in prompts:
+            cosines = token_cosines(base.embeds[prompt], adapted.embeds[prompt])
+            yield probe.value, prompt, "cosine", math.nan, float(cosines.mean())
+            yield probe.value, prompt, "last_cosine", math.nan, float(cosines[-1])
