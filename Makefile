@@ -27,8 +27,8 @@ sweep: $(INSTALLED) ## all methods (METHODS=) into one run, compared
 	$(BIN)/knowcusbench bench -m method=$(METHODS) $(ARGS)
 
 ablation: $(INSTALLED) ## an ablation of the paper (NAME=items|eta|layers|editors|scope), with the controls
-	$(BIN)/knowcusbench bench -m method=base,anchor run.name=ablation-$(NAME) $(ARGS)
 	$(BIN)/knowcusbench bench ablation=$(NAME) $(ARGS)
+	$(BIN)/knowcusbench bench -m method=base,anchor run.name=ablation-$(NAME) $(ARGS)
 
 probe: $(INSTALLED) ## edit one fact, and draw its phrase before and after
 	$(BIN)/knowcusbench probe $(ARGS)

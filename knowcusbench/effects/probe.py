@@ -13,7 +13,15 @@ from knowcusbench.adaptation.editor import Editor, Fact
 from knowcusbench.adaptation.types import Adaptation
 from knowcusbench.backbone.base import Backbone, QuestionForm
 from knowcusbench.effects.pictures import rmse
-from knowcusbench.effects.text import Probe, TextProbes, read_base_text, read_text, text_effects, token_cosines
+from knowcusbench.effects.text import (
+    Probe,
+    TextProbes,
+    TextReading,
+    read_base_text,
+    read_text,
+    text_effects,
+    token_cosines,
+)
 from knowcusbench.errors import ConfigError
 from knowcusbench.files import atomic_path
 from knowcusbench.images import read_image
@@ -75,8 +83,8 @@ class ProbeResult:
 
     Attributes:
         edit: the edit; it is not kept.
-        text: columns `TEXT_COLUMNS`, measures of `text_effects`. `answer` is the one whose probability is read;
-            `before` is NaN where a measure compares with before by itself.
+        text: columns `TEXT_COLUMNS`, measures of `text_effects`. `answer` is the one whose probability is read, empty
+            for the phrase; `before` is NaN where a measure compares with before by itself.
         pictures: columns `PICTURE_COLUMNS`. `clip_i` (cosine) and `rmse` compare the picture after with the one before,
             `clip_t_new` and `clip_t_old` (cosines) each picture with the words of the two answers.
         files: pictures before and after, by seed.
@@ -106,6 +114,12 @@ def run_probe(probe: TransferProbe, editor: Editor, backbone: Backbone, director
         pictures=compare_pictures(probe.encoder.load(), files, new=probe.looks, old=probe.old_looks),
         files=files,
     )
+
+
+def _text_rows(asked: TextProbes, before: TextReading, after: TextReading) -> pd.DataFrame:
+    answers = {fact.question: fact.answer for facts in asked.facts.values() for fact in facts}
+    table = text_effects(asked, before, after).rename(columns={"base": "before", "value": "after"})
+    return table.assign(answer=[answers.get(text, "") for text in table["text"]])[TEXT_COLUMNS]
 
 
 def _draw(backbone: Backbone, probe: TransferProbe, paths: Sequence[Path]) -> None:

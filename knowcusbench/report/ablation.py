@@ -103,7 +103,7 @@ def _scored(inputs: AblationInput, columns: Sequence[Column]) -> pd.DataFrame:
     taught = scores["label"].map({setting.label: setting.taught for setting in inputs.settings}).astype("float")
     scores = scores[taught.isna() | (scores["knowledge"] < taught)]
     keys = {(column.task, column.metric): column.key for column in columns}
-    scores = scores.assign(column=[keys.get(pair) for pair in zip(scores["task"], scores["metric"], strict=True)])
+    scores = scores.assign(column=[keys.get(pair, "") for pair in zip(scores["task"], scores["metric"], strict=True)])
     # Sorted first, so that a mean is the same to the last bit in whatever order the rows were written.
     groups = scores.sort_values("value").groupby(["label", "concept", "column"], observed=True)["value"]
     return groups.agg(value="mean", n="count").reset_index()

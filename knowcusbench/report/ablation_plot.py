@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -20,8 +21,8 @@ CONTROL_STYLES = ("--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))
 
 
 def ablation_figure(ablation: Ablation) -> Figure:
-    """A panel for every column that has a value: a thin line per concept, a thick one for their mean, and the means of
-    the controls as horizontal lines."""
+    """A panel for every column that has a value: a thin line per concept, a thick one for their mean (dots where the
+    values have no order), and the means of the controls as horizontal lines."""
     present = set(ablation.per_concept["column"])
     columns = [column for column in ablation.columns if column.key in present]
     abreast = min(PANELS_ABREAST, len(columns))
@@ -47,8 +48,16 @@ def _draw(axes: Axes, ablation: Ablation, column: Column) -> None:
     means = ablation.summary[ablation.summary["column"] == column.key].set_index("label")["mean"]
     own = values[values["label"].isin(places)]
     for number, (_, rows) in enumerate(own.groupby("concept", observed=True)):
-        _line(axes, rows.set_index("label")["value"], places, "one concept" if not number else None, thick=False)
-    _line(axes, means, places, "mean of concepts", thick=True)
+        _line(
+            axes,
+            rows.set_index("label")["value"],
+            places,
+            label="one concept" if not number else None,
+            color="C7",
+            linewidth=0.7,
+        )
+    mean = {"color": "C0", "marker": "o", "linewidth": 2.0 if ablation.scale == "log" else 0.0}
+    _line(axes, means, places, label="mean of concepts", **mean)
     for label, style in zip(ablation.controls, CONTROL_STYLES, strict=False):
         if label in means:
             axes.axhline(means[label], color="black", linewidth=1, linestyle=style, label=f"{label} (control)")
@@ -61,10 +70,9 @@ def _draw(axes: Axes, ablation: Ablation, column: Column) -> None:
     axes.tick_params(axis="x", rotation=30 if ablation.scale == "category" else 0, labelsize=8)
 
 
-def _line(axes: Axes, values: "pd.Series[float]", places: dict[str, float], label: str | None, *, thick: bool) -> None:
+def _line(axes: Axes, values: "pd.Series[float]", places: dict[str, float], **style: Any) -> None:
     there = [name for name in places if name in values]
-    style = {"color": "C0", "marker": "o", "linewidth": 2.0} if thick else {"color": "C7", "linewidth": 0.7}
-    axes.plot([places[name] for name in there], [values[name] for name in there], label=label, **style)
+    axes.plot([places[name] for name in there], [values[name] for name in there], **style)
 
 
 def write_ablation_figure(directory: Path, ablation: Ablation) -> list[Path]:

@@ -20,11 +20,11 @@ from knowcusbench.store import RunStore, write_json, writing
 def probe(config: Config, resolved: Mapping[str, Any]) -> None:
     """Run the probe that the recipe describes. Writes `probe.json`, `probe.md`, `before-after.png` and the single
     pictures to `probe/` in the run directory, replacing earlier ones, and prints the tables."""
-    if "probe" not in config.recipe:
+    if "probe" not in resolved["recipe"]:
         raise ConfigError("recipe.probe: missing; the probe needs a phrase, a question and its old and new answer")
-    transfer: TransferProbe = build(config.recipe.probe, "recipe.probe")
-    editor: Editor = build(config.editor, "editor")
-    spec: BackboneSpec = build(config.backbone, "backbone")
+    transfer: TransferProbe = build(resolved["recipe"]["probe"], "recipe.probe")
+    editor: Editor = build(resolved["editor"], "editor")
+    spec: BackboneSpec = build(resolved["backbone"], "backbone")
     directory = RunStore(Path(config.run.root) / config.run.name).probe
     backbone = resident(spec)
     with writing():
