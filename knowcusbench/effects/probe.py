@@ -107,10 +107,10 @@ def run_probe(probe: TransferProbe, editor: Editor, backbone: Backbone, director
     with backbone.adapted(edit):
         adapted = {answer: read_text(backbone, asked, probe.question_form) for answer, asked in texts.items()}
         _draw(backbone, probe, [after for _, after in files.values()])
-    text = [text_effects(asked, base[answer], adapted[answer]).assign(answer=answer) for answer, asked in texts.items()]
+    text = [_text_rows(asked, base[answer], adapted[answer]) for answer, asked in texts.items()]
     return ProbeResult(
         edit=edit,
-        text=pd.concat(text, ignore_index=True).rename(columns={"base": "before", "value": "after"})[TEXT_COLUMNS],
+        text=pd.concat(text, ignore_index=True),
         pictures=compare_pictures(probe.encoder.load(), files, new=probe.looks, old=probe.old_looks),
         files=files,
     )

@@ -84,15 +84,14 @@ def ablation_input(run: Run, inputs: ReportInput) -> AblationInput | None:
     compared = {label: config["ablation"] for label, config in configs.items() if config.get("ablation")}
     if not compared:
         return None
-    one = next(iter(compared.values()))
-    order = list(one["values"])
+    first = next(iter(compared.values()))
     return AblationInput(
-        name=one["name"],
-        title=one["title"],
-        scale=one["scale"],
-        settings=sorted(
-            (Setting(label=label, value=node["value"], taught=node["taught"]) for label, node in compared.items()),
-            key=lambda setting: order.index(setting.value) if setting.value in order else len(order),
+        name=first["name"],
+        title=first["title"],
+        scale=first["scale"],
+        settings=_in_order(
+            [Setting(label=label, value=node["value"], taught=node["taught"]) for label, node in compared.items()],
+            list(first["values"]),
         ),
         controls=[label for label in inputs.methods if label not in compared],
         metrics=inputs.metrics,
@@ -101,6 +100,13 @@ def ablation_input(run: Run, inputs: ReportInput) -> AblationInput | None:
         ),
         costs=inputs.costs,
     )
+
+
+def _in_order(settings: list[Setting], values: list[float | str]) -> list[Setting]:
+    """Numbers by size, names as they are listed; those of a longer list, with which the sweep was run again, last."""
+    numbers = sorted(value for value in {setting.value for setting in settings} if not isinstance(value, str))
+    order = [*numbers, *values, *(setting.value for setting in settings)]
+    return sorted(settings, key=lambda setting: order.index(setting.value))
 
 
 def _pictures(run: Run) -> tuple[list[str], list[PictureRow]]:
