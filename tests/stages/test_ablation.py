@@ -94,6 +94,14 @@ def test_run_again_it_does_only_what_is_missing(ablated: Path, command: Command)
     assert [row.split(" | ")[0] for row in rows] == ["| 1", "| 2", "| 3", "| 7"]
 
 
+def test_the_report_can_be_written_again_without_naming_the_ablation(ablated: Path, command: Command) -> None:
+    path = ablated / "run" / "report" / "ablation.csv"
+    written = path.read_bytes()
+    path.unlink()
+    assert command("report", ablated, small=()) == 0
+    assert path.read_bytes() == written
+
+
 @pytest.mark.parametrize(
     ("words", "named"),
     [
