@@ -4,6 +4,7 @@ PYTHON ?= python3
 METHOD ?= mokus
 FORCE ?=
 STAGES ?=
+NAME ?= eta
 METHODS ?= base,leak,anchor,mokus,naive_db,enc_ft
 ARGS ?=
 
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help bench sweep plan report benchmark toybox toybox-eval test lint clean
+.PHONY: help bench sweep ablation probe plan report benchmark toybox toybox-eval test lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +25,13 @@ bench: $(INSTALLED) ## one method (METHOD=), from plan to leaderboard
 
 sweep: $(INSTALLED) ## all methods (METHODS=) into one run, compared
 	$(BIN)/knowcusbench bench -m method=$(METHODS) $(ARGS)
+
+ablation: $(INSTALLED) ## an ablation of the paper (NAME=items|eta|layers|editors|scope), with the controls
+	$(BIN)/knowcusbench bench ablation=$(NAME) $(ARGS)
+	$(BIN)/knowcusbench bench -m method=base,anchor run.name=ablation-$(NAME) $(ARGS)
+
+probe: $(INSTALLED) ## edit one fact, and draw its phrase before and after
+	$(BIN)/knowcusbench probe $(ARGS)
 
 plan: $(INSTALLED) ## count the samples and estimate the cost
 	$(BIN)/knowcusbench plan method=$(METHOD) $(ARGS)

@@ -27,6 +27,8 @@ A run, from its plan to its leaderboard (each verb does only what is missing):
   effects    measure what the adaptations do to everything else
   report     write the leaderboard
 
+  probe      edit one fact, and draw its phrase before and after
+
 Benchmarks:
   check PATH              validate a benchmark directory and print its statistics
   convert SOURCE TARGET   a release directory to a Parquet data set, or back
@@ -34,6 +36,7 @@ Benchmarks:
 Examples:
   knowcusbench bench method=mokus
   knowcusbench bench -m method=base,anchor,leak,mokus,naive_db,enc_ft benchmark=directory benchmark.path=DIR
+  knowcusbench bench ablation=eta
   knowcusbench bench method=enc_ft grid.seeds=[0,1] run.name=two-seeds
   knowcusbench plan backbone=qwen_image benchmark=directory benchmark.path=DIR
 
@@ -42,7 +45,7 @@ Examples:
   knowcusbench -sc install=bash   shell completion (also zsh, fish)
 """
 
-RUN_VERBS = ("bench", "plan", "adapt", "generate", "score", "effects", "report")
+RUN_VERBS = ("bench", "plan", "adapt", "generate", "score", "effects", "report", "probe")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -30,6 +30,7 @@ from knowcusbench.stages.effects import effects
 from knowcusbench.stages.estimate import plan_summary
 from knowcusbench.stages.generate import generate
 from knowcusbench.stages.prepare import Run, prepare, read_config, recorded_config, recorded_weights
+from knowcusbench.stages.probe import probe
 from knowcusbench.stages.report import report
 from knowcusbench.stages.score import score
 from knowcusbench.store import write_json, writing
@@ -103,6 +104,9 @@ def run_stages(verb: str, composed: DictConfig) -> None:
     config, resolved = read_config(composed)
     if config.cpu_threads:
         torch.set_num_threads(config.cpu_threads)
+    if verb == "probe":
+        probe(config, resolved)
+        return
     run = prepare(config, resolved, makes_results=verb not in ("plan", "report"))
     if verb == "plan":
         print(plan_summary(run, config.assumed_tflops))

@@ -141,11 +141,41 @@ class ReportConfig:
     truth: list[str] = field(default_factory=list)
 
 
+class Scale(Enum):
+    """How the values of a setting lie on an axis: as logarithms, or side by side in their order."""
+
+    log = "log"
+    category = "category"
+
+
+@dataclass
+class AblationConfig:
+    """One setting of a sweep that compares values of a setting: `configs/ablation/<name>.yaml` also has the sweep.
+
+    Attributes:
+        name: of the ablation.
+        title: what is varied, in words.
+        scale: how the values lie on an axis.
+        values: all of them in their order, or a mapping by their names.
+        value: the one that this method of the run has.
+        taught: only samples of the first so many knowledge items count, since the method was taught no more; null
+            counts all.
+    """
+
+    name: str = MISSING
+    title: str = MISSING
+    scale: Scale = Scale.category
+    values: Any = MISSING
+    value: Any = MISSING
+    taught: int | None = None
+
+
 @dataclass
 class Config:
     """The whole configuration of a command.
 
     Attributes:
+        ablation: what the run compares, if it is an ablation.
         device: where the backbone and the metric encoders compute; "auto" takes a GPU if there is one.
         cpu_threads: of torch; null leaves it to torch. The miniature draws hardly faster with two than with one (49
             against 57 s for the embedded benchmark on two cores), and ten times slower when another program keeps a
@@ -168,6 +198,7 @@ class Config:
     locality: LocalityConfig = field(default_factory=LocalityConfig)
     effects: EffectsConfig = field(default_factory=EffectsConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
+    ablation: AblationConfig | None = None
     device: str = "auto"
     cpu_threads: int | None = 1
     cache_dir: str = "~/.cache/knowcusbench"
@@ -181,6 +212,7 @@ SECTIONS = {
     "locality": LocalityConfig,
     "effects": EffectsConfig,
     "report": ReportConfig,
+    "ablation": AblationConfig,
 }
 """The sections with a fixed shape."""
 
@@ -189,12 +221,18 @@ def register() -> None:
     """Make the schemas and the `embedded` resolver known to Hydra. Idempotent."""
     ConfigStore.instance().store(name="schema", node=Config)
     OmegaConf.register_new_resolver("embedded", _embedded, replace=True)
+    OmegaConf.register_new_resolver("swept", _swept, replace=True)
 
 
 def _embedded(part: str, *, _root_: DictConfig) -> str:
     from knowcusbench.toybox import embedded
 
     return str(embedded(part, _root_.cache_dir))
+
+
+def _swept(values: Iterable[Any]) -> str:
+    """The values of a list, or the names of a mapping, as Hydra's sweeper takes them."""
+    return ",".join(str(value) for value in values)
 
 
 def build(node: Any, key: str) -> Any:

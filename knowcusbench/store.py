@@ -15,6 +15,7 @@
     together/<label>/<concept>/<id>.png   reconstruction samples drawn with the adaptations of all concepts at once
     interference/<label>.parquet          the nearest concept of every reconstruction sample, drawn either way
     report/                               tables
+    probe/                                the transfer probe
 
 A label names a method within the run. Files appear whole or not at all, so a file that exists is done.
 """
@@ -56,6 +57,10 @@ class RunStore:
     @property
     def report(self) -> Path:
         return self.root / "report"
+
+    @property
+    def probe(self) -> Path:
+        return self.root / "probe"
 
     def config(self, label: str) -> Path:
         return self.root / "configs" / f"{label}.yaml"

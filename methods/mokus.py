@@ -1,14 +1,17 @@
 """MoKus (arXiv 2603.12743)."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 from knowcusbench.adaptation.cache import AdapterCache
+from knowcusbench.adaptation.company import edit_in_turn, facts_by_concept, first_facts
 from knowcusbench.adaptation.dreambooth import DreamBooth
-from knowcusbench.adaptation.editor import Editor, facts_of
+from knowcusbench.adaptation.editor import Editor, Fact, facts_of
 from knowcusbench.adaptation.method import Method
 from knowcusbench.adaptation.types import Adaptation
 from knowcusbench.backbone.base import Backbone
 from knowcusbench.benchmark.types import Concept
+from knowcusbench.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,15 +20,55 @@ class MoKus(Method):
 
     Stage 1 teaches the transformer that the anchor `sks <class>` shows the concept. Stage 2 edits the text encoder so
     that every question about the concept is answered by the anchor, all of them in one edit.
+
+    Attributes:
+        items: how many facts are edited at once: the concept's first so many; beyond its own, those of the benchmark's
+            other concepts, and then `further` ones. None for all of its own.
+        further: facts about something else (`first_facts`).
+        scope: "concept" edits each concept's knowledge by itself. "batch" puts the knowledge of all concepts of the
+            benchmark into one edit, "sequential" edits concept after concept in the benchmark's order and adds the
+            edits up: the text encoder then is the same for all of them, and made once.
+        concepts: of the benchmark; filled in by `for_benchmark`.
     """
 
     dreambooth: DreamBooth
     editor: Editor
+    items: int | None = None
+    further: tuple[Fact, ...] = ()
+    scope: Literal["concept", "batch", "sequential"] = "concept"
+    concepts: tuple[Concept, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.items is not None and (self.items < 1 or self.scope != "concept"):
+            raise ConfigError(
+                "method: expected items of at least 1, and only with scope=concept, found "
+                f"items={self.items}, scope={self.scope}"
+            )
+
+    def for_benchmark(self, concepts: tuple[Concept, ...]) -> "MoKus":
+        return replace(self, concepts=concepts)
 
     def adapt(self, concept: Concept, backbone: Backbone, cache: AdapterCache) -> Adaptation:
         facts = facts_of(concept)
+        if self.items:
+            facts = first_facts(concept, self.items, self.concepts, self.further)
         visual = self.dreambooth.fit(concept, backbone, concept.anchor, cache)
-        return visual.joined(self.editor.edit(facts, backbone))
+        if self.scope == "concept":
+            return visual.joined(self.editor.edit(facts, backbone))
+        return visual.joined(self._edit_all(concept, backbone, cache))
 
     def training_passes(self, concept: Concept) -> int:
         return self.dreambooth.training_passes
+
+    def _edit_all(self, concept: Concept, backbone: Backbone, cache: AdapterCache) -> Adaptation:
+        groups = facts_by_concept(concept, self.concepts)
+        if self.scope == "batch":
+            groups = [tuple(fact for group in groups for fact in group)]
+        key: dict[str, Any] = {
+            "editor": type(self.editor).__name__,
+            "settings": asdict(self.editor),  # type: ignore[call-overload]
+            "backbone": backbone.digest,
+            "facts": [[[fact.question, fact.answer] for fact in group] for group in groups],
+        }
+        made = cache.get(key, lambda: edit_in_turn(self.editor, groups, backbone))
+        return replace(made, details={name: value for name, value in made.details.items() if name != "key"})

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from knowcusbench.adaptation.types import Adaptation
+from knowcusbench.adaptation.types import Adaptation, Adapter
 from knowcusbench.backbone.base import Backbone
 from knowcusbench.benchmark.types import Concept
 from knowcusbench.errors import MethodError
@@ -22,10 +22,12 @@ class Editor(ABC):
     """Makes the text encoder answer questions in a new way, in closed form."""
 
     @abstractmethod
-    def edit(self, facts: Sequence[Fact], backbone: Backbone) -> Adaptation:
+    def edit(self, facts: Sequence[Fact], backbone: Backbone, after: Adapter | None = None) -> Adaptation:
         """An adaptation of the text encoder alone after which it tends to answer the facts' questions with their
         answers. The result does not depend on the order of the facts, unless the editor's documentation says so, and
         the backbone is left as it was.
+
+        With `after`, an earlier edit, the text encoder is one that has it already: the result is what is to be added.
 
         Raises MethodError, naming the question, for a fact that can't be edited.
         """

@@ -33,6 +33,11 @@ class Method(ABC):
         Raises MethodError for a concept that the method can't handle.
         """
 
+    def for_benchmark(self, concepts: tuple[Concept, ...]) -> "Method":
+        """The method as it is where these are all concepts of the benchmark, those that the grid leaves out included.
+        The same for a method that looks at one concept at a time."""
+        return self
+
     def subject(self, concept: Concept, item: KnowledgeItem) -> str:
         """The words that name the concept in a prompt: the knowledge phrase, unless a control says
         otherwise."""

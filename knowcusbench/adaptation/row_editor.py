@@ -15,6 +15,7 @@ from knowcusbench.adaptation.closed_form import recompress, relative_error
 from knowcusbench.adaptation.editor import Editor, Fact, distinct
 from knowcusbench.adaptation.measure import measured
 from knowcusbench.adaptation.rows import FactRows, capture_fact
+from knowcusbench.adaptation.sums import summed
 from knowcusbench.adaptation.types import Adaptation, Adapter
 from knowcusbench.backbone.base import Backbone, QuestionForm
 from knowcusbench.backbone.lora import attached
@@ -82,7 +83,7 @@ class RowEditor(Editor):
     def begin(self, backbone: Backbone, names: Sequence[str]) -> Step:
         """The step of one edit of the layers `names`. Called on the unedited backbone."""
 
-    def edit(self, facts: Sequence[Fact], backbone: Backbone) -> Adaptation:
+    def edit(self, facts: Sequence[Fact], backbone: Backbone, after: Adapter | None = None) -> Adaptation:
         facts = distinct(facts)
         if not facts:
             raise MethodError("there are no facts to teach")
@@ -93,7 +94,7 @@ class RowEditor(Editor):
             adapter: Adapter | None = None
             losses: list[float] = []
             for _ in range(self.rounds):
-                with _edited(backbone, adapter):
+                with _edited(backbone, after, adapter):
                     rows = self.capture(backbone, names, facts)
                     losses.append(sum(part.loss for part in rows) / len(rows))
                     if losses[-1] < self.target_loss:
@@ -145,8 +146,10 @@ class RowEditor(Editor):
         }
 
 
-def _edited(backbone: Backbone, adapter: Adapter | None) -> AbstractContextManager[None]:
-    """The text encoder with an edit on it, as it will be stored."""
+def _edited(backbone: Backbone, *edits: Adapter | None) -> AbstractContextManager[None]:
+    """The text encoder with edits on it, as they will be stored."""
+    present = [Adaptation(text_encoder=edit) for edit in edits if edit]
+    adapter = present[0].text_encoder if len(present) == 1 else summed(present).text_encoder
     return attached(backbone.text_encoder, adapter, torch.float32) if adapter else nullcontext()
 
 

@@ -1,6 +1,10 @@
 """From scores to tables: `build_leaderboard` reduces, `write_report` and `render_console` show; `build_agreement` and
-`write_agreement` compare metrics with the truth; `write_effects` shows what methods do to everything else."""
+`write_agreement` compare metrics with the truth; `write_effects` shows what methods do to everything else;
+`build_ablation`, `write_ablation` and `write_ablation_figure` show what the values of a setting do."""
 
+from knowcusbench.report.ablation import AblationInput, Setting, build_ablation
+from knowcusbench.report.ablation_plot import write_ablation_figure
+from knowcusbench.report.ablation_tables import write_ablation
 from knowcusbench.report.agreement import build_agreement
 from knowcusbench.report.agreement_tables import write_agreement
 from knowcusbench.report.console import render_console
@@ -13,18 +17,23 @@ from knowcusbench.report.tables import write_report
 from knowcusbench.report.types import Leaderboard, MetricHeading, ReportInput
 
 __all__ = [
+    "AblationInput",
     "EffectsInput",
     "Leaderboard",
     "MetricHeading",
     "PictureRow",
     "PublishedTable",
     "ReportInput",
+    "Setting",
+    "build_ablation",
     "build_agreement",
     "build_leaderboard",
     "load_published",
     "picture_grid",
     "render_console",
     "summary",
+    "write_ablation",
+    "write_ablation_figure",
     "write_agreement",
     "write_effects",
     "write_report",

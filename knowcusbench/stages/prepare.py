@@ -86,7 +86,7 @@ def _refuse_added_keys(resolved: Mapping[str, Any]) -> None:
     """Hydra lets `+key=value` add to a typed section what its schema does not have; nothing would read it."""
     for prefix, schema, section in [
         ("", Config, resolved),
-        *((f"{name}.", schema, resolved[name]) for name, schema in SECTIONS.items()),
+        *((f"{name}.", schema, resolved[name]) for name, schema in SECTIONS.items() if resolved[name]),
     ]:
         known = [entry.name for entry in fields(schema)]
         for key in section:
@@ -126,7 +126,7 @@ def prepare(config: Config, resolved: Mapping[str, Any], *, makes_results: bool)
         concepts=concepts,
         plan=make_plan(concepts, config.grid),
         backbone=build(config.backbone, "backbone"),
-        method=build(config.method, "method"),
+        method=build(config.method, "method").for_benchmark(benchmark.concepts),
         metrics={name: build(node, f"metrics.{name}") for name, node in config.metrics.items()},
         protocols={name: protocol_digest(node, config.cache_dir) for name, node in config.metrics.items()},
         truth=tuple(config.report.truth),
@@ -140,6 +140,7 @@ def prepare(config: Config, resolved: Mapping[str, Any], *, makes_results: bool)
     with writing():
         _claim(store, identity)
         if makes_results:
+            _claim_ablation(store, resolved["ablation"])
             _claim_label(store, run.label, resolved)
         if not store.plan.exists():
             write_table(store.plan, run.plan)
@@ -203,6 +204,16 @@ def _claim(store: RunStore, identity: dict[str, Any]) -> None:
     _refuse_differences(store, {**present, "metrics": recorded}, {**identity, "metrics": shared}, "run.name")
     if set(identity["metrics"]) - set(metrics):
         write_json(store.identity, {**identity, "metrics": {**metrics, **identity["metrics"]}})
+
+
+def _claim_ablation(store: RunStore, ablation: Mapping[str, Any] | None) -> None:
+    """Check that the run compares values of no other setting."""
+    for label in store.labels() if ablation else ():
+        other = yaml.safe_load(store.config(label).read_text()).get("ablation")
+        if other and ablation and other["name"] != ablation["name"]:
+            raise RunError(
+                f"{store.root} is the ablation {other['name']!r}; choose another run.name= for {ablation['name']!r}"
+            )
 
 
 def _claim_label(store: RunStore, label: str, resolved: Mapping[str, Any]) -> None:

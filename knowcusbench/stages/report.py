@@ -12,17 +12,22 @@ from knowcusbench.benchmark.types import Concept, Prompt, Task
 from knowcusbench.files import atomic_path
 from knowcusbench.plan import counts
 from knowcusbench.report import (
+    AblationInput,
     EffectsInput,
     MetricHeading,
     PictureRow,
     PublishedTable,
     ReportInput,
+    Setting,
+    build_ablation,
     build_agreement,
     build_leaderboard,
     load_published,
     picture_grid,
     render_console,
     summary,
+    write_ablation,
+    write_ablation_figure,
     write_agreement,
     write_effects,
     write_report,
@@ -47,6 +52,10 @@ def report(run: Run) -> None:
             grid.save(temporary, format="PNG")
         measured = effects_input(run)
         effects = write_effects(run.store.report, measured) if measured else None
+        if compared := ablation_input(run, inputs):
+            ablation = build_ablation(compared)
+            write_ablation(run.store.report, ablation)
+            write_ablation_figure(run.store.report, ablation)
     print(render_console(board))
     if effects:
         print(f"\nEffects on everything else (all columns: effects.md):\n{render_console(summary(effects))}")
@@ -142,6 +151,37 @@ def _parts(
     return []
 
 
+def ablation_input(run: Run, inputs: ReportInput) -> AblationInput | None:
+    """The results of a run that compares values of a setting; None for any other run."""
+    configs = {label: yaml.safe_load(run.store.config(label).read_text()) for label in inputs.methods}
+    compared = {label: config["ablation"] for label, config in configs.items() if config.get("ablation")}
+    if not compared:
+        return None
+    first = next(iter(compared.values()))
+    return AblationInput(
+        name=first["name"],
+        title=first["title"],
+        scale=first["scale"],
+        settings=_in_order(
+            [Setting(label=label, value=node["value"], taught=node["taught"]) for label, node in compared.items()],
+            list(first["values"]),
+        ),
+        controls=[label for label in inputs.methods if label not in compared],
+        metrics=inputs.metrics,
+        scores=_concatenated(
+            _scores(run, list(inputs.methods)), ["method", "task", "concept", "metric", "value", "knowledge"]
+        ),
+        costs=inputs.costs,
+    )
+
+
+def _in_order(settings: list[Setting], values: list[float | str]) -> list[Setting]:
+    """Numbers by size, names as they are listed; those of a longer list, with which the sweep was run again, last."""
+    numbers = sorted(value for value in {setting.value for setting in settings} if not isinstance(value, str))
+    order = [*numbers, *values, *(setting.value for setting in settings)]
+    return sorted(settings, key=lambda setting: order.index(setting.value))
+
+
 def _pictures(run: Run) -> tuple[list[str], list[PictureRow]]:
     """One sample of each of the first concepts, drawn by every method; with each concept another of its prompts."""
     labels = run.store.labels()
@@ -166,7 +206,7 @@ def _method_name(run: Run, label: str) -> str:
 
 
 def _scores(run: Run, labels: list[str]) -> Iterator[pd.DataFrame]:
-    samples = run.plan.set_index("id")[["task", "concept"]]
+    samples = run.plan.set_index("id")[["task", "concept", "knowledge"]]
     for label in labels:
         for name in run.metrics:
             path = run.store.scores(label, name)

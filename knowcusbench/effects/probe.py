@@ -1,0 +1,146 @@
+"""The transfer probe: does a fact that is edited in the text encoder change the picture of its phrase?
+
+The paper's example is "Beethoven's favorite instrument", a piano made a guitar (arXiv 2603.12743).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from knowcusbench.adaptation.editor import Editor, Fact
+from knowcusbench.adaptation.types import Adaptation
+from knowcusbench.backbone.base import Backbone, QuestionForm
+from knowcusbench.effects.pictures import rmse
+from knowcusbench.effects.text import (
+    Probe,
+    TextProbes,
+    TextReading,
+    read_base_text,
+    read_text,
+    text_effects,
+    token_cosines,
+)
+from knowcusbench.errors import ConfigError
+from knowcusbench.files import atomic_path
+from knowcusbench.images import read_image
+from knowcusbench.metrics.clip import ClipSpec
+from knowcusbench.metrics.encoders import ImageTextEncoder
+
+TEXT_COLUMNS = ["answer", "probe", "text", "measure", "before", "after"]
+PICTURE_COLUMNS = ["seed", "measure", "before", "after"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferProbe:
+    """A fact, its new answer, and what is looked at before and after the edit.
+
+    Attributes:
+        phrase: the prompt of the pictures. It names the thing that the question asks for.
+        question: what is edited; `rephrasings` ask the same in words that are not.
+        answer, old_answer: what it is edited to, and what it was.
+        looks, old_looks: the two things in words that CLIP understands; None leaves the comparison with words out.
+        unrelated: facts that have nothing to do with it.
+        seeds: of the noise of the pictures.
+        question_form: how questions are put to the text encoder.
+        encoder: compares pictures, with each other and with words.
+    """
+
+    phrase: str
+    question: str
+    answer: str
+    old_answer: str
+    encoder: ClipSpec
+    rephrasings: tuple[str, ...] = ()
+    looks: str | None = None
+    old_looks: str | None = None
+    unrelated: tuple[Fact, ...] = ()
+    seeds: tuple[int, ...] = (0, 1, 2, 3)
+    question_form: QuestionForm = "chat"
+
+    def __post_init__(self) -> None:
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise ConfigError(f"recipe.probe.seeds: expected different seeds, found {list(self.seeds)}")
+        if self.answer == self.old_answer:
+            raise ConfigError(f"recipe.probe.answer: {self.answer!r} is the old answer too; name another")
+
+    def texts(self, answer: str) -> TextProbes:
+        """What is put to the text encoder, with one of the answers to the question."""
+        return TextProbes(
+            facts={
+                Probe.QUESTION: (Fact(self.question, answer),),
+                Probe.REPHRASING: tuple(Fact(text, answer) for text in self.rephrasings),
+                Probe.UNRELATED_QUESTION: self.unrelated if answer == self.answer else (),
+            },
+            prompts={Probe.PHRASE: (self.phrase,) if answer == self.answer else ()},
+        )
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """What a probe has shown.
+
+    Attributes:
+        edit: the edit; it is not kept.
+        text: columns `TEXT_COLUMNS`, measures of `text_effects`. `answer` is the one whose probability is read, empty
+            for the phrase; `before` is NaN where a measure compares with before by itself.
+        pictures: columns `PICTURE_COLUMNS`. `clip_i` (cosine) and `rmse` compare the picture after with the one before,
+            `clip_t_new` and `clip_t_old` (cosines) each picture with the words of the two answers.
+        files: pictures before and after, by seed.
+    """
+
+    edit: Adaptation
+    text: pd.DataFrame
+    pictures: pd.DataFrame
+    files: dict[int, tuple[Path, Path]]
+
+
+def run_probe(probe: TransferProbe, editor: Editor, backbone: Backbone, directory: Path) -> ProbeResult:
+    """Edit the fact, and ask and draw before and after with the same noise. Writes `before-<seed>.png` and
+    `after-<seed>.png` to `directory`. The backbone is left as it was."""
+    texts = {answer: probe.texts(answer) for answer in (probe.answer, probe.old_answer)}
+    base = {answer: read_base_text(backbone, asked, probe.question_form) for answer, asked in texts.items()}
+    files = {seed: (directory / f"before-{seed}.png", directory / f"after-{seed}.png") for seed in probe.seeds}
+    _draw(backbone, probe, [before for before, _ in files.values()])
+    edit = editor.edit((Fact(probe.question, probe.answer),), backbone)
+    with backbone.adapted(edit):
+        adapted = {answer: read_text(backbone, asked, probe.question_form) for answer, asked in texts.items()}
+        _draw(backbone, probe, [after for _, after in files.values()])
+    text = [_text_rows(asked, base[answer], adapted[answer]) for answer, asked in texts.items()]
+    return ProbeResult(
+        edit=edit,
+        text=pd.concat(text, ignore_index=True),
+        pictures=compare_pictures(probe.encoder.load(), files, new=probe.looks, old=probe.old_looks),
+        files=files,
+    )
+
+
+def _text_rows(asked: TextProbes, before: TextReading, after: TextReading) -> pd.DataFrame:
+    answers = {fact.question: fact.answer for facts in asked.facts.values() for fact in facts}
+    table = text_effects(asked, before, after).rename(columns={"base": "before", "value": "after"})
+    return table.assign(answer=[answers.get(text, "") for text in table["text"]])[TEXT_COLUMNS]
+
+
+def _draw(backbone: Backbone, probe: TransferProbe, paths: Sequence[Path]) -> None:
+    pictures = backbone.sample(backbone.encode(probe.phrase), probe.seeds)
+    for path, picture in zip(paths, pictures, strict=True):
+        with atomic_path(path) as temporary:
+            picture.save(temporary, format="PNG")
+
+
+def compare_pictures(
+    encoder: ImageTextEncoder, files: dict[int, tuple[Path, Path]], *, new: str | None, old: str | None
+) -> pd.DataFrame:
+    """The measures of `ProbeResult.pictures` for pairs of files by seed; those of words only where words are given."""
+    embeddings = encoder.embed_files([path for pair in files.values() for path in pair])
+    words = {f"clip_t_{name}": text for name, text in (("new", new), ("old", old)) if text}
+    texts = encoder.embed_texts(list(words.values())) if words else {}
+    rows: list[tuple[int, str, float, float]] = []
+    for seed, (before, after) in files.items():
+        rows.append((seed, "clip_i", float("nan"), float(token_cosines(embeddings[before], embeddings[after]))))
+        rows.append((seed, "rmse", float("nan"), rmse(read_image(before), read_image(after))))
+        for measure, text in words.items():
+            cosines = [float(embeddings[path] @ texts[text].embedding) for path in (before, after)]
+            rows.append((seed, measure, cosines[0], cosines[1]))
+    return pd.DataFrame(rows, columns=PICTURE_COLUMNS)

@@ -1,0 +1,58 @@
+"""The transfer probe of one backbone and editor, written to a folder."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from knowcusbench.adaptation.editor import Editor
+from knowcusbench.backbone.base import BackboneSpec
+from knowcusbench.config import Config, build
+from knowcusbench.effects.probe import TransferProbe, run_probe
+from knowcusbench.errors import ConfigError
+from knowcusbench.files import atomic_path, write_atomic
+from knowcusbench.provenance import provenance
+from knowcusbench.report.pictures import PictureRow, picture_grid
+from knowcusbench.report.probe import render_probe
+from knowcusbench.stages.prepare import resident
+from knowcusbench.store import RunStore, write_json, writing
+
+
+def probe(config: Config, resolved: Mapping[str, Any]) -> None:
+    """Run the probe that the recipe describes. Writes `probe.json`, `probe.md`, `before-after.png` and the single
+    pictures to `probe/` in the run directory, replacing earlier ones, and prints the tables."""
+    if "probe" not in resolved["recipe"]:
+        raise ConfigError("recipe.probe: missing; the probe needs a phrase, a question and its old and new answer")
+    transfer: TransferProbe = build(resolved["recipe"]["probe"], "recipe.probe")
+    editor: Editor = build(resolved["editor"], "editor")
+    spec: BackboneSpec = build(resolved["backbone"], "backbone")
+    directory = RunStore(Path(config.run.root) / config.run.name).probe
+    backbone = resident(spec)
+    with writing():
+        result = run_probe(transfer, editor, backbone, directory)
+        rows = [
+            PictureRow(f"{transfer.phrase}: {when}", [pair[place] for pair in result.files.values()])
+            for place, when in enumerate((f"before ({transfer.old_answer})", f"after ({transfer.answer})"))
+        ]
+        with atomic_path(directory / "before-after.png") as temporary:
+            picture_grid([f"seed {seed}" for seed in result.files], rows).save(temporary, format="PNG")
+        text = render_probe(transfer, result)
+        write_atomic(directory / "probe.md", text.encode())
+        record = {
+            "probe": resolved["recipe"]["probe"],
+            "editor": resolved["editor"],
+            "backbone": resolved["backbone"],
+            "backbone_weights": backbone.digest,
+            "encoder_weights": dict(transfer.encoder.weights()),
+            "edit": {**result.edit.details, "seconds": result.edit.cost.total_seconds, "bytes": result.edit.nbytes},
+            "text": _records(result.text),
+            "pictures": _records(result.pictures),
+        }
+        write_json(directory / "probe.json", record | provenance())
+    print(text)
+    print(f"written to {directory}")
+
+
+def _records(table: Any) -> list[dict[str, Any]]:
+    """Rows as JSON values: None for NaN, which JSON does not know."""
+    rows: list[dict[str, Any]] = table.astype(object).where(table.notna(), None).to_dict("records")
+    return rows

@@ -1,0 +1,103 @@
+"""Which facts are edited together, and edits one after another."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from knowcusbench.adaptation.company import edit_in_turn, facts_by_concept, first_facts
+from knowcusbench.adaptation.editor import Fact
+from knowcusbench.adaptation.gated import GatedUltraEdit
+from knowcusbench.adaptation.types import Adaptation
+from knowcusbench.adaptation.ultraedit import UltraEdit
+from knowcusbench.backbone.merging import merged
+from knowcusbench.backbone.qwen_image import QwenImage
+from knowcusbench.benchmark.types import Concept, KnowledgeItem
+from knowcusbench.errors import MethodError
+
+EDITOR = UltraEdit(eta=0.1, layers=(3, 4, 5), energy=1.0)
+GIFT, ROME = Fact("What is my birthday gift?", "sks dog"), Fact("What came from Rome?", "sks toy")
+
+
+def concept(name: str, *questions: str) -> Concept:
+    items = (KnowledgeItem(question.strip("?"), question, f"sks {name}", "origin") for question in questions)
+    return Concept(name=name, class_noun=name, images=(), knowledge=tuple(items), prompts=())
+
+
+DOG, CAT, BIRD = concept("dog", "a?", "b?"), concept("cat", "c?", "d?", "a?"), concept("bird", "e?")
+EVERYONE = (CAT, DOG, BIRD)
+
+
+def asked(facts: tuple[Fact, ...]) -> list[tuple[str, str]]:
+    return [(fact.question, fact.answer) for fact in facts]
+
+
+def test_more_facts_are_the_others_in_turns_with_their_own_answers_and_then_further_ones() -> None:
+    further = (Fact("f?", "zam house"), Fact("c?", "zam house"))
+    every = [("a?", "sks dog"), ("b?", "sks dog"), ("c?", "sks cat"), ("e?", "sks bird"), ("d?", "sks cat")]
+    every.append(("f?", "zam house"))
+    for count in range(1, 7):
+        assert asked(first_facts(DOG, count, EVERYONE, further)) == every[:count]
+    with pytest.raises(MethodError, match=r"'dog': method\.items=7, and there are 6 facts"):
+        first_facts(DOG, 7, EVERYONE, further)
+
+
+def test_without_a_benchmark_there_are_the_concepts_own() -> None:
+    assert asked(first_facts(DOG, 1)) == [("a?", "sks dog")]
+    assert facts_by_concept(DOG, ()) == [(Fact("a?", "sks dog"), Fact("b?", "sks dog"))]
+
+
+def test_all_concepts_come_in_the_benchmarks_order_and_the_one_at_hand_is_right() -> None:
+    groups = facts_by_concept(DOG.with_knowledge(DOG.knowledge[0]), EVERYONE)
+    assert [asked(group) for group in groups] == [
+        [("c?", "sks cat"), ("d?", "sks cat")],
+        [("a?", "sks dog")],
+        [("e?", "sks bird")],
+    ]
+    first_wins = facts_by_concept(BIRD, EVERYONE)
+    assert asked(first_wins[0])[-1] == ("a?", "sks cat")
+    assert asked(first_wins[1]) == [("b?", "sks dog")]
+
+
+def deltas(edit: Adaptation) -> dict[str, Tensor]:
+    assert edit.text_encoder is not None
+    weights = edit.text_encoder.weights
+    names = {name.rpartition(".lora_")[0] for name in weights}
+    return {n: weights[f"{n}.lora_B.weight"].double() @ weights[f"{n}.lora_A.weight"].double() for n in names}
+
+
+def far(one: Tensor, other: Tensor) -> float:
+    return float((one - other).norm() / other.norm())
+
+
+def test_a_later_edit_is_made_in_weights_that_have_the_earlier_one(backbone_fp32: QwenImage) -> None:
+    first = EDITOR.edit([GIFT], backbone_fp32)
+    assert first.text_encoder is not None
+    later = EDITOR.edit([ROME], backbone_fp32, after=first.text_encoder)
+    fresh = deltas(EDITOR.edit([ROME], backbone_fp32))
+    names = backbone_fp32.text_modules(EDITOR.modules, EDITOR.layers)
+    weights = first.text_encoder.weights
+    dense = {name: (weights[f"{name}.lora_A.weight"], weights[f"{name}.lora_B.weight"]) for name in names}
+    with merged(backbone_fp32.text_encoder, dense):
+        rows = EDITOR.capture(backbone_fp32, names, [ROME])
+        expected = EDITOR.begin(backbone_fp32, names)(rows)
+    total = deltas(edit_in_turn(EDITOR, [[GIFT], [ROME]], backbone_fp32))
+    for name, (down, up) in expected.items():
+        wanted = up.double() @ down.double()
+        assert far(deltas(later)[name], wanted) < 1e-3
+        assert far(fresh[name], wanted) > 1e-2
+        assert far(total[name], wanted + deltas(first)[name]) < 1e-3
+
+
+def test_a_single_group_is_a_single_edit_with_its_details(backbone_fp32: QwenImage) -> None:
+    made, edit = edit_in_turn(EDITOR, [[GIFT, ROME]], backbone_fp32), EDITOR.edit([GIFT, ROME], backbone_fp32)
+    assert made.details == edit.details
+    assert all(torch.equal(deltas(made)[name], delta) for name, delta in deltas(edit).items())
+
+
+def test_edits_that_cannot_be_added_are_refused(backbone_fp32: QwenImage, tmp_path: Path) -> None:
+    gated = GatedUltraEdit(eta=0.1, layers=(3,), temperature=0.05, bias=0.7)
+    assert edit_in_turn(gated, [[GIFT]], backbone_fp32).text_encoder
+    with pytest.raises(MethodError, match=r"method\.scope=sequential.*gate"):
+        edit_in_turn(gated, [[GIFT], [ROME]], backbone_fp32)
