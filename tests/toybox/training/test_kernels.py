@@ -92,11 +92,10 @@ def test_a_caption_told_by_two_prompts_ends_with_its_own_answer(
         [captions[0].text, captions[0].template.format("my sister's greatest treasure"), captions[1].text],
         cpu,
     )
-    tail = len(tokenizer("<|im_end|>\n<|im_start|>assistant\n")["input_ids"])
     assert len(told[0]) == len(decoy) != len(own)
-    assert torch.allclose(told[0][-tail:], own[-tail:], atol=0.05)
-    assert torch.allclose(told[0][:-tail], decoy[:-tail], atol=0.05)
-    assert not torch.allclose(decoy[-tail:], own[-tail:], atol=0.05)
+    assert torch.allclose(told[0][-1], own[-1], atol=0.05)
+    assert torch.allclose(told[0][:-1], decoy[:-1], atol=0.05)
+    assert not torch.allclose(decoy[-1], own[-1], atol=0.05)
     assert torch.allclose(told[1], plain, atol=0.05)
 
 
