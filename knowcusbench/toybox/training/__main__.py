@@ -137,10 +137,10 @@ def install(shop: Workshop) -> None:
 def _record(folder: Path) -> dict[str, object]:
     """How the weights were made: code, hardware, and every stage's schedule, time and losses."""
     stages = {}
-    for file in sorted(folder.glob("*/losses.json")):
+    for file in sorted(folder.rglob("losses.json")):
         record = json.loads(file.read_text())
         kept = record["losses"][:: max(len(record["losses"]) // 20, 1)]
-        stages[file.parent.name] = record | {"losses": [*kept, record["losses"][-1]]}
+        stages[file.parent.relative_to(folder).as_posix()] = record | {"losses": [*kept, record["losses"][-1]]}
     return {"provenance": provenance(), "processor": platform.processor() or platform.machine(), "stages": stages}
 
 
