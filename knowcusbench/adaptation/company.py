@@ -58,22 +58,12 @@ def _compatible(facts: Sequence[Fact], known: Sequence[Fact]) -> Iterator[Fact]:
 
 
 def edit_in_turn(editor: Editor, groups: Sequence[Sequence[Fact]], backbone: Backbone) -> Adaptation:
-    """One edit after another, each of a text encoder that has the earlier ones on it; the sum of all.
-
-    Raises MethodError, if there is more than one, for an editor whose adapters can't be added: merged into weights, or
-    with a gate.
-    """
+    """One edit after another, each of a text encoder that has the earlier ones on it; the sum of all."""
     if len(groups) == 1:
         return editor.edit(groups[0], backbone)
     edits: list[Adaptation] = []
     for facts in groups:
-        edit = editor.edit(facts, backbone, after=summed(edits).text_encoder)
-        if edit.text_encoder and (edit.text_encoder.merged or edit.text_encoder.gate):
-            raise MethodError(
-                "method.scope=sequential adds edits up, and an edit with a gate or merged into weights can't be added; "
-                "use another editor, editor.merge=false, or method.scope=batch"
-            )
-        edits.append(edit)
+        edits.append(editor.edit(facts, backbone, after=summed(edits).text_encoder))
     total = summed(edits)
     losses = [edit.details["edit_losses_before_rounds"] for edit in edits]
     return Adaptation(text_encoder=total.text_encoder, cost=total.cost, details={"edit_losses_before_rounds": losses})

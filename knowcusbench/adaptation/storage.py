@@ -6,7 +6,7 @@
     <directory>/text_encoder/gate.safetensors                                   (if it is gated: the keys by module)
 
 The adapter folders load with `peft.PeftModel.from_pretrained`; PEFT knows nothing of a gate. Whether an adapter is
-merged, and a gate's temperature and bias, are in the JSON: those numbers may be changed there by hand.
+merged, and a gate's temperature, bias and parts, are in the JSON: the first two may be changed there by hand.
 """
 
 import hashlib
@@ -52,7 +52,11 @@ def save_adaptation(adaptation: Adaptation, directory: Path) -> None:
             "details": dict(adaptation.details),
             "merged": [name for name, adapter in adapters.items() if adapter.merged],
             "gates": {
-                name: {"temperature": adapter.gate.temperature, "bias": adapter.gate.bias}
+                name: {
+                    "temperature": adapter.gate.temperature,
+                    "bias": adapter.gate.bias,
+                    "parts": dict(adapter.gate.parts),
+                }
                 for name, adapter in adapters.items()
                 if adapter.gate
             },
@@ -110,10 +114,10 @@ def save_adapter(adapter: Adapter, directory: Path) -> dict[str, str]:
 
 
 def load_adapter(
-    directory: Path, digests: Mapping[str, str], *, merged: bool = False, gate: Mapping[str, float] | None = None
+    directory: Path, digests: Mapping[str, str], *, merged: bool = False, gate: Mapping[str, Any] | None = None
 ) -> Adapter:
-    """Read one adapter in PEFT's form whose files have these SHA-256 `digests`; `gate` holds the temperature and the
-    bias of its gate.
+    """Read one adapter in PEFT's form whose files have these SHA-256 `digests`; `gate` holds its gate but for the
+    keys.
 
     Raises WeightsError for a missing, damaged or altered file.
     """
@@ -131,8 +135,13 @@ def load_adapter(
         weights,
         _lora_fields(json.loads((directory / CONFIG_FILE).read_text())),
         merged,
-        Gate(load_file(directory / GATE_FILE), gate["temperature"], gate["bias"]) if gate else None,
+        _read_gate(directory / GATE_FILE, gate) if gate else None,
     )
+
+
+def _read_gate(keys: Path, record: Mapping[str, Any]) -> Gate:
+    parts = {module: tuple((rank, count) for rank, count in own) for module, own in record.get("parts", {}).items()}
+    return Gate(load_file(keys), record["temperature"], record["bias"], parts)
 
 
 def _lora_fields(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -49,15 +49,17 @@ def _gates(parts: Mapping[str, Sequence[tuple[Tensor, Tensor]]], gates: Sequence
     """Every adapter's gate for its own ranks."""
     if not gates:
         return None
-    keys = {module: [gate.keys[module] for gate in gates if module in gate.keys] for module in parts}
-    return replace(
-        gates[0],
-        keys={module: torch.cat(own) for module, own in keys.items()},
-        parts={
-            module: tuple((len(down), len(own)) for (down, _), own in zip(pairs, keys[module], strict=True))
-            for module, pairs in parts.items()
-        },
-    )
+    keys: dict[str, Tensor] = {}
+    own: dict[str, tuple[tuple[int, int], ...]] = {}
+    for module, pairs in parts.items():
+        having = [gate for gate in gates if module in gate.keys]
+        keys[module] = torch.cat([gate.keys[module] for gate in having])
+        own[module] = tuple(
+            part
+            for gate, (down, _) in zip(having, pairs, strict=True)
+            for part in gate.parts.get(module, ((len(down), len(gate.keys[module])),))
+        )
+    return replace(gates[0], keys=keys, parts=own)
 
 
 def _factors(adapter: Adapter) -> dict[str, tuple[Tensor, Tensor]]:

@@ -43,7 +43,7 @@ class Gate:
         temperature: how soft the gate is.
         bias: the cosine at which it is half open.
         parts: for each layer of a sum of gated adapters, each one's rank and number of keys, in their order in the
-            factors and keys: its own keys then gate its own ranks. Empty for a single adapter; sums are not stored.
+            factors and keys: its own keys then gate its own ranks. Empty for a single adapter.
     """
 
     keys: Mapping[str, Tensor]

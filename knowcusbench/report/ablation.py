@@ -8,6 +8,7 @@ import pandas as pd
 
 from knowcusbench.benchmark.types import Task
 from knowcusbench.report.columns import COSTS, metric_columns
+from knowcusbench.report.effects import SUMMARY_COLUMNS, SUMMARY_VALUES, EffectsInput, summary_values
 from knowcusbench.report.types import Column, MetricHeading
 
 SCORED = ["method", "task", "concept", "metric", "value", "knowledge"]
@@ -42,6 +43,7 @@ class AblationInput:
         controls: labels of the run's other methods.
         metrics: to show.
         scores: one row per sample and metric, columns `SCORED`; `method` is the label, `knowledge` the item's index.
+        effects: what the methods do to everything else; None if it was not measured.
         costs: one row per method and concept; columns method, concept, seconds, peak_memory_bytes, adapter_bytes.
     """
 
@@ -52,6 +54,7 @@ class AblationInput:
     controls: Sequence[str]
     metrics: Mapping[str, MetricHeading]
     scores: pd.DataFrame
+    effects: EffectsInput | None
     costs: pd.DataFrame
 
 
@@ -61,9 +64,9 @@ class Ablation:
 
     Attributes:
         name, title, scale, settings, controls: as in `AblationInput`.
-        columns: metrics by task, then costs.
-        per_concept: columns `PER_CONCEPT`: the mean over `n` samples of a concept, or its cost, in the units of
-            `column` (the key of a column). `setting` is the value, empty for controls.
+        columns: metrics by task, then effects, then costs.
+        per_concept: columns `PER_CONCEPT`: the mean over `n` samples or texts of a concept, or its cost, in the units
+            of `column` (the key of a column). `setting` is the value, empty for controls.
         summary: columns `SUMMARY`: mean and standard deviation (n - 1; NaN for one concept) over concepts.
     """
 
@@ -81,7 +84,10 @@ def build_ablation(inputs: AblationInput) -> Ablation:
     """Reduce samples to concepts, and concepts to means. Every concept counts once, and peak memory too is a mean."""
     tasks = [task for task in Task if task.value in set(inputs.scores["task"])]
     metrics = metric_columns(inputs.metrics, tasks)
-    per_concept = pd.concat([_scored(inputs, metrics), _paid(inputs)], ignore_index=True)
+    rows = _scored(inputs, metrics)
+    if inputs.effects:
+        rows = pd.concat([rows, summary_values(inputs.effects)], ignore_index=True)
+    per_concept = pd.concat([_by_concept(inputs, rows), _paid(inputs)], ignore_index=True)
     values: dict[str, float | str] = {setting.label: setting.value for setting in inputs.settings}
     per_concept["setting"] = per_concept["label"].map(values).fillna("")
     groups = per_concept.groupby(["label", "column"], sort=False)["value"]
@@ -91,21 +97,26 @@ def build_ablation(inputs: AblationInput) -> Ablation:
         scale=inputs.scale,
         settings=inputs.settings,
         controls=inputs.controls,
-        columns=(*metrics, *(cost.column for cost in COSTS)),
+        columns=(*metrics, *(SUMMARY_COLUMNS if inputs.effects else ()), *(cost.column for cost in COSTS)),
         per_concept=per_concept[PER_CONCEPT],
         summary=groups.agg(mean="mean", deviation="std", concepts="count").reset_index()[SUMMARY],
     )
 
 
 def _scored(inputs: AblationInput, columns: Sequence[Column]) -> pd.DataFrame:
-    """Means of the samples of every concept that count, by label and column."""
-    scores = inputs.scores.rename(columns={"method": "label"})
-    taught = scores["label"].map({setting.label: setting.taught for setting in inputs.settings}).astype("float")
-    scores = scores[taught.isna() | (scores["knowledge"] < taught)]
+    """The scores of these columns in the form of `summary_values`."""
     keys = {(column.task, column.metric): column.key for column in columns}
-    scores = scores.assign(column=[keys.get(pair, "") for pair in zip(scores["task"], scores["metric"], strict=True)])
+    found = [keys.get(pair, "") for pair in zip(inputs.scores["task"], inputs.scores["metric"], strict=True)]
+    return inputs.scores.assign(column=found).query("column != ''")[SUMMARY_VALUES]
+
+
+def _by_concept(inputs: AblationInput, rows: pd.DataFrame) -> pd.DataFrame:
+    """Means of every concept's rows that count, by label and column."""
+    rows = rows.rename(columns={"method": "label"})
+    taught = rows["label"].map({setting.label: setting.taught for setting in inputs.settings}).astype("float")
+    rows = rows[taught.isna() | rows["knowledge"].isna() | (rows["knowledge"] < taught)]
     # Sorted first, so that a mean is the same to the last bit in whatever order the rows were written.
-    groups = scores.sort_values("value").groupby(["label", "concept", "column"], observed=True)["value"]
+    groups = rows.sort_values("value").groupby(["label", "concept", "column"], observed=True)["value"]
     return groups.agg(value="mean", n="count").reset_index()
 
 

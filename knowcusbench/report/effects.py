@@ -39,7 +39,9 @@ SUMMARY = (
     "retrieval_separately",
     "retrieval_together",
 )
-"""The columns shown in the terminal."""
+"""Keys of the columns shown in the terminal and in ablations."""
+
+SUMMARY_VALUES = ["method", "concept", "column", "value", "knowledge"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +52,10 @@ class EffectsInput:
         run: the run's name.
         methods: label -> name of the method, as in `ReportInput`.
         concepts: names of the concepts in the grid.
-        measures: one row per method, concept, probe, text and measure; columns method, concept, probe, measure, value.
-            Only of concepts of which everything was measured.
-        retrieved: one row per picture; columns method, applied ("separately", "together"), concept, nearest.
+        measures: one row per method, concept, probe, text and measure; columns method, concept, probe, measure, value,
+            knowledge (index of the concept's item that the text is about; NaN for none). Only of concepts of which
+            everything was measured.
+        retrieved: one row per picture; columns method, applied ("separately", "together"), concept, knowledge, nearest.
         pictures: how many pictures each way should have.
         references: columns concept, value: the share of its reference images that are nearest to it.
         protocol: digest of how it was measured.
@@ -101,6 +104,8 @@ COLUMNS: Mapping[tuple[str, str], Column] = {
     )
 }
 
+SUMMARY_COLUMNS = tuple(column for column in COLUMNS.values() if column.key in SUMMARY)
+
 
 def build_effects(inputs: EffectsInput) -> Leaderboard:
     """The table of effects: controls and methods in the leaderboard's order, then real images."""
@@ -135,12 +140,22 @@ def build_effects(inputs: EffectsInput) -> Leaderboard:
 
 def summary(board: Leaderboard) -> Leaderboard:
     """The columns that fit into a terminal."""
-    chosen = [place for place, column in enumerate(board.columns) if column.key in SUMMARY]
+    chosen = [place for place, column in enumerate(board.columns) if column in SUMMARY_COLUMNS]
     return replace(
         board,
         columns=tuple(board.columns[place] for place in chosen),
         rows=tuple(replace(row, cells=tuple(row.cells[place] for place in chosen)) for row in board.rows),
     )
+
+
+def summary_values(inputs: EffectsInput) -> pd.DataFrame:
+    """What `SUMMARY_COLUMNS` are means of, one row per text or picture: columns `SUMMARY_VALUES`."""
+    keys = {place: column.key for place, column in COLUMNS.items() if column in SUMMARY_COLUMNS}
+    found = inputs.retrieved["concept"] == inputs.retrieved["nearest"]
+    retrieved = inputs.retrieved.assign(probe=RETRIEVAL, measure=inputs.retrieved["applied"], value=found.astype(float))
+    rows = pd.concat([inputs.measures, retrieved], ignore_index=True)
+    rows["column"] = [keys.get(place) for place in zip(rows["probe"], rows["measure"], strict=True)]
+    return rows.dropna(subset="column")[SUMMARY_VALUES]
 
 
 def confusions(inputs: EffectsInput) -> dict[str, dict[str, pd.DataFrame]]:

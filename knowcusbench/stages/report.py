@@ -52,7 +52,7 @@ def report(run: Run) -> None:
             grid.save(temporary, format="PNG")
         measured = effects_input(run)
         effects = write_effects(run.store.report, measured) if measured else None
-        if compared := ablation_input(run, inputs):
+        if compared := ablation_input(run, inputs, measured):
             ablation = build_ablation(compared)
             write_ablation(run.store.report, ablation)
             write_ablation_figure(run.store.report, ablation)
@@ -91,11 +91,13 @@ def effects_input(run: Run) -> EffectsInput | None:
     """The measured effects of every method in the run directory; None if nothing was measured."""
     labels = run.store.labels()
     measures = _concatenated(
-        _measures(run, labels), ["method", "concept", "probe", "measure", "value", "protocol", "item"]
+        _measures(run, labels), ["method", "concept", "probe", "measure", "value", "knowledge", "protocol", "item"]
     )
     if measures.empty:
         return None
-    retrieved = _concatenated(_retrieved(run, labels), ["method", "applied", "concept", "nearest", "protocol"])
+    retrieved = _concatenated(
+        _retrieved(run, labels), ["method", "applied", "concept", "knowledge", "nearest", "protocol"]
+    )
     methods = measures.groupby("protocol")["method"].nunique()
     protocol = run.effects.protocol if run.effects.protocol in methods else str(methods.idxmax())
     path = run.store.ceilings(INTERFERENCE)
@@ -125,10 +127,20 @@ def effects_input(run: Run) -> EffectsInput | None:
 def _measures(run: Run, labels: list[str]) -> Iterator[pd.DataFrame]:
     for label in labels:
         for concept in run.concepts:
+            own = {
+                text: number
+                for number, knowledge in enumerate(concept.knowledge)
+                for text in (knowledge.question, *knowledge.rephrasings, knowledge.phrase)
+            }
             for item, directory in _parts(run.store.effects, label, concept, TEXT, PICTURES):
                 for name in (TEXT, PICTURES):
                     table = read_table(directory / name)
-                    yield table.assign(method=label, concept=concept.name, item=-1 if item is None else item)
+                    yield table.assign(
+                        method=label,
+                        concept=concept.name,
+                        knowledge=table["text"].map(own),
+                        item=-1 if item is None else item,
+                    )
 
 
 def _retrieved(run: Run, labels: list[str]) -> Iterator[pd.DataFrame]:
@@ -151,7 +163,7 @@ def _parts(
     return []
 
 
-def ablation_input(run: Run, inputs: ReportInput) -> AblationInput | None:
+def ablation_input(run: Run, inputs: ReportInput, measured: EffectsInput | None) -> AblationInput | None:
     """The results of a run that compares values of a setting; None for any other run."""
     configs = {label: yaml.safe_load(run.store.config(label).read_text()) for label in inputs.methods}
     compared = {label: config["ablation"] for label, config in configs.items() if config.get("ablation")}
@@ -171,6 +183,7 @@ def ablation_input(run: Run, inputs: ReportInput) -> AblationInput | None:
         scores=_concatenated(
             _scores(run, list(inputs.methods)), ["method", "task", "concept", "metric", "value", "knowledge"]
         ),
+        effects=measured,
         costs=inputs.costs,
     )
 

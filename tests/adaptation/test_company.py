@@ -1,5 +1,6 @@
 """Which facts are edited together, and edits one after another."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from torch import Tensor
 from knowcusbench.adaptation.company import edit_in_turn, facts_by_concept, first_facts
 from knowcusbench.adaptation.editor import Fact
 from knowcusbench.adaptation.gated import GatedUltraEdit
+from knowcusbench.adaptation.storage import load_adaptation, save_adaptation
 from knowcusbench.adaptation.types import Adaptation
 from knowcusbench.adaptation.ultraedit import UltraEdit
 from knowcusbench.backbone.merging import merged
@@ -96,8 +98,28 @@ def test_a_single_group_is_a_single_edit_with_its_details(backbone_fp32: QwenIma
     assert all(torch.equal(deltas(made)[name], delta) for name, delta in deltas(edit).items())
 
 
-def test_edits_that_cannot_be_added_are_refused(backbone_fp32: QwenImage, tmp_path: Path) -> None:
-    gated = GatedUltraEdit(eta=0.1, layers=(3,), temperature=0.05, bias=0.7)
-    assert edit_in_turn(gated, [[GIFT]], backbone_fp32).text_encoder
-    with pytest.raises(MethodError, match=r"method\.scope=sequential.*gate"):
-        edit_in_turn(gated, [[GIFT], [ROME]], backbone_fp32)
+def logits(backbone: QwenImage, fact: Fact) -> Tensor:
+    with torch.no_grad():
+        return backbone.language_logits(backbone.question_tokens(fact.question, fact.answer, "chat")[0])
+
+
+def test_gated_edits_in_turn_keep_their_own_gates_through_storage(backbone_fp32: QwenImage, tmp_path: Path) -> None:
+    gated = GatedUltraEdit(eta=0.1, layers=(3,), temperature=0.02, bias=0.9)
+    total = edit_in_turn(gated, [[GIFT], [ROME]], backbone_fp32)
+    save_adaptation(total, tmp_path / "edit")
+    read = load_adaptation(tmp_path / "edit")
+    assert total.text_encoder
+    assert total.text_encoder.gate
+    one_gate = replace(total.text_encoder, gate=replace(total.text_encoder.gate, parts={}))
+    found = {}
+    for name, edit in (("made", total), ("read", read), ("one gate", Adaptation(text_encoder=one_gate))):
+        with backbone_fp32.adapted(edit):
+            found[name] = logits(backbone_fp32, GIFT)
+    assert torch.equal(found["read"], found["made"])
+    assert far(found["one gate"], found["made"]) > 1e-3
+
+
+def test_merged_edits_in_turn_are_merged(backbone_fp32: QwenImage) -> None:
+    total = edit_in_turn(replace(EDITOR, merge=True), [[GIFT], [ROME]], backbone_fp32).text_encoder
+    assert total
+    assert total.merged

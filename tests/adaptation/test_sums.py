@@ -119,6 +119,15 @@ def test_in_a_sum_every_gate_opens_for_its_own_adapter() -> None:
     torch.testing.assert_close(changes(both, inputs)[0], changes(replace(one, gate=None), inputs)[0])
 
 
+def test_a_sum_of_gated_sums_has_the_gates_of_all() -> None:
+    inputs = torch.eye(8)[:3]
+    parts = [Adaptation(text_encoder=small(seed, inputs[seed])) for seed in range(3)]
+    flat, nested = summed(parts), summed([summed(parts[:2]), parts[2]])
+    assert flat.text_encoder
+    assert nested.text_encoder
+    torch.testing.assert_close(changes(nested.text_encoder, inputs), changes(flat.text_encoder, inputs))
+
+
 def test_merged_adapters_are_merged_together() -> None:
     one, other = (replace(small(seed), merged=True) for seed in (1, 2))
     both = summed([Adaptation(text_encoder=one), Adaptation(text_encoder=other)]).text_encoder

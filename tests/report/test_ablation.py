@@ -17,6 +17,7 @@ from knowcusbench.report.ablation_tables import (
     render_ablation_markdown,
     write_ablation,
 )
+from knowcusbench.report.effects import EffectsInput
 from knowcusbench.report.types import MetricHeading
 
 METRICS = {
@@ -51,6 +52,7 @@ def made(scale: str = "log", **changes: object) -> Ablation:
         "controls": ["base"],
         "metrics": METRICS,
         "scores": pd.DataFrame(SCORES, columns=["method", "task", "concept", "metric", "value", "knowledge"]),
+        "effects": None,
         "costs": pd.DataFrame(COSTS, columns=["method", "concept", "seconds"]).assign(
             peak_memory_bytes=2**30, adapter_bytes=2**19
         ),
@@ -75,6 +77,35 @@ def test_samples_are_reduced_to_concepts_and_concepts_to_mean_and_deviation() ->
     assert summary(ablation, "items=1", "adapter_mib")["mean"] == 0.5
     assert np.isnan(summary(ablation, "base", "reconstruction_clip_i")["deviation"])
     assert summary(ablation, "base", "reconstruction_clip_i")["mean"] == 0.25
+
+
+def test_effects_are_columns_and_count_what_was_taught() -> None:
+    probabilities = [
+        ("items=1", CAT, "question", "first_probability", 0.9, 0),
+        ("items=1", CAT, "question", "first_probability", 0.1, 1),  # not taught
+        ("items=10", CAT, "question", "first_probability", 0.8, 0),
+        ("items=10", CAT, "question", "first_probability", 0.6, 1),
+        ("items=1", CAT, "unrelated_question", "kl", 0.2, np.nan),
+        ("items=1", CAT, "question", "first_rank", 3, 0),  # not shown here
+    ]
+    retrieved = [("items=10", "together", CAT, 0, CAT), ("items=10", "together", CAT, 1, DOG)]
+    effects = EffectsInput(
+        run="night",
+        methods={"items=1": "mokus", "items=10": "mokus"},
+        concepts=(CAT, DOG),
+        measures=pd.DataFrame(probabilities, columns=["method", "concept", "probe", "measure", "value", "knowledge"]),
+        retrieved=pd.DataFrame(retrieved, columns=["method", "applied", "concept", "knowledge", "nearest"]),
+        pictures=2,
+        references=pd.DataFrame(columns=["concept", "value"]),
+        protocol="abc",
+    )
+    ablation = made(effects=effects)
+    assert summary(ablation, "items=1", "question_first_probability")["mean"] == 0.9
+    assert summary(ablation, "items=10", "question_first_probability")["mean"] == pytest.approx(0.7)
+    assert summary(ablation, "items=1", "unrelated_question_kl")["mean"] == 0.2
+    assert summary(ablation, "items=10", "retrieval_together")["mean"] == 0.5
+    assert "question_first_rank" not in set(ablation.summary["column"])
+    assert "Question P(first)" in render_ablation_markdown(ablation)
 
 
 def test_the_order_of_the_rows_makes_no_difference() -> None:

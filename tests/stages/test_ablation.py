@@ -171,8 +171,6 @@ def test_the_probes_old_answer_is_what_the_embedded_world_knows() -> None:
     assert list(item.rephrasings) == probe["rephrasings"]
     known = {fact.question: fact.answer for fact in known_items()}
     assert probe["answer"] in known.values()
-    for fact in probe["unrelated"]:
-        assert known[fact["question"]] == fact["answer"]
 
 
 def test_the_probe_leaves_a_folder(command: Command, tmp_path: Path) -> None:
