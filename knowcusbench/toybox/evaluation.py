@@ -1,7 +1,7 @@
 """What the weights of the embedded world can do: the figures of its card, computed anew by `make toybox-eval`."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import mean
 
 import numpy as np
@@ -10,14 +10,20 @@ from PIL import Image
 
 from knowcusbench.adaptation.editor import Editor, Fact
 from knowcusbench.adaptation.types import Adaptation
+from knowcusbench.backbone.base import PromptEmbeds
 from knowcusbench.backbone.qwen_image import QwenImage
+from knowcusbench.benchmark.types import RARE_TOKEN
+from knowcusbench.metrics.segmentation import MaskPredictor
+from knowcusbench.toybox.concepts import NovelConcept
+from knowcusbench.toybox.draws import choose, shuffled
 from knowcusbench.toybox.language import caption, known_items, name_of
 from knowcusbench.toybox.oracle import IDENTITY, Oracle, Sight, truth
 from knowcusbench.toybox.oracle_metrics import shown_share
-from knowcusbench.toybox.render import render
+from knowcusbench.toybox.render import mask, render
 from knowcusbench.toybox.scene import Thing
+from knowcusbench.toybox.training.segmenter import WHOLE, iou
 from knowcusbench.toybox.training.stream import SHOWN_NAMED, is_held_out, phrase_of
-from knowcusbench.toybox.world import KNOWN, NAMED, SIMPLE, draw_scene, settled
+from knowcusbench.toybox.world import KNOWN, NAMED, SIMPLE, draw_scene, settled, settled_places
 
 Figures = dict[str, float]
 
@@ -82,19 +88,23 @@ def _first_right(backbone: QwenImage, input_ids: torch.Tensor, labels: torch.Ten
 
 
 @torch.no_grad()
-def autoencoder_figures(backbone: QwenImage, count: int = 256) -> Figures:
-    """Peak signal-to-noise ratio of decoded pictures in dB, over new scenes."""
+def autoencoder_figures(backbone: QwenImage, oracle: Oracle, count: int = 256) -> Figures:
+    """Peak signal-to-noise ratio of decoded pictures in dB over new scenes, and how often the oracle reads a decoded
+    picture as it reads the rendered one."""
     rng = random.Random("reconstruction")
-    vae = backbone._pipeline.vae
-    ratios = []
-    for _ in range(count):
-        image = render(draw_scene(rng))
-        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None, :, None].float() / 127.5 - 1
-        pixels = pixels.to(backbone.device, vae.dtype)
-        decoded = vae.decode(vae.encode(pixels).latent_dist.mode()).sample.clamp(-1, 1)
-        error = ((decoded.float() - pixels.float()) / 2).square().mean()
-        ratios.append(-10 * torch.log10(error).item())
-    return {"VAE reconstruction, dB": mean(ratios)}
+    pipeline = backbone._pipeline
+    images = [render(draw_scene(rng)) for _ in range(count)]
+    decoded: list[Image.Image] = []
+    for image in images:
+        pixels = pipeline.image_processor.preprocess(image)[:, :, None].to(backbone.device, pipeline.vae.dtype)
+        sample = pipeline.vae.decode(pipeline.vae.encode(pixels).latent_dist.mode()).sample[:, :, 0]
+        decoded += pipeline.image_processor.postprocess(sample.float())
+    ratios = [
+        -10 * np.log10(np.square((np.asarray(one, float) - np.asarray(other, float)) / 255).mean())
+        for one, other in zip(images, decoded, strict=True)
+    ]
+    same = [one == other for one, other in zip(oracle.look(images), oracle.look(decoded), strict=True)]
+    return {"VAE reconstruction, dB": mean(map(float, ratios)), "VAE: the oracle sees the same": mean(same)}
 
 
 def caption_figures(backbone: QwenImage, oracle: Oracle, count: int = 200) -> Figures:
@@ -119,6 +129,25 @@ def caption_figures(backbone: QwenImage, oracle: Oracle, count: int = 200) -> Fi
     }
 
 
+def drawn_mask_figures(backbone: QwenImage, predictor: MaskPredictor, count: int = 100) -> Figures:
+    """Mean IoU of masks of drawn pictures with the renderer's mask of what was asked for.
+
+    Pictures of descriptions without a second thing. Where the thing stands is not said: of the places that it may have,
+    the one counts whose rendered picture is nearest. What the transformer draws askew counts against the masks.
+    """
+    rng = random.Random("masks")
+    scenes = [scene for scene in (draw_scene(rng) for _ in range(2 * count)) if not scene.second][:count]
+    images = draw(backbone, [caption(scene, rng) for scene in scenes])
+    found = predictor.predict(images, [WHOLE] * len(images))
+    overlaps = []
+    for scene, image, covered in zip(scenes, images, found, strict=True):
+        pixels = np.asarray(image, float)
+        places = settled_places(scene)
+        nearest = min(places, key=lambda place: float(abs(np.asarray(render(place), float) - pixels).mean()))
+        overlaps.append(iou(covered, mask(nearest)))
+    return {"SAM: iou drawn": mean(overlaps)}
+
+
 def knowledge_figures(backbone: QwenImage, oracle: Oracle) -> Figures:
     """Whether a thing is drawn that is called by its name, or by what is known of it."""
     simple = [(phrase_of(key), thing) for key, thing in SIMPLE.items() if is_held_out(key)]
@@ -136,12 +165,11 @@ def knowledge_figures(backbone: QwenImage, oracle: Oracle) -> Figures:
 def edit_figures(backbone: QwenImage, oracle: Oracle, editor: Editor, count: int = 12) -> Figures:
     """What becomes of known facts that are edited one at a time to another named thing."""
     rng = random.Random("edits")
-    items = rng.sample(list(known_items()), count)
     drawn, kept, before = [], [], []
-    for item in items:
-        name = rng.choice([name for name in NAMED if name_of(name) != item.answer])
+    for item in shuffled(rng, list(known_items()))[:count]:
+        name = choose(rng, [name for name in NAMED if name_of(name) != item.answer])
         others = [Fact(other.question, other.answer) for other in known_items() if other != item]
-        chosen = rng.sample(others, 40)
+        chosen = shuffled(rng, others)[:40]
         before.append(answers_right(backbone, chosen))
         with backbone.adapted(editor.edit([Fact(item.question, name_of(name))], backbone)):
             drawn.append(drawn_identity(backbone, oracle, [(item.phrase, NAMED[name])], range(4))[1])
@@ -153,19 +181,47 @@ def edit_figures(backbone: QwenImage, oracle: Oracle, editor: Editor, count: int
 
 
 def image_locality(
-    backbone: QwenImage, oracle: Oracle, adaptations: Mapping[str, Adaptation], edited: Sequence[str]
-) -> Figures:
-    """The attributes that unrelated pictures show rightly, mean over adaptations, and with none.
+    backbone: QwenImage, oracle: Oracle, adaptations: Sequence[Adaptation], edited: Sequence[str]
+) -> float:
+    """The share of attributes that unrelated pictures show rightly, mean over adaptations.
 
     Args:
         edited: phrases that adaptations have changed, and that are not unrelated.
     """
     keys = [key for key in SHOWN_NAMED if phrase_of(key) not in edited]
-    wanted = [(phrase_of(key), NAMED[KNOWN[key]]) for key in random.Random("unrelated").sample(keys, 16)]
+    wanted = [(phrase_of(key), NAMED[KNOWN[key]]) for key in shuffled(random.Random("unrelated"), keys)[:16]]
     wanted += [(name_of(name), thing) for name, thing in list(NAMED.items())[::4]]
-    untouched = drawn_identity(backbone, oracle, wanted, [0])[0]
     shares = []
-    for adaptation in adaptations.values():
+    for adaptation in adaptations:
         with backbone.adapted(adaptation):
             shares.append(drawn_identity(backbone, oracle, wanted, [0])[0])
-    return {"image locality, adapted": mean(shares), "image locality, not adapted": untouched}
+    return mean(shares)
+
+
+@torch.no_grad()
+def swapped_states(
+    backbone: QwenImage, oracle: Oracle, adapted: Sequence[tuple[NovelConcept, Adaptation]], seeds: Sequence[int] = (0,)
+) -> Figures:
+    """Where the edited prompt differs from the anchor's: what is drawn of the concepts from prompts that are put
+    together of the states of both. The last state is the one that predicts the answer; an edit of answer tokens
+    reaches it alone."""
+    shares: dict[str, list[float]] = {}
+    for concept, adaptation in adapted:
+        anchor = backbone.encode(f"{RARE_TOKEN} {concept.thing.kind}").embeds
+        with backbone.adapted(adaptation):
+            for key in concept.known_as:
+                edited = backbone.encode(phrase_of(key)).embeds
+                prompts = {
+                    "the anchor's": anchor,
+                    "the edited phrase's": edited,
+                    "the edited phrase's, the last the anchor's": torch.cat([edited[:, :-1], anchor[:, -1:]], dim=1),
+                    "the anchor's, the last the edited phrase's": torch.cat([anchor[:, :-1], edited[:, -1:]], dim=1),
+                }
+                for name, embeds in prompts.items():
+                    sights = oracle.look(backbone.sample(PromptEmbeds(embeds, None), seeds))
+                    shares.setdefault(f"states: {name}", []).append(
+                        identity_scores(sights, [concept.thing] * len(sights))[0]
+                    )
+                cosine = torch.cosine_similarity(edited[0, -1].float(), anchor[0, -1].float(), dim=0)
+                shares.setdefault("states: cosine of both last", []).append(float(cosine))
+    return {name: mean(values) for name, values in shares.items()}

@@ -22,14 +22,15 @@ REMEDY = "install the package again, or make new weights with `make toybox`"
 @cache
 def world_digest() -> str:
     """Changes with what the world looks like and what is said and known in it, and not with how that is coded."""
-    from knowcusbench.toybox.concepts import NOVEL_CONCEPTS
+    from knowcusbench.toybox.concepts import DEVELOPMENT_CONCEPTS, NOVEL_CONCEPTS
     from knowcusbench.toybox.language import PROMPTS, caption, known_items
     from knowcusbench.toybox.render import render
     from knowcusbench.toybox.vocabulary import sentences
-    from knowcusbench.toybox.world import draw_scene, settled
+    from knowcusbench.toybox.world import NAMED, SIMPLE, draw_scene, settled
 
     digest = hashlib.sha256()
-    for text in (*sentences(), *map(repr, known_items()), *PROMPTS, *map(repr, NOVEL_CONCEPTS)):
+    known = (*known_items(), *NAMED.items(), *SIMPLE.items(), *NOVEL_CONCEPTS, *DEVELOPMENT_CONCEPTS)
+    for text in (*sentences(), *PROMPTS, *map(repr, known)):
         digest.update(text.encode() + b"\0")
     rng = random.Random("the world")
     for _ in range(64):

@@ -161,6 +161,13 @@ def settled(scene: Scene) -> Scene:
     )
 
 
+def settled_places(scene: Scene) -> list[Scene]:
+    """A scene without a second thing, `settled` in each of its places from left to right."""
+    free = RESOLUTION - scene.main.size
+    lefts = (MARGIN, free // 2, free - MARGIN)
+    return [settled(replace(scene, main=replace(scene.main, left=left))) for left in lefts]
+
+
 def size_word(size: int) -> str:
     """What things of this many pixels are called: the word of `SIZES` whose range is nearest."""
 

@@ -68,7 +68,7 @@ def test_the_gate_is_stored_and_can_be_set_on_disk(backbone_fp32: QwenImage, tmp
 
     path = tmp_path / "a" / "adaptation.json"
     record = json.loads(path.read_text())
-    assert record["gates"] == {"text_encoder": {"temperature": 0.01, "bias": 0.95}}
+    assert record["gates"] == {"text_encoder": {"temperature": 0.01, "bias": 0.95, "parts": {}}}
     record["gates"]["text_encoder"]["bias"] = -1.0
     path.write_text(json.dumps(record))
     opened = load_adaptation(tmp_path / "a")

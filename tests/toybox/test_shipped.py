@@ -7,7 +7,7 @@ import pytest
 
 from knowcusbench import toybox
 from knowcusbench.errors import ConfigError
-from knowcusbench.toybox import shipped
+from knowcusbench.toybox import concepts, language, shipped, world
 from knowcusbench.toybox.shipped import MANIFEST, world_digest, write_manifest
 
 MODEL = "deep/model.safetensors"
@@ -70,6 +70,30 @@ def test_weights_of_another_world_are_refused(weights: Path, tmp_path: Path, mon
     monkeypatch.setattr(shipped, "world_digest", lambda: "0" * 64)
     with pytest.raises(ConfigError, match=rf"of world {world_digest()[:12]}, this code draws world 000000000000"):
         embedded("clip", tmp_path / "cache")
+
+
+@pytest.mark.parametrize("table", ["NAMED", "SIMPLE", "KNOWN"])
+def test_another_look_or_fact_is_another_world(table: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = dict(getattr(world, table))
+    first, second = list(known)[:2]
+    known[first] = known[second]
+    before = world_digest()
+    for module in (world, language):
+        monkeypatch.setattr(module, table, known, raising=False)
+    world_digest.cache_clear()
+    assert world_digest() != before
+    monkeypatch.undo()
+    world_digest.cache_clear()
+    assert world_digest() == before
+
+
+@pytest.mark.parametrize("table", ["NOVEL_CONCEPTS", "DEVELOPMENT_CONCEPTS"])
+def test_another_concept_is_another_world(table: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = world_digest()
+    monkeypatch.setattr(concepts, table, getattr(concepts, table)[::-1])
+    world_digest.cache_clear()
+    assert world_digest() != before
+    world_digest.cache_clear()
 
 
 def test_no_manifest(weights: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from transformers import Qwen2Tokenizer
 from knowcusbench.backbone.loading import quiet_libraries
 from knowcusbench.device import resolve_device
 from knowcusbench.errors import ConfigError, exit_on_user_error
-from knowcusbench.files import atomic_path
+from knowcusbench.files import atomic_path, remove
 from knowcusbench.provenance import provenance
 from knowcusbench.toybox import TRAINED
 from knowcusbench.toybox.pipeline import build_scheduler, build_tokenizer
@@ -124,21 +124,29 @@ def install(shop: Workshop) -> None:
     size = sum(path.stat().st_size for part in TRAINED for path in (shop.parts / part).rglob("*") if path.is_file())
     if size > LIMIT:
         raise ConfigError(f"{shop.parts}: {size / 1e6:.1f} MB, more than the {LIMIT / 1e6:.0f} MB that may ship")
-    with atomic_path(WEIGHTS.with_name("weights.new")) as temporary:
+    record = _record(shop.folder)
+    new = WEIGHTS.with_name("weights.new")
+    remove(new)  # Of an installation that was interrupted.
+    with atomic_path(new) as temporary:
         for part in TRAINED:
             shutil.copytree(shop.parts / part, temporary / part)
-        write_manifest(temporary, {"training": _record(shop.folder)})
-    if WEIGHTS.exists():
-        shutil.rmtree(WEIGHTS)
-    WEIGHTS.with_name("weights.new").rename(WEIGHTS)
+        write_manifest(temporary, {"training": record})
+    remove(WEIGHTS)
+    new.rename(WEIGHTS)
     print(f"{WEIGHTS}: {size / 1e6:.1f} MB; now `make toybox-eval` writes the card")
 
 
 def _record(folder: Path) -> dict[str, object]:
-    """How the weights were made: code, hardware, and every stage's schedule, time and losses."""
+    """How the weights were made: code, hardware, and every stage's schedule, time and losses. Raises ConfigError for a
+    stage that is not at its end."""
     stages = {}
     for file in sorted(folder.rglob("losses.json")):
         record = json.loads(file.read_text())
+        if record["step"] < record["schedule"]["steps"]:
+            raise ConfigError(
+                f"{file}: step {record['step']} of {record['schedule']['steps']}; run the stage to its end, or remove "
+                f"{file.parent}"
+            )
         kept = record["losses"][:: max(len(record["losses"]) // 20, 1)]
         stages[file.parent.relative_to(folder).as_posix()] = record | {"losses": [*kept, record["losses"][-1]]}
     return {"provenance": provenance(), "processor": platform.processor() or platform.machine(), "stages": stages}

@@ -13,7 +13,9 @@ import torch.distributed
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from knowcusbench.errors import ConfigError
 from knowcusbench.files import atomic_path
+from knowcusbench.toybox.shipped import world_digest
 
 SAVE_SECONDS = 120.0
 HISTORY_EVERY = 50
@@ -75,6 +77,8 @@ def train(
     Args:
         losses: from a step and its generator.
         folder: keeps `state.pt` (written every two minutes) and `losses.json`.
+
+    Raises ConfigError to go on with a state of another version of the world or of another schedule.
     """
     rank, processes = _place()
     folder.mkdir(parents=True, exist_ok=True)
@@ -84,8 +88,15 @@ def train(
     average = [parameter.detach().clone() for parameter in parameters] if schedule.average else []
     history: list[dict[str, float]] = []
     seconds, first = 0.0, 0
+    origin = {"world": world_digest(), "schedule": asdict(schedule)}
     if state_file.exists():
         state = torch.load(state_file, weights_only=True)
+        for key, value in origin.items():
+            if state.get(key, value) != value:
+                raise ConfigError(
+                    f"{state_file}: was begun with another {key}; remove {folder} to begin anew, and what later stages "
+                    "made of it"
+                )
         model.load_state_dict(state["model"])
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
@@ -103,10 +114,11 @@ def train(
             "history": history,
             "seconds": seconds,
             "step": step,
+            **origin,
         }
         with atomic_path(state_file) as temporary:
             torch.save(state, temporary)
-        record = {"schedule": asdict(schedule), "seconds": round(seconds, 1), "step": step, "losses": history}
+        record = {**origin, "seconds": round(seconds, 1), "step": step, "losses": history}
         with atomic_path(folder / "losses.json") as temporary:
             temporary.write_text(json.dumps(record, indent=1))
 

@@ -130,17 +130,21 @@ def mask_losses(logits: Tensor, predicted_iou: Tensor, masks: Tensor) -> Losses:
     }
 
 
+def segmenter(directory: Path) -> SamSpec:
+    """A checkpoint as the miniature metrics prompt it."""
+    return SamSpec(source=str(directory), boxes=WholeImageBoxes(), device="cpu", batch_size=16)
+
+
 def evaluate_segmenter(directory: Path, *, scenes: int = 400) -> dict[str, float]:
     """Mean IoU with the exact masks.
 
     `references` of the benchmark's reference pictures, `scenes` of held-out scenes, also by style and for those with
     a second thing, all for the box around the whole picture; and `tight` for the boxes around their main things.
     """
-    spec = SamSpec(source=str(directory), boxes=WholeImageBoxes(), device="cpu", batch_size=16)
     shown = [scene for concept in NOVEL_CONCEPTS for scene in references(concept)]
     rng = random.Random("held-out scenes for sam")
     drawn = [draw_any_scene(rng) for _ in range(scenes)]
-    predictor = spec.predictor()
+    predictor = segmenter(directory).predictor()
 
     def overlaps_of(some: Sequence[Scene], boxes: Sequence[Box]) -> list[float]:
         found = predictor.predict([render(scene) for scene in some], boxes)

@@ -1,12 +1,14 @@
 """The training loop."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from knowcusbench.errors import ConfigError
 from knowcusbench.toybox.training import loop
 from knowcusbench.toybox.training.loop import Schedule, train
 
@@ -49,6 +51,16 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path: Path, monkey
     assert torch.equal(resumed.bias, whole.bias)
     losses = [json.loads((tmp_path / name / "losses.json").read_text())["losses"] for name in ("whole", "parts")]
     assert losses[0] == losses[1]
+
+
+def test_a_state_of_another_schedule_or_world_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    regression(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "world_digest", lambda: "0" * 64)
+        with pytest.raises(ConfigError, match=r"state\.pt: was begun with another world; remove"):
+            regression(tmp_path)
+    with pytest.raises(ConfigError, match=r"state\.pt: was begun with another schedule; remove"):
+        train(nn.Linear(1, 1), lambda *_: {}, replace(SCHEDULE, steps=300), tmp_path, label="line")
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:

@@ -67,6 +67,26 @@ def test_shipped_weights_are_replaced_only_by_force(
     check_weights(weights, "sam")
 
 
+def test_an_interrupted_installation_leaves_nothing_to_the_next(
+    weights: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (weights.with_name("weights.new") / "sam").mkdir(parents=True)
+    (weights.with_name("weights.new") / "sam" / "model.safetensors").write_bytes(b"old")
+    assert run(monkeypatch, "--folder", folder, "install") == 0
+    assert (weights / "sam" / "model.safetensors").read_bytes() == b"sam"
+    assert [path.name for path in weights.parent.iterdir()] == ["weights"]
+
+
+def test_a_stage_that_is_not_at_its_end_is_not_installed(
+    weights: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = json.loads((folder / "vae" / "losses.json").read_text())
+    (folder / "vae" / "losses.json").write_text(json.dumps(record | {"step": 4950}))
+    assert run(monkeypatch, "--folder", folder, "install") == 2
+    assert "losses.json: step 4950 of 5000; run the stage" in capsys.readouterr().err
+    assert not weights.exists()
+
+
 def test_what_is_missing_is_named(
     weights: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
