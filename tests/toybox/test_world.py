@@ -31,6 +31,7 @@ from knowcusbench.toybox.world import (
     draw_thing,
     is_reserved,
     settled,
+    settled_places,
     size_word,
 )
 
@@ -157,6 +158,10 @@ def test_settled_scenes_have_few_layouts_and_keep_sizes_and_sides() -> None:
             assert (scene.main.left < scene.second.left) == (free.main.left < free.second.left)
         layouts.add(tuple(squares))
         assert settled(scene) == scene
+        if not scene.second:
+            places = settled_places(free)
+            assert scene in places
+            assert len({place.main.left for place in places}) == (1 if scene.main.size == 48 else 3)
     assert len(layouts) == 3 + 3 + 1 + 3 * 2
 
 
