@@ -79,7 +79,7 @@ def test_the_noise_of_reconstructions_is_in_decibels(backbone: QwenImage, monkey
     monkeypatch.setattr(backbone, "_pipeline", pipeline)
     brightest = SimpleNamespace(look=lambda images: [int(np.asarray(image).max()) for image in images])
     figures = autoencoder_figures(backbone, brightest, 4)  # type: ignore[arg-type]
-    assert figures["VAE reconstruction, dB"] == pytest.approx(20, abs=0.05)  # -10 log10(0.1 ** 2), but for rounding.
+    assert figures["VAE reconstruction, dB"] == pytest.approx(20, abs=0.1)  # -10 log10(0.1 ** 2), but for rounding.
     assert figures["VAE: the oracle sees the same"] == 0.0
 
 
