@@ -14,6 +14,8 @@ SIDE = 160
 GAP = 8
 TEXT = 15
 
+Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
+
 
 @dataclass(frozen=True)
 class PictureRow:
@@ -31,16 +33,24 @@ def picture_grid(columns: Sequence[str], rows: Sequence[PictureRow]) -> Image.Im
     grid = Image.new("RGB", (width, line + GAP + len(rows) * (line + SIDE + GAP)), "white")
     pen = ImageDraw.Draw(grid)
     for number, name in enumerate(columns):
-        pen.text((GAP + number * (SIDE + GAP), GAP), name, fill="black", font=font)
+        pen.text((GAP + number * (SIDE + GAP), GAP), shortened(name, font, SIDE), fill="black", font=font)
     top = line + GAP
     for row in rows:
-        pen.text((GAP, top), row.text, fill="dimgrey", font=font)
+        pen.text((GAP, top), shortened(row.text, font, width - 2 * GAP), fill="dimgrey", font=font)
         top += line
         for number, path in enumerate(row.pictures):
             if path:
                 grid.paste(_fitted(read_image(path)), (GAP + number * (SIDE + GAP), top))
         top += SIDE + GAP
     return grid
+
+
+def shortened(text: str, font: Font, width: float) -> str:
+    """The text, or as much of its beginning as fits into `width` pixels with an ellipsis."""
+    if font.getlength(text) <= width:
+        return text
+    fitting = (text[:end].rstrip() + "..." for end in range(len(text), 0, -1))
+    return next((cut for cut in fitting if font.getlength(cut) <= width), "")
 
 
 def _fitted(image: Image.Image) -> Image.Image:

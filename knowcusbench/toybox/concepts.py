@@ -13,7 +13,7 @@ class NovelConcept:
         name: of the concept's folder.
         thing: reserved (see `world.is_reserved`).
         known_as: pairs of owner and relation. The world knows another answer for some; of the others it knows
-            only the owner, or (for `STRANGERS`) not even that.
+            nothing, and the text encoder has learned to be undecided there (`stream.UNKNOWN`).
         prompts: templates, each one of `language.PROMPTS`. None asks the thing to be what it is.
         references: number of reference images.
     """

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageFont
 
 from knowcusbench.errors import ImageError
-from knowcusbench.report.pictures import GAP, SIDE, TEXT, PictureRow, picture_grid
+from knowcusbench.report.pictures import GAP, SIDE, TEXT, PictureRow, picture_grid, shortened
 
 FIRST_TOP = 2 * (TEXT + GAP) + GAP
 
@@ -48,6 +48,16 @@ def test_large_pictures_keep_their_shape(tmp_path: Path) -> None:
     grid = picture_grid(["a"], [PictureRow("", [wide])])
     column = [grid.getpixel((GAP + SIDE // 2, FIRST_TOP + y)) for y in range(SIDE)]
     assert column.count((255, 0, 0)) == SIDE // 2
+
+
+def test_names_stay_above_their_columns() -> None:
+    font = ImageFont.load_default(TEXT)
+    assert shortened("mokus", font, SIDE) == "mokus"
+    cut = shortened("mokus,recipe.ultraedit.eta=0.001", font, SIDE)
+    assert cut.startswith("mokus,recipe")
+    assert cut.endswith("...")
+    assert SIDE - 20 < font.getlength(cut) <= SIDE
+    assert shortened("mokus", font, 1) == ""
 
 
 def test_a_damaged_picture_is_named(tmp_path: Path) -> None:

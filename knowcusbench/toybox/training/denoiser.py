@@ -1,12 +1,13 @@
 """Stage `dit`: the transformer learns to draw what the text encoder's states tell.
 
-It learns from fixed sets of pictures and captions, whose latents and prompt embeddings are computed once. Captions of
-facts that are held out are not among them, nor is the rare token.
+It learns from fixed sets of pictures and captions, whose latents and prompt embeddings are computed once. No picture
+belongs to a fact that is held out, and the rare token is in no caption.
 
 Some captions are told by two prompts: the answer position, the last, has the state of the caption, all before it have
-those of the same caption with another phrase in it. The picture is the one that the answer position means. So the
-transformer learns to take the identity of a thing from where the text encoder says it, which is the only place that a
-knowledge edit changes.
+those of the same caption with another phrase in it, any that the world has words for: held-out facts and what the
+benchmark says of its concepts, too. The picture is the one that the answer position means. So the transformer learns to
+take the identity of a thing from where the text encoder says it, which is the only place that a knowledge edit changes,
+and from phrases elsewhere it learns nothing about any thing.
 
 Beside the velocity, a head that is thrown away learns to tell, from the states of a middle block, which thing with
 which attributes is at each place of the clean picture. It does what representation alignment (arXiv 2410.06940) does

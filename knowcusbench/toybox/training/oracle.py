@@ -5,7 +5,6 @@ included: nothing that is measured is trained on its answers.
 """
 
 import random
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -32,33 +31,26 @@ from knowcusbench.toybox.training.loop import Losses, Schedule, train
 from knowcusbench.toybox.vocabulary import BACKGROUNDS, CLASSES, COLOURS, PATTERNS, SHAPES, SIZES, STYLES
 from knowcusbench.toybox.world import compose, draw_scene, draw_second, size_word
 
-SCHEDULE = Schedule(steps=3500, batch_size=64, learning_rate=3e-3, decay_from=0.2)
+SCHEDULE = Schedule(steps=2000, batch_size=64, learning_rate=3e-3, decay_from=0.2)
 
 SHAKE = 0.15
 """How far, in sides of the thing, the boxes that it learns to read and correct are off at most (standard deviation);
 a third of that on average."""
 
-Repaint = Callable[[Tensor], Tensor]
-"""Makes pictures (n, 3, 64, 64) with values from -1 to 1 look as a model would have drawn them."""
 
-
-def train_oracle(directory: Path, folder: Path, device: torch.device, repaint: Repaint | None = None) -> None:
+def train_oracle(directory: Path, folder: Path, device: torch.device) -> None:
     """Train the oracle and write it to `directory`, as `save_oracle` does.
 
     Args:
         folder: for the state of the training.
-        repaint: what a quarter of the pictures goes through, such as an autoencoder.
     """
     torch.manual_seed(SCHEDULE.seed)
     model = OracleNet().to(device).to(memory_format=torch.channels_last)
 
     def losses(step: int, generator: torch.Generator) -> Losses:
         rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
-        scenes = [draw_any_scene(rng) for _ in range(SCHEDULE.batch_size)]
+        scenes = [draw_every_scene(rng) for _ in range(SCHEDULE.batch_size)]
         pictures = pixels([render(scene) for scene in scenes]).to(device)
-        if repaint:
-            quarter = len(scenes) // 4
-            pictures = torch.cat([repaint(pictures[:quarter]), pictures[quarter:]])
         pictures = disturb(pictures, generator).contiguous(memory_format=torch.channels_last)
         boxes, there = (tensor.to(device) for tensor in squares(scenes))
         size, shake = torch.rand(len(scenes), 2, 1, generator=generator), torch.randn(boxes.shape, generator=generator)
@@ -93,7 +85,7 @@ def squares(scenes: list[Scene]) -> tuple[Tensor, Tensor]:
     return torch.tensor(boxes), torch.tensor([[True, scene.second is not None] for scene in scenes])
 
 
-def draw_any_thing(rng: random.Random) -> Thing:
+def draw_every_thing(rng: random.Random) -> Thing:
     """A simple shape (one time in three) or a composite thing. All attributes are independent, so that reserved
     things and things with parts of one colour come up, too."""
     colour, trim, accent = (choose(rng, list(COLOURS)) for _ in range(3))
@@ -103,15 +95,15 @@ def draw_any_thing(rng: random.Random) -> Thing:
     return Thing(kind=choose(rng, list(CLASSES)), colour=colour, pattern=pattern, trim=trim, accent=accent)
 
 
-def draw_any_scene(rng: random.Random) -> Scene:
+def draw_every_scene(rng: random.Random) -> Scene:
     """A scene of anything: half have a second thing, of which a quarter is not plain and simple, and in half
     the main thing is tiny, which is harder to read."""
     second = None
     if rng.random() < 1 / 2:
-        second = draw_second(rng) if rng.random() < 3 / 4 else draw_any_thing(rng)
+        second = draw_second(rng) if rng.random() < 3 / 4 else draw_every_thing(rng)
     return compose(
         rng,
-        draw_any_thing(rng),
+        draw_every_thing(rng),
         background=choose(rng, list(BACKGROUNDS)),
         style=choose(rng, list(STYLES)),
         size=choose(rng, ["tiny", *SIZES]),
@@ -147,13 +139,13 @@ def disturb(pictures: Tensor, generator: torch.Generator) -> Tensor:
 def evaluate_oracle(directory: Path, *, scenes: int = 2000) -> dict[str, float]:
     """How much of held-out scenes a checkpoint tells right.
 
-    For scenes of the world and ("anything") of whatever `draw_any_scene` gives: the accuracy of each attribute among
+    For scenes of the world and ("anything") of whatever `draw_every_scene` gives: the accuracy of each attribute among
     those that are not `hidden`, of all of these together, and that by size and style; and how many scenes have
     something hidden.
     """
     oracle = OracleSpec(source=str(directory), device="cpu").load()
     figures: dict[str, float] = {}
-    for prefix, draw in (("", draw_scene), ("anything ", draw_any_scene)):
+    for prefix, draw in (("", draw_scene), ("anything ", draw_every_scene)):
         rng = random.Random("held-out scenes for the oracle")
         drawn = [draw(rng) for _ in range(scenes)]
         results: dict[str, list[bool]] = {}

@@ -9,7 +9,7 @@ import torch
 from knowcusbench.toybox.oracle import ATTRIBUTES, pixels
 from knowcusbench.toybox.render import render
 from knowcusbench.toybox.scene import Placed, Scene, Thing
-from knowcusbench.toybox.training.oracle import disturb, draw_any_scene, labels, squares
+from knowcusbench.toybox.training.oracle import disturb, draw_every_scene, labels, squares
 from knowcusbench.toybox.vocabulary import CLASSES, COLOURS, SHAPES
 from knowcusbench.toybox.world import is_reserved
 
@@ -17,7 +17,7 @@ from knowcusbench.toybox.world import is_reserved
 @pytest.fixture(scope="module")
 def scenes() -> list[Scene]:
     rng = random.Random(0)
-    return [draw_any_scene(rng) for _ in range(4000)]
+    return [draw_every_scene(rng) for _ in range(4000)]
 
 
 def test_every_word_of_every_attribute_comes_up_reserved_things_and_all_kinds_of_second_things_included(
