@@ -61,7 +61,9 @@ class MoKus(Method):
         return self.dreambooth.training_passes
 
     def _edit_all(self, concept: Concept, backbone: Backbone, cache: AdapterCache) -> Adaptation:
-        groups = facts_by_concept(concept, self.concepts)
+        # With all its items, also those that the grid leaves out: the same edit for every concept.
+        whole = next((own for own in self.concepts if own.name == concept.name), concept)
+        groups = facts_by_concept(whole, self.concepts)
         if self.scope == "batch":
             groups = [tuple(fact for group in groups for fact in group)]
         key: dict[str, Any] = {

@@ -4,7 +4,7 @@ The engine's workers ask the text encoder and draw pictures; this process then c
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import groupby
 from pathlib import Path
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from knowcusbench.adaptation.storage import load_adaptation
+from knowcusbench.adaptation.storage import load_adaptation, load_record
 from knowcusbench.adaptation.sums import summed
 from knowcusbench.adaptation.types import Adaptation
 from knowcusbench.backbone.base import BackboneSpec
@@ -238,8 +238,19 @@ class TogetherWorker(GenerateWorker):
 
 @lru_cache(maxsize=1)
 def sum_of(parts: tuple[Path, ...]) -> Adaptation:
-    """All adaptations at these places at once, read once by a process."""
-    return summed([load_adaptation(path) for path in parts])
+    """All adaptations at these places at once, read once by a process. An edit of the text encoder that several of them
+    share, as one of all concepts' knowledge, counts once."""
+    adaptations = []
+    edits: list[dict[str, str]] = []
+    for path in parts:
+        adaptation = load_adaptation(path)
+        if adaptation.text_encoder:
+            digests = load_record(path)["digests"]["text_encoder"]
+            if digests in edits:
+                adaptation = replace(adaptation, text_encoder=None)
+            edits.append(digests)
+        adaptations.append(adaptation)
+    return summed(adaptations)
 
 
 def _retrieve(run: Run) -> None:
