@@ -15,11 +15,12 @@ from knowcusbench.report.types import Cell, Column, Counted, Leaderboard, Row, R
 
 READING = (
     "Means over a concept's texts or pictures, then over concepts. Question, Rephrased: probability and rank "
-    "(geometric mean) of the wanted answer's first token, probability of all of it. KL (nats) between the next-token "
-    "distributions before and after, at unrelated questions, the other concepts' questions, and prompts with the class "
-    "noun. Unrel. P(answer): of the right answer to unrelated questions. Embeds: cosine of a prompt's embedding with "
-    "that before, mean over tokens and last token. Pictures: of unrelated prompts, before and after. Retrieval: share "
-    "of reconstructions nearest to their own concept's references, with its own adaptation alone and with those of all "
+    "(geometric mean) of the wanted answer's first token, probability of all of it. Taught: of all facts in the edit, "
+    "those of others included. KL (nats) between the next-token distributions before and after, at unrelated "
+    "questions, the other concepts' questions that were not taught, and prompts with the class noun. Unrel. "
+    "P(answer): of the right answer to unrelated questions. Embeds: cosine of a prompt's embedding with that before, "
+    "mean over tokens and last token. Pictures: of unrelated prompts, before and after. Retrieval: share of "
+    "reconstructions nearest to their own concept's references, with its own adaptation alone and with those of all "
     "concepts together."
 )
 
@@ -31,6 +32,7 @@ RETRIEVAL = "retrieval"
 SUMMARY = (
     "question_first_probability",
     "rephrasing_first_probability",
+    "taught_first_probability",
     "unrelated_question_kl",
     "other_concept_kl",
     "unrelated_prompt_cosine",
@@ -88,6 +90,7 @@ COLUMNS: Mapping[tuple[str, str], Column] = {
         (Probe.REPHRASING, "first_probability", "Rephrased", "P(first)", 3, True),
         (Probe.REPHRASING, RANK, "Rephrased", "rank", 1, False),
         (Probe.REPHRASING, "answer_probability", "Rephrased", "P(answer)", 3, True),
+        (Probe.TAUGHT, "first_probability", "Taught", "P(first)", 3, True),
         (Probe.UNRELATED_QUESTION, "kl", "KL", "unrelated", 3, False),
         (Probe.OTHER_CONCEPT, "kl", "KL", "concepts", 3, False),
         (Probe.CLASS_PROMPT, "kl", "KL", "prompts", 3, False),

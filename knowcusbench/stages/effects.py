@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from knowcusbench.adaptation.editor import Fact
 from knowcusbench.adaptation.storage import load_adaptation, load_record
 from knowcusbench.adaptation.sums import summed
 from knowcusbench.adaptation.types import Adaptation
@@ -145,7 +146,9 @@ class EffectsWorker:
         adaptation = load_adaptation(self.store.adaptation(self.label, job.concept.name, job.item))
         directory = self.store.effects(self.label, job.concept.name, job.item)
         others = [concept for concept in self.concepts if concept.name != job.concept.name]
-        probes = text_probes(job.concept, others, self.effects.questions, self.effects.prompts)
+        edited = adaptation.details.get("edited_facts")
+        taught = None if edited is None else [Fact(**fact) for fact in edited]
+        probes = text_probes(job.concept, others, self.effects.questions, self.effects.prompts, taught)
         form = self.effects.question_form
         base = read_base_text(backbone, probes, form)
         with backbone.adapted(adaptation):

@@ -1,7 +1,7 @@
 """How much MoKus edits at once: the concept's first items, more than its own, or the knowledge of all concepts."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -56,6 +56,21 @@ def test_items_are_the_first_ones_and_then_the_others(
         method = mokus(items=count).for_benchmark((duck, dog))
         assert same(edited(method.adapt(dog, backbone, cache)), by_editor(facts[:count], backbone))
     assert same(edited(mokus().for_benchmark((duck, dog)).adapt(dog, backbone, cache)), by_editor(facts[:2], backbone))
+
+
+def test_all_facts_of_an_edit_are_on_record(backbone: QwenImage, dog: Concept, duck: Concept, tmp_path: Path) -> None:
+    cache = AdapterCache(tmp_path)
+    dogs, ducks = facts_of(dog), facts_of(duck)
+    expected = {
+        mokus(): dogs,
+        mokus(items=1): dogs[:1],
+        mokus(items=3): (*dogs, *ducks),
+        mokus(scope="batch"): (*ducks, *dogs),
+        mokus(scope="sequential"): (*ducks, *dogs),
+    }
+    for method, facts in expected.items():
+        made = method.for_benchmark((duck, dog)).adapt(dog, backbone, cache)
+        assert made.details["edited_facts"] == [asdict(fact) for fact in facts]
 
 
 def test_a_batch_of_all_concepts_is_edited_once_for_all_of_them(

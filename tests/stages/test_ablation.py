@@ -83,6 +83,25 @@ def test_the_table_counts_the_samples_of_taught_items(ablated: Path) -> None:
     assert {path.suffix for path in (run / "report").glob("ablation.*")} == {".csv", ".md", ".tex", ".png", ".pdf"}
 
 
+def test_the_facts_of_others_in_an_edit_are_taught_and_no_locality(ablated: Path) -> None:
+    asked = {}
+    for label in ("items=1", "items=2", "items=7", "base"):
+        text = pd.read_parquet(ablated / "run" / "effects" / label / "dog3" / "text.parquet")
+        asked[label] = {probe: set(rows["text"]) for probe, rows in text.groupby("probe")}
+    assert [len(asked[label]["taught"]) for label in asked] == [1, 2, 7, 2]
+    assert asked["base"]["taught"] == asked["items=7"]["question"] < asked["items=7"]["taught"]
+    others = asked["base"]["other_concept"]
+    assert asked["items=1"]["other_concept"] == others
+    assert asked["items=7"].get("other_concept", set()) == others - asked["items=7"]["taught"] < others
+    table = pd.read_csv(ablated / "run" / "report" / "ablation.csv").query("column == 'taught_first_probability'")
+    assert table.query("concept == 'dog3'").set_index("label")["n"].to_dict() == {
+        "items=1": 1,
+        "items=2": 2,
+        "items=7": 7,
+        "base": 2,
+    }
+
+
 def test_run_again_it_does_only_what_is_missing(ablated: Path, command: Command) -> None:
     before = times(ablated / "run")
     wider = ("recipe.ablation.items=[1,2,3,7]",)
