@@ -44,8 +44,9 @@ class RowEditor(Editor):
 
     The details of the adaptation are, after `edit_`: `losses_before_rounds`, the mean loss of the answers before each;
     `ranks` of the stored factors by layer; `recompression_error`, the largest relative error (Frobenius norm) of a
-    layer's stored fp32 factors; `retained_gain`, how much of the edit a merge into the weights would keep
-    (`retained_gain` in `knowcusbench.backbone.merging`), whether it is merged or not.
+    layer's stored fp32 factors, and `bf16_error`, that of the same factors rounded to bf16; `retained_gain`, how much
+    of the edit a merge into the weights would keep (`retained_gain` in `knowcusbench.backbone.merging`), whether it is
+    merged or not.
 
     Attributes:
         layers: decoder layers to edit, one by one. The paper says layers 18-26 and 16 matrices, which do not agree:
@@ -128,10 +129,13 @@ class RowEditor(Editor):
             name: (adapter.weights[f"{name}.lora_A.weight"], adapter.weights[f"{name}.lora_B.weight"])
             for name in change
         }
-        errors = [
-            relative_error((down.to(change[name][0].device), up.to(change[name][0].device)), change[name])
-            for name, (down, up) in found.items()
-        ]
+        errors = {
+            dtype: max(
+                relative_error((down.to(exact[0].device, dtype), up.to(exact[0].device, dtype)), exact)
+                for (down, up), exact in zip(found.values(), change.values(), strict=True)
+            )
+            for dtype in (torch.float32, torch.bfloat16)
+        }
         gain = retained_gain(backbone.text_encoder, found)
         if self.merge and gain < LITTLE:
             tqdm.write(
@@ -141,7 +145,8 @@ class RowEditor(Editor):
             )
         return {
             "edit_ranks": [len(down) for down, _ in found.values()],
-            "edit_recompression_error": max(errors),
+            "edit_recompression_error": errors[torch.float32],
+            "edit_bf16_error": errors[torch.bfloat16],
             "edit_retained_gain": gain,
         }
 

@@ -4,7 +4,7 @@ import copy
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ from knowcusbench.adaptation.editor import Fact
 from knowcusbench.adaptation.gradient_descent import GradientDescent
 from knowcusbench.adaptation.rows import joined
 from knowcusbench.adaptation.storage import load_adaptation, load_record, save_adaptation
-from knowcusbench.adaptation.types import Adaptation
+from knowcusbench.adaptation.types import Adaptation, Adapter
 from knowcusbench.adaptation.ultraedit import UltraEdit
 from knowcusbench.backbone.base import Backbone
+from knowcusbench.backbone.lora import attached
 from knowcusbench.backbone.qwen_image import QwenImage
 from knowcusbench.config import build
 from knowcusbench.errors import ConfigError, MethodError, WeightsError
@@ -99,6 +100,32 @@ def test_the_stored_form_acts_like_the_dense_change(
             found = backbone.language_logits(input_ids).float()
     assert (expected - before).norm() > 0.05 * before.norm()
     assert (found - expected).norm() < tolerance * expected.norm()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("facts", [ALIKE[:1], ALIKE], ids=["one", "fifty alike"])
+def test_a_bf16_adapter_changes_the_outputs_as_the_exact_edit_does(
+    facts: tuple[Fact, ...], backbone_fp32: QwenImage
+) -> None:
+    """Raw factors of rows that are nearly parallel cancel, and lose everything."""
+    made, names = editor(), backbone_fp32.text_modules(MODULES, LAYERS)
+    edited = made.edit(facts, backbone_fp32)
+    raw = Adapter.from_factors(made.begin(backbone_fp32, names)(made.capture(backbone_fp32, names, facts)))
+    input_ids, _ = backbone_fp32.question_tokens(facts[0].question, facts[0].answer, "chat")
+
+    def logits(adapter: Adapter | None, dtype: torch.dtype) -> Tensor:
+        with attached(backbone_fp32.text_encoder, adapter, dtype) if adapter else nullcontext():
+            return backbone_fp32.language_logits(input_ids).double()
+
+    change = logits(raw, torch.float64) - logits(None, torch.float64)
+
+    def error(adapter: Adapter | None) -> float:
+        found = logits(adapter, torch.bfloat16) - logits(None, torch.float64)
+        return float((found - change).norm() / change.norm())
+
+    assert edited.details["edit_bf16_error"] < 2**-8
+    assert error(edited.text_encoder) < 2**-8
+    assert error(raw) > 2**-5
 
 
 @pytest.mark.parametrize("facts", [FACTS, ALIKE])
