@@ -39,12 +39,13 @@ class RowEditor(Editor):
     """Edits linear layers of the text encoder from captured rows, in rounds, and stores the change as a LoRA.
 
     Every round captures the rows of all facts in the model as edited so far, one forward and one backward a fact, and
-    adds the change that `begin`'s step makes of them. The sum over the rounds is kept in full; what is stored, and put
-    on the model in the next round, is its recompressed form.
+    adds the change that `begin`'s step makes of them. What is stored, and put on the model in the next round, is the
+    recompressed sum over the rounds. The sum itself is recompressed with every round too, so that its rank stays small:
+    each time by at most `1 / rounds` of the relative error that `energy` allows, together by no more than that error.
 
     The details of the adaptation are, after `edit_`: `losses_before_rounds`, the mean loss of the answers before each;
     `ranks` of the stored factors by layer; `recompression_error`, the largest relative error (Frobenius norm) of a
-    layer's stored fp32 factors, and `bf16_error`, that of the same factors rounded to bf16; `retained_gain`, how much
+    layer's stored fp32 factors to that sum, and `bf16_error`, that of the same factors rounded to bf16; `retained_gain`, how much
     of the edit a merge into the weights would keep (`retained_gain` in `knowcusbench.backbone.merging`), whether it is
     merged or not.
 
@@ -100,11 +101,11 @@ class RowEditor(Editor):
                     losses.append(sum(part.loss for part in rows) / len(rows))
                     if losses[-1] < self.target_loss:
                         break
-                    change = _added(change, step(rows))
+                    change = self._added(change, step(rows))
                 adapter = self.stored(change, rows, adapter)
-            details: dict[str, Any] = {"edit_losses_before_rounds": losses}
-            if adapter:
-                details |= self._measures(backbone, change, adapter)
+        details: dict[str, Any] = {"edit_losses_before_rounds": losses}
+        if adapter:
+            details |= self._measures(backbone, change, adapter)
         backbone.check_intact()
         return Adaptation(text_encoder=adapter, cost=meter.cost, details=details)
 
@@ -123,6 +124,19 @@ class RowEditor(Editor):
         adapter before it."""
         adapter = Adapter.from_factors({name: recompress(*factors, self.energy) for name, factors in change.items()})
         return replace(adapter, merged=self.merge)
+
+    def _added(self, change: Factors, step: Factors) -> Factors:
+        """The sum of two changes, recompressed."""
+        energy = 1 - (1 - self.energy) / self.rounds**2
+        added: Factors = {}
+        for name, (down, up) in step.items():
+            if not (down.isfinite().all() and up.isfinite().all()):
+                raise MethodError(f"the edit of {name} has values that are not finite; nothing was edited")
+            if name in change:
+                earlier_down, earlier_up = change[name]
+                down, up = recompress(torch.cat([earlier_down, down]), torch.cat([earlier_up, up], dim=1), energy)
+            added[name] = down, up
+        return added
 
     def _measures(self, backbone: Backbone, change: Factors, adapter: Adapter) -> dict[str, Any]:
         found = {
@@ -162,16 +176,3 @@ def _first_label(labels: Tensor) -> Tensor:
     """Labels (1, length) of which only the first that counts is left."""
     counted = labels >= 0
     return labels.masked_fill(counted & (counted.cumsum(1) > 1), -100)
-
-
-def _added(change: Factors, step: Factors) -> Factors:
-    """The sum of two changes, with factors of no higher rank than it has."""
-    added: Factors = {}
-    for name, (down, up) in step.items():
-        if not (down.isfinite().all() and up.isfinite().all()):
-            raise MethodError(f"the edit of {name} has values that are not finite; nothing was edited")
-        if name in change:
-            earlier_down, earlier_up = change[name]
-            down, up = recompress(torch.cat([earlier_down, down]), torch.cat([earlier_up, up], dim=1), energy=1.0)
-        added[name] = down, up
-    return added
