@@ -45,9 +45,9 @@ class RowEditor(Editor):
 
     The details of the adaptation are, after `edit_`: `losses_before_rounds`, the mean loss of the answers before each;
     `ranks` of the stored factors by layer; `recompression_error`, the largest relative error (Frobenius norm) of a
-    layer's stored fp32 factors to that sum, and `bf16_error`, that of the same factors rounded to bf16; `retained_gain`, how much
-    of the edit a merge into the weights would keep (`retained_gain` in `knowcusbench.backbone.merging`), whether it is
-    merged or not.
+    layer's stored fp32 factors to that sum, and `bf16_error`, that of the same factors rounded to bf16;
+    `retained_gain`, how much of the edit a merge into the weights would keep (`retained_gain` in
+    `knowcusbench.backbone.merging`), whether it is merged or not.
 
     Attributes:
         layers: decoder layers to edit, one by one. The paper says layers 18-26 and 16 matrices, which do not agree:

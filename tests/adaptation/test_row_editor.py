@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from knowcusbench.adaptation.closed_form import RunningMoments, edit_values
 from knowcusbench.adaptation.editor import Fact
 from knowcusbench.adaptation.gradient_descent import GradientDescent
-from knowcusbench.adaptation.rows import joined
+from knowcusbench.adaptation.rows import capture_fact, joined
 from knowcusbench.adaptation.storage import load_adaptation, load_record, save_adaptation
 from knowcusbench.adaptation.types import Adaptation, Adapter
 from knowcusbench.adaptation.ultraedit import UltraEdit
@@ -310,6 +310,30 @@ def test_rows_that_are_not_finite_stop_the_edit_before_statistics_change(
             made.edit(FACTS, backbone_fp32)
     finally:
         weight[0, 0] = kept
+    (name,) = backbone_fp32.text_modules(("up_proj",), (4,))
+    found, wanted = (delta(one.edit(FACTS, backbone_fp32), name) for one in (made, reference))
+    assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize("faithful", [False, True])
+def test_an_edit_refused_in_its_second_round_leaves_the_statistics_as_they_were(
+    faithful: bool, backbone_fp32: QwenImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, reference = (editor(statistics="persistent", rounds=2, faithful=faithful) for _ in range(2))
+    for one in (made, reference):
+        one.edit(ALIKE[:2], backbone_fp32)
+    captured: list[None] = []
+
+    def capture(*arguments: Any, **options: Any) -> Any:
+        captured.append(None)
+        if len(captured) > len(FACTS):
+            raise MethodError("the second round")
+        return capture_fact(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("knowcusbench.adaptation.row_editor.capture_fact", capture)
+        with pytest.raises(MethodError, match="the second round"):
+            made.edit(FACTS, backbone_fp32)
     (name,) = backbone_fp32.text_modules(("up_proj",), (4,))
     found, wanted = (delta(one.edit(FACTS, backbone_fp32), name) for one in (made, reference))
     assert torch.equal(found, wanted)
