@@ -15,7 +15,7 @@ from knowcusbench.adaptation.closed_form import recompress, relative_error
 from knowcusbench.adaptation.editor import Editor, Fact, distinct
 from knowcusbench.adaptation.measure import measured
 from knowcusbench.adaptation.rows import FactRows, capture_fact
-from knowcusbench.adaptation.sums import summed
+from knowcusbench.adaptation.sums import factors_of, summed
 from knowcusbench.adaptation.types import Adaptation, Adapter
 from knowcusbench.backbone.base import Backbone, QuestionForm
 from knowcusbench.backbone.lora import attached
@@ -124,6 +124,12 @@ class RowEditor(Editor):
         adapter before it."""
         adapter = Adapter.from_factors({name: recompress(*factors, self.energy) for name, factors in change.items()})
         return replace(adapter, merged=self.merge)
+
+    def stored_sum(self, adapter: Adapter, backbone: Backbone) -> tuple[Adapter, dict[str, Any]]:
+        """A sum of this editor's edits as it is stored, and its details. Behind gates each edit keeps its own ranks."""
+        change = factors_of(adapter)
+        stored = adapter if adapter.gate else self.stored(change, (), None)
+        return stored, self._measures(backbone, change, stored)
 
     def _added(self, change: Factors, step: Factors) -> Factors:
         """The sum of two changes, recompressed."""
