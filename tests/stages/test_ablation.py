@@ -141,6 +141,43 @@ def test_a_mistake_is_one_line(
     assert "Traceback" not in error
 
 
+BY_EDITOR = {
+    "ultraedit": "knowcusbench.adaptation.ultraedit.UltraEdit",
+    "gated": "knowcusbench.adaptation.gated.GatedUltraEdit",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "wanted"),
+    [
+        ("eta", ("editor", "eta"), {"0.001": 0.001, "0.01": 0.01}),
+        ("layers", ("editor", "layers"), {"late": [3, 4, 5], "early": [0, 1, 2]}),
+        ("editors", ("editor", "_target_"), BY_EDITOR),
+        ("scope", ("scope",), {"concept": "concept", "batch": "batch"}),
+    ],
+)
+def test_every_ablation_sets_what_it_is_about(
+    name: str, key: tuple[str, ...], wanted: dict[str, object], command: Command, tmp_path: Path
+) -> None:
+    smaller = ["metrics=[clip_i]", "grid.concepts=[dog3]", "grid.knowledge_items=1", "grid.seeds=[0]"]
+    quick = ["effects.enabled=false", "recipe.ultraedit.rounds=1", "grid.tasks=[reconstruction]"]
+    values = f"ablation.values=[{','.join(wanted)}]"
+    assert command("bench", tmp_path, f"ablation={name}", values, *smaller, *quick) == 0
+    run = tmp_path / "run"
+    edits = []
+    for value, setting in wanted.items():
+        found = yaml.safe_load((run / "configs" / f"{name}={value}.yaml").read_text())["method"]
+        for part in key:
+            found = found[part]
+        assert found == setting
+        edits.append(load_record(run / "adaptations" / f"{name}={value}" / "dog3")["digests"]["text_encoder"])
+    assert edits[0] != edits[1]
+    table = pd.read_csv(run / "report" / "ablation.csv", dtype={"setting": "str"})
+    assert set(table["setting"]) == set(wanted)
+    lines = (run / "report" / "ablation.md").read_text().splitlines()
+    assert [line.split(" | ")[0] for line in lines if line.startswith("| ")][2:] == [f"| {value}" for value in wanted]
+
+
 def test_two_ablations_do_not_share_a_run(ablated: Path, command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     assert command("bench", ablated, "ablation=eta", "recipe.ablation.eta=[0.1]", "metrics=[clip_i]") == 2
     assert "is the ablation 'items'; choose another run.name= for 'eta'" in capsys.readouterr().err
