@@ -1,7 +1,7 @@
 """What the methods of a run do to everything else: one table, and who is taken for whom."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -117,7 +117,7 @@ def build_effects(inputs: EffectsInput) -> Leaderboard:
 
     def cell(label: str, probe: str, measure: str) -> Cell:
         if probe != RETRIEVAL:
-            return mean_cell(means.get((label, probe, measure)), expected[probe, measure], Counted.CONCEPTS)
+            return mean_cell(means.get((label, probe, measure)), expected(label, probe, measure), Counted.CONCEPTS)
         if measure not in matrices.get(label, {}):
             return Cell()
         matrix = matrices[label][measure]
@@ -183,12 +183,16 @@ def _means(measures: pd.DataFrame) -> dict[tuple[str, str, str], Mean]:
     return {key: mean._replace(value=math.exp(mean.value)) if key[2] == RANK else mean for key, mean in found.items()}
 
 
-def _expected(inputs: EffectsInput) -> dict[tuple[str, str], int]:
-    """How many concepts should have a measure: all but those that were measured and have no such probe (a benchmark
-    may lack rephrasings)."""
-    measured = set(inputs.measures["concept"])
-    having = inputs.measures.groupby(["probe", "measure"])["concept"].agg(set).to_dict()
-    return {key: len(inputs.concepts) - len(measured - having.get(key, set())) for key in COLUMNS}
+def _expected(inputs: EffectsInput) -> Callable[[str, str, str], int]:
+    """How many concepts of a method should have a measure: all but those that were measured and have no such probe (a
+    benchmark may lack rephrasings; an edit of all concepts' knowledge leaves no questions of others)."""
+    measured = inputs.measures.groupby("method")["concept"].agg(set).to_dict()
+    having = inputs.measures.groupby(["method", "probe", "measure"])["concept"].agg(set).to_dict()
+
+    def expected(label: str, probe: str, measure: str) -> int:
+        return len(inputs.concepts) - len(measured.get(label, set()) - having.get((label, probe, measure), set()))
+
+    return expected
 
 
 def _reference_row(inputs: EffectsInput) -> Row:
