@@ -21,7 +21,7 @@ from knowcusbench.adaptation.types import Adaptation
 from knowcusbench.backbone.base import BackboneSpec
 from knowcusbench.benchmark.types import Concept, Task
 from knowcusbench.effects.interference import mean_embeddings, nearest_concept, reference_accuracy
-from knowcusbench.effects.pictures import patch_cosine, rmse
+from knowcusbench.effects.pictures import picture_measures
 from knowcusbench.effects.spec import EffectsSpec, Unrelated
 from knowcusbench.effects.text import (
     COLUMNS,
@@ -30,10 +30,8 @@ from knowcusbench.effects.text import (
     read_text,
     text_effects,
     text_probes,
-    token_cosines,
 )
 from knowcusbench.errors import MetricError, RunError
-from knowcusbench.images import read_image
 from knowcusbench.metrics.clip import ClipEncoder
 from knowcusbench.metrics.memo import content_digest
 from knowcusbench.plan import noise_seed
@@ -186,19 +184,6 @@ def _compare_pictures(run: Run, job: AdaptJob) -> None:
 def _stamp(*files: Path) -> str:
     """Changes when a file's content does."""
     return " ".join(content_digest(file)[:16] for file in files)
-
-
-def picture_measures(encoder: ClipEncoder, before: Path, after: Path) -> dict[str, float]:
-    """How alike two pictures are: cosine of their embeddings, mean cosine of their patches, and their distance in
-    pixels."""
-    embeddings = encoder.embed_files([before, after])
-    images = [read_image(before), read_image(after)]
-    patches = encoder.patch_features(images)
-    return {
-        "clip_i": float(token_cosines(embeddings[before], embeddings[after])),
-        "patch_cosine": patch_cosine(patches[0], patches[1]),
-        "rmse": rmse(*images),
-    }
 
 
 # Interference: the adaptations of all concepts at once.

@@ -238,7 +238,7 @@ def test_the_probe_leaves_a_folder(command: Command, tmp_path: Path) -> None:
     record = json.loads((folder / "probe.json").read_text())
     assert record["probe"]["answer"] == "grul cake"
     assert record["backbone_weights"]
-    assert {row["measure"] for row in record["pictures"]} == {"clip_i", "rmse", "clip_t_old"}
+    assert {row["measure"] for row in record["pictures"]} == {"clip_i", "patch_cosine", "rmse", "clip_t_old"}
     assert {row["answer"] for row in record["text"] if row["probe"] == "question"} == {"grul cake", "fenn car"}
     assert all(row["before"] is None for row in record["text"] if row["measure"] in ("kl", "cosine", "last_cosine"))
     assert len(record["edit"]["edit_losses_before_rounds"]) == 1
