@@ -49,21 +49,29 @@ class MoKus(Method):
         return replace(self, concepts=concepts)
 
     def adapt(self, concept: Concept, backbone: Backbone, cache: AdapterCache) -> Adaptation:
-        facts = facts_of(concept)
-        if self.items:
-            facts = first_facts(concept, self.items, self.concepts, self.further)
+        groups = self._groups(concept)
         visual = self.dreambooth.fit(concept, backbone, concept.anchor, cache)
         if self.scope == "concept":
-            return visual.joined(self.editor.edit(facts, backbone))
-        return visual.joined(self._edit_all(concept, backbone, cache))
+            edit = self.editor.edit(groups[0], backbone)
+        else:
+            edit = self._edit_all(groups, backbone, cache)
+        edited = [asdict(fact) for group in groups for fact in group]
+        return visual.joined(replace(edit, details={**edit.details, "edited_facts": edited}))
 
     def training_passes(self, concept: Concept) -> int:
         return self.dreambooth.training_passes
 
-    def _edit_all(self, concept: Concept, backbone: Backbone, cache: AdapterCache) -> Adaptation:
-        groups = facts_by_concept(concept, self.concepts)
-        if self.scope == "batch":
-            groups = [tuple(fact for group in groups for fact in group)]
+    def _groups(self, concept: Concept) -> list[tuple[Fact, ...]]:
+        """The facts of each edit, one edit after another."""
+        own = facts_of(concept)
+        if self.scope == "concept":
+            return [first_facts(concept, self.items, self.concepts, self.further) if self.items else own]
+        # With all its items, also those that the grid leaves out: the same edit for every concept.
+        whole = next((own for own in self.concepts if own.name == concept.name), concept)
+        groups = facts_by_concept(whole, self.concepts)
+        return [tuple(fact for group in groups for fact in group)] if self.scope == "batch" else groups
+
+    def _edit_all(self, groups: list[tuple[Fact, ...]], backbone: Backbone, cache: AdapterCache) -> Adaptation:
         key: dict[str, Any] = {
             "editor": type(self.editor).__name__,
             "settings": asdict(self.editor),  # type: ignore[call-overload]

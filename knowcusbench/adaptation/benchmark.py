@@ -3,24 +3,33 @@
     python -m knowcusbench.adaptation.benchmark [--inputs 3584 --outputs 18944 --matrices 16 --rows 5 20 100]
 
 The n x n solve makes factors, recompresses them and writes them to disk, for all matrices. The d x d solve of the dense
-change takes seconds a matrix whatever the rows: it is timed on one, in the same run, and not written.
+change takes seconds a matrix whatever the rows: it is timed on one, in the same run, and not written. What capturing a
+fact's rows costs is counted on the embedded text encoder.
 """
 
 import argparse
 import statistics
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from knowcusbench.adaptation.closed_form import edit_factors, recompress
+from knowcusbench.adaptation.editor import Fact
 from knowcusbench.adaptation.storage import save_adaptation
 from knowcusbench.adaptation.types import Adaptation, Adapter
+from knowcusbench.adaptation.ultraedit import UltraEdit
+from knowcusbench.backbone.base import Backbone
+from knowcusbench.backbone.qwen_image import QwenImageSpec
 from knowcusbench.device import resolve_device
+from knowcusbench.toybox.shipped import WEIGHTS
 
 ETA = 1e-6
 ENERGY = 0.999999
@@ -40,12 +49,10 @@ def dense_solve(keys: Tensor, values: Tensor) -> Tensor:
     return change
 
 
-def solve_and_write(keys: Tensor, values: Tensor, matrices: int, directory: Path) -> Adaptation:
+def solve_and_write(keys: Tensor, values: Tensor, matrices: int, directory: Path) -> None:
     """Edit so many matrices with these rows, and store the adaptation."""
     factors = {f"layers.{number}": recompress(*edit_factors(keys, values), ENERGY) for number in range(matrices)}
-    adaptation = Adaptation(text_encoder=Adapter.from_factors(factors))
-    save_adaptation(adaptation, directory)
-    return adaptation
+    save_adaptation(Adaptation(text_encoder=Adapter.from_factors(factors)), directory)
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
@@ -61,20 +68,21 @@ def compare(
     rows: Sequence[int], inputs: int, outputs: int, matrices: int, repeats: int, device: torch.device
 ) -> pd.DataFrame:
     """One line for each number of rows: seconds a matrix of the n x n solve (with recompression; and with writing) and
-    of the d x d solve, their ratio, and the bytes of all matrices."""
+    of the d x d solve, their ratio, and the bytes of all matrices: of the files written, and of the dense change."""
     lines = []
     for count in rows:
         keys, values = random_rows(count, inputs, outputs, device)
         solve = median_seconds(lambda: edit_factors(keys, values), repeats * matrices, device)  # noqa: B023
         with tempfile.TemporaryDirectory() as folder:
-            made: list[Adaptation] = []
-            places = iter(Path(folder) / str(number) for number in range(repeats + 1))
+            places = [Path(folder) / str(number) for number in range(repeats + 1)]
+            unused = iter(places)
             whole = median_seconds(
-                lambda: made.append(solve_and_write(keys, values, matrices, next(places))),  # noqa: B023
+                lambda: solve_and_write(keys, values, matrices, next(unused)),  # noqa: B023
                 repeats,
                 device,
             )
-        dense = seconds(lambda: dense_solve(keys, values), device)  # noqa: B023
+            written = sum(file.stat().st_size for file in places[0].rglob("*") if file.is_file())
+        dense = median_seconds(lambda: dense_solve(keys, values), 1, device)  # noqa: B023
         lines.append(
             {
                 "rows": count,
@@ -83,7 +91,7 @@ def compare(
                 "d x d solve [ms/matrix]": 1e3 * dense,
                 "times faster: solve": dense / solve,
                 "times faster: all": dense * matrices / whole,
-                "factors [MB]": made[-1].nbytes / 1e6,
+                "written [MB]": written / 1e6,
                 "dense fp32 [MB]": 4 * inputs * outputs * matrices / 1e6,
             }
         )
@@ -94,6 +102,29 @@ def median_seconds(work: Callable[[], object], repeats: int, device: torch.devic
     """The median of `repeats` calls, after one that is not counted."""
     seconds(work, device)
     return statistics.median(seconds(work, device) for _ in range(repeats))
+
+
+def capture_passes(backbone: Backbone, layers: Sequence[int]) -> tuple[int, int, int]:
+    """What it takes to capture a fact's rows at these decoder layers: forwards, backwards, and how many of the model's
+    layers the backwards pass through."""
+    forwards: Counter[str] = Counter()
+    backwards: Counter[str] = Counter()
+
+    def watch(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        def hook(module: nn.Module, arguments: Any, output: Tensor) -> None:
+            forwards[name] += 1
+            if output.requires_grad:
+                output.register_hook(lambda gradient: backwards.update([name]))  # type: ignore[no-untyped-call]
+
+        return hook
+
+    editor = UltraEdit(eta=ETA, layers=tuple(layers))
+    with ExitStack() as stack:
+        for name in backbone.text_modules(("down_proj",), range(backbone.layer_count)):
+            layer = backbone.text_encoder.get_submodule(name)
+            stack.callback(layer.register_forward_hook(watch(name)).remove)
+        editor.capture(backbone, backbone.text_modules(editor.modules, layers), [Fact("What is it?", "a red toy")])
+    return max(forwards.values()), max(backwards.values()), len(backwards)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -112,6 +143,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "threads; the d x d solve is timed on one matrix."
     )
     print(table.to_string(index=False, float_format=lambda value: f"{value:,.2f}"))
+    backbone = QwenImageSpec(source=str(WEIGHTS / "pipeline"), device=options.device).load()
+    layers = range(backbone.layer_count // 2, backbone.layer_count - 1)
+    forwards, backwards, passed = capture_passes(backbone, layers)
+    print(
+        f"Capture of a fact at layers {layers[0]} to {layers[-1]} of the embedded text encoder: {forwards} forward "
+        f"through its {backbone.layer_count} layers, {backwards} backward through the last {passed} of them."
+    )
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from knowcusbench.adaptation.closed_form import recompress, relative_error
 from knowcusbench.adaptation.editor import Editor, Fact, distinct
 from knowcusbench.adaptation.measure import measured
 from knowcusbench.adaptation.rows import FactRows, capture_fact
-from knowcusbench.adaptation.sums import summed
+from knowcusbench.adaptation.sums import factors_of, summed
 from knowcusbench.adaptation.types import Adaptation, Adapter
 from knowcusbench.backbone.base import Backbone, QuestionForm
 from knowcusbench.backbone.lora import attached
@@ -39,13 +39,15 @@ class RowEditor(Editor):
     """Edits linear layers of the text encoder from captured rows, in rounds, and stores the change as a LoRA.
 
     Every round captures the rows of all facts in the model as edited so far, one forward and one backward a fact, and
-    adds the change that `begin`'s step makes of them. The sum over the rounds is kept in full; what is stored, and put
-    on the model in the next round, is its recompressed form.
+    adds the change that `begin`'s step makes of them. What is stored, and put on the model in the next round, is the
+    recompressed sum over the rounds. The sum itself is recompressed with every round too, so that its rank stays small:
+    each time by at most `1 / rounds` of the relative error that `energy` allows, together by no more than that error.
 
     The details of the adaptation are, after `edit_`: `losses_before_rounds`, the mean loss of the answers before each;
     `ranks` of the stored factors by layer; `recompression_error`, the largest relative error (Frobenius norm) of a
-    layer's stored fp32 factors; `retained_gain`, how much of the edit a merge into the weights would keep
-    (`retained_gain` in `knowcusbench.backbone.merging`), whether it is merged or not.
+    layer's stored fp32 factors to that sum, and `bf16_error`, that of the same factors rounded to bf16;
+    `retained_gain`, how much of the edit a merge into the weights would keep (`retained_gain` in
+    `knowcusbench.backbone.merging`), whether it is merged or not.
 
     Attributes:
         layers: decoder layers to edit, one by one. The paper says layers 18-26 and 16 matrices, which do not agree:
@@ -99,11 +101,11 @@ class RowEditor(Editor):
                     losses.append(sum(part.loss for part in rows) / len(rows))
                     if losses[-1] < self.target_loss:
                         break
-                    change = _added(change, step(rows))
+                    change = self._added(change, step(rows))
                 adapter = self.stored(change, rows, adapter)
-            details: dict[str, Any] = {"edit_losses_before_rounds": losses}
-            if adapter:
-                details |= self._measures(backbone, change, adapter)
+        details: dict[str, Any] = {"edit_losses_before_rounds": losses}
+        if adapter:
+            details |= self._measures(backbone, change, adapter)
         backbone.check_intact()
         return Adaptation(text_encoder=adapter, cost=meter.cost, details=details)
 
@@ -123,15 +125,37 @@ class RowEditor(Editor):
         adapter = Adapter.from_factors({name: recompress(*factors, self.energy) for name, factors in change.items()})
         return replace(adapter, merged=self.merge)
 
+    def stored_sum(self, adapter: Adapter, backbone: Backbone) -> tuple[Adapter, dict[str, Any]]:
+        """A sum of this editor's edits as it is stored, and its details. Behind gates each edit keeps its own ranks."""
+        change = factors_of(adapter)
+        stored = adapter if adapter.gate else self.stored(change, (), None)
+        return stored, self._measures(backbone, change, stored)
+
+    def _added(self, change: Factors, step: Factors) -> Factors:
+        """The sum of two changes, recompressed."""
+        energy = 1 - (1 - self.energy) / self.rounds**2
+        added: Factors = {}
+        for name, (down, up) in step.items():
+            if not (down.isfinite().all() and up.isfinite().all()):
+                raise MethodError(f"the edit of {name} has values that are not finite; nothing was edited")
+            if name in change:
+                earlier_down, earlier_up = change[name]
+                down, up = recompress(torch.cat([earlier_down, down]), torch.cat([earlier_up, up], dim=1), energy)
+            added[name] = down, up
+        return added
+
     def _measures(self, backbone: Backbone, change: Factors, adapter: Adapter) -> dict[str, Any]:
         found = {
             name: (adapter.weights[f"{name}.lora_A.weight"], adapter.weights[f"{name}.lora_B.weight"])
             for name in change
         }
-        errors = [
-            relative_error((down.to(change[name][0].device), up.to(change[name][0].device)), change[name])
-            for name, (down, up) in found.items()
-        ]
+        errors = {
+            dtype: max(
+                relative_error((down.to(exact[0].device, dtype), up.to(exact[0].device, dtype)), exact)
+                for (down, up), exact in zip(found.values(), change.values(), strict=True)
+            )
+            for dtype in (torch.float32, torch.bfloat16)
+        }
         gain = retained_gain(backbone.text_encoder, found)
         if self.merge and gain < LITTLE:
             tqdm.write(
@@ -141,7 +165,8 @@ class RowEditor(Editor):
             )
         return {
             "edit_ranks": [len(down) for down, _ in found.values()],
-            "edit_recompression_error": max(errors),
+            "edit_recompression_error": errors[torch.float32],
+            "edit_bf16_error": errors[torch.bfloat16],
             "edit_retained_gain": gain,
         }
 
@@ -157,16 +182,3 @@ def _first_label(labels: Tensor) -> Tensor:
     """Labels (1, length) of which only the first that counts is left."""
     counted = labels >= 0
     return labels.masked_fill(counted & (counted.cumsum(1) > 1), -100)
-
-
-def _added(change: Factors, step: Factors) -> Factors:
-    """The sum of two changes, with factors of no higher rank than it has."""
-    added: Factors = {}
-    for name, (down, up) in step.items():
-        if not (down.isfinite().all() and up.isfinite().all()):
-            raise MethodError(f"the edit of {name} has values that are not finite; nothing was edited")
-        if name in change:
-            earlier_down, earlier_up = change[name]
-            down, up = recompress(torch.cat([earlier_down, down]), torch.cat([earlier_up, up], dim=1), energy=1.0)
-        added[name] = down, up
-    return added

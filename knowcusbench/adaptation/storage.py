@@ -30,7 +30,7 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
 GATE_FILE = "gate.safetensors"
 RECORD_FILE = "adaptation.json"
-RECORD_KEYS = {"format", "cost", "bytes", "details", "digests"}
+RECORD_KEYS = {"format", "cost", "bytes", "details", "merged", "gates", "digests"}
 
 
 def save_adaptation(adaptation: Adaptation, directory: Path) -> None:
@@ -68,10 +68,8 @@ def save_adaptation(adaptation: Adaptation, directory: Path) -> None:
 def load_adaptation(directory: Path) -> Adaptation:
     """Read an adaptation. Raises WeightsError, naming the file, for one that is missing or was altered."""
     record = load_record(directory)
-    # Records of before there were merged and gated adapters lack these two keys.
-    merged, gates = record.get("merged", []), record.get("gates", {})
     adapters = {
-        name: load_adapter(directory / name, digests, merged=name in merged, gate=gates.get(name))
+        name: load_adapter(directory / name, digests, merged=name in record["merged"], gate=record["gates"].get(name))
         for name, digests in record["digests"].items()
     }
     return Adaptation(
@@ -83,7 +81,7 @@ def load_adaptation(directory: Path) -> Adaptation:
 
 
 def load_record(directory: Path) -> dict[str, Any]:
-    """The JSON of an adaptation (format, cost, bytes, details, digests), without its weights."""
+    """The JSON of an adaptation (format, cost, bytes, details, merged, gates, digests), without its weights."""
     path = directory / RECORD_FILE
     try:
         record: dict[str, Any] = json.loads(path.read_text())
@@ -114,7 +112,7 @@ def save_adapter(adapter: Adapter, directory: Path) -> dict[str, str]:
 
 
 def load_adapter(
-    directory: Path, digests: Mapping[str, str], *, merged: bool = False, gate: Mapping[str, Any] | None = None
+    directory: Path, digests: Mapping[str, str], *, merged: bool, gate: Mapping[str, Any] | None
 ) -> Adapter:
     """Read one adapter in PEFT's form whose files have these SHA-256 `digests`; `gate` holds its gate but for the
     keys.
@@ -140,7 +138,7 @@ def load_adapter(
 
 
 def _read_gate(keys: Path, record: Mapping[str, Any]) -> Gate:
-    parts = {module: tuple((rank, count) for rank, count in own) for module, own in record.get("parts", {}).items()}
+    parts = {module: tuple((rank, count) for rank, count in own) for module, own in record["parts"].items()}
     return Gate(load_file(keys), record["temperature"], record["bias"], parts)
 
 

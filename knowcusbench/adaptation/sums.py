@@ -26,7 +26,7 @@ def _sum(adapters: Sequence[Adapter]) -> Adapter | None:
     """Exact, since factors stand side by side: `B1 A1 + B2 A2 = [B1 B2] [A1; A2]`. Ranks add up."""
     parts: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for adapter in adapters:
-        for module, factors in _factors(adapter).items():
+        for module, factors in factors_of(adapter).items():
             parts.setdefault(module, []).append(factors)
     if not parts:
         return None
@@ -62,7 +62,7 @@ def _gates(parts: Mapping[str, Sequence[tuple[Tensor, Tensor]]], gates: Sequence
     return replace(gates[0], keys=keys, parts=own)
 
 
-def _factors(adapter: Adapter) -> dict[str, tuple[Tensor, Tensor]]:
+def factors_of(adapter: Adapter) -> dict[str, tuple[Tensor, Tensor]]:
     """Factors `(down, up)` by module with a scaling of one: `up @ down` is what the adapter adds to the weight."""
     config = adapter.config
     factors = {}

@@ -117,7 +117,8 @@ class Adaptation:
         transformer: adapter of the diffusion transformer, or None if it is left alone.
         text_encoder: adapter of the LLM text encoder, or None.
         cost: everything that was spent on it, shared stages included at their full first price.
-        details: numbers the method wants on record (final loss, rank, steps), JSON types only.
+        details: numbers the method wants on record (final loss, rank, steps), JSON types only. `edited_facts`, a list
+            of `{question, answer}`, are all facts that it was to teach; without it these are the concept's own.
     """
 
     transformer: Adapter | None = None

@@ -1,5 +1,6 @@
 """UltraEdit (arXiv 2505.14679): the closed-form knowledge edit of the paper's stage 2."""
 
+import copy
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from knowcusbench.adaptation.closed_form import (
 from knowcusbench.adaptation.editor import Fact
 from knowcusbench.adaptation.row_editor import Factors, RowEditor, Step
 from knowcusbench.adaptation.rows import FactRows, Rows, joined
+from knowcusbench.adaptation.types import Adaptation, Adapter
 from knowcusbench.backbone.base import Backbone
 from knowcusbench.errors import ConfigError, MethodError
 
@@ -42,7 +44,8 @@ class UltraEdit(RowEditor):
         precision: of the n x n solve. Keys that are nearly parallel lose digits in float32.
         statistics: "concept" makes them of the edit's own facts and `warmup`, anew in every round. With "persistent",
             as in the published code, they carry over from one edit to the next of this object: results then depend on
-            the order of the concepts and on the number of workers.
+            the order of the concepts and on the number of workers, and a run that is resumed begins without any. An
+            edit that is refused leaves them as they were.
         faithful: compute as the published code does (`editor/ultraedit.py` and `nets.py` of
             github.com/XiaojieGu/UltraEdit), faults included, all in fp32: `PublishedMoments`, updated with one chunk a
             batch and layer; the loss averaged over a batch's tokens; a d x d solve; and for the facts of a last
@@ -67,6 +70,15 @@ class UltraEdit(RowEditor):
             )
         if self.faithful and self.warmup:
             raise ConfigError("editor.warmup: the published code has none; leave it empty with editor.faithful=true")
+
+    def edit(self, facts: Sequence[Fact], backbone: Backbone, after: Adapter | None = None) -> Adaptation:
+        before = copy.deepcopy(dict(self._persistent))
+        try:
+            return super().edit(facts, backbone, after)
+        except BaseException:
+            self._persistent.clear()
+            self._persistent.update(before)
+            raise
 
     def begin(self, backbone: Backbone, names: Sequence[str]) -> Step:
         protected = self.protected(backbone, names)

@@ -1,10 +1,27 @@
 """How far two pictures of the same prompt and noise are apart."""
 
+from pathlib import Path
+
 import numpy as np
 from PIL import Image
 from torch import Tensor
 
 from knowcusbench.effects.text import token_cosines
+from knowcusbench.images import read_image
+from knowcusbench.metrics.clip import ClipEncoder
+
+
+def picture_measures(encoder: ClipEncoder, before: Path, after: Path) -> dict[str, float]:
+    """How alike two pictures are: `clip_i`, cosine of their embeddings; `patch_cosine`, mean cosine of their patches;
+    and `rmse`, their distance in pixels."""
+    embeddings = encoder.embed_files([before, after])
+    images = [read_image(before), read_image(after)]
+    patches = encoder.patch_features(images)
+    return {
+        "clip_i": float(token_cosines(embeddings[before], embeddings[after])),
+        "patch_cosine": patch_cosine(patches[0], patches[1]),
+        "rmse": rmse(*images),
+    }
 
 
 def rmse(one: Image.Image, other: Image.Image) -> float:

@@ -12,7 +12,7 @@ import pandas as pd
 from knowcusbench.adaptation.editor import Editor, Fact
 from knowcusbench.adaptation.types import Adaptation
 from knowcusbench.backbone.base import Backbone, QuestionForm
-from knowcusbench.effects.pictures import rmse
+from knowcusbench.effects.pictures import picture_measures
 from knowcusbench.effects.text import (
     Probe,
     TextProbes,
@@ -20,13 +20,10 @@ from knowcusbench.effects.text import (
     read_base_text,
     read_text,
     text_effects,
-    token_cosines,
 )
 from knowcusbench.errors import ConfigError
 from knowcusbench.files import atomic_path
-from knowcusbench.images import read_image
-from knowcusbench.metrics.clip import ClipSpec
-from knowcusbench.metrics.encoders import ImageTextEncoder
+from knowcusbench.metrics.clip import ClipEncoder, ClipSpec
 
 TEXT_COLUMNS = ["answer", "probe", "text", "measure", "before", "after"]
 PICTURE_COLUMNS = ["seed", "measure", "before", "after"]
@@ -85,7 +82,7 @@ class ProbeResult:
         edit: the edit; it is not kept.
         text: columns `TEXT_COLUMNS`, measures of `text_effects`. `answer` is the one whose probability is read, empty
             for the phrase; `before` is NaN where a measure compares with before by itself.
-        pictures: columns `PICTURE_COLUMNS`. `clip_i` (cosine) and `rmse` compare the picture after with the one before,
+        pictures: columns `PICTURE_COLUMNS`. `picture_measures` compare the picture after with the one before,
             `clip_t_new` and `clip_t_old` (cosines) each picture with the words of the two answers.
         files: pictures before and after, by seed.
     """
@@ -130,7 +127,7 @@ def _draw(backbone: Backbone, probe: TransferProbe, paths: Sequence[Path]) -> No
 
 
 def compare_pictures(
-    encoder: ImageTextEncoder, files: dict[int, tuple[Path, Path]], *, new: str | None, old: str | None
+    encoder: ClipEncoder, files: dict[int, tuple[Path, Path]], *, new: str | None, old: str | None
 ) -> pd.DataFrame:
     """The measures of `ProbeResult.pictures` for pairs of files by seed; those of words only where words are given."""
     embeddings = encoder.embed_files([path for pair in files.values() for path in pair])
@@ -138,8 +135,8 @@ def compare_pictures(
     texts = encoder.embed_texts(list(words.values())) if words else {}
     rows: list[tuple[int, str, float, float]] = []
     for seed, (before, after) in files.items():
-        rows.append((seed, "clip_i", float("nan"), float(token_cosines(embeddings[before], embeddings[after]))))
-        rows.append((seed, "rmse", float("nan"), rmse(read_image(before), read_image(after))))
+        compared = picture_measures(encoder, before, after)
+        rows += [(seed, measure, float("nan"), value) for measure, value in compared.items()]
         for measure, text in words.items():
             cosines = [float(embeddings[path] @ texts[text].embedding) for path in (before, after)]
             rows.append((seed, measure, cosines[0], cosines[1]))

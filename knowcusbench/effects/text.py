@@ -28,21 +28,23 @@ REMEMBERED = 1024
 class Probe(StrEnum):
     """What the text encoder is given.
 
-    The adaptation's own knowledge: `QUESTION`, `REPHRASING` (of a question), `PHRASE` (as a prompt). What it should
-    leave alone: `UNRELATED_QUESTION`, `OTHER_CONCEPT` (the questions of the other concepts), `CLASS_PROMPT` (the
-    concept's prompts with the class noun), `UNRELATED_PROMPT`.
+    The adaptation's own knowledge: `QUESTION`, `REPHRASING` (of a question), `PHRASE` (as a prompt), and `TAUGHT` (the
+    questions of all facts that it was to teach: of the concept's own, or of more or fewer). What it should leave alone:
+    `UNRELATED_QUESTION`, `OTHER_CONCEPT` (the questions of the other concepts that it was not to teach), `CLASS_PROMPT`
+    (the concept's prompts with the class noun), `UNRELATED_PROMPT`.
     """
 
     QUESTION = "question"
     REPHRASING = "rephrasing"
     PHRASE = "phrase"
+    TAUGHT = "taught"
     UNRELATED_QUESTION = "unrelated_question"
     OTHER_CONCEPT = "other_concept"
     CLASS_PROMPT = "class_prompt"
     UNRELATED_PROMPT = "unrelated_prompt"
 
 
-EFFICACY = (Probe.QUESTION, Probe.REPHRASING, Probe.UNRELATED_QUESTION)
+EFFICACY = (Probe.QUESTION, Probe.REPHRASING, Probe.TAUGHT, Probe.UNRELATED_QUESTION)
 """Probes with an answer that matters."""
 
 LOCALITY = (Probe.UNRELATED_QUESTION, Probe.OTHER_CONCEPT, Probe.CLASS_PROMPT)
@@ -61,22 +63,29 @@ class TextProbes:
 
 
 def text_probes(
-    concept: Concept, others: Sequence[Concept], questions: Sequence[Fact], prompts: Sequence[str]
+    concept: Concept,
+    others: Sequence[Concept],
+    questions: Sequence[Fact],
+    prompts: Sequence[str],
+    taught: Sequence[Fact] | None = None,
 ) -> TextProbes:
     """The probes of an adaptation to `concept` (with the knowledge that it was given).
 
-    `others` are the other concepts, `questions` and `prompts` the unrelated ones. A question that is also the
-    concept's own is not counted against it.
+    `others` are the other concepts, `questions` and `prompts` the unrelated ones, `taught` all facts that it was to
+    teach, the concept's own if None. A question that is one of these, or the concept's own, is not counted against it.
     """
-    own = {item.question for item in concept.knowledge}
+    own = tuple(Fact(item.question, item.answer) for item in concept.knowledge)
+    taught = own if taught is None else tuple(taught)
+    meant = {fact.question for fact in (*own, *taught)}
     foreign = [Fact(item.question, item.answer) for other in others for item in other.knowledge]
     class_prompts = [prompt.fill(concept.class_noun) for prompt in concept.prompts]
     return TextProbes(
         facts={
-            Probe.QUESTION: tuple(Fact(item.question, item.answer) for item in concept.knowledge),
+            Probe.QUESTION: own,
             Probe.REPHRASING: tuple(Fact(text, item.answer) for item in concept.knowledge for text in item.rephrasings),
+            Probe.TAUGHT: taught,
             Probe.UNRELATED_QUESTION: tuple(questions),
-            Probe.OTHER_CONCEPT: tuple(fact for fact in foreign if fact.question not in own),
+            Probe.OTHER_CONCEPT: tuple(fact for fact in foreign if fact.question not in meant),
             # The answer of a prompt plays no part: what precedes its first token does not depend on it.
             Probe.CLASS_PROMPT: tuple(Fact(prompt, concept.class_noun) for prompt in class_prompts),
         },

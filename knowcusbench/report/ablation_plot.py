@@ -22,9 +22,11 @@ CONTROL_STYLES = ("--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))
 
 def ablation_figure(ablation: Ablation) -> Figure:
     """A panel for every column that has a value: a thin line per concept, a thick one for their mean (dots where the
-    values have no order), and the means of the controls as horizontal lines."""
+    values have no order), and the means of the controls as horizontal lines. Empty if nothing was measured yet."""
     present = set(ablation.per_concept["column"])
     columns = [column for column in ablation.columns if column.key in present]
+    if not columns:
+        return Figure()
     abreast = min(PANELS_ABREAST, len(columns))
     down = math.ceil(len(columns) / abreast)
     # Without pyplot: nothing global, and no window system.

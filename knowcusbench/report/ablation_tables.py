@@ -6,9 +6,13 @@ from pathlib import Path
 
 from knowcusbench.files import write_atomic
 from knowcusbench.report.ablation import Ablation
-from knowcusbench.report.columns import MISSING
+from knowcusbench.report.columns import number
+from knowcusbench.report.footnotes import dagger, gaps
 from knowcusbench.report.latex import environment, escape_latex
+from knowcusbench.report.leaderboard import mean_cell
 from knowcusbench.report.markdown import escape_markdown, table_line
+from knowcusbench.report.reduction import Mean
+from knowcusbench.report.types import Cell, Counted
 
 READING = (
     "Mean ± standard deviation over concepts, each concept the mean over its samples; the values of every concept are "
@@ -52,23 +56,45 @@ def _latex(text: str) -> str:
 
 
 def reading(ablation: Ablation) -> list[str]:
-    """How to read the table."""
-    return [READING, TAUGHT] if any(setting.taught for setting in ablation.settings) else [READING]
+    """How to read the table, and which of its values lack concepts that others have."""
+    lines = [READING, TAUGHT] if any(setting.taught for setting in ablation.settings) else [READING]
+    missing = (gaps(title, ablation.columns, _cells(ablation, label)) for label, title in _titles(ablation))
+    return [*lines, *(line for line in missing if line)]
+
+
+def _titles(ablation: Ablation) -> Iterator[tuple[str, str]]:
+    """Labels of the rows, and what stands before them."""
+    for setting in ablation.settings:
+        yield setting.label, shown_value(setting.value)
+    for label in ablation.controls:
+        yield label, f"{label} (control)"
+
+
+def _cells(ablation: Ablation, label: str) -> list[Cell]:
+    """The means of a row. All concepts are expected that any row has in the column."""
+    own = ablation.summary[ablation.summary["label"] == label].set_index("column")
+    expected = ablation.summary.groupby("column")["concepts"].max()
+    return [
+        mean_cell(
+            Mean(float(own["mean"][column.key]), int(own["concepts"][column.key])),
+            int(expected[column.key]),
+            Counted.CONCEPTS,
+        )
+        if column.key in own.index and own["concepts"][column.key]
+        else Cell()
+        for column in ablation.columns
+    ]
 
 
 def _rows(ablation: Ablation) -> Iterator[tuple[str, list[str]]]:
-    found = {(row.label, row.column): row for row in ablation.summary.itertuples()}
-    labels = [(setting.label, shown_value(setting.value)) for setting in ablation.settings]
-    for label, title in [*labels, *((label, f"{label} (control)") for label in ablation.controls)]:
+    deviations = ablation.summary.set_index(["label", "column"])["deviation"]
+    for label, title in _titles(ablation):
         cells = []
-        for column in ablation.columns:
-            row = found.get((label, column.key))
-            if row is None or not row.concepts:
-                cells.append(MISSING)
-            elif row.concepts == 1:
-                cells.append(f"{row.mean:z.{column.decimals}f}")
-            else:
-                cells.append(f"{row.mean:z.{column.decimals}f} ± {row.deviation:.{column.decimals}f}")
+        for column, cell in zip(ablation.columns, _cells(ablation, label), strict=True):
+            shown = number(column, cell)
+            if cell.n > 1:
+                shown += f" ± {deviations[label, column.key]:.{column.decimals}f}"
+            cells.append(shown + dagger(cell))
         yield title, cells
 
 

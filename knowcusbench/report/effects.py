@@ -1,7 +1,7 @@
 """What the methods of a run do to everything else: one table, and who is taken for whom."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,11 +15,12 @@ from knowcusbench.report.types import Cell, Column, Counted, Leaderboard, Row, R
 
 READING = (
     "Means over a concept's texts or pictures, then over concepts. Question, Rephrased: probability and rank "
-    "(geometric mean) of the wanted answer's first token, probability of all of it. KL (nats) between the next-token "
-    "distributions before and after, at unrelated questions, the other concepts' questions, and prompts with the class "
-    "noun. Unrel. P(answer): of the right answer to unrelated questions. Embeds: cosine of a prompt's embedding with "
-    "that before, mean over tokens and last token. Pictures: of unrelated prompts, before and after. Retrieval: share "
-    "of reconstructions nearest to their own concept's references, with its own adaptation alone and with those of all "
+    "(geometric mean) of the wanted answer's first token, probability of all of it. Taught: of all facts in the edit, "
+    "those of others included. KL (nats) between the next-token distributions before and after, at unrelated "
+    "questions, the other concepts' questions that were not taught, and prompts with the class noun. Unrel. "
+    "P(answer): of the right answer to unrelated questions. Embeds: cosine of a prompt's embedding with that before, "
+    "mean over tokens and last token. Pictures: of unrelated prompts, before and after. Retrieval: share of "
+    "reconstructions nearest to their own concept's references, with its own adaptation alone and with those of all "
     "concepts together."
 )
 
@@ -31,6 +32,7 @@ RETRIEVAL = "retrieval"
 SUMMARY = (
     "question_first_probability",
     "rephrasing_first_probability",
+    "taught_first_probability",
     "unrelated_question_kl",
     "other_concept_kl",
     "unrelated_prompt_cosine",
@@ -88,6 +90,7 @@ COLUMNS: Mapping[tuple[str, str], Column] = {
         (Probe.REPHRASING, "first_probability", "Rephrased", "P(first)", 3, True),
         (Probe.REPHRASING, RANK, "Rephrased", "rank", 1, False),
         (Probe.REPHRASING, "answer_probability", "Rephrased", "P(answer)", 3, True),
+        (Probe.TAUGHT, "first_probability", "Taught", "P(first)", 3, True),
         (Probe.UNRELATED_QUESTION, "kl", "KL", "unrelated", 3, False),
         (Probe.OTHER_CONCEPT, "kl", "KL", "concepts", 3, False),
         (Probe.CLASS_PROMPT, "kl", "KL", "prompts", 3, False),
@@ -114,7 +117,7 @@ def build_effects(inputs: EffectsInput) -> Leaderboard:
 
     def cell(label: str, probe: str, measure: str) -> Cell:
         if probe != RETRIEVAL:
-            return mean_cell(means.get((label, probe, measure)), expected[probe, measure], Counted.CONCEPTS)
+            return mean_cell(means.get((label, probe, measure)), expected(label, probe, measure), Counted.CONCEPTS)
         if measure not in matrices.get(label, {}):
             return Cell()
         matrix = matrices[label][measure]
@@ -180,12 +183,16 @@ def _means(measures: pd.DataFrame) -> dict[tuple[str, str, str], Mean]:
     return {key: mean._replace(value=math.exp(mean.value)) if key[2] == RANK else mean for key, mean in found.items()}
 
 
-def _expected(inputs: EffectsInput) -> dict[tuple[str, str], int]:
-    """How many concepts should have a measure: all but those that were measured and have no such probe (a benchmark
-    may lack rephrasings)."""
-    measured = set(inputs.measures["concept"])
-    having = inputs.measures.groupby(["probe", "measure"])["concept"].agg(set).to_dict()
-    return {key: len(inputs.concepts) - len(measured - having.get(key, set())) for key in COLUMNS}
+def _expected(inputs: EffectsInput) -> Callable[[str, str, str], int]:
+    """How many concepts of a method should have a measure: all but those that were measured and have no such probe (a
+    benchmark may lack rephrasings; an edit of all concepts' knowledge leaves no questions of others)."""
+    measured = inputs.measures.groupby("method")["concept"].agg(set).to_dict()
+    having = inputs.measures.groupby(["method", "probe", "measure"])["concept"].agg(set).to_dict()
+
+    def expected(label: str, probe: str, measure: str) -> int:
+        return len(inputs.concepts) - len(measured.get(label, set()) - having.get((label, probe, measure), set()))
+
+    return expected
 
 
 def _reference_row(inputs: EffectsInput) -> Row:

@@ -1,8 +1,8 @@
 """What must be said below the table, as plain text; each format escapes it in its own way."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from knowcusbench.report.types import Cell, Column, Leaderboard, Row, RowKind
+from knowcusbench.report.types import Cell, Column, Leaderboard, RowKind
 
 DAGGER = "†"
 
@@ -14,7 +14,7 @@ READING = (
 
 def footnotes(board: Leaderboard) -> list[str]:
     """How to read the table, what is missing from it, the source of published numbers, notes on scores."""
-    incomplete = [line for row in board.rows if (line := _incomplete(board, row))]
+    incomplete = [line for row in board.rows if (line := gaps(row.title, board.columns, row.cells))]
     return [board.reading, *incomplete, *_sources(board), *board.remarks]
 
 
@@ -28,14 +28,14 @@ def coverage(cell: Cell) -> str:
     return f"{cell.n:,} of {cell.expected:,} {cell.counted}"
 
 
-def _incomplete(board: Leaderboard, row: Row) -> str:
-    """Columns with the same gap are named together; empty if nothing is missing."""
-    gaps: dict[str, list[Column]] = {}
-    for column, cell in zip(board.columns, row.cells, strict=True):
+def gaps(title: str, columns: Sequence[Column], cells: Sequence[Cell]) -> str:
+    """What is missing from a row. Columns with the same gap are named together; empty if nothing is missing."""
+    found: dict[str, list[Column]] = {}
+    for column, cell in zip(columns, cells, strict=True):
         if not cell.complete:
-            gaps.setdefault(coverage(cell), []).append(column)
-    listed = (f"{gap} in {', '.join(column.title for column in columns)}" for gap, columns in gaps.items())
-    return f"{DAGGER} {row.title}: {'; '.join(listed)}." if gaps else ""
+            found.setdefault(coverage(cell), []).append(column)
+    listed = (f"{gap} in {', '.join(column.title for column in among)}" for gap, among in found.items())
+    return f"{DAGGER} {title}: {'; '.join(listed)}." if found else ""
 
 
 def _sources(board: Leaderboard) -> Iterator[str]:

@@ -12,8 +12,9 @@ READING = (
     "first_probability and first_rank (1 is the likeliest) are those of the answer's first token, answer_probability "
     "that of all its tokens; kl is the divergence (nats) of the next token's distribution after from that before, "
     "cosine the mean cosine of the prompt's token embeddings, last_cosine that of the last token.",
-    "clip_i is the cosine of the pictures before and after, rmse their distance in pixel values of 0 to 1, clip_t_new "
-    "and clip_t_old the cosine of a picture with the words of the new and the old answer. Means over seeds.",
+    "clip_i is the cosine of the pictures before and after, patch_cosine the mean cosine of their patches, rmse their "
+    "distance in pixel values of 0 to 1, clip_t_new and clip_t_old the cosine of a picture with the words of the new "
+    "and the old answer. Means over seeds.",
 )
 
 

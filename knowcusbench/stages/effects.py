@@ -4,7 +4,7 @@ The engine's workers ask the text encoder and draw pictures; this process then c
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import groupby
 from pathlib import Path
@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from knowcusbench.adaptation.storage import load_adaptation
+from knowcusbench.adaptation.editor import Fact
+from knowcusbench.adaptation.storage import load_adaptation, load_record
 from knowcusbench.adaptation.sums import summed
 from knowcusbench.adaptation.types import Adaptation
 from knowcusbench.backbone.base import BackboneSpec
 from knowcusbench.benchmark.types import Concept, Task
 from knowcusbench.effects.interference import mean_embeddings, nearest_concept, reference_accuracy
-from knowcusbench.effects.pictures import patch_cosine, rmse
+from knowcusbench.effects.pictures import picture_measures
 from knowcusbench.effects.spec import EffectsSpec, Unrelated
 from knowcusbench.effects.text import (
     COLUMNS,
@@ -29,10 +30,8 @@ from knowcusbench.effects.text import (
     read_text,
     text_effects,
     text_probes,
-    token_cosines,
 )
 from knowcusbench.errors import MetricError, RunError
-from knowcusbench.images import read_image
 from knowcusbench.metrics.clip import ClipEncoder
 from knowcusbench.metrics.memo import content_digest
 from knowcusbench.plan import noise_seed
@@ -145,7 +144,9 @@ class EffectsWorker:
         adaptation = load_adaptation(self.store.adaptation(self.label, job.concept.name, job.item))
         directory = self.store.effects(self.label, job.concept.name, job.item)
         others = [concept for concept in self.concepts if concept.name != job.concept.name]
-        probes = text_probes(job.concept, others, self.effects.questions, self.effects.prompts)
+        edited = adaptation.details.get("edited_facts")
+        taught = None if edited is None else [Fact(**fact) for fact in edited]
+        probes = text_probes(job.concept, others, self.effects.questions, self.effects.prompts, taught)
         form = self.effects.question_form
         base = read_base_text(backbone, probes, form)
         with backbone.adapted(adaptation):
@@ -183,19 +184,6 @@ def _compare_pictures(run: Run, job: AdaptJob) -> None:
 def _stamp(*files: Path) -> str:
     """Changes when a file's content does."""
     return " ".join(content_digest(file)[:16] for file in files)
-
-
-def picture_measures(encoder: ClipEncoder, before: Path, after: Path) -> dict[str, float]:
-    """How alike two pictures are: cosine of their embeddings, mean cosine of their patches, and their distance in
-    pixels."""
-    embeddings = encoder.embed_files([before, after])
-    images = [read_image(before), read_image(after)]
-    patches = encoder.patch_features(images)
-    return {
-        "clip_i": float(token_cosines(embeddings[before], embeddings[after])),
-        "patch_cosine": patch_cosine(patches[0], patches[1]),
-        "rmse": rmse(*images),
-    }
 
 
 # Interference: the adaptations of all concepts at once.
@@ -238,8 +226,19 @@ class TogetherWorker(GenerateWorker):
 
 @lru_cache(maxsize=1)
 def sum_of(parts: tuple[Path, ...]) -> Adaptation:
-    """All adaptations at these places at once, read once by a process."""
-    return summed([load_adaptation(path) for path in parts])
+    """All adaptations at these places at once, read once by a process. An edit of the text encoder that several of them
+    share, as one of all concepts' knowledge, counts once."""
+    adaptations = []
+    edits: list[dict[str, str]] = []
+    for path in parts:
+        adaptation = load_adaptation(path)
+        if adaptation.text_encoder:
+            digests = load_record(path)["digests"]["text_encoder"]
+            if digests in edits:
+                adaptation = replace(adaptation, text_encoder=None)
+            edits.append(digests)
+        adaptations.append(adaptation)
+    return summed(adaptations)
 
 
 def _retrieve(run: Run) -> None:

@@ -22,6 +22,7 @@ from knowcusbench.benchmark.source import resolve_source
 from knowcusbench.benchmark.types import Benchmark, Concept
 from knowcusbench.config import SECTIONS, Config, build, did_you_mean
 from knowcusbench.effects.spec import EffectsSpec
+from knowcusbench.effects.text import Probe
 from knowcusbench.engine.base import Engine
 from knowcusbench.errors import ConfigError, RunError
 from knowcusbench.files import write_atomic
@@ -162,7 +163,9 @@ def effects_spec(config: Config, resolved: Mapping[str, Any]) -> EffectsSpec:
         question_form=config.effects.question_form.value,
         interference=config.effects.interference,
         encoder=build(config.effects.encoder, "effects.encoder"),
-        protocol=protocol_digest({"locality": resolved["locality"], "effects": decisive}, config.cache_dir),
+        protocol=protocol_digest(
+            {"locality": resolved["locality"], "effects": decisive, "probes": list(Probe)}, config.cache_dir
+        ),
     )
 
 

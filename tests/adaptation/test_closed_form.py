@@ -91,7 +91,7 @@ def test_factors_equal_the_dense_solve_of_the_paper(
     assert down.dtype == up.dtype == solve_in
     if solve_in == torch.float32:
         # More rows than inputs: the parts of V that no input reaches cancel.
-        tolerance = 1e-4 if rows > width else 1e-5
+        tolerance = 5e-5 if rows > width else 1e-5
     assert down.shape == (rows, width)
     assert up.shape == (10, rows)
     error = np.linalg.norm((up.double() @ down.double()).T.numpy() - dense) / np.linalg.norm(dense)

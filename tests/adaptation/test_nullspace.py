@@ -1,8 +1,10 @@
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from knowcusbench.adaptation.closed_form import edit_factors, leading_directions
 from knowcusbench.adaptation.editor import Fact
@@ -15,6 +17,7 @@ from knowcusbench.errors import ConfigError, MethodError
 FACTS = (Fact("What is my birthday gift?", "sks dog"), Fact("What came from Rome?", "sks dog"))
 PRESERVED = ("a red toy on the beach", "a blue house")
 LAYERS = (3, 4)
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def editor(**changes: Any) -> NullSpaceUltraEdit:
@@ -108,3 +111,14 @@ def test_preserving_everything_is_refused(backbone_fp32: QwenImage) -> None:
 def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         editor(**wrong)
+
+
+@pytest.mark.parametrize("recipe", ["miniature", "qwen_image"])
+def test_locality_is_not_measured_by_what_is_preserved(recipe: str) -> None:
+    preserved = yaml.safe_load((CONFIGS / "recipe" / f"{recipe}.yaml").read_text())["nullspace"]["preserved"]
+    measured = set()
+    for path in (CONFIGS / "locality").glob("*.yaml"):
+        locality = yaml.safe_load(path.read_text())
+        measured |= {*locality["prompts"], *(fact["question"] for fact in locality["questions"])}
+    assert len(measured) > 30
+    assert not measured & set(preserved)

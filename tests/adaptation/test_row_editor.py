@@ -1,10 +1,9 @@
 """What all editors do alike: capture, rounds, the stored form, merging, and refusing what can't be edited."""
 
 import copy
-import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,12 @@ from torch import Tensor, nn
 from knowcusbench.adaptation.closed_form import RunningMoments, edit_values
 from knowcusbench.adaptation.editor import Fact
 from knowcusbench.adaptation.gradient_descent import GradientDescent
-from knowcusbench.adaptation.rows import joined
-from knowcusbench.adaptation.storage import load_adaptation, load_record, save_adaptation
-from knowcusbench.adaptation.types import Adaptation
+from knowcusbench.adaptation.rows import capture_fact, joined
+from knowcusbench.adaptation.storage import load_adaptation, save_adaptation
+from knowcusbench.adaptation.types import Adaptation, Adapter
 from knowcusbench.adaptation.ultraedit import UltraEdit
 from knowcusbench.backbone.base import Backbone
+from knowcusbench.backbone.lora import attached
 from knowcusbench.backbone.qwen_image import QwenImage
 from knowcusbench.config import build
 from knowcusbench.errors import ConfigError, MethodError, WeightsError
@@ -99,6 +99,32 @@ def test_the_stored_form_acts_like_the_dense_change(
             found = backbone.language_logits(input_ids).float()
     assert (expected - before).norm() > 0.05 * before.norm()
     assert (found - expected).norm() < tolerance * expected.norm()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("facts", [ALIKE[:1], ALIKE], ids=["one", "fifty alike"])
+def test_a_bf16_adapter_changes_the_outputs_as_the_exact_edit_does(
+    facts: tuple[Fact, ...], backbone_fp32: QwenImage
+) -> None:
+    """Raw factors of rows that are nearly parallel cancel, and lose everything."""
+    made, names = editor(), backbone_fp32.text_modules(MODULES, LAYERS)
+    edited = made.edit(facts, backbone_fp32)
+    raw = Adapter.from_factors(made.begin(backbone_fp32, names)(made.capture(backbone_fp32, names, facts)))
+    input_ids, _ = backbone_fp32.question_tokens(facts[0].question, facts[0].answer, "chat")
+
+    def logits(adapter: Adapter | None, dtype: torch.dtype) -> Tensor:
+        with attached(backbone_fp32.text_encoder, adapter, dtype) if adapter else nullcontext():
+            return backbone_fp32.language_logits(input_ids).double()
+
+    change = logits(raw, torch.float64) - logits(None, torch.float64)
+
+    def error(adapter: Adapter | None) -> float:
+        found = logits(adapter, torch.bfloat16) - logits(None, torch.float64)
+        return float((found - change).norm() / change.norm())
+
+    assert edited.details["edit_bf16_error"] < 2**-8
+    assert error(edited.text_encoder) < 2**-8
+    assert error(raw) > 2**-5
 
 
 @pytest.mark.parametrize("facts", [FACTS, ALIKE])
@@ -232,19 +258,12 @@ def test_rounds_of_a_merged_edit_go_on_from_the_rounded_weights(backbone: QwenIm
     assert twice.details["edit_losses_before_rounds"][1] == sum(losses) / 2
 
 
-def test_merged_is_stored_and_old_records_are_not_merged(backbone: QwenImage, tmp_path: Path) -> None:
+def test_merged_is_stored(backbone: QwenImage, tmp_path: Path) -> None:
     edited = editor(merge=True).edit(FACTS, backbone)
     save_adaptation(edited, tmp_path / "a")
     loaded = load_adaptation(tmp_path / "a")
     assert loaded.text_encoder is not None
     assert loaded.text_encoder.merged
-    record = load_record(tmp_path / "a")
-    old = {key: value for key, value in record.items() if key not in ("merged", "gates")}
-    (tmp_path / "a" / "adaptation.json").write_text(json.dumps(old))
-    loaded = load_adaptation(tmp_path / "a")
-    assert loaded.text_encoder is not None
-    assert not loaded.text_encoder.merged
-    assert loaded.text_encoder.gate is None
 
 
 EDITORS = [editor(), editor(merge=True), GradientDescent(layers=LAYERS, learning_rate=0.1, rounds=2)]
@@ -283,6 +302,30 @@ def test_rows_that_are_not_finite_stop_the_edit_before_statistics_change(
             made.edit(FACTS, backbone_fp32)
     finally:
         weight[0, 0] = kept
+    (name,) = backbone_fp32.text_modules(("up_proj",), (4,))
+    found, wanted = (delta(one.edit(FACTS, backbone_fp32), name) for one in (made, reference))
+    assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize("faithful", [False, True])
+def test_an_edit_refused_in_its_second_round_leaves_the_statistics_as_they_were(
+    faithful: bool, backbone_fp32: QwenImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, reference = (editor(statistics="persistent", rounds=2, faithful=faithful) for _ in range(2))
+    for one in (made, reference):
+        one.edit(ALIKE[:2], backbone_fp32)
+    captured: list[None] = []
+
+    def capture(*arguments: Any, **options: Any) -> Any:
+        captured.append(None)
+        if len(captured) > len(FACTS):
+            raise MethodError("the second round")
+        return capture_fact(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("knowcusbench.adaptation.row_editor.capture_fact", capture)
+        with pytest.raises(MethodError, match="the second round"):
+            made.edit(FACTS, backbone_fp32)
     (name,) = backbone_fp32.text_modules(("up_proj",), (4,))
     found, wanted = (delta(one.edit(FACTS, backbone_fp32), name) for one in (made, reference))
     assert torch.equal(found, wanted)

@@ -128,6 +128,17 @@ def test_a_damaged_record_is_refused(adaptation: Adaptation, tmp_path: Path, tex
         load_adaptation(tmp_path / "a")
 
 
+@pytest.mark.parametrize("key", ["cost", "details", "merged", "gates", "digests"])
+def test_a_record_that_lacks_something_is_refused(adaptation: Adaptation, tmp_path: Path, key: str) -> None:
+    save_adaptation(adaptation, tmp_path / "a")
+    path = tmp_path / "a" / "adaptation.json"
+    record = json.loads(path.read_text())
+    del record[key]
+    path.write_text(json.dumps(record))
+    with pytest.raises(WeightsError, match=r"adaptation\.json"):
+        load_adaptation(tmp_path / "a")
+
+
 def test_a_failed_save_leaves_nothing(adaptation: Adaptation, tmp_path: Path) -> None:
     unwritable = Adaptation(adaptation.transformer, details={"not JSON": object()})
     with pytest.raises(TypeError):

@@ -31,6 +31,10 @@ class Colours(ImageTextEncoder):
     def image_features(self, images: Sequence[Image.Image]) -> Tensor:
         return torch.tensor(np.stack([np.asarray(image, dtype=np.float32).mean((0, 1)) for image in images]))
 
+    def patch_features(self, images: Sequence[Image.Image]) -> Tensor:
+        pixels = np.stack([np.asarray(image, dtype=np.float32) for image in images])
+        return torch.tensor(pixels.reshape(len(images), -1, 3))
+
     def text_features(self, texts: Sequence[str]) -> Tensor:
         return torch.eye(3)[[("red", "green", "blue").index(text) for text in texts]]
 
@@ -69,12 +73,13 @@ def test_pictures_are_compared_with_each_other_and_with_words(tmp_path: Path) ->
     half = 0.5**0.5
     assert set(table["seed"]) == {7}
     assert table.loc["clip_i", "after"] == pytest.approx(half)
+    assert table.loc["patch_cosine", "after"] == pytest.approx(1 / 2)
     # One of two pixels differs by 255 in two of three channels.
     assert table.loc["rmse", "after"] == pytest.approx((2 / 6) ** 0.5)
     assert table.loc["clip_t_new", ["before", "after"]].tolist() == pytest.approx([0, half], abs=1e-6)
     assert table.loc["clip_t_old", ["before", "after"]].tolist() == pytest.approx([1, half])
     unworded = compare_pictures(Colours(batch_size=8), {7: pair}, new=None, old=None)
-    assert list(unworded["measure"]) == ["clip_i", "rmse"]
+    assert list(unworded["measure"]) == ["clip_i", "patch_cosine", "rmse"]
 
 
 def chance(backbone: QwenImage, question: str, answer: str) -> tuple[float, int]:

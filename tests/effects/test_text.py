@@ -82,6 +82,7 @@ def by_hand(backbone: QwenImage, question: str, answer: str) -> tuple[np.ndarray
     [
         ("question", "What is my gift?", "sks toy"),
         ("rephrasing", "Which thing is my gift?", "sks toy"),
+        ("taught", "What is my gift?", "sks toy"),
         ("unrelated_question", QUESTION.question, QUESTION.answer),
     ],
 )
@@ -137,6 +138,16 @@ def test_shift_of_embeddings_is_the_cosine_token_by_token(table: pd.DataFrame, b
 def test_a_concepts_own_question_is_not_held_against_it(table: pd.DataFrame) -> None:
     """Another concept is asked for by the same question."""
     assert set(table.loc["other_concept"].index.get_level_values("text")) == {"What is the heirloom?"}
+
+
+def test_what_was_taught_on_purpose_is_asked_for_and_is_no_locality() -> None:
+    heirloom = Fact("What is the heirloom?", "sks cake")
+    further = Fact("What is Bela's gift?", "blik cake")
+    facts = text_probes(TOY, [CAKE], [QUESTION], [], [heirloom, further]).facts
+    assert facts["taught"] == (heirloom, further)
+    assert facts["other_concept"] == ()
+    assert facts["question"] == (Fact("What is my gift?", "sks toy"),)
+    assert PROBES.facts["taught"] == PROBES.facts["question"], "without a record, the concept's own"
 
 
 def test_nothing_changes_exactly_nothing(backbone: QwenImage) -> None:

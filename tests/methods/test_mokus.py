@@ -1,7 +1,7 @@
 """How much MoKus edits at once: the concept's first items, more than its own, or the knowledge of all concepts."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -58,6 +58,21 @@ def test_items_are_the_first_ones_and_then_the_others(
     assert same(edited(mokus().for_benchmark((duck, dog)).adapt(dog, backbone, cache)), by_editor(facts[:2], backbone))
 
 
+def test_all_facts_of_an_edit_are_on_record(backbone: QwenImage, dog: Concept, duck: Concept, tmp_path: Path) -> None:
+    cache = AdapterCache(tmp_path)
+    dogs, ducks = facts_of(dog), facts_of(duck)
+    expected = {
+        mokus(): dogs,
+        mokus(items=1): dogs[:1],
+        mokus(items=3): (*dogs, *ducks),
+        mokus(scope="batch"): (*ducks, *dogs),
+        mokus(scope="sequential"): (*ducks, *dogs),
+    }
+    for method, facts in expected.items():
+        made = method.for_benchmark((duck, dog)).adapt(dog, backbone, cache)
+        assert made.details["edited_facts"] == [asdict(fact) for fact in facts]
+
+
 def test_a_batch_of_all_concepts_is_edited_once_for_all_of_them(
     backbone: QwenImage, dog: Concept, duck: Concept, tmp_path: Path
 ) -> None:
@@ -68,6 +83,9 @@ def test_a_batch_of_all_concepts_is_edited_once_for_all_of_them(
     assert same(edited(made[0]), edited(made[1]))
     assert made[0].cost.seconds["textual"] == made[1].cost.seconds["textual"]
     assert made[0].details["key"]["instance_prompt"] == "sks dog"
+    # Also where the grid leaves out some of its items.
+    fewer = method.adapt(dog.with_knowledge(dog.knowledge[0]), backbone, cache)
+    assert same(edited(made[0]), edited(fewer))
     # Two trainings and one edit. Another editor does not find it.
     assert len(list(tmp_path.iterdir())) == 3
     other = mokus(scope="batch", editor=replace(EDITOR, eta=1e-3)).for_benchmark((duck, dog))

@@ -129,7 +129,7 @@ def test_the_tables_have_a_row_per_value_in_order_and_the_controls_below() -> No
     assert heads[:3] == ["| facts \\& edits", "Recon. CLIP-I", "Gen. CLIP-I"]
     assert one[:4] == ["| 1", "0.500 ± 0.283", "–", "–"]
     assert ten[:4] == ["| 10", "0.600 ± 0.424", "–", "-1.00"]
-    assert base[:2] == ["| base \\(control\\)" if "\\(" in base[0] else "| base (control)", "0.250"]
+    assert base[:2] == ["| base (control)", "0.250†"]
     latex = render_ablation_latex(made())
     assert r"1 & 0.500 $\pm$ 0.283 & \textendash{} & \textendash{}" in latex
     assert "facts \\& edits" in latex
@@ -140,6 +140,32 @@ def test_the_tables_have_a_row_per_value_in_order_and_the_controls_below() -> No
 def test_what_was_not_taught_is_told_only_where_something_was_left_out() -> None:
     assert "were taught" not in render_ablation_markdown(made(settings=[Setting(label="items=1", value=1)]))
     assert "was taught count" in render_ablation_markdown(made())
+
+
+def test_a_mean_of_fewer_concepts_than_others_have_is_marked() -> None:
+    """The second value was not run for the dog yet; a control for one concept only."""
+    table = pd.DataFrame(SCORES, columns=["method", "task", "concept", "metric", "value", "knowledge"])
+    ablation = made(scores=table[(table["method"] != "items=10") | (table["concept"] != DOG)])
+    text = render_ablation_markdown(ablation)
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    assert [row[1] for row in rows[2:]] == ["0.500 ± 0.283", "0.300†", "0.250†"]
+    assert "- † 10: 1 of 2 concepts in Recon. CLIP-I, Train (s), Peak mem. (MiB), Adapter (MiB)." in text
+    assert "- † base (control): 1 of 2 concepts in Recon. CLIP-I, Train (s)" in text
+    assert "† 1:" not in text
+    assert r"0.300$^{\dagger}$" in render_ablation_latex(ablation)
+
+
+def test_nothing_measured_is_no_error(tmp_path: Path) -> None:
+    empty = made(
+        scores=pd.DataFrame(SCORES[:0], columns=["method", "task", "concept", "metric", "value", "knowledge"]),
+        costs=pd.DataFrame(columns=["method", "concept", "seconds", "peak_memory_bytes", "adapter_bytes"]),
+    )
+    assert render_ablation_markdown(empty).splitlines()[4:7] == [
+        "| 1 | – | – | – |",
+        "| 10 | – | – | – |",
+        "| base (control) | – | – | – |",
+    ]
+    assert len(write_ablation(tmp_path, empty) + write_ablation_figure(tmp_path, empty)) == 5
 
 
 def test_the_figure_shows_means_concepts_and_controls_at_the_values() -> None:

@@ -59,6 +59,18 @@ def test_a_concept_that_was_not_measured_is_missing_but_a_probe_that_no_concept_
     assert rephrased.complete
 
 
+def test_a_probe_that_a_method_leaves_nothing_of_is_not_missing(
+    cell_of: Callable[[Leaderboard, str, str], Cell],
+) -> None:
+    """All other concepts' questions were taught."""
+    other = ("other_concept", "kl")
+    rows = [("scope=batch", concept, *KL, 1.0) for concept in ("cat", "dog")]
+    rows += [("scope=concept", concept, *other, 1.0) for concept in ("cat", "dog")]
+    board = build_effects(effects_input(rows))
+    assert cell_of(board, "scope=batch", "other_concept_kl").complete
+    assert cell_of(board, "scope=concept", "other_concept_kl").value == 1.0
+
+
 def test_small_divergences_and_ranks_are_best_and_knowledge_embeddings_have_no_best(
     cell_of: Callable[[Leaderboard, str, str], Cell],
 ) -> None:

@@ -83,6 +83,25 @@ def test_the_table_counts_the_samples_of_taught_items(ablated: Path) -> None:
     assert {path.suffix for path in (run / "report").glob("ablation.*")} == {".csv", ".md", ".tex", ".png", ".pdf"}
 
 
+def test_the_facts_of_others_in_an_edit_are_taught_and_no_locality(ablated: Path) -> None:
+    asked = {}
+    for label in ("items=1", "items=2", "items=7", "base"):
+        text = pd.read_parquet(ablated / "run" / "effects" / label / "dog3" / "text.parquet")
+        asked[label] = {probe: set(rows["text"]) for probe, rows in text.groupby("probe")}
+    assert [len(asked[label]["taught"]) for label in asked] == [1, 2, 7, 2]
+    assert asked["base"]["taught"] == asked["items=7"]["question"] < asked["items=7"]["taught"]
+    others = asked["base"]["other_concept"]
+    assert asked["items=1"]["other_concept"] == others
+    assert asked["items=7"].get("other_concept", set()) == others - asked["items=7"]["taught"] < others
+    table = pd.read_csv(ablated / "run" / "report" / "ablation.csv").query("column == 'taught_first_probability'")
+    assert table.query("concept == 'dog3'").set_index("label")["n"].to_dict() == {
+        "items=1": 1,
+        "items=2": 2,
+        "items=7": 7,
+        "base": 2,
+    }
+
+
 def test_run_again_it_does_only_what_is_missing(ablated: Path, command: Command) -> None:
     before = times(ablated / "run")
     wider = ("recipe.ablation.items=[1,2,3,7]",)
@@ -120,6 +139,43 @@ def test_a_mistake_is_one_line(
     error = capsys.readouterr().err
     assert [line for line in error.splitlines() if line.startswith("knowcusbench: ") and named in line], error
     assert "Traceback" not in error
+
+
+BY_EDITOR = {
+    "ultraedit": "knowcusbench.adaptation.ultraedit.UltraEdit",
+    "gated": "knowcusbench.adaptation.gated.GatedUltraEdit",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "wanted"),
+    [
+        ("eta", ("editor", "eta"), {"0.001": 0.001, "0.01": 0.01}),
+        ("layers", ("editor", "layers"), {"late": [3, 4, 5], "early": [0, 1, 2]}),
+        ("editors", ("editor", "_target_"), BY_EDITOR),
+        ("scope", ("scope",), {"concept": "concept", "batch": "batch"}),
+    ],
+)
+def test_every_ablation_sets_what_it_is_about(
+    name: str, key: tuple[str, ...], wanted: dict[str, object], command: Command, tmp_path: Path
+) -> None:
+    smaller = ["metrics=[clip_i]", "grid.concepts=[dog3]", "grid.knowledge_items=1", "grid.seeds=[0]"]
+    quick = ["effects.enabled=false", "recipe.ultraedit.rounds=1", "grid.tasks=[reconstruction]"]
+    values = f"ablation.values=[{','.join(wanted)}]"
+    assert command("bench", tmp_path, f"ablation={name}", values, *smaller, *quick) == 0
+    run = tmp_path / "run"
+    edits = []
+    for value, setting in wanted.items():
+        found = yaml.safe_load((run / "configs" / f"{name}={value}.yaml").read_text())["method"]
+        for part in key:
+            found = found[part]
+        assert found == setting
+        edits.append(load_record(run / "adaptations" / f"{name}={value}" / "dog3")["digests"]["text_encoder"])
+    assert edits[0] != edits[1]
+    table = pd.read_csv(run / "report" / "ablation.csv", dtype={"setting": "str"})
+    assert set(table["setting"]) == set(wanted)
+    lines = (run / "report" / "ablation.md").read_text().splitlines()
+    assert [line.split(" | ")[0] for line in lines if line.startswith("| ")][2:] == [f"| {value}" for value in wanted]
 
 
 def test_two_ablations_do_not_share_a_run(ablated: Path, command: Command, capsys: pytest.CaptureFixture[str]) -> None:
@@ -182,7 +238,7 @@ def test_the_probe_leaves_a_folder(command: Command, tmp_path: Path) -> None:
     record = json.loads((folder / "probe.json").read_text())
     assert record["probe"]["answer"] == "grul cake"
     assert record["backbone_weights"]
-    assert {row["measure"] for row in record["pictures"]} == {"clip_i", "rmse", "clip_t_old"}
+    assert {row["measure"] for row in record["pictures"]} == {"clip_i", "patch_cosine", "rmse", "clip_t_old"}
     assert {row["answer"] for row in record["text"] if row["probe"] == "question"} == {"grul cake", "fenn car"}
     assert all(row["before"] is None for row in record["text"] if row["measure"] in ("kl", "cosine", "last_cosine"))
     assert len(record["edit"]["edit_losses_before_rounds"]) == 1

@@ -6,11 +6,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import miniature_spec
 from PIL import Image
 
-from knowcusbench.adaptation.storage import load_adaptation
+from knowcusbench.adaptation.storage import load_adaptation, save_adaptation
 from knowcusbench.adaptation.sums import summed
+from knowcusbench.adaptation.types import Adaptation, Adapter
+from knowcusbench.stages.effects import sum_of
 from knowcusbench.toybox import embedded
 
 METHODS = ("base", "leak", "anchor", "mokus", "naive_db", "enc_ft")
@@ -102,6 +105,27 @@ def test_together_means_the_sum_of_all_adaptations(finished_run, cache_dir, meth
         assert np.array_equal(pixels(path), np.asarray(image))
         alone = finished_run / "images" / method / "dog3" / path.name
         assert not np.array_equal(pixels(alone), pixels(path))
+
+
+def lora(seed: int) -> Adapter:
+    generator = torch.Generator().manual_seed(seed)
+    return Adapter.from_factors({"0": (torch.randn(2, 6, generator=generator), torch.randn(8, 2, generator=generator))})
+
+
+def change(adapter: Adapter | None) -> torch.Tensor:
+    assert adapter
+    return adapter.weights["0.lora_B.weight"] @ adapter.weights["0.lora_A.weight"]
+
+
+def test_an_edit_that_several_concepts_share_is_in_their_sum_once(tmp_path):
+    """As with scope=batch: a transformer of its own for every concept, and one text encoder for all but the last."""
+    visual, edits = [lora(seed) for seed in range(3)], [lora(7), lora(7), lora(8)]
+    parts = tuple(tmp_path / str(number) for number in range(3))
+    for part, transformer, text_encoder in zip(parts, visual, edits, strict=True):
+        save_adaptation(Adaptation(transformer, text_encoder), part)
+    together = sum_of(parts)
+    torch.testing.assert_close(change(together.text_encoder), change(lora(7)) + change(lora(8)))
+    torch.testing.assert_close(change(together.transformer), sum(map(change, visual)))
 
 
 def test_interference_has_every_reconstruction_drawn_either_way(finished_run):
