@@ -17,6 +17,7 @@ from knowcusbench.cli import main
 
 SMALL = (
     "recipe.dreambooth.steps=1",
+    "recipe.naive_db.steps=1",
     "backbone.steps=2",
     "grid.concepts=[dog3]",
     "grid.knowledge_items=1",

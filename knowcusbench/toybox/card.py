@@ -61,7 +61,7 @@ METHODS = ("base", "leak", "anchor", "mokus", "naive_db", "enc_ft")
 SINGLE_PASS = "mokus, one pass"
 
 VARIANTS: Mapping[str, tuple[str, ...]] = {
-    SINGLE_PASS: ("method=mokus", "recipe.ultraedit.rounds=1", "recipe.ultraedit.eta=3e-3"),
+    SINGLE_PASS: ("method=mokus", "recipe.ultraedit.rounds=1", "recipe.ultraedit.eta=1e-2"),
     "anchor, other prior": ("method=anchor", "recipe.dreambooth.prior_images={other_prior}"),
     "leak, other prior": ("method=leak", "recipe.dreambooth.prior_images={other_prior}"),
     "mokus, other prior": ("method=mokus", "recipe.dreambooth.prior_images={other_prior}"),
@@ -126,7 +126,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make toybox-eval", description=str(__doc__).partition("\n")[0])
     parser.add_argument("--folder", type=Path, default=Path("build/toybox-eval"), help="keeps runs, to go on from")
     folder = parser.parse_args().folder
-    here = provenance()
+    here = {**provenance(), "command": "make toybox-eval"}
     composed = compose()
     recipe = OmegaConf.to_container(composed.recipe, resolve=True)
     name = hashlib.sha256(json.dumps([weights_version(), recipe], default=str).encode()).hexdigest()[:12]

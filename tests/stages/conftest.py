@@ -7,6 +7,8 @@ import pytest
 
 SMALL = (
     "recipe.dreambooth.steps=2",
+    "recipe.dreambooth.prior_images=0",
+    "recipe.naive_db.steps=2",
     "recipe.encoder_tuning.steps=2",
     "backbone.steps=2",
     "grid.concepts=[dog3,duck_toy]",

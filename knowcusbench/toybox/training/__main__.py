@@ -8,7 +8,6 @@ parts into the package.
 
 import argparse
 import json
-import platform
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -149,7 +148,8 @@ def _record(folder: Path) -> dict[str, object]:
             )
         kept = record["losses"][:: max(len(record["losses"]) // 20, 1)]
         stages[file.parent.relative_to(folder).as_posix()] = record | {"losses": [*kept, record["losses"][-1]]}
-    return {"provenance": provenance(), "processor": platform.processor() or platform.machine(), "stages": stages}
+    here = {**provenance(), "command": "make toybox"}
+    return {"provenance": here, "stages": stages}
 
 
 STAGES: Mapping[str, tuple[Callable[[Workshop], None], str]] = {
