@@ -93,6 +93,8 @@ def assemble(folder: Path, models: Path, directory: Path) -> None:
             transformer=QwenImageTransformer2DModel.from_pretrained(folder / "dit" / "transformer"),
         )
         assembled.to(dtype=torch.bfloat16)
+        for part in (assembled.vae, assembled.transformer):
+            part.register_to_config(_name_or_path="")  # Where it came from here says nothing elsewhere.
         with atomic_path(directory) as temporary:
             assembled.save_pretrained(temporary, safe_serialization=True)
 
