@@ -24,6 +24,7 @@ from knowcusbench.report import (
     build_leaderboard,
     load_published,
     picture_grid,
+    place_of,
     render_console,
     summary,
     write_ablation,
@@ -197,7 +198,8 @@ def _in_order(settings: list[Setting], values: list[float | str]) -> list[Settin
 
 def _pictures(run: Run) -> tuple[list[str], list[PictureRow]]:
     """One sample of each of the first concepts, drawn by every method; with each concept another of its prompts."""
-    labels = run.store.labels()
+    names = {label: _method_name(run, label) for label in run.store.labels()}
+    labels = sorted(names, key=lambda label: place_of(names[label]))
     rows = []
     for number, concept in enumerate(run.concepts[:PICTURE_ROWS]):
         own = run.plan[run.plan["concept"] == concept.name]
