@@ -17,7 +17,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
-from knowcusbench.adaptation.storage import load_adaptation
+from knowcusbench.adaptation.storage import RECORD_FILE, load_adaptation
 from knowcusbench.adaptation.types import Adaptation
 from knowcusbench.backbone.qwen_image import QwenImage
 from knowcusbench.benchmark.types import Task
@@ -178,7 +178,7 @@ def adaptations(store: RunStore, label: str, concept: NovelConcept) -> list[Adap
     """A method's adaptation to a concept, or all of them if it has one for each knowledge item."""
     items = [None, *range(len(concept.known_as))]
     paths = [store.adaptation(label, concept.name, item) for item in items]
-    return [load_adaptation(path) for path in paths if path.exists()]
+    return [load_adaptation(path) for path in paths if (path / RECORD_FILE).exists()]
 
 
 def sheet(images: Sequence[Image.Image]) -> Image.Image:
