@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from knowcusbench.adaptation.closed_form import RunningMoments, edit_values
 from knowcusbench.adaptation.editor import Fact
 from knowcusbench.adaptation.gradient_descent import GradientDescent
 from knowcusbench.adaptation.rows import capture_fact, joined
@@ -47,15 +46,18 @@ def delta(edited: Adaptation, name: str) -> Tensor:
 
 
 def dense_edit(backbone: Backbone, made: UltraEdit, facts: Sequence[Fact]) -> dict[str, np.ndarray]:
-    """`(H^T H + I)^-1 H^T V` by a d x d solve in fp64."""
+    """`(H^T H + I)^-1 H^T V`, `V = -eta |h|^2 g` of normalised h and g, by a d x d solve in fp64. All layers have one
+    shape, and so share their statistics."""
     rows = joined(made.capture(backbone, backbone.text_modules(MODULES, LAYERS), facts))
-    moments = RunningMoments()
-    for pair in rows.values():
-        moments.update(torch.cat(pair, dim=1))
+    both = {name: torch.cat(pair, dim=1).double().numpy() for name, pair in rows.items()}
+    together = np.concatenate(list(both.values()))
+    mean, std = together.mean(0), together.std(0, ddof=1)
     changes = {}
-    for name, (keys, gradients) in rows.items():
-        h, v = keys.double().numpy(), edit_values(keys, gradients, moments, made.eta).numpy()
-        changes[name] = np.linalg.solve(h.T @ h + np.eye(h.shape[1]), h.T @ v).T
+    for name, (keys, _) in rows.items():
+        h, width = keys.double().numpy(), keys.shape[1]
+        normalised = (both[name] - mean) / std
+        v = -made.eta * (normalised[:, :width] ** 2).sum(1, keepdims=True) * normalised[:, width:]
+        changes[name] = np.linalg.solve(h.T @ h + np.eye(width), h.T @ v).T
     return changes
 
 

@@ -1,6 +1,8 @@
 """Encoding, sampling, and being adapted."""
 
 import copy
+import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from conftest import miniature_spec
 from diffusers import QwenImagePipeline
 from PIL import Image
 
-from knowcusbench.adaptation.types import Adaptation, Adapter
+from knowcusbench.adaptation.types import Adaptation, Adapter, Gate
 from knowcusbench.errors import WeightsError
 
 PROMPT = "a red robot on the beach"
@@ -129,6 +131,32 @@ def test_the_base_is_bit_identical_after_an_adaptation(backbone):
     assert backbone.digest == digest
     assert np.array_equal(before, draw(backbone))
     assert not np.array_equal(before, inside)
+
+
+def edits_of_every_kind(backbone) -> list[Adaptation]:
+    edit = an_edit(backbone)
+    gate = Gate({name: torch.randn(3, 192) for name in edit.config["target_modules"]}, temperature=0.1, bias=0.0)
+    (name,) = backbone.text_modules(["up_proj"], [1])
+    other = Adapter.from_factors({name: (torch.ones(1, 192), torch.ones(512, 1))})
+    kinds = [edit, replace(edit, merged=True), replace(edit, gate=gate), other, None]
+    return [Adaptation(a_lora(backbone) if kind is None else None, kind) for kind in kinds]
+
+
+def test_two_hundred_sequences_of_adaptations_leave_every_bit_of_the_text_encoder(backbone):
+    generator = random.Random(0)
+    adaptations = edits_of_every_kind(backbone)
+    tokens = torch.tensor([[3, 14, 15, 92]])
+    with torch.no_grad():
+        before, plain = copy.deepcopy(backbone.text_encoder.state_dict()), backbone.language_logits(tokens)
+        for _ in range(200):
+            for adaptation in generator.sample(adaptations, generator.randint(1, 3)):
+                with backbone.adapted(adaptation):
+                    changed = not torch.equal(backbone.language_logits(tokens), plain)
+                    assert changed == (adaptation.text_encoder is not None)
+            after = backbone.text_encoder.state_dict()
+            assert after.keys() == before.keys()
+            assert all(torch.equal(tensor, before[name]) for name, tensor in after.items())
+            assert torch.equal(backbone.language_logits(tokens), plain)
 
 
 def test_an_edited_encoder_encodes_like_one_with_merged_weights(backbone_fp32):
