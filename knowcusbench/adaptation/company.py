@@ -1,11 +1,9 @@
 """What is edited together with a concept's own knowledge: further facts, or all that the benchmark knows."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from itertools import zip_longest
 
 from knowcusbench.adaptation.editor import Editor, Fact, facts_of
-from knowcusbench.adaptation.row_editor import RowEditor
 from knowcusbench.adaptation.sums import summed
 from knowcusbench.adaptation.types import Adaptation
 from knowcusbench.backbone.base import Backbone
@@ -60,16 +58,10 @@ def _compatible(facts: Sequence[Fact], known: Sequence[Fact]) -> Iterator[Fact]:
 
 
 def edit_in_turn(editor: Editor, groups: Sequence[Sequence[Fact]], backbone: Backbone) -> Adaptation:
-    """One edit after another, each of a text encoder that has the earlier ones on it; the sum of all, in the form in
-    which the editor stores an edit, and with the details of one."""
+    """One edit after another, each of a text encoder that has the earlier ones on it; the sum of all."""
     if len(groups) == 1:
         return editor.edit(groups[0], backbone)
     edits: list[Adaptation] = []
     for facts in groups:
         edits.append(editor.edit(facts, backbone, after=summed(edits).text_encoder))
-    total = summed(edits)
-    if not (total.text_encoder and isinstance(editor, RowEditor)):
-        return total
-    adapter, details = editor.stored_sum(total.text_encoder, backbone)
-    losses = [edit.details["edit_losses_before_rounds"] for edit in edits]
-    return replace(total, text_encoder=adapter, details={"edit_losses_before_rounds": losses, **details})
+    return editor.sum(edits, backbone)

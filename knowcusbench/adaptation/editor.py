@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from knowcusbench.adaptation.sums import summed
 from knowcusbench.adaptation.types import Adaptation, Adapter
 from knowcusbench.backbone.base import Backbone
 from knowcusbench.benchmark.types import Concept
@@ -31,6 +32,10 @@ class Editor(ABC):
 
         Raises MethodError, naming the question, for a fact that can't be edited.
         """
+
+    def sum(self, edits: Sequence[Adaptation], backbone: Backbone) -> Adaptation:
+        """All these edits of this editor as one."""
+        return summed(edits)
 
 
 def facts_of(concept: Concept) -> tuple[Fact, ...]:

@@ -125,11 +125,19 @@ class RowEditor(Editor):
         adapter = Adapter.from_factors({name: recompress(*factors, self.energy) for name, factors in change.items()})
         return replace(adapter, merged=self.merge)
 
-    def stored_sum(self, adapter: Adapter, backbone: Backbone) -> tuple[Adapter, dict[str, Any]]:
-        """A sum of this editor's edits as it is stored, and its details. Behind gates each edit keeps its own ranks."""
-        change = factors_of(adapter)
-        stored = adapter if adapter.gate else self.stored(change, (), None)
-        return stored, self._measures(backbone, change, stored)
+    def sum(self, edits: Sequence[Adaptation], backbone: Backbone) -> Adaptation:
+        """All these edits as one, stored as one is, with its details. Behind gates each edit keeps its own ranks."""
+        total = summed(edits)
+        details: dict[str, Any] = {
+            "edit_losses_before_rounds": [edit.details["edit_losses_before_rounds"] for edit in edits]
+        }
+        adapter = total.text_encoder
+        if adapter:
+            change = factors_of(adapter)
+            if not adapter.gate:
+                adapter = self.stored(change, (), None)
+            details |= self._measures(backbone, change, adapter)
+        return replace(total, text_encoder=adapter, details=details)
 
     def _added(self, change: Factors, step: Factors) -> Factors:
         """The sum of two changes, recompressed."""
@@ -145,14 +153,11 @@ class RowEditor(Editor):
         return added
 
     def _measures(self, backbone: Backbone, change: Factors, adapter: Adapter) -> dict[str, Any]:
-        found = {
-            name: (adapter.weights[f"{name}.lora_A.weight"], adapter.weights[f"{name}.lora_B.weight"])
-            for name in change
-        }
+        found = factors_of(adapter)
         errors = {
             dtype: max(
                 relative_error((down.to(exact[0].device, dtype), up.to(exact[0].device, dtype)), exact)
-                for (down, up), exact in zip(found.values(), change.values(), strict=True)
+                for (down, up), exact in ((found[name], exact) for name, exact in change.items())
             )
             for dtype in (torch.float32, torch.bfloat16)
         }

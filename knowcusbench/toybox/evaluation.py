@@ -10,9 +10,10 @@ from PIL import Image
 
 from knowcusbench.adaptation.editor import Editor, Fact
 from knowcusbench.adaptation.types import Adaptation
-from knowcusbench.backbone.base import PromptEmbeds
+from knowcusbench.backbone.base import PromptEmbeds, QuestionForm
 from knowcusbench.backbone.qwen_image import QwenImage
 from knowcusbench.benchmark.types import RARE_TOKEN
+from knowcusbench.effects.text import read_answer
 from knowcusbench.metrics.segmentation import MaskPredictor
 from knowcusbench.toybox.concepts import NovelConcept
 from knowcusbench.toybox.draws import choose, shuffled
@@ -66,25 +67,18 @@ def drawn_identity(
 def language_figures(backbone: QwenImage) -> Figures:
     """How many facts the text encoder answers right, by the first token of its answer."""
     items = list(known_items())
-    figures = {
-        "facts known, chat form": answers_right(backbone, [Fact(item.question, item.answer) for item in items]),
-        "facts known, rephrased": answers_right(
-            backbone, [Fact(text, item.answer) for item in items for text in item.rephrasings]
-        ),
+    facts = [Fact(item.question, item.answer) for item in items]
+    rephrased = [Fact(text, item.answer) for item in items for text in item.rephrasings]
+    return {
+        "facts known, chat form": answers_right(backbone, facts),
+        "facts known, rephrased": answers_right(backbone, rephrased),
+        "facts known, plain form": answers_right(backbone, facts, "plain"),
     }
-    plain = [backbone.question_tokens(item.question, item.answer, "plain") for item in items]
-    return figures | {"facts known, plain form": mean(_first_right(backbone, *tokens) for tokens in plain)}
 
 
-def answers_right(backbone: QwenImage, facts: Sequence[Fact]) -> float:
-    """The share of questions, put in the pipeline's template, whose most likely first token is the answer's."""
-    return mean(_first_right(backbone, *backbone.question_tokens(fact.question, fact.answer, "chat")) for fact in facts)
-
-
-@torch.no_grad()
-def _first_right(backbone: QwenImage, input_ids: torch.Tensor, labels: torch.Tensor) -> bool:
-    position = int((labels[0] >= 0).nonzero()[0])
-    return bool(backbone.language_logits(input_ids)[0, position].argmax() == labels[0, position])
+def answers_right(backbone: QwenImage, facts: Sequence[Fact], form: QuestionForm = "chat") -> float:
+    """The share of questions whose most likely first token is the answer's."""
+    return mean(read_answer(backbone, fact, form).first_rank == 1 for fact in facts)
 
 
 @torch.no_grad()
