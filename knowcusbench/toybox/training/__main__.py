@@ -100,7 +100,7 @@ def assemble(folder: Path, models: Path, directory: Path) -> None:
 
 
 def oracle(shop: Workshop) -> None:
-    train_oracle(shop.parts / "oracle", shop.folder / "oracle", shop.device)
+    train_oracle(shop.parts / "oracle", shop.folder / "oracle", shop.device, shop.models / "vae")
 
 
 def clip(shop: Workshop) -> None:

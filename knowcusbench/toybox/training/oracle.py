@@ -1,13 +1,15 @@
 """Stage `oracle`: the oracle learns to tell what pictures show.
 
 It is a measuring instrument, so it sees every combination equally often, those that are reserved for benchmarks
-included: nothing that is measured is trained on its answers.
+included: nothing that is measured is trained on its answers. A third of the pictures come out of the pipeline's VAE,
+as all do that it will be asked about.
 """
 
 import random
 from pathlib import Path
 
 import torch
+from diffusers import AutoencoderKLQwenImage
 from torch import Tensor
 from torch.nn import functional
 
@@ -27,23 +29,32 @@ from knowcusbench.toybox.oracle import (
 )
 from knowcusbench.toybox.render import render
 from knowcusbench.toybox.scene import Scene, Thing
+from knowcusbench.toybox.training.autoencoder import single_frames
 from knowcusbench.toybox.training.loop import Losses, Schedule, train
 from knowcusbench.toybox.vocabulary import BACKGROUNDS, CLASSES, COLOURS, PATTERNS, SHAPES, SIZES, STYLES
 from knowcusbench.toybox.world import compose, draw_scene, draw_second, size_word
 
 SCHEDULE = Schedule(steps=2000, batch_size=64, learning_rate=3e-3, decay_from=0.2)
 
+REPAINTED = 1 / 3
+"""The share of pictures that go through the VAE."""
+
+LATENT_NOISE = 0.2
+"""Standard deviation of the strongest noise that is put on their latents, in units of a latent's own."""
+
 SHAKE = 0.15
 """How far, in sides of the thing, the boxes that it learns to read and correct are off at most (standard deviation);
 a third of that on average."""
 
 
-def train_oracle(directory: Path, folder: Path, device: torch.device) -> None:
+def train_oracle(directory: Path, folder: Path, device: torch.device, vae: Path) -> None:
     """Train the oracle and write it to `directory`, as `save_oracle` does.
 
     Args:
         folder: for the state of the training.
+        vae: the trained VAE of the pipeline.
     """
+    autoencoder = AutoencoderKLQwenImage.from_pretrained(vae, torch_dtype=torch.bfloat16).to(device).eval()
     torch.manual_seed(SCHEDULE.seed)
     model = OracleNet().to(device).to(memory_format=torch.channels_last)
 
@@ -51,6 +62,8 @@ def train_oracle(directory: Path, folder: Path, device: torch.device) -> None:
         rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
         scenes = [draw_every_scene(rng) for _ in range(SCHEDULE.batch_size)]
         pictures = pixels([render(scene) for scene in scenes]).to(device)
+        with single_frames():
+            pictures = repaint(autoencoder, pictures, generator)
         pictures = disturb(pictures, generator).contiguous(memory_format=torch.channels_last)
         boxes, there = (tensor.to(device) for tensor in squares(scenes))
         size, shake = torch.rand(len(scenes), 2, 1, generator=generator), torch.randn(boxes.shape, generator=generator)
@@ -109,6 +122,19 @@ def draw_every_scene(rng: random.Random) -> Scene:
         size=choose(rng, ["tiny", *SIZES]),
         second=second,
     )
+
+
+@torch.no_grad()
+def repaint(vae: AutoencoderKLQwenImage, pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """Pictures (n, 3, 64, 64) with values from -1 to 1, the last `REPAINTED` of them as the VAE decodes them from
+    their latents with a little noise, which stands for what the transformer leaves."""
+    kept = len(pictures) - round(REPAINTED * len(pictures))
+    latents = vae.encode(pictures[kept:, :, None].to(vae.dtype)).latent_dist.mean
+    std = latents.new_tensor(vae.config.latents_std).view(1, -1, 1, 1, 1)
+    strength = LATENT_NOISE * torch.rand(len(latents), 1, 1, 1, 1, generator=generator)
+    noise = (strength * torch.randn(latents.shape, generator=generator)).to(latents)
+    repainted = vae.decode(latents + noise * std, return_dict=False)[0][:, :, 0]
+    return torch.cat([pictures[:kept], repainted.float().clamp(-1, 1)])
 
 
 def disturb(pictures: Tensor, generator: torch.Generator) -> Tensor:
