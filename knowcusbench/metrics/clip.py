@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import open_clip
@@ -11,64 +10,52 @@ from PIL import Image
 from torch import Tensor
 
 from knowcusbench.device import resolve_device
-from knowcusbench.metrics.checkpoint import Dtype, loading, locate, version
-from knowcusbench.metrics.encoders import ImageTextEncoder, batches
+from knowcusbench.metrics.checkpoint import loading, locate, version
+from knowcusbench.metrics.encoders import EncoderSpec, ImageTextEncoder, batches
 
 WEIGHTS = ("open_clip_model.safetensors",)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClipSpec:
-    """A CLIP checkpoint in open_clip's form: `open_clip_config.json` and `open_clip_model.safetensors`.
+class ClipSpec(EncoderSpec):
+    """A CLIP checkpoint in open_clip's form: `open_clip_config.json` and `open_clip_model.safetensors`; `source` may be
+    a hub id of open_clip's library.
 
     The configuration file states the architecture with its activation (OpenAI's weights need `quick_gelu:
     true`; with plain GELU they load without complaint and give other numbers), the preprocessing and the
     tokenizer.
-
-    Attributes:
-        source: a directory, or a hub id of open_clip's library.
-        revision: commit, tag or branch of the hub repository.
-        device: "auto", "cpu" or "cuda".
-        dtype: of the weights; embeddings are normalised in fp32 in any case.
-        batch_size: images or texts encoded together.
     """
 
-    source: str
-    revision: str | None = None
-    device: str = "auto"
-    dtype: Dtype = "float32"
-    batch_size: int = 64
+    def build(self) -> "ClipEncoder":
+        return ClipEncoder(self)
 
     def load(self) -> "ClipEncoder":
-        """The encoder of this process for this specification. Raises WeightsError if it can't be loaded."""
-        return _load(self)
+        encoder: ClipEncoder = super().load()
+        return encoder
 
     def weights(self) -> Mapping[str, str]:
-        """The version of the checkpoint by its source, as in `Metric.weights`."""
         return {self.source: version(locate(self.source, self.revision, WEIGHTS))}
-
-
-@cache
-def _load(spec: ClipSpec) -> "ClipEncoder":
-    return ClipEncoder(spec)
 
 
 class ClipEncoder(ImageTextEncoder):
     """A resident CLIP with open_clip's own preprocessing and tokenizer for the checkpoint."""
 
     def __init__(self, spec: ClipSpec) -> None:
-        super().__init__(spec.batch_size)
+        super().__init__(spec)
         self._device = resolve_device(spec.device)
         self._dtype = getattr(torch, spec.dtype)
         name = f"local-dir:{locate(spec.source, spec.revision, WEIGHTS)}"
         with loading(spec.source):
-            model, self._preprocess = open_clip.create_model_from_pretrained(name)
+            model, self._transform = open_clip.create_model_from_pretrained(name)
             self._tokenizer: Any = open_clip.get_tokenizer(name)
         self._model = model.eval().requires_grad_(False).to(self._device, self._dtype)
         self.context_length = self._tokenizer.context_length
 
-    def image_features(self, images: Sequence[Image.Image]) -> Tensor:
-        pixels = torch.stack([self._preprocess(image) for image in images])
+    def preprocess(self, image: Image.Image) -> Tensor:
+        pixels: Tensor = self._transform(image)
+        return pixels
+
+    def image_features(self, pixels: Tensor) -> Tensor:
         features: Tensor = self._model.encode_image(pixels.to(self._device, self._dtype))
         return features
 
@@ -80,7 +67,7 @@ class ClipEncoder(ImageTextEncoder):
             return torch.cat(features).float().cpu()
 
     def _patches(self, images: Sequence[Image.Image]) -> Tensor:
-        pixels = torch.stack([self._preprocess(image) for image in images])
+        pixels = torch.stack([self.preprocess(image) for image in images])
         outputs = self._model.visual.forward_intermediates(
             pixels.to(self._device, self._dtype),
             indices=1,

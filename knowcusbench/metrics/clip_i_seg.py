@@ -16,7 +16,8 @@ from knowcusbench.images import read_image
 from knowcusbench.metrics.base import Metric, Score, ScoreItem, finite_score, require_references
 from knowcusbench.metrics.clip import ClipSpec
 from knowcusbench.metrics.clip_i import mean_cosine
-from knowcusbench.metrics.encoders import MEMORY, batches
+from knowcusbench.metrics.embeddings import MEMORY
+from knowcusbench.metrics.encoders import batches
 from knowcusbench.metrics.memo import Memo, content_digest
 from knowcusbench.metrics.segmentation import SegmenterSpec, cut_out
 

@@ -1,10 +1,15 @@
-"""The contract of image-text encoders: unit-norm embeddings of images and texts, each computed once."""
+"""The contract of encoders: unit-norm embeddings of images and texts, each computed once."""
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from functools import cache
+from itertools import chain
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image
@@ -12,12 +17,108 @@ from torch import Tensor
 
 from knowcusbench.errors import ConfigError
 from knowcusbench.images import read_image
+from knowcusbench.metrics.checkpoint import Dtype
+from knowcusbench.metrics.embeddings import MEMORY, EmbeddingStore
 from knowcusbench.metrics.memo import Memo, content_digest
 
-MEMORY = 1 << 15
-"""Embeddings of each kind that an encoder remembers: 128 MiB at 1024 dimensions."""
+READERS = 4
+"""Threads that read and preprocess images while others are encoded."""
+
+SPEED = ("device", "batch_size", "store")
+"""Fields of an encoder's specification that change how fast embeddings are made, not what they are."""
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSpec(ABC):
+    """An encoder's configuration: a frozen keyword-only dataclass that may add fields.
+
+    Attributes:
+        source: a directory, or a hub id, of the checkpoint.
+        revision: commit, tag or branch of the hub repository.
+        device: "auto", "cpu" or "cuda".
+        dtype: of the weights; embeddings are normalised in fp32 in any case.
+        batch_size: images or texts encoded together.
+        store: a directory where embeddings of image files are kept for all processes; null keeps them in memory.
+    """
+
+    source: str
+    revision: str | None = None
+    device: str = "auto"
+    dtype: Dtype = "float32"
+    batch_size: int = 64
+    store: str | None = None
+
+    @abstractmethod
+    def build(self) -> "ImageEncoder":
+        """Load the encoder. Raises WeightsError if it can't be loaded."""
+
+    @abstractmethod
+    def weights(self) -> Mapping[str, str]:
+        """The versions of the checkpoint by its sources, as in `Metric.weights`."""
+
+    def load(self) -> Any:
+        """The encoder of this process for this specification. Raises WeightsError if it can't be loaded."""
+        return _load(self)
+
+    @property
+    def key(self) -> str:
+        """16 hex digits over all that decides an embedding: the class, its settings and the weights."""
+        settings = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name not in SPEED}
+        said = [type(self).__qualname__, settings, sorted(self.weights().items())]
+        return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+@cache
+def _load(spec: EncoderSpec) -> "ImageEncoder":
+    return spec.build()
+
+
+class ImageEncoder(ABC):
+    """A resident image encoder.
+
+    Image files are read, decoded and encoded once, by content: for all metrics that share the encoder, and with a
+    `store` for all processes.
+    """
+
+    def __init__(self, spec: EncoderSpec) -> None:
+        self._batch_size = spec.batch_size
+        self._kept = EmbeddingStore(Path(spec.store).expanduser() / spec.key if spec.store else None)
+
+    @abstractmethod
+    def preprocess(self, image: Image.Image) -> Tensor:
+        """The pixels (3, height, width) that the checkpoint expects of an RGB image, in fp32 on the CPU. Called from
+        several threads."""
+
+    @abstractmethod
+    def image_features(self, pixels: Tensor) -> Tensor:
+        """Features (images, dim) of one batch of preprocessed images (images, 3, height, width). Any norm."""
+
+    def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
+        """Unit-norm fp32 embeddings (images, dim) on the CPU, of at least one image."""
+        return self._encode(images, self.preprocess)
+
+    def embed_files(self, paths: Sequence[Path]) -> dict[Path, Tensor]:
+        """Unit-norm fp32 embeddings (dim,) of image files. Raises ImageError for one that can't be read."""
+        digests = {path: content_digest(path) for path in dict.fromkeys(paths)}
+        if not digests:
+            return {}
+        path_of = {digest: path for path, digest in digests.items()}
+        rows = self._kept.fetch(
+            list(digests.values()),
+            lambda missing: self._encode(
+                [path_of[key] for key in missing], lambda path: self.preprocess(read_image(path))
+            ).numpy(),
+        )
+        return dict(zip(digests, torch.from_numpy(rows), strict=True))
+
+    def _encode(self, sources: Sequence[T], read: Callable[[T], Tensor]) -> Tensor:
+        # While a batch is encoded the next one is read, and no more are in memory.
+        with ThreadPoolExecutor(READERS) as readers, torch.inference_mode():
+            batch_of_pixels = _read_ahead(readers, read, batches(sources, self._batch_size))
+            features = [unit_norm(self.image_features(torch.stack(pixels))) for pixels in batch_of_pixels]
+            return torch.cat(features)
 
 
 @dataclass(frozen=True)
@@ -28,11 +129,8 @@ class TextEmbedding:
     truncated: bool
 
 
-class ImageTextEncoder(ABC):
+class ImageTextEncoder(ImageEncoder):
     """A resident pair of an image and a text tower with a common embedding space.
-
-    Files and texts are remembered, so that several metrics that share an encoder read, decode and encode an
-    image once in a process.
 
     Attributes:
         context_length: tokens of the text tower, start and end tokens included.
@@ -40,14 +138,9 @@ class ImageTextEncoder(ABC):
 
     context_length: int
 
-    def __init__(self, batch_size: int) -> None:
-        self._batch_size = batch_size
-        self._images: Memo[str, Tensor] = Memo(MEMORY)
+    def __init__(self, spec: EncoderSpec) -> None:
+        super().__init__(spec)
         self._texts: Memo[str, TextEmbedding] = Memo(MEMORY)
-
-    @abstractmethod
-    def image_features(self, images: Sequence[Image.Image]) -> Tensor:
-        """Features (images, dim) of one batch of RGB images, preprocessed for the checkpoint. Any norm."""
 
     @abstractmethod
     def text_features(self, texts: Sequence[str]) -> Tensor:
@@ -57,39 +150,16 @@ class ImageTextEncoder(ABC):
     def truncates(self, text: str) -> bool:
         """Whether `text` has more tokens than the context length."""
 
-    def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
-        """Unit-norm fp32 embeddings (images, dim) on the CPU, of at least one image."""
-        with torch.inference_mode():
-            features = [self.image_features(batch) for batch in batches(images, self._batch_size)]
-            return unit_norm(torch.cat(features))
-
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """Unit-norm fp32 embeddings (texts, dim) on the CPU, of at least one text."""
         with torch.inference_mode():
             features = [self.text_features(batch) for batch in batches(texts, self._batch_size)]
             return unit_norm(torch.cat(features))
 
-    def embed_files(self, paths: Sequence[Path]) -> dict[Path, Tensor]:
-        """Unit-norm embeddings (dim,) of image files. Raises ImageError for one that can't be read."""
-        digests = {path: content_digest(path) for path in dict.fromkeys(paths)}
-        path_of = {digest: path for path, digest in digests.items()}
-        embeddings = self._images.fetch(
-            list(digests.values()), lambda missing: self._encode_files([path_of[key] for key in missing])
-        )
-        return dict(zip(digests, embeddings, strict=True))
-
     def embed_texts(self, texts: Sequence[str]) -> Mapping[str, TextEmbedding]:
         """Unit-norm embeddings of texts."""
         distinct = list(dict.fromkeys(texts))
         return dict(zip(distinct, self._texts.fetch(distinct, self._embed_new_texts), strict=True))
-
-    def _encode_files(self, paths: Sequence[Path]) -> list[Tensor]:
-        # Batch by batch, so that no more images are in memory than are encoded together.
-        return [
-            embedding
-            for batch in batches(paths, self._batch_size)
-            for embedding in self.encode_images([read_image(path) for path in batch])
-        ]
 
     def _embed_new_texts(self, texts: Sequence[str]) -> list[TextEmbedding]:
         embeddings = self.encode_texts(texts)
@@ -104,6 +174,16 @@ def batches(values: Sequence[T], size: int) -> Iterator[Sequence[T]]:
         raise ConfigError(f"batch_size: {size} is not a positive number")
     for start in range(0, len(values), size):
         yield values[start : start + size]
+
+
+def _read_ahead(readers: Executor, read: Callable[[T], Tensor], parts: Iterator[Sequence[T]]) -> Iterator[list[Tensor]]:
+    """What is read of each part, the next part being read meanwhile."""
+    pending = None
+    for part in chain(parts, [None]):
+        reading = [readers.submit(read, source) for source in part] if part else None
+        if pending:
+            yield [future.result() for future in pending]
+        pending = reading
 
 
 def unit_norm(features: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import ClassVar
 from knowcusbench.benchmark.types import Task
 from knowcusbench.metrics.base import Metric, Score, ScoreItem, finite_score
 from knowcusbench.metrics.clip_t import scaled_cosine, truncation_note
-from knowcusbench.metrics.preference import PreferenceSpec
+from knowcusbench.metrics.clip_transformers import TransformersClipSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class PickScore(Metric):
     title: ClassVar[str] = "PickScore"
     tasks: ClassVar[frozenset[Task]] = frozenset({Task.GENERATION})
 
-    encoder: PreferenceSpec
+    encoder: TransformersClipSpec
 
     def score(self, items: Sequence[ScoreItem]) -> list[Score]:
         encoder = self.encoder.load()

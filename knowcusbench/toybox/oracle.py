@@ -22,7 +22,8 @@ from knowcusbench.device import resolve_device
 from knowcusbench.errors import WeightsError
 from knowcusbench.images import read_image
 from knowcusbench.metrics.checkpoint import loading, locate, version
-from knowcusbench.metrics.encoders import MEMORY, batches
+from knowcusbench.metrics.embeddings import MEMORY
+from knowcusbench.metrics.encoders import batches
 from knowcusbench.metrics.memo import Memo, content_digest
 from knowcusbench.toybox.render import render
 from knowcusbench.toybox.scene import RESOLUTION, Placed, Scene

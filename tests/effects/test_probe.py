@@ -28,8 +28,11 @@ class Colours(ImageTextEncoder):
 
     context_length = 77
 
-    def image_features(self, images: Sequence[Image.Image]) -> Tensor:
-        return torch.tensor(np.stack([np.asarray(image, dtype=np.float32).mean((0, 1)) for image in images]))
+    def preprocess(self, image: Image.Image) -> Tensor:
+        return torch.tensor(np.asarray(image, dtype=np.float32).transpose(2, 0, 1))
+
+    def image_features(self, pixels: Tensor) -> Tensor:
+        return pixels.mean(dim=(2, 3))
 
     def patch_features(self, images: Sequence[Image.Image]) -> Tensor:
         pixels = np.stack([np.asarray(image, dtype=np.float32) for image in images])
@@ -69,7 +72,7 @@ def test_pictures_are_compared_with_each_other_and_with_words(tmp_path: Path) ->
         image = Image.new("RGB", (2, 1))
         image.putdata(colours)
         image.save(path)
-    table = compare_pictures(Colours(batch_size=8), {7: pair}, new="green", old="red").set_index("measure")
+    table = compare_pictures(Colours(ClipSpec(source="")), {7: pair}, new="green", old="red").set_index("measure")
     half = 0.5**0.5
     assert set(table["seed"]) == {7}
     assert table.loc["clip_i", "after"] == pytest.approx(half)
@@ -78,7 +81,7 @@ def test_pictures_are_compared_with_each_other_and_with_words(tmp_path: Path) ->
     assert table.loc["rmse", "after"] == pytest.approx((2 / 6) ** 0.5)
     assert table.loc["clip_t_new", ["before", "after"]].tolist() == pytest.approx([0, half], abs=1e-6)
     assert table.loc["clip_t_old", ["before", "after"]].tolist() == pytest.approx([1, half])
-    unworded = compare_pictures(Colours(batch_size=8), {7: pair}, new=None, old=None)
+    unworded = compare_pictures(Colours(ClipSpec(source="")), {7: pair}, new=None, old=None)
     assert list(unworded["measure"]) == ["clip_i", "patch_cosine", "rmse"]
 
 

@@ -8,7 +8,7 @@ from metrics.clip_twin import ClipTwin
 from knowcusbench.metrics.base import ScoreItem
 from knowcusbench.metrics.boxes import WholeImageBoxes
 from knowcusbench.metrics.clip import ClipSpec
-from knowcusbench.metrics.preference import PreferenceSpec
+from knowcusbench.metrics.clip_transformers import TransformersClipSpec
 from knowcusbench.metrics.sam import SamSpec
 from knowcusbench.toybox.encoders import build_clip, build_pickscore, build_sam
 
@@ -29,9 +29,9 @@ def clip(encoders: Path) -> ClipSpec:
 
 
 @pytest.fixture(scope="session")
-def preference(encoders: Path) -> PreferenceSpec:
+def preference(encoders: Path) -> TransformersClipSpec:
     directory = str(encoders / "pickscore")
-    return PreferenceSpec(source=directory, processor=directory, device="cpu")
+    return TransformersClipSpec(source=directory, processor=directory, device="cpu")
 
 
 @pytest.fixture(scope="session")

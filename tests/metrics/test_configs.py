@@ -9,7 +9,7 @@ from knowcusbench.config import build, register
 from knowcusbench.metrics.base import Metric
 from knowcusbench.metrics.boxes import GroundingDinoBoxes, WholeImageBoxes
 from knowcusbench.metrics.clip import ClipSpec
-from knowcusbench.metrics.preference import PreferenceSpec
+from knowcusbench.metrics.clip_transformers import TransformersClipSpec
 from knowcusbench.metrics.sam import SamSpec, SegmentAnythingSpec
 
 NAMES = ("clip_i", "clip_i_seg", "clip_t", "pickscore")
@@ -58,12 +58,13 @@ def test_the_published_encoders_are_those_of_the_field(composed) -> None:
         revision="ab5b8ef490e86faa07d3523926b842c765de1de5",
         device="cpu",
     )
-    assert metrics["pickscore"].encoder == PreferenceSpec(
+    assert metrics["pickscore"].encoder == TransformersClipSpec(
         source="yuvalkirstain/PickScore_v1",
         revision="main",
         processor="laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
         processor_revision="main",
         device="cpu",
+        batch_size=16,
     )
     boxes = GroundingDinoBoxes(source="IDEA-Research/grounding-dino-base", revision="main", device="cpu")
     assert metrics["clip_i_seg"].segmenter == SamSpec(

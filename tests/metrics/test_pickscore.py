@@ -12,12 +12,12 @@ from transformers import CLIPModel, CLIPProcessor
 
 from knowcusbench.errors import WeightsError
 from knowcusbench.metrics.base import ScoreItem
+from knowcusbench.metrics.clip_transformers import TransformersClipSpec
 from knowcusbench.metrics.pickscore import PickScore
-from knowcusbench.metrics.preference import PreferenceSpec
 
 
 @torch.no_grad()
-def test_pickscore_is_the_logit_of_the_pair(preference: PreferenceSpec, dogs: list[Path]) -> None:
+def test_pickscore_is_the_logit_of_the_pair(preference: TransformersClipSpec, dogs: list[Path]) -> None:
     texts = [f"a dog{' with a hat' * n}" for n in range(len(dogs))]
     items = [ScoreItem(str(n), dogs[n], (), text, "dog") for n, text in enumerate(texts)]
 
@@ -34,7 +34,9 @@ def test_pickscore_is_the_logit_of_the_pair(preference: PreferenceSpec, dogs: li
 
 
 @torch.no_grad()
-def test_a_text_of_more_than_77_tokens_is_cut_there_and_noted(preference: PreferenceSpec, dogs: list[Path]) -> None:
+def test_a_text_of_more_than_77_tokens_is_cut_there_and_noted(
+    preference: TransformersClipSpec, dogs: list[Path]
+) -> None:
     # "dog" and "cat" are one token each; the start and end tokens take two places.
     fits = "dog " * 74 + "cat"
     items = [ScoreItem("s", dogs[0], (), text, "dog") for text in (fits, fits + " and a duck")]
@@ -56,14 +58,14 @@ def test_a_checkpoint_that_lacks_weights_is_refused(encoders: Path, tmp_path: Pa
     weights = load_file(tmp_path / "model.safetensors")
     del weights["visual_projection.weight"]
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    spec = PreferenceSpec(source=str(tmp_path), processor=str(tmp_path), device="cpu")
+    spec = TransformersClipSpec(source=str(tmp_path), processor=str(tmp_path), device="cpu")
 
     with pytest.raises(WeightsError, match=r"lacks 1 weights .*visual_projection"):
         spec.load()
 
 
 def test_the_processor_may_lie_elsewhere(
-    preference: PreferenceSpec, encoders: Path, dogs: list[Path], tmp_path: Path
+    preference: TransformersClipSpec, encoders: Path, dogs: list[Path], tmp_path: Path
 ) -> None:
     for file in (encoders / "pickscore").glob("*.json"):
         if file.name != "config.json":

@@ -18,15 +18,15 @@ from knowcusbench.metrics.clip import ClipSpec
 from knowcusbench.metrics.clip_i import ClipI
 from knowcusbench.metrics.clip_i_seg import ClipISeg
 from knowcusbench.metrics.clip_t import ClipT
+from knowcusbench.metrics.clip_transformers import TransformersClipSpec
 from knowcusbench.metrics.pickscore import PickScore
-from knowcusbench.metrics.preference import PreferenceSpec
 from knowcusbench.metrics.sam import SamSpec
 
 NAMES = ("clip_i", "clip_i_seg", "clip_t", "pickscore")
 
 
 @pytest.fixture(scope="session")
-def metrics(clip: ClipSpec, preference: PreferenceSpec, segmenter: SamSpec) -> dict[str, Metric]:
+def metrics(clip: ClipSpec, preference: TransformersClipSpec, segmenter: SamSpec) -> dict[str, Metric]:
     found = (
         ClipI(encoder=clip),
         ClipISeg(encoder=clip, segmenter=segmenter),

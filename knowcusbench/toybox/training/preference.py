@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPModel
 
 from knowcusbench.files import atomic_path
-from knowcusbench.metrics.preference import PreferenceSpec
+from knowcusbench.metrics.clip_transformers import TransformersClipSpec
 from knowcusbench.toybox.draws import choose
 from knowcusbench.toybox.encoders import pickscore_model, pickscore_processor, save_pickscore, to_transformers
 from knowcusbench.toybox.training.clip import also_true, contrast, normalized, unit
@@ -135,7 +135,7 @@ def evaluate_preference(directory: Path, *, pairs: int = 1000) -> dict[str, floa
 
     `pairs` over all; `pairs spoilt` and `pairs other`; and each of `CORRUPTIONS` and `CHANGES`.
     """
-    encoder = PreferenceSpec(source=str(directory), processor=str(directory), device="cpu", batch_size=100).load()
+    encoder = TransformersClipSpec(source=str(directory), processor=str(directory), device="cpu", batch_size=100).load()
     rng = random.Random("held-out pairs for pickscore")
     choices = [draw_choice(rng) for _ in range(pairs // 2)]
     texts = encoder.encode_texts([one.prompt.text for one in choices])

@@ -10,7 +10,7 @@ from PIL import Image
 
 from knowcusbench.metrics.boxes import WholeImageBoxes
 from knowcusbench.metrics.clip import ClipSpec
-from knowcusbench.metrics.preference import PreferenceSpec
+from knowcusbench.metrics.clip_transformers import TransformersClipSpec
 from knowcusbench.metrics.sam import SamSpec
 from knowcusbench.toybox.encoders import clip_model, sam_model, save_clip, save_pickscore, save_sam, world_texts
 from knowcusbench.toybox.training.clip import (
@@ -47,7 +47,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_preference_model_begins_as_the_clip(clip: Path, tmp_path: Path, images: list[Image.Image]) -> None:
     """open_clip's weights give equal embeddings in transformers, also with a part of the vocabulary."""
     save_pickscore(from_clip(clip), tmp_path / "pickscore")
-    ours = PreferenceSpec(
+    ours = TransformersClipSpec(
         source=str(tmp_path / "pickscore"), processor=str(tmp_path / "pickscore"), device="cpu"
     ).load()
     theirs = ClipSpec(source=str(clip), device="cpu").load()
@@ -65,7 +65,9 @@ def test_texts_and_pictures_are_embedded_as_the_metric_does(clip: Path, images: 
         features = model.encode_image(normalized(pixels))
     encoder = ClipSpec(source=str(clip), device="cpu").load()
     assert torch.allclose(texts, encoder.text_features(TEXTS), atol=5e-3)
-    assert torch.allclose(features, encoder.image_features(images), atol=5e-3)
+    assert torch.allclose(
+        features, encoder.image_features(torch.stack([encoder.preprocess(image) for image in images])), atol=5e-3
+    )
 
 
 def test_sam_as_it_is_saved_is_what_the_metric_loads(tmp_path: Path, images: list[Image.Image]) -> None:

@@ -1,0 +1,85 @@
+"""Embeddings that are kept: computed once for an image, whatever the number of metrics, methods, runs and processes."""
+
+import logging
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from knowcusbench.errors import WeightsError
+from knowcusbench.files import atomic_path
+from knowcusbench.metrics.memo import Memo
+
+Rows = NDArray[np.float32]
+"""Embeddings (n, width)."""
+
+MEMORY = 1 << 15
+"""Embeddings that are in memory at a time: 128 MiB at 1024 dimensions."""
+
+log = logging.getLogger(__name__)
+
+
+class EmbeddingStore:
+    """Rows of numbers by key, in a directory that any number of processes may add to.
+
+    What is added at a time is one file (a structured array of keys and rows), written whole or not at all, and read
+    through a memory map. In memory are the keys (about 250 bytes each), and the rows used last.
+
+    Args:
+        directory: None keeps rows in memory only.
+    """
+
+    def __init__(self, directory: Path | None) -> None:
+        self._directory = directory
+        self._memo: Memo[str, Rows] = Memo(MEMORY)
+        self._tables: list[NDArray[np.void]] = []
+        self._index: dict[str, tuple[int, int]] = {}
+        for file in sorted(directory.glob("[!.]*.npy")) if directory else ():
+            self._add(file)
+
+    def fetch(self, keys: Sequence[str], compute: Callable[[list[str]], Rows]) -> Rows:
+        """The rows (keys, width) of `keys`.
+
+        Args:
+            compute: called at most once, with the keys that have no row yet, each once; gives their rows in that order.
+
+        Raises WeightsError, naming the directory, if the rows there have another width than those computed now.
+        """
+        return np.stack(self._memo.fetch(keys, lambda missing: self._fetch(missing, compute)))
+
+    def _fetch(self, keys: list[str], compute: Callable[[list[str]], Rows]) -> list[Rows]:
+        new = [key for key in keys if key not in self._index]
+        computed = dict(zip(new, self._keep(new, compute(new)), strict=True)) if new else {}
+        return [computed[key] if key in computed else self._row(key) for key in keys]
+
+    def _row(self, key: str) -> Rows:
+        table, place = self._index[key]
+        return np.array(self._tables[table]["row"][place])
+
+    def _keep(self, keys: list[str], rows: Rows) -> Rows:
+        if self._directory and np.isfinite(rows).all():
+            width = self._tables[0].dtype["row"].shape[0] if self._tables else rows.shape[1]
+            if width != rows.shape[1]:
+                raise WeightsError(
+                    f"{self._directory}: holds embeddings of {width} numbers, and the encoder gives {rows.shape[1]}; "
+                    "remove that directory"
+                )
+            table = np.empty(len(keys), dtype=[("key", f"S{max(map(len, keys))}"), ("row", "<f4", rows.shape[1:])])
+            table["key"], table["row"] = keys, rows
+            file = self._directory / f"{uuid.uuid4().hex}.npy"
+            with atomic_path(file) as temporary, temporary.open("wb") as handle:
+                np.save(handle, table)
+            self._add(file)
+        return rows
+
+    def _add(self, file: Path) -> None:
+        try:
+            table = np.load(file, mmap_mode="r", allow_pickle=False)
+            keys = [key.decode() for key in table["key"]]
+        except (ValueError, OSError, IndexError) as error:
+            log.warning("%s: damaged, its embeddings are computed again (%s)", file, error)
+            return
+        self._tables.append(table)
+        self._index.update((key, (len(self._tables) - 1, place)) for place, key in enumerate(keys))
