@@ -19,6 +19,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from knowcusbench.benchmark.types import Task
 from knowcusbench.errors import ConfigError
+from knowcusbench.metrics.protocol import Reduction, ReferencePairing, ReferenceSplit, TextForm
 
 
 class Pairing(Enum):
@@ -27,6 +28,14 @@ class Pairing(Enum):
 
     paired = "paired"
     crossed = "crossed"
+
+
+class Precision(Enum):
+    """Of an encoder's weights; embeddings are normalised and compared in fp32 and fp64."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
 
 
 class AskedAs(Enum):
@@ -79,6 +88,8 @@ class GridConfig:
         concepts: names or globs of the concepts that take part.
         knowledge_items: use the first so many items of each concept; null uses all.
         prompts: use the first so many prompts of each concept (paired) or of the benchmark (crossed).
+        held_out: so many of each concept's reference images, the last ones, are not shown to methods; metrics may
+            compare with them (`protocol.references`).
     """
 
     pairing: Pairing = Pairing.paired
@@ -87,6 +98,37 @@ class GridConfig:
     concepts: list[str] = field(default_factory=lambda: ["*"])
     knowledge_items: int | None = None
     prompts: int | None = None
+    held_out: int = 0
+
+
+@dataclass
+class ProtocolConfig:
+    """How scores are computed, where the field does it in more than one way.
+
+    Attributes:
+        name: of the protocol.
+        source: who computes scores so.
+        clip, dino: which of `encoders` CLIP and DINO scores use.
+        pairing: how an image is compared with several references.
+        references: which references count; "held_out" are those of `grid.held_out`.
+        text_form: what stands for the concept in the text that an image is compared with.
+        scale: the factor on CLIP-T's cosine.
+        clamp: whether negative cosines with texts count as zero.
+        precision: of encoders' weights.
+        reduction: how scores become one number.
+    """
+
+    name: str = MISSING
+    source: str = MISSING
+    clip: str = "clip"
+    dino: str = "dino"
+    pairing: ReferencePairing = ReferencePairing.all
+    references: ReferenceSplit = ReferenceSplit.train
+    text_form: TextForm = TextForm.class_noun
+    scale: float = 1.0
+    clamp: bool = False
+    precision: Precision = Precision.float32
+    reduction: Reduction = Reduction.macro
 
 
 @dataclass
@@ -193,6 +235,7 @@ class Config:
     backbone: Any = MISSING
     editor: Any = MISSING
     method: Any = MISSING
+    protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
     metrics: dict[str, Any] = field(default_factory=dict)
     engine: Any = MISSING
     locality: LocalityConfig = field(default_factory=LocalityConfig)
@@ -209,6 +252,7 @@ SECTIONS = {
     "run": RunConfig,
     "benchmark": BenchmarkConfig,
     "grid": GridConfig,
+    "protocol": ProtocolConfig,
     "locality": LocalityConfig,
     "effects": EffectsConfig,
     "report": ReportConfig,
@@ -262,6 +306,8 @@ def build(node: Any, key: str) -> Any:
 def _build_value(value: Any, expected: Any, key: str) -> Any:
     if isinstance(value, Mapping) and "_target_" in value:
         return build(value, key)
+    if isinstance(value, Enum):
+        value = value.value
     try:
         return _adapter(expected).validate_python(value)
     except ValidationError as error:

@@ -55,7 +55,8 @@ class Sample:
 def select_concepts(benchmark: Benchmark, grid: GridConfig) -> tuple[Concept, ...]:
     """The concepts that take part, with the knowledge items and prompts that the grid asks for.
 
-    Raises ConfigError for a pattern that matches no concept, and for more items or prompts than there are.
+    Raises ConfigError for a pattern that matches no concept, for more items or prompts than there are, and for held-out
+    images that leave a concept none.
     """
     names = [concept.name for concept in benchmark.concepts]
     wanted: set[str] = set()
@@ -72,9 +73,14 @@ def select_concepts(benchmark: Benchmark, grid: GridConfig) -> tuple[Concept, ..
         if concept.name not in wanted:
             continue
         prompts = everyone if crossed else concept.prompts
+        if not 0 <= grid.held_out < max(len(concept.images), 1):
+            raise ConfigError(
+                f"grid.held_out: {grid.held_out} of the {len(concept.images)} reference images of {concept.name} can't "
+                "be held out; at least one must be shown to the methods"
+            )
         chosen.append(
             replace(
-                concept,
+                concept.holding_out(grid.held_out),
                 knowledge=_first(concept.knowledge, grid.knowledge_items, f"{concept.name}: knowledge_items"),
                 prompts=_first(prompts, grid.prompts, f"{concept.name}: prompts"),
             )

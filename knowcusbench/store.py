@@ -8,6 +8,7 @@
     adaptations/<label>/<concept>[/<n>]/  adapters in PEFT form, adaptation.json
     images/<label>/<concept>/<id>.png     the sample's record in its text chunks
     scores/<label>/<metric>.parquet       one row per sample
+    floors/<label>/<metric>.parquet       the same images beside references or prompts that are not theirs
     ceilings/<metric>.parquet             references scored against each other
     unrelated/<id>.png                    unrelated prompts drawn by the backbone as it is
     effects/<label>/<concept>[/<n>]/      text.parquet and pictures.parquet, what an adaptation does to everything else;
@@ -78,6 +79,9 @@ class RunStore:
 
     def scores(self, label: str, metric: str) -> Path:
         return self.root / "scores" / label / f"{metric}.parquet"
+
+    def floors(self, label: str, metric: str) -> Path:
+        return self.root / "floors" / label / f"{metric}.parquet"
 
     def ceilings(self, metric: str) -> Path:
         return self.root / "ceilings" / f"{metric}.parquet"

@@ -76,11 +76,12 @@ class Concept:
     Attributes:
         name: the folder name, unique in the benchmark.
         class_noun: what kind of thing it is ("dog").
-        images: the reference images, in file-name order.
+        images: the reference images that methods are shown, in file-name order.
         knowledge: its knowledge items.
         prompts: its own generation prompts.
         visual_checkpoint: the release's stage-1 LoRA of this concept, where there is one.
-        images_digest: SHA-256 over the SHA-256 digests of the reference images, in order.
+        images_digest: a digest of `images`: SHA-256 over their SHA-256 digests, in order.
+        held_out: reference images that methods are not shown, in file-name order.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Concept:
     prompts: tuple[Prompt, ...]
     visual_checkpoint: Path | None = None
     images_digest: str = ""
+    held_out: tuple[Path, ...] = ()
 
     @property
     def anchor(self) -> str:
@@ -99,6 +101,15 @@ class Concept:
     def with_knowledge(self, *items: KnowledgeItem) -> "Concept":
         """The same concept, known by these items only."""
         return replace(self, knowledge=items)
+
+    def holding_out(self, count: int) -> "Concept":
+        """The same concept with its last `count` images held out."""
+        if not count:
+            return self
+        shown, held_out = self.images[:-count], self.images[-count:]
+        return replace(
+            self, images=shown, held_out=held_out, images_digest=f"first {len(shown)} of {self.images_digest}"
+        )
 
 
 @dataclass(frozen=True)

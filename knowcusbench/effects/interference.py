@@ -6,11 +6,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from knowcusbench.metrics.protocol import mean_direction
+
 
 def mean_embeddings(references: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Each concept's mean reference embedding (dim,), of unit norm, from unit-norm embeddings (references, dim)."""
-    means = {concept: embeddings.double().mean(0) for concept, embeddings in references.items()}
-    return {concept: mean / torch.linalg.vector_norm(mean) for concept, mean in means.items()}
+    return {concept: mean_direction(embeddings) for concept, embeddings in references.items()}
 
 
 def nearest_concept(image: Tensor, means: Mapping[str, Tensor]) -> str:

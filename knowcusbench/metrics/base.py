@@ -3,12 +3,14 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import ClassVar
 
 from knowcusbench.benchmark.types import Concept, Task
 from knowcusbench.errors import MetricError
+from knowcusbench.metrics.protocol import ReferenceSplit, split_of
 
 
 @dataclass(frozen=True)
@@ -18,21 +20,38 @@ class ScoreItem:
     Attributes:
         sample_id: the sample it shows.
         image: its file.
-        references: the concept's reference images.
-        text: what a text metric compares it with: the prompt with the class noun in the place of the
-            concept ("a dog on the beach"), since no text encoder of a metric knows the knowledge.
+        references: the concept's reference images that methods were shown.
+        prompt: the template with `{}` where the concept is named (`{}` alone in the reconstruction task), or a text
+            without `{}` that is compared as it is.
         class_noun: the concept's class noun, to find the subject in the image.
         concept: the concept's name.
-        prompt: the template with `{}` where the concept is named; `{}` alone in the reconstruction task.
+        phrase: the knowledge phrase; empty if there is none.
+        subject: what stood in the place of `{}` when the image was drawn; empty if that is not known.
+        held_out: the concept's reference images that were kept from methods.
+        gallery: the reference images of all concepts by name, for metrics that tell concepts apart.
+        reference_noun: what to find in the references where it is not the class noun; empty otherwise.
     """
 
     sample_id: str
     image: Path
     references: tuple[Path, ...]
-    text: str
+    prompt: str
     class_noun: str
     concept: str = ""
-    prompt: str = "{}"
+    phrase: str = ""
+    subject: str = ""
+    held_out: tuple[Path, ...] = ()
+    gallery: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
+    reference_noun: str = ""
+
+    def compared(self, metric: "Metric", split: ReferenceSplit) -> tuple[Path, ...]:
+        """The references of a split. Raises MetricError, naming the sample, if there are none."""
+        chosen = split_of(self.references, self.held_out, split)
+        if not chosen:
+            raise MetricError(
+                f"{metric.title} of sample {self.sample_id}: there are no reference images (split {split})"
+            )
+        return chosen
 
 
 @dataclass(frozen=True)
@@ -40,16 +59,25 @@ class Score:
     """The score of one image.
 
     Attributes:
-        value: finite; higher is better.
+        value: finite.
         note: what had to be done otherwise than the protocol says ("text truncated to 77 tokens"), or empty.
+        details: what else is known of how it came about, as numbers by name ("coverage").
     """
 
     value: float
     note: str = ""
+    details: Mapping[str, float] = field(default_factory=dict)
+
+
+class Shuffle(StrEnum):
+    """What is exchanged to see how a metric scores what does not belong together: its floor."""
+
+    CONCEPTS = "concepts"
+    PROMPTS = "prompts"
 
 
 class Metric(ABC):
-    """A score per sample. Higher is better.
+    """A score per sample.
 
     A metric is a frozen keyword-only dataclass named by `_target_` in `configs/metrics/<name>.yaml`: inert
     data that can be hashed and stored. Weights are loaded on first use.
@@ -58,14 +86,20 @@ class Metric(ABC):
         name: the column's key ("clip_i"), as in `configs/metrics/<name>.yaml`.
         title: the column's heading ("CLIP-I").
         tasks: the tasks it is defined for.
+        higher_is_better: the direction of best.
         uses_references: whether it compares with reference images, so that references scored against each
             other (leave one out) give its real-image ceiling.
+        least_references: how many it needs.
+        shuffle: what is exchanged for its floor.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     tasks: ClassVar[frozenset[Task]] = frozenset(Task)
+    higher_is_better: ClassVar[bool] = True
     uses_references: ClassVar[bool] = False
+    least_references: ClassVar[int] = 1
+    shuffle: ClassVar[Shuffle] = Shuffle.CONCEPTS
 
     @abstractmethod
     def score(self, items: Sequence[ScoreItem]) -> list[Score]:
@@ -84,18 +118,13 @@ class Metric(ABC):
         return {}
 
 
-def finite_score(metric: Metric, item: ScoreItem, value: float, note: str = "") -> Score:
+def finite_score(
+    metric: Metric, item: ScoreItem, value: float, note: str = "", details: Mapping[str, float] | None = None
+) -> Score:
     """A score, or MetricError naming the sample if `value` is not finite."""
     if not math.isfinite(value):
         raise MetricError(
             f"{metric.title} of sample {item.sample_id} ({item.image}) is {value}; "
             "check the encoder's weights and dtype"
         )
-    return Score(value, note)
-
-
-def require_references(metric: Metric, items: Sequence[ScoreItem]) -> None:
-    """Raise MetricError naming the first sample without reference images."""
-    for item in items:
-        if not item.references:
-            raise MetricError(f"{metric.title} of sample {item.sample_id}: there are no reference images")
+    return Score(value, note, details or {})

@@ -1,40 +1,44 @@
 """CLIP-I-Seg: CLIP-I of the subjects alone."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from knowcusbench.errors import ConfigError
 from knowcusbench.images import read_image
-from knowcusbench.metrics.base import Metric, Score, ScoreItem, finite_score, require_references
-from knowcusbench.metrics.clip import ClipSpec
-from knowcusbench.metrics.clip_i import mean_cosine
-from knowcusbench.metrics.embeddings import MEMORY
-from knowcusbench.metrics.encoders import batches
-from knowcusbench.metrics.memo import Memo, content_digest
-from knowcusbench.metrics.segmentation import SegmenterSpec, cut_out
+from knowcusbench.metrics.base import Score, ScoreItem, finite_score
+from knowcusbench.metrics.embeddings import EmbeddingStore, Rows
+from knowcusbench.metrics.encoders import EncoderSpec, ImageEncoder, batches
+from knowcusbench.metrics.image_similarity import ReferenceMetric
+from knowcusbench.metrics.memo import content_digest
+from knowcusbench.metrics.protocol import ReferencePairing, paired_cosine
+from knowcusbench.metrics.segmentation import Fallback, Segmentation, SegmenterSpec, cut_out
 
 CHUNK = 16
 """Images held in memory at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClipISeg(Metric):
-    """Mean CLIP cosine of the segmented image with every segmented reference image, by `mean_cosine`.
+class ClipISeg(ReferenceMetric):
+    """Cosine of the segmented image's embedding with those of the segmented references, by `paired_cosine`.
 
-    On both sides the background is replaced by one colour before CLIP's own preprocessing. The paper states
+    On both sides the background is replaced by one colour before the encoder's own preprocessing. The paper states
     neither the colour nor whether it crops; white is the colour that this harness gives transparency
-    everywhere. An image in which the subject is not found counts whole, and the score's note says so.
+    everywhere. An image in which the subject is not found counts whole, and the score's note says so; the details have
+    the share of the image that its mask covers.
 
     Attributes:
-        encoder: the CLIP whose image tower is used.
+        encoder: what embeds images.
+        pairing: how several references are compared.
         segmenter: what finds the subject.
         background: the colour of the background, 0 to 255 a channel.
         crop: whether to crop to the bounding box of the subject.
@@ -42,9 +46,9 @@ class ClipISeg(Metric):
 
     name: ClassVar[str] = "clip_i_seg"
     title: ClassVar[str] = "CLIP-I-Seg"
-    uses_references: ClassVar[bool] = True
 
-    encoder: ClipSpec
+    encoder: EncoderSpec
+    pairing: ReferencePairing = ReferencePairing.all
     segmenter: SegmenterSpec
     background: tuple[int, int, int] = (255, 255, 255)
     crop: bool = False
@@ -54,15 +58,18 @@ class ClipISeg(Metric):
             raise ConfigError(f"{self.name}.background: channels are 0 to 255, found {list(self.background)}")
 
     def score(self, items: Sequence[ScoreItem]) -> list[Score]:
-        require_references(self, items)
-        subjects = {(file, item.class_noun): None for item in items for file in (item.image, *item.references)}
+        references = [item.compared(self, self.references) for item in items]
+        nouns = [item.reference_noun or item.class_noun for item in items]
+        subjects = {(item.image, item.class_noun): None for item in items} | {
+            (file, noun): None for files, noun in zip(references, nouns, strict=True) for file in files
+        }
         embeddings = _embedder(self).embed(list(subjects))
         scores = []
-        for item in items:
-            image = embeddings[item.image, item.class_noun]
-            references = [embeddings[file, item.class_noun] for file in item.references]
-            value = mean_cosine(image.embedding, torch.stack([one.embedding for one in references]))
-            scores.append(finite_score(self, item, value, _note(image, references)))
+        for item, files, noun in zip(items, references, nouns, strict=True):
+            image, compared = embeddings[item.image, item.class_noun], [embeddings[file, noun] for file in files]
+            value = paired_cosine(image.embedding, torch.stack([one.embedding for one in compared]), self.pairing)
+            details = {"coverage": image.coverage}
+            scores.append(finite_score(self, item, value, _note(image, compared, item.class_noun), details))
         return scores
 
     def weights(self) -> Mapping[str, str]:
@@ -71,41 +78,58 @@ class ClipISeg(Metric):
 
 @dataclass(frozen=True)
 class SubjectEmbedding:
-    """The unit-norm embedding (dim,) of a segmented image, and the segmentation's note."""
+    """The unit-norm embedding (dim,) of a segmented image, the share of it that the mask covers, and what had to be
+    done where the subject was not found."""
 
     embedding: Tensor
-    note: str
+    coverage: float
+    fallback: Fallback
 
 
 class SubjectEmbedder:
-    """Segments and encodes image files, each once in a process."""
+    """Segments and encodes image files, each once: in a process, or with the encoder's `store` in all."""
 
     def __init__(self, metric: ClipISeg) -> None:
         self._metric = metric
-        self._encoder = metric.encoder.load()
+        self._encoder: ImageEncoder = metric.encoder.load()
         self._segmenter = metric.segmenter.load()
-        self._memo: Memo[tuple[str, str], SubjectEmbedding] = Memo(MEMORY)
+        store = metric.encoder.store
+        self._kept = EmbeddingStore(Path(store).expanduser() / self._key() if store else None)
+
+    def _key(self) -> str:
+        """16 hex digits over all that decides a row."""
+        metric = self._metric
+        said = [metric.encoder.key, metric.segmenter.key, metric.background, metric.crop]
+        return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
 
     def embed(self, subjects: Sequence[tuple[Path, str]]) -> dict[tuple[Path, str], SubjectEmbedding]:
         """Embeddings of subjects, each an image file and the class noun of what to find in it."""
-        keys = [(content_digest(file), noun) for file, noun in subjects]
-        file_of = {key: file for key, (file, _) in zip(keys, subjects, strict=True)}
-        embeddings = self._memo.fetch(
-            keys, lambda missing: list(self._embed([(file_of[key], key[1]) for key in missing]))
-        )
-        return dict(zip(subjects, embeddings, strict=True))
+        keys = [f"{content_digest(file)} {noun}" for file, noun in subjects]
+        subject_of = dict(zip(keys, subjects, strict=True))
+        rows = self._kept.fetch(keys, lambda missing: self._rows([subject_of[key] for key in missing]))
+        return {
+            subject: SubjectEmbedding(torch.from_numpy(row[:-2]), float(row[-2]), Fallback(int(row[-1])))
+            for subject, row in zip(subjects, rows, strict=True)
+        }
 
-    def _embed(self, subjects: Sequence[tuple[Path, str]]) -> Iterator[SubjectEmbedding]:
-        for noun, group in groupby(subjects, key=itemgetter(1)):
+    def _rows(self, subjects: Sequence[tuple[Path, str]]) -> Rows:
+        """Embedding, coverage and fallback of each, in a row."""
+        parts = []
+        for noun, group in groupby(subjects, key=lambda subject: subject[1]):
             for batch in batches([file for file, _ in group], CHUNK):
                 images = [read_image(file) for file in batch]
-                segmentations = self._segmenter.segment(images, noun)
+                found = self._segmenter.segment(images, noun)
+                metric = self._metric
                 cut = [
-                    cut_out(image, one.mask, self._metric.background, self._metric.crop)
-                    for image, one in zip(images, segmentations, strict=True)
+                    cut_out(image, one.mask, metric.background, metric.crop)
+                    for image, one in zip(images, found, strict=True)
                 ]
-                for embedding, one in zip(self._encoder.encode_images(cut), segmentations, strict=True):
-                    yield SubjectEmbedding(embedding, one.note)
+                parts.append(np.hstack([self._encoder.encode_images(cut).numpy(), _facts(found)]))
+        return np.concatenate(parts)
+
+
+def _facts(found: Sequence[Segmentation]) -> Rows:
+    return np.array([(one.mask.mean(), one.fallback) for one in found], dtype=np.float32)
 
 
 @cache
@@ -113,7 +137,7 @@ def _embedder(metric: ClipISeg) -> SubjectEmbedder:
     return SubjectEmbedder(metric)
 
 
-def _note(image: SubjectEmbedding, references: Sequence[SubjectEmbedding]) -> str:
-    whole = sum(bool(one.note) for one in references)
+def _note(image: SubjectEmbedding, references: Sequence[SubjectEmbedding], class_noun: str) -> str:
+    whole = sum(one.fallback is not Fallback.NONE for one in references)
     of_references = f"{whole} of {len(references)} references whole" if whole else ""
-    return "; ".join(filter(None, [image.note, of_references]))
+    return "; ".join(filter(None, [image.fallback.note(class_noun), of_references]))

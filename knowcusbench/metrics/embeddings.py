@@ -47,7 +47,8 @@ class EmbeddingStore:
 
         Raises WeightsError, naming the directory, if the rows there have another width than those computed now.
         """
-        return np.stack(self._memo.fetch(keys, lambda missing: self._fetch(missing, compute)))
+        rows = self._memo.fetch(keys, lambda missing: self._fetch(missing, compute))
+        return np.stack(rows) if rows else np.empty((0, 0), dtype=np.float32)
 
     def _fetch(self, keys: list[str], compute: Callable[[list[str]], Rows]) -> list[Rows]:
         new = [key for key in keys if key not in self._index]

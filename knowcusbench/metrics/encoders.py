@@ -5,7 +5,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -65,14 +65,21 @@ class EncoderSpec(ABC):
     @property
     def key(self) -> str:
         """16 hex digits over all that decides an embedding: the class, its settings and the weights."""
-        settings = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name not in SPEED}
-        said = [type(self).__qualname__, settings, sorted(self.weights().items())]
-        return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        said = json.dumps([settings(self), sorted(self.weights().items())])
+        return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
 @cache
 def _load(spec: EncoderSpec) -> "ImageEncoder":
     return spec.build()
+
+
+def settings(spec: Any) -> Any:
+    """A specification, specifications in it included, as plain data, without the fields that only decide the speed."""
+    if not is_dataclass(spec):
+        return spec
+    values = {entry.name: settings(getattr(spec, entry.name)) for entry in fields(spec) if entry.name not in SPEED}
+    return [type(spec).__qualname__, values]
 
 
 class ImageEncoder(ABC):

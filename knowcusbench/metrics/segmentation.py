@@ -1,14 +1,18 @@
 """Finding the subject in an image: the contract of segmenters, and what happens when they find nothing."""
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from functools import cache
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from knowcusbench.metrics.encoders import settings
 
 Mask = NDArray[np.bool_]
 """(height, width), true where the subject is."""
@@ -17,17 +21,33 @@ Box = tuple[float, float, float, float]
 """Left, top, right and bottom in pixels, right and bottom exclusive."""
 
 
+class Fallback(IntEnum):
+    """Why a mask is the whole image."""
+
+    NONE = 0
+    NO_BOX = 1
+    EMPTY_MASK = 2
+
+    def note(self, class_noun: str) -> str:
+        """It in words; empty for `NONE`."""
+        return {
+            Fallback.NONE: "",
+            Fallback.NO_BOX: f"whole image: no box found for {class_noun!r}",
+            Fallback.EMPTY_MASK: "whole image: the mask is empty",
+        }[self]
+
+
 @dataclass(frozen=True)
 class Segmentation:
     """Where the subject is in an image.
 
     Attributes:
         mask: true on the subject; never empty.
-        note: why the mask is the whole image, where the subject was not found; empty otherwise.
+        fallback: why the mask is the whole image, where the subject was not found.
     """
 
     mask: Mask
-    note: str = ""
+    fallback: Fallback = Fallback.NONE
 
 
 class BoxFinder(Protocol):
@@ -73,9 +93,7 @@ class Segmenter:
         found = [(image, box) for image, box in zip(images, boxes, strict=True) if box is not None]
         masks = iter(self._masks.predict([image for image, _ in found], [box for _, box in found]))
         return [
-            _whole_image(image, f"whole image: no box found for {class_noun!r}")
-            if box is None
-            else _not_empty(image, next(masks))
+            _whole_image(image, Fallback.NO_BOX) if box is None else _not_empty(image, next(masks))
             for image, box in zip(images, boxes, strict=True)
         ]
 
@@ -102,18 +120,23 @@ class SegmenterSpec(ABC):
     def weights(self) -> Mapping[str, str]:
         """The versions of all its weights, those of the box finder included, as in `Metric.weights`."""
 
+    @property
+    def key(self) -> str:
+        """All that decides a mask: the classes, their settings and the weights."""
+        return json.dumps([settings(self), sorted(self.weights().items())])
+
 
 @cache
 def _load(spec: SegmenterSpec) -> Segmenter:
     return Segmenter(spec.boxes.load(), spec.predictor())
 
 
-def _whole_image(image: Image.Image, note: str) -> Segmentation:
-    return Segmentation(np.ones((image.height, image.width), dtype=np.bool_), note)
+def _whole_image(image: Image.Image, fallback: Fallback) -> Segmentation:
+    return Segmentation(np.ones((image.height, image.width), dtype=np.bool_), fallback)
 
 
 def _not_empty(image: Image.Image, mask: Mask) -> Segmentation:
-    return Segmentation(mask) if mask.any() else _whole_image(image, "whole image: the mask is empty")
+    return Segmentation(mask) if mask.any() else _whole_image(image, Fallback.EMPTY_MASK)
 
 
 def cut_out(image: Image.Image, mask: Mask, background: tuple[int, int, int], crop: bool) -> Image.Image:

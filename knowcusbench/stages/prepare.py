@@ -2,9 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,14 @@ from knowcusbench.engine.base import Engine
 from knowcusbench.errors import ConfigError, RunError
 from knowcusbench.files import write_atomic
 from knowcusbench.metrics.base import Metric
+from knowcusbench.metrics.protocol import Reduction
 from knowcusbench.plan import make_plan, select_concepts
 from knowcusbench.store import RunStore, read_json, write_json, write_table, writing
 
 FORMAT = 1
 """Version of the run directory's layout."""
 
-INDIFFERENT_KEYS = {"device", "batch_size", "gradient_checkpointing"}
+INDIFFERENT_KEYS = {"device", "batch_size", "store", "gradient_checkpointing"}
 """Keys of backbone and metrics that change how fast a result is made, not the result."""
 
 
@@ -41,8 +42,8 @@ INDIFFERENT_KEYS = {"device", "batch_size", "gradient_checkpointing"}
 class Run:
     """One method's part of a run: what to make, with what, and where it goes.
 
-    `protocols` has, for every metric, a digest of all that decides how it is computed; `truth` names the metrics that
-    the others are judged by.
+    `protocols` has, for every metric, a digest of all that decides its numbers, the `reduction` included; `truth` names
+    the metrics that the others are judged by.
     """
 
     store: RunStore
@@ -54,10 +55,16 @@ class Run:
     method: Method
     metrics: dict[str, Metric]
     protocols: dict[str, str]
+    reduction: Reduction
     truth: tuple[str, ...]
     effects: EffectsSpec
     engine: Engine
     cache: AdapterCache
+
+    @cached_property
+    def gallery(self) -> Mapping[str, tuple[Path, ...]]:
+        """The reference images of all concepts by name."""
+        return {concept.name: concept.images for concept in self.concepts}
 
     def concept(self, name: str) -> Concept:
         return next(concept for concept in self.concepts if concept.name == name)
@@ -129,7 +136,11 @@ def prepare(config: Config, resolved: Mapping[str, Any], *, makes_results: bool)
         backbone=build(config.backbone, "backbone"),
         method=build(config.method, "method").for_benchmark(benchmark.concepts),
         metrics={name: build(node, f"metrics.{name}") for name, node in config.metrics.items()},
-        protocols={name: protocol_digest(node, config.cache_dir) for name, node in config.metrics.items()},
+        protocols={
+            name: protocol_digest([node, config.protocol.reduction.value], config.cache_dir)
+            for name, node in resolved["metrics"].items()
+        },
+        reduction=config.protocol.reduction,
         truth=tuple(config.report.truth),
         effects=effects_spec(config, resolved),
         engine=build(config.engine, "engine"),
@@ -181,7 +192,9 @@ def _identity(benchmark: Benchmark, resolved: Mapping[str, Any]) -> dict[str, An
 
 
 def _decisive(node: Any, cache_dir: str) -> Any:
-    """A configuration node without what makes no difference: keys of speed, and where the cache lies."""
+    """Configuration nodes without what makes no difference: keys of speed, and where the cache lies."""
+    if isinstance(node, Sequence) and not isinstance(node, str):
+        return [_decisive(value, cache_dir) for value in node]
     if isinstance(node, Mapping):
         return {key: _decisive(value, cache_dir) for key, value in node.items() if key not in INDIFFERENT_KEYS}
     if isinstance(node, str):
@@ -190,7 +203,7 @@ def _decisive(node: Any, cache_dir: str) -> Any:
 
 
 def protocol_digest(node: Any, cache_dir: str) -> str:
-    """12 hex digits over a metric's configuration, its encoders and their revisions included."""
+    """12 hex digits over configuration nodes, a metric's with its encoders and their revisions."""
     text = json.dumps(_decisive(node, cache_dir), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 

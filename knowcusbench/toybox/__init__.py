@@ -19,13 +19,14 @@ from knowcusbench.toybox.shipped import WEIGHTS, check_weights, weights_version,
 TRAINED = ("pipeline", "clip", "pickscore", "sam", "oracle")
 """The parts whose weights ship with the package."""
 
-PARTS = ("benchmark", "development", *TRAINED)
+PARTS = ("benchmark", "development", "clip_transformers", *TRAINED)
 
 
 @cache
 def embedded(part: str, cache_dir: str) -> Path:
     """The directory of a part of the embedded world under `cache_dir`: trained weights, copied from the package and
-    checked against their digests, or the benchmark or its sibling for the tuning of methods, drawn on first use.
+    checked against their digests; the CLIP among them in transformers' form (`clip_transformers`), converted on first
+    use; or the benchmark or its sibling for the tuning of methods, drawn on first use.
 
     A directory's name depends on what is in it, so that a new version never meets an old one. Raises ConfigError for
     an unknown part and for weights that are missing, altered or of another version of the world; RunError if the cache
@@ -33,7 +34,8 @@ def embedded(part: str, cache_dir: str) -> Path:
     """
     if part not in PARTS:
         raise ConfigError(f"${{embedded:{part}}}: no such part{did_you_mean(part, PARTS)}")
-    folder = Path(cache_dir).expanduser() / "embedded" / (weights_version() if part in TRAINED else world_digest())[:12]
+    drawn = part in ("benchmark", "development")
+    folder = Path(cache_dir).expanduser() / "embedded" / (world_digest() if drawn else weights_version())[:12]
     directory = folder / part
     if not directory.exists():
         with writing(), atomic_path(directory) as temporary:
@@ -47,5 +49,10 @@ def _make(part: str, directory: Path) -> None:
     if part in TRAINED:
         check_weights(WEIGHTS, part)
         shutil.copytree(WEIGHTS / part, directory)
+    elif part == "clip_transformers":
+        from knowcusbench.toybox.encoders import save_clip_transformers
+
+        check_weights(WEIGHTS, "clip")
+        save_clip_transformers(WEIGHTS / "clip", directory)
     else:
         build_benchmark(directory, NOVEL_CONCEPTS if part == "benchmark" else DEVELOPMENT_CONCEPTS)

@@ -8,7 +8,7 @@ import gzip
 import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -18,7 +18,7 @@ import open_clip
 import torch
 import transformers
 from open_clip.tokenizer import SimpleTokenizer, bytes_to_unicode, default_bpe
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import (
     CLIPConfig,
@@ -96,15 +96,36 @@ def build_clip(directory: Path) -> None:
     save_clip(clip_model(), directory)
 
 
+def save_clip_transformers(clip: Path, directory: Path) -> None:
+    """Write the CLIP of a directory in open_clip's form as a transformers `CLIPModel` with its `CLIPProcessor`: the
+    same weights, and exactly the same tokens."""
+    tokenizer = _tokenizer(_published_merges())
+    model = _transformers_clip(tokenizer)
+    model.load_state_dict(
+        {
+            name: tensor.float()
+            for name, tensor in to_transformers(load_file(clip / "open_clip_model.safetensors")).items()
+        }
+    )
+    _save_transformers_clip(model, _processor(tokenizer), directory)
+
+
 def pickscore_processor() -> CLIPProcessor:
+    return _processor(_clip_tokenizer())
+
+
+def _processor(tokenizer: CLIPTokenizer) -> CLIPProcessor:
     size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
     images = CLIPImageProcessor(size={"shortest_edge": IMAGE_SIZE}, crop_size=size)
-    return CLIPProcessor(image_processor=images, tokenizer=_clip_tokenizer())
+    return CLIPProcessor(image_processor=images, tokenizer=tokenizer)
 
 
 def pickscore_model() -> CLIPModel:
     """The CLIP of `CLIP_CONFIG` in transformers, with a smaller vocabulary."""
-    tokenizer = _clip_tokenizer()
+    return _transformers_clip(_clip_tokenizer())
+
+
+def _transformers_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
     common = {"num_attention_heads": HEADS, "hidden_act": "quick_gelu", "projection_dim": EMBED_DIM}
     text = {
         "hidden_size": TEXT_WIDTH,
@@ -133,10 +154,14 @@ def save_pickscore(model: CLIPModel, directory: Path) -> None:
 
     The weights are in fp16, the configuration says fp32: in that transformers loads them.
     """
+    _save_transformers_clip(model, pickscore_processor(), directory)
+
+
+def _save_transformers_clip(model: CLIPModel, processor: CLIPProcessor, directory: Path) -> None:
     transformers.utils.logging.disable_progress_bar()
     weights = {name: tensor.half().cpu() for name, tensor in model.state_dict().items()}
     model.save_pretrained(directory, state_dict=weights)
-    pickscore_processor().save_pretrained(directory)
+    processor.save_pretrained(directory)
 
 
 def build_pickscore(directory: Path) -> None:
@@ -261,17 +286,25 @@ def _seeded() -> Iterator[None]:
 def _clip_tokenizer() -> CLIPTokenizer:
     """CLIP's tokenizer with a part of its byte-pair merges: the first `MERGES`, and all that build the world's words,
     so that it spells these as CLIP does and rare words in more pieces."""
-    merges = _merges()
+    return _tokenizer(_merges())
+
+
+def _tokenizer(merges: Sequence[tuple[str, str]]) -> CLIPTokenizer:
     letters = list(bytes_to_unicode().values())
     words = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(merge) for merge in merges)]
     vocabulary = {word: index for index, word in enumerate([*words, "<|startoftext|>", "<|endoftext|>"])}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=CONTEXT_LENGTH)
+    return CLIPTokenizer(vocab=vocabulary, merges=list(merges), model_max_length=CONTEXT_LENGTH)
+
+
+def _published_merges() -> list[tuple[str, str]]:
+    """CLIP's own, as open_clip carries them."""
+    lines = gzip.decompress(Path(default_bpe()).read_bytes()).decode().split("\n")
+    return [(left, right) for left, right in map(str.split, lines[1 : 49152 - 256 - 2 + 1])]
 
 
 @cache
 def _merges() -> list[tuple[str, str]]:
-    lines = gzip.decompress(Path(default_bpe()).read_bytes()).decode().split("\n")
-    published = [(left, right) for left, right in map(str.split, lines[1 : 49152 - 256 - 2 + 1])]
+    published = _published_merges()
     rank = {merge: place for place, merge in enumerate(published)}
     clip = SimpleTokenizer()
     tokens = {clip.decoder[index] for text in world_texts() for index in clip.encode(text)}

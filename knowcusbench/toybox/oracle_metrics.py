@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from knowcusbench.benchmark.types import Concept, Task
 from knowcusbench.errors import ConfigError
-from knowcusbench.metrics.base import Metric, Score, ScoreItem, finite_score
+from knowcusbench.metrics.base import Metric, Score, ScoreItem, Shuffle, finite_score
 from knowcusbench.plan import RECONSTRUCTION_PROMPT
 from knowcusbench.toybox.concepts import DEVELOPMENT_CONCEPTS, NOVEL_CONCEPTS
 from knowcusbench.toybox.language import PROMPTS, Wish
@@ -124,6 +124,7 @@ class OraclePrompt(OracleMetric):
     name: ClassVar[str] = "oracle_prompt"
     title: ClassVar[str] = "Prompt"
     tasks: ClassVar[frozenset[Task]] = frozenset({Task.GENERATION})
+    shuffle: ClassVar[Shuffle] = Shuffle.PROMPTS
 
     def compare(self, sight: Sight, thing: Thing, wish: Wish | None) -> float:
         return float(wish is None or is_granted(sight, wish))

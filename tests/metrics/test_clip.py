@@ -71,7 +71,7 @@ def test_clip_t_is_the_cosine_of_image_and_text_times_the_scale(
     plain = ClipT(encoder=clip).score(items)
     scaled = ClipT(encoder=clip, scale=100.0).score(items)
 
-    cosines = (twin.images(opened(dogs)) * twin.texts([item.text for item in items])).sum(axis=1)
+    cosines = (twin.images(opened(dogs)) * twin.texts([item.prompt for item in items])).sum(axis=1)
     np.testing.assert_allclose([score.value for score in plain], cosines, atol=1e-5)
     np.testing.assert_allclose([score.value for score in scaled], 100 * cosines, atol=1e-3)
 
@@ -89,7 +89,7 @@ def test_clip_t_notes_a_text_of_more_than_77_tokens_and_no_other(clip: ClipSpec,
 
 
 def test_the_ceiling_leaves_one_reference_out_at_a_time(clip: ClipSpec, twin: ClipTwin, dog) -> None:
-    ceiling = real_image_ceiling(ClipI(encoder=clip), dog)
+    ceiling = real_image_ceiling(ClipI(encoder=clip), dog, {})
 
     features = twin.images(opened(list(dog.images)))
     pairs = [float(features[i] @ features[j]) for i in range(len(features)) for j in range(len(features)) if i != j]
@@ -98,4 +98,4 @@ def test_the_ceiling_leaves_one_reference_out_at_a_time(clip: ClipSpec, twin: Cl
 
 
 def test_the_ceiling_of_a_single_reference_is_undefined(clip: ClipSpec, dog) -> None:
-    assert np.isnan(real_image_ceiling(ClipI(encoder=clip), replace(dog, images=dog.images[:1])))
+    assert np.isnan(real_image_ceiling(ClipI(encoder=clip), replace(dog, images=dog.images[:1]), {}))

@@ -16,6 +16,8 @@ NAMES = ("clip_i", "clip_i_seg", "clip_t", "pickscore")
 
 PRIMARY = """
 defaults:
+  - schema
+  - protocol: mokus
   - encoders: miniature
   - metrics: [clip_i, clip_i_seg, clip_t, pickscore]
   - _self_
@@ -50,13 +52,15 @@ def test_the_default_metrics_use_the_miniature_encoders(composed, dogs: list[Pat
     assert all(Path(source).is_dir() for metric in metrics.values() for source in metric.weights())
 
 
-def test_the_published_encoders_are_those_of_the_field(composed) -> None:
+def test_the_published_encoders_are_those_of_the_field(composed, tmp_path: Path) -> None:
     metrics = composed("encoders=published")
+    store = str(tmp_path / "cache" / "embeddings")
 
     assert metrics["clip_i"].encoder == ClipSpec(
         source="timm/vit_base_patch32_clip_224.openai",
         revision="ab5b8ef490e86faa07d3523926b842c765de1de5",
         device="cpu",
+        store=store,
     )
     assert metrics["pickscore"].encoder == TransformersClipSpec(
         source="yuvalkirstain/PickScore_v1",
@@ -65,6 +69,7 @@ def test_the_published_encoders_are_those_of_the_field(composed) -> None:
         processor_revision="main",
         device="cpu",
         batch_size=16,
+        store=store,
     )
     boxes = GroundingDinoBoxes(source="IDEA-Research/grounding-dino-base", revision="main", device="cpu")
     assert metrics["clip_i_seg"].segmenter == SamSpec(
@@ -85,3 +90,29 @@ def test_the_authors_sam_and_other_boxes_can_be_chosen(composed) -> None:
     assert metrics["clip_i_seg"].segmenter == SegmentAnythingSpec(
         architecture="vit_h", checkpoint="sam_vit_h_4b8939.pth", boxes=WholeImageBoxes(), device="cpu"
     )
+
+
+@pytest.mark.parametrize(
+    ("protocol", "pairing", "form", "scale", "clamp", "library"),
+    [
+        ("mokus", "all", "class_noun", 1.0, False, ClipSpec),
+        ("dreambooth", "all", "class_noun", 1.0, False, ClipSpec),
+        ("customconcept101", "all", "stripped", 2.5, True, ClipSpec),
+        ("dreambench_plus", "single", "class_noun", 100.0, False, TransformersClipSpec),
+    ],
+)
+def test_protocols_say_what_the_field_does(
+    composed, protocol: str, pairing: str, form: str, scale: float, clamp: bool, library: type
+) -> None:
+    metrics = composed(f"protocol={protocol}", "encoders=published")
+
+    assert {metrics[name].pairing for name in ("clip_i", "clip_i_seg")} == {pairing}
+    clip_t = metrics["clip_t"]
+    assert (clip_t.text_form, clip_t.scale, clip_t.clamp) == (form, scale, clamp)
+    assert all(type(metrics[name].encoder) is library for name in ("clip_i", "clip_i_seg", "clip_t"))
+    assert metrics["pickscore"].text_form == form
+
+
+def test_precision_is_the_protocols(composed) -> None:
+    metrics = composed("protocol.precision=bfloat16")
+    assert {metric.encoder.dtype for metric in metrics.values()} == {"bfloat16"}

@@ -23,7 +23,7 @@ from knowcusbench.metrics.clip import ClipSpec
 from knowcusbench.metrics.clip_i import ClipI
 from knowcusbench.metrics.clip_i_seg import ClipISeg
 from knowcusbench.metrics.sam import SamSpec, SegmentAnythingSpec
-from knowcusbench.metrics.segmentation import Box, BoxSpec, Mask, SegmenterSpec, cut_out
+from knowcusbench.metrics.segmentation import Box, BoxSpec, Fallback, Mask, SegmenterSpec, cut_out
 
 RENAMED = (
     (r"^vision_encoder\.", "image_encoder."),
@@ -186,17 +186,19 @@ def test_clip_i_seg_is_clip_i_of_the_images_that_are_cut_out(
 
     (score,) = ClipISeg(encoder=clip, segmenter=segmenter, background=(0, 255, 0)).score([item])
 
-    painted = []
+    painted, covered = [], []
     for path in (ducks[0], *dogs[:3]):
         pixels = np.array(Image.open(path))
         (segmentation,) = segmenter.load().segment([Image.open(path)], "dog")
         pixels[~segmentation.mask] = (0, 255, 0)
         painted.append(Image.fromarray(pixels))
-        assert segmentation.note == ""
+        assert segmentation.fallback is Fallback.NONE
+        covered.append(segmentation.mask.mean())
     features = twin.images(painted)
     assert score.value == pytest.approx(float((features[1:] @ features[0]).mean()), abs=1e-5)
     assert score.value != pytest.approx(ClipI(encoder=clip).score([item])[0].value, abs=1e-4)
     assert score.note == ""
+    assert 0 < score.details["coverage"] == pytest.approx(covered[0], abs=1e-6)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,8 +270,7 @@ def test_images_without_a_box_do_not_shift_the_masks_of_the_others() -> None:
 
     assert [one.mask.shape for one in found] == [(8, 4), (8, 12), (8, 6), (8, 20)]
     assert [bool(one.mask.all()) for one in found] == [True, False, True, False]
-    note = "whole image: no box found for 'top'"
-    assert [one.note for one in found] == [note, "", note, ""]
+    assert [one.fallback for one in found] == [Fallback.NO_BOX, Fallback.NONE, Fallback.NO_BOX, Fallback.NONE]
 
 
 def test_one_image_is_segmented_for_each_class_noun(clip: ClipSpec, dogs: list[Path], ducks: list[Path]) -> None:
@@ -298,6 +299,7 @@ def test_an_empty_mask_falls_back_to_the_whole_image_and_says_so(
     (score,) = ClipISeg(encoder=clip, segmenter=segmenter).score([item])
 
     assert score.note == "whole image: the mask is empty; 3 of 3 references whole"
+    assert score.details == {"coverage": 1.0}
     assert score.value == pytest.approx(ClipI(encoder=clip).score([item])[0].value, abs=1e-5)
 
 

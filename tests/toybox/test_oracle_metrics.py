@@ -51,7 +51,7 @@ def scores(metric: type[OracleMetric], *cases: tuple[str, Mapping[str, str]]) ->
     """Scores of the toy for prompts and for what is seen otherwise than in `TOY`."""
     answers = {Path(f"{n}.png"): {**TOY, **changes} for n, (_, changes) in enumerate(cases)}
     items = [
-        ScoreItem(file.stem, file, (), "", "toy", concept="patchwork_toy", prompt=prompt)
+        ScoreItem(file.stem, file, (), prompt, "toy", concept="patchwork_toy")
         for file, (prompt, _) in zip(answers, cases, strict=True)
     ]
     made: Any = metric(oracle=Seer(answers))  # type: ignore[arg-type]

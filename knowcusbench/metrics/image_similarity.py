@@ -1,0 +1,64 @@
+"""Similarity of an image to the concept's reference images: what CLIP-I and DINO-I have in common."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from knowcusbench.benchmark.types import Concept
+from knowcusbench.errors import ConfigError
+from knowcusbench.metrics.base import Metric, Score, ScoreItem, finite_score
+from knowcusbench.metrics.encoders import EncoderSpec, ImageEncoder
+from knowcusbench.metrics.protocol import ReferencePairing, ReferenceSplit, paired_cosine, split_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceMetric(Metric):
+    """A metric that compares with reference images.
+
+    Attributes:
+        references: which of them.
+    """
+
+    uses_references: ClassVar[bool] = True
+
+    references: ReferenceSplit = ReferenceSplit.train
+
+    def check(self, concepts: Sequence[Concept]) -> None:
+        for concept in concepts:
+            count = len(split_of(concept.images, concept.held_out, self.references))
+            if count < self.least_references:
+                raise ConfigError(
+                    f"metrics.{self.name}: needs {self.least_references} reference images of the split "
+                    f"{self.references}, and {concept.name} has {count}; change grid.held_out= or "
+                    "protocol.references=, leave the concept out with grid.concepts=, or choose other metrics=[...]"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSimilarity(ReferenceMetric):
+    """Cosine of the image's embedding with those of the references, by `paired_cosine`.
+
+    Attributes:
+        encoder: what embeds images, with its checkpoint's own preprocessing.
+        pairing: how several references are compared.
+    """
+
+    encoder: EncoderSpec
+    pairing: ReferencePairing = ReferencePairing.all
+
+    def score(self, items: Sequence[ScoreItem]) -> list[Score]:
+        references = [item.compared(self, self.references) for item in items]
+        encoder: ImageEncoder = self.encoder.load()
+        embeddings = encoder.embed_files(
+            [file for item, files in zip(items, references, strict=True) for file in (item.image, *files)]
+        )
+        scores = []
+        for item, files in zip(items, references, strict=True):
+            compared = torch.stack([embeddings[file] for file in files])
+            scores.append(finite_score(self, item, paired_cosine(embeddings[item.image], compared, self.pairing)))
+        return scores
+
+    def weights(self) -> Mapping[str, str]:
+        return self.encoder.weights()

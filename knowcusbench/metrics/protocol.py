@@ -1,0 +1,128 @@
+"""What a score leaves open, and a protocol decides: which references, paired how, against which text, averaged how."""
+
+import re
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from knowcusbench.benchmark.types import RARE_TOKEN
+from knowcusbench.errors import MetricError
+
+if TYPE_CHECKING:
+    from knowcusbench.metrics.base import ScoreItem
+
+PLACEHOLDER = "{}"
+
+
+class ReferencePairing(StrEnum):
+    """How an image is compared with several references: the mean over `all`, the `nearest` one, or a `single` one, the
+    first."""
+
+    all = "all"
+    nearest = "nearest"
+    single = "single"
+
+
+class ReferenceSplit(StrEnum):
+    """Which references count: those that methods were shown (`train`), those that were kept from them (`held_out`, as
+    many as `grid.held_out` says), or `all`."""
+
+    all = "all"
+    train = "train"
+    held_out = "held_out"
+
+
+def split_of(train: Sequence[Path], held_out: Sequence[Path], split: ReferenceSplit) -> tuple[Path, ...]:
+    """The reference images of a split."""
+    return {
+        ReferenceSplit.train: (*train,),
+        ReferenceSplit.held_out: (*held_out,),
+        ReferenceSplit.all: (*train, *held_out),
+    }[split]
+
+
+class TextForm(StrEnum):
+    """What stands for the concept in the text that an image is compared with.
+
+    Attributes:
+        class_noun: its class noun ("a dog on the beach"): no text encoder of a metric knows the knowledge.
+        phrase: the knowledge phrase ("my birthday gift on the beach").
+        stripped: what the method was prompted with, less the rare token ("sks dog" becomes "dog").
+        background: nothing: the rest of the prompt alone ("on the beach").
+    """
+
+    class_noun = "class_noun"
+    phrase = "phrase"
+    stripped = "stripped"
+    background = "background"
+
+
+class Reduction(StrEnum):
+    """How scores become one number: the mean over concepts of each concept's mean (`macro`), or the mean over all
+    samples (`micro`)."""
+
+    macro = "macro"
+    micro = "micro"
+
+
+def paired_cosine(image: Tensor, references: Tensor, pairing: ReferencePairing) -> float:
+    """The cosine, in [-1, 1] and fp64, of an image with R reference images by `pairing`.
+
+    `all` is `1/R sum_r <image, reference_r>`: averaged over a concept's images it is the mean over all (generated,
+    reference) pairs, as in DreamBooth (arXiv 2208.12242, section 4.1).
+
+    Args:
+        image: unit-norm embedding (dim,).
+        references: unit-norm embeddings (R, dim), R >= 1.
+    """
+    cosines = references.double() @ image.double()
+    match pairing:
+        case ReferencePairing.all:
+            return float(cosines.mean())
+        case ReferencePairing.nearest:
+            return float(cosines.max())
+        case ReferencePairing.single:
+            return float(cosines[0])
+
+
+def scaled_cosine(image: Tensor, text: Tensor, scale: float, clamp: bool = False) -> float:
+    """`scale * <image, text>` in fp64, for unit-norm embeddings (dim,): a number in [-scale, scale]. With `clamp`
+    negative cosines count as zero, as in CLIPScore (arXiv 2104.08718)."""
+    cosine = float(image.double() @ text.double())
+    return scale * (max(cosine, 0.0) if clamp else cosine)
+
+
+def mean_direction(embeddings: Tensor) -> Tensor:
+    """The mean of unit-norm embeddings (n, dim), of unit norm and in fp64 (dim,)."""
+    mean = embeddings.double().mean(0)
+    direction: Tensor = mean / torch.linalg.vector_norm(mean)
+    return direction
+
+
+def text_of(item: "ScoreItem", form: TextForm) -> str:
+    """The text that an image is compared with. A prompt without `{}` is that text itself.
+
+    Raises MetricError, naming the sample, where nothing is known to put there, or nothing remains.
+    """
+    if PLACEHOLDER not in item.prompt:
+        return item.prompt
+    if form is TextForm.background:
+        words = re.sub(r"(\b(of|an?|the)\s+)*" + re.escape(PLACEHOLDER), " ", item.prompt, flags=re.IGNORECASE)
+        text = re.sub(r"\s+([,.;:])", r"\1", " ".join(words.split())).strip(" ,;:")
+    else:
+        subjects = {
+            TextForm.class_noun: item.class_noun,
+            TextForm.phrase: item.phrase,
+            TextForm.stripped: " ".join(word for word in item.subject.split() if word != RARE_TOKEN),
+        }
+        text = item.prompt.replace(PLACEHOLDER, subjects[form], 1) if subjects[form] else ""
+    if not text.strip(" ."):
+        raise MetricError(
+            f"sample {item.sample_id}: the prompt {item.prompt!r} has no text in the form {form}; choose another "
+            "protocol.text_form="
+        )
+    return text

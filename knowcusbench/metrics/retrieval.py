@@ -1,0 +1,59 @@
+"""Concept retrieval: is an image nearest to its own concept, among all of them?"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from knowcusbench.benchmark.types import Concept
+from knowcusbench.errors import ConfigError
+from knowcusbench.metrics.base import Score, ScoreItem, finite_score
+from knowcusbench.metrics.encoders import EncoderSpec, ImageEncoder
+from knowcusbench.metrics.image_similarity import ReferenceMetric
+from knowcusbench.metrics.protocol import mean_direction
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConceptRetrieval(ReferenceMetric):
+    """1 if the image's nearest concept, by cosine with the concept's mean reference embedding, is its own, else 0: the
+    mean is top-1 accuracy. Chance is one over the number of concepts.
+
+    Attributes:
+        encoder: what embeds images.
+    """
+
+    name: ClassVar[str] = "retrieval"
+    title: ClassVar[str] = "Retrieval"
+
+    encoder: EncoderSpec
+
+    def check(self, concepts: Sequence[Concept]) -> None:
+        super().check(concepts)
+        if len(concepts) < 2:
+            raise ConfigError(
+                f"metrics.{self.name}: needs two concepts to tell apart, and the grid has {len(concepts)}"
+            )
+
+    def score(self, items: Sequence[ScoreItem]) -> list[Score]:
+        own = [item.compared(self, self.references) for item in items]
+        galleries = {files for item in items for files in item.gallery.values()}
+        encoder: ImageEncoder = self.encoder.load()
+        embeddings = encoder.embed_files(
+            [*(item.image for item in items), *(file for files in {*own, *galleries} for file in files)]
+        )
+        means: dict[tuple[Path, ...], Tensor] = {
+            files: mean_direction(torch.stack([embeddings[file] for file in files])) for files in {*own, *galleries}
+        }
+        scores = []
+        for item, files in zip(items, own, strict=True):
+            image = embeddings[item.image].double()
+            others = [means[theirs] @ image for concept, theirs in item.gallery.items() if concept != item.concept]
+            hit = all(bool(means[files] @ image > other) for other in others)
+            scores.append(finite_score(self, item, float(hit)))
+        return scores
+
+    def weights(self) -> Mapping[str, str]:
+        return self.encoder.weights()

@@ -1,0 +1,51 @@
+"""Similarity of an image to its prompt: what CLIP-T and the preference models have in common."""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from knowcusbench.benchmark.types import Task
+from knowcusbench.metrics.base import Metric, Score, ScoreItem, Shuffle, finite_score
+from knowcusbench.metrics.encoders import EncoderSpec, ImageTextEncoder
+from knowcusbench.metrics.protocol import TextForm, scaled_cosine, text_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextSimilarity(Metric):
+    """Scaled cosine of the image's embedding with that of its text, by `scaled_cosine`.
+
+    A text that is longer than the context is cut as the checkpoint's own tokenizer does it, and the score's note says
+    so.
+
+    Attributes:
+        encoder: what embeds images and texts.
+        text_form: what stands for the concept in the text.
+        clamp: whether negative cosines count as zero.
+    """
+
+    tasks: ClassVar[frozenset[Task]] = frozenset({Task.GENERATION})
+    shuffle: ClassVar[Shuffle] = Shuffle.PROMPTS
+
+    encoder: EncoderSpec
+    text_form: TextForm = TextForm.class_noun
+    clamp: bool = False
+
+    @abstractmethod
+    def factor(self) -> float:
+        """What the cosine is multiplied with."""
+
+    def score(self, items: Sequence[ScoreItem]) -> list[Score]:
+        texts = [text_of(item, self.text_form) for item in items]
+        encoder: ImageTextEncoder = self.encoder.load()
+        images, embeddings = encoder.embed_files([item.image for item in items]), encoder.embed_texts(texts)
+        factor, note = self.factor(), f"text truncated to {encoder.context_length} tokens"
+        scores = []
+        for item, text in zip(items, texts, strict=True):
+            embedded = embeddings[text]
+            value = scaled_cosine(images[item.image], embedded.embedding, factor, self.clamp)
+            scores.append(finite_score(self, item, value, note if embedded.truncated else ""))
+        return scores
+
+    def weights(self) -> Mapping[str, str]:
+        return self.encoder.weights()
