@@ -46,22 +46,37 @@ METHOD_SECTIONS = ("method", "editor", "recipe")
 class PluginConfigs(SearchPathPlugin):
     """Puts the configuration packages of other distributions on Hydra's search path.
 
-    A distribution names its package of YAML files (with `method/<name>.yaml` in it) by an entry point of the group
-    `knowcusbench.methods`.
+    A distribution names its package of YAML files (with `method/<name>.yaml` or `metrics/<name>.yaml` in it) by an
+    entry point of the group `knowcusbench.methods` or `knowcusbench.metrics`.
     """
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        for entry_point in importlib.metadata.entry_points(group="knowcusbench.methods"):
-            search_path.append(provider=entry_point.name, path=f"pkg://{entry_point.value}")
+        for group in ("knowcusbench.methods", "knowcusbench.metrics"):
+            for entry_point in importlib.metadata.entry_points(group=group):
+                search_path.append(provider=entry_point.name, path=f"pkg://{entry_point.value}")
+
+
+def compose_config(overrides: Sequence[str]) -> DictConfig:
+    """The configuration with Hydra overrides. Raises ConfigError for anything wrong with them."""
+    _prepare_hydra()
+    try:
+        with hydra.initialize_config_module("knowcusbench.configs", version_base="1.3"):
+            return hydra.compose("config", overrides=list(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explain(error)) from error
+
+
+def _prepare_hydra() -> None:
+    register()
+    Plugins.instance().register(PluginConfigs)
+    # Hydra prints errors in several lines and exits with 1 unless told to raise them.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
 
 
 def run_verb(verb: str, arguments: Sequence[str]) -> None:
     """Compose the configuration from Hydra command-line arguments and run a verb with it, once per job of
     a sweep. Raises ConfigError for anything wrong with the configuration."""
-    register()
-    Plugins.instance().register(PluginConfigs)
-    # Hydra prints errors in several lines and exits with 1 unless told to raise them.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
+    _prepare_hydra()
     # Hydra's parser wants all overrides in one piece; people write -m anywhere.
     sys.argv = ["knowcusbench", *sorted(arguments, key=_is_override)]
 

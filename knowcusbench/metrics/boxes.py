@@ -9,6 +9,7 @@ from PIL import Image
 from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
 
 from knowcusbench.device import resolve_device
+from knowcusbench.errors import MetricError
 from knowcusbench.metrics.checkpoint import TRANSFORMERS_WEIGHTS, load_transformers, loading, locate, version
 from knowcusbench.metrics.segmentation import Box, BoxFinder, BoxSpec
 
@@ -65,6 +66,11 @@ class GroundingDino:
         self._model = model.to(self._device)
 
     def find(self, images: Sequence[Image.Image], class_noun: str) -> list[Box | None]:
+        if not class_noun.strip():
+            raise MetricError(
+                "Grounding DINO: what to find in an image without a class noun? Name it in the column 'class_noun', or "
+                "choose encoders/segmenter/boxes=whole_image"
+            )
         # One by one: images of different sizes are padded to each other in a batch, which changes the boxes.
         return [self._find(image, class_noun) for image in images]
 

@@ -1,22 +1,14 @@
 """What the contract of a method promises, as checks that any method must pass.
 
-    from knowcusbench.testing import check_method
-
-    def test_my_method(tmp_path):
-        check_method(MyMethod(...), backbone, concept, tmp_path)
-
 A failed check is an AssertionError with a sentence that names the broken promise.
 """
 
 import math
-import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -27,6 +19,7 @@ from knowcusbench.adaptation.types import Adaptation, Adapter
 from knowcusbench.backbone.base import Backbone
 from knowcusbench.benchmark.types import Concept
 from knowcusbench.errors import UserError, WeightsError
+from knowcusbench.testing.common import global_random_state, other_global_random_state, require
 
 NOISE_SEED = 0
 """Of the images that are compared."""
@@ -68,17 +61,11 @@ def _prompt(method: Method, concept: Concept) -> str:
     return method.subject(concept, concept.knowledge[0])
 
 
-def _require(kept: bool, broken: str) -> None:
-    # Not `assert`: the checks must also work under `python -O`.
-    if not kept:
-        raise AssertionError(broken)
-
-
 def check_subject(method: Method, concept: Concept) -> None:
     """The subject of every knowledge item is a text that can stand in a prompt."""
     for item in concept.knowledge:
         subject = method.subject(concept, item)
-        _require(
+        require(
             isinstance(subject, str) and bool(subject.strip()),
             f"subject() must name the concept in words; for {item.phrase!r} it returned {subject!r}",
         )
@@ -87,22 +74,22 @@ def check_subject(method: Method, concept: Concept) -> None:
 def check_backbone_left_alone(method: Method, backbone: Backbone, concept: Concept, cache: AdapterCache) -> Adaptation:
     """`adapt` leaves the backbone and the global random generators as they were. Returns its adaptation."""
     before, image = _state(backbone), _draw(backbone, _prompt(method, concept))
-    random_before = _global_random_state()
+    random_before = global_random_state()
     adaptation = method.adapt(concept, backbone, cache)
-    _require(
-        _global_random_state() == random_before,
+    require(
+        global_random_state() == random_before,
         "adapt() moved a global random generator (random, numpy.random or torch); use one of your own",
     )
-    _require(isinstance(adaptation, Adaptation), f"adapt() must return an Adaptation, it returned {adaptation!r}")
+    require(isinstance(adaptation, Adaptation), f"adapt() must return an Adaptation, it returned {adaptation!r}")
     try:
         backbone.check_intact()
     except RuntimeError as error:
         raise AssertionError(f"adapt() must leave the backbone as it found it: {error}") from error
-    _require(
+    require(
         _state(backbone) == before,
         "adapt() left modules in training mode, or parameters with requires_grad or a gradient",
     )
-    _require(
+    require(
         _draw(backbone, _prompt(method, concept)) == image,
         "the backbone draws another image after adapt(); did a hook or an attribute stay on it?",
     )
@@ -113,11 +100,11 @@ def check_adapters(adaptation: Adaptation, backbone: Backbone, prompt: str) -> N
     """Adapters are fp32 CPU tensors that fit the backbone, and come off without a trace."""
     for part, adapter in _adapters(adaptation).items():
         for name, tensor in adapter.tensors.items():
-            _require(
+            require(
                 tensor.dtype == torch.float32 and tensor.device.type == "cpu",
                 f"adapters must be fp32 CPU tensors; {part} {name} is {tensor.dtype} on {tensor.device}",
             )
-            _require(bool(tensor.isfinite().all()), f"{part} {name} has values that are not finite")
+            require(bool(tensor.isfinite().all()), f"{part} {name} has values that are not finite")
     try:
         with backbone.adapted(adaptation):
             _draw(backbone, prompt)
@@ -130,12 +117,12 @@ def check_adapters(adaptation: Adaptation, backbone: Backbone, prompt: str) -> N
 def check_cost(adaptation: Adaptation) -> None:
     """Costs are finite and not negative."""
     for stage, seconds in adaptation.cost.seconds.items():
-        _require(
+        require(
             math.isfinite(seconds) and seconds >= 0,
             f"cost of stage {stage!r} must be seconds, it is {seconds!r}",
         )
     peak = adaptation.cost.peak_memory_bytes
-    _require(isinstance(peak, int) and peak >= 0, f"peak_memory_bytes must be a number of bytes, it is {peak!r}")
+    require(isinstance(peak, int) and peak >= 0, f"peak_memory_bytes must be a number of bytes, it is {peak!r}")
 
 
 def check_round_trip(adaptation: Adaptation, backbone: Backbone, prompt: str, directory: Path) -> None:
@@ -145,8 +132,8 @@ def check_round_trip(adaptation: Adaptation, backbone: Backbone, prompt: str, di
     except TypeError as error:
         raise AssertionError(f"the adaptation can't be saved: {error}") from error
     loaded = load_adaptation(directory)
-    _require(_bytes(loaded) == _bytes(adaptation), "adapter weights change when they are saved and loaded")
-    _require(
+    require(_bytes(loaded) == _bytes(adaptation), "adapter weights change when they are saved and loaded")
+    require(
         dict(loaded.details) == dict(adaptation.details),
         f"details change when they are saved and loaded (JSON types only): {adaptation.details!r}",
     )
@@ -154,7 +141,7 @@ def check_round_trip(adaptation: Adaptation, backbone: Backbone, prompt: str, di
     for version in (adaptation, loaded):
         with backbone.adapted(version):
             images.append(_draw(backbone, prompt))
-    _require(images[0] == images[1], "the adaptation draws another image after it was saved and loaded")
+    require(images[0] == images[1], "the adaptation draws another image after it was saved and loaded")
 
 
 def check_determinism(
@@ -166,14 +153,14 @@ def check_determinism(
     fresh: AdapterCache,
 ) -> None:
     """The same inputs give the same bytes, whatever the global generators say and the cache holds."""
-    with _other_global_random_state():
+    with other_global_random_state():
         again = method.adapt(concept, backbone, fresh)
-    _require(
+    require(
         _bytes(again) == _bytes(adaptation) and _configs(again) == _configs(adaptation),
         "adapt() is not deterministic: a second call gave another adaptation",
     )
     cached = method.adapt(concept, backbone, used)
-    _require(_bytes(cached) == _bytes(adaptation), "adapt() gives other weights when its cache has entries")
+    require(_bytes(cached) == _bytes(adaptation), "adapt() gives other weights when its cache has entries")
 
 
 def check_independence(
@@ -188,7 +175,7 @@ def check_independence(
     for other in others:
         method.adapt(other, backbone, cache)
     again = method.adapt(concept, backbone, cache)
-    _require(
+    require(
         _bytes(again) == _bytes(adaptation),
         "per_knowledge: the adaptation of a knowledge item depends on the items that were adapted before it",
     )
@@ -204,7 +191,7 @@ def check_errors(method: Method, backbone: Backbone, concept: Concept, cache: Ad
         try:
             method.adapt(case, backbone, cache)
         except UserError as error:
-            _require(
+            require(
                 concept.name in str(error),
                 f"the error for a concept {description} must name it, {concept.name!r}; it says: {error}",
             )
@@ -255,29 +242,3 @@ def _state(backbone: Backbone) -> list[tuple[str, bool, bool]]:
         for name, parameter in model.named_parameters()
     ]
     return modes + gradients
-
-
-def _global_random_state() -> tuple[Any, ...]:
-    _, keys, *rest = np.random.get_state()
-    generators = [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
-    return (
-        random.getstate(),
-        np.asarray(keys).tobytes(),
-        tuple(rest),
-        *(state.numpy().tobytes() for state in generators),
-    )
-
-
-@contextmanager
-def _other_global_random_state() -> Iterator[None]:
-    """Other global generators for the block; a result that depends on them changes."""
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
-        random.seed(1)
-        np.random.seed(1)
-        torch.manual_seed(1)
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)

@@ -1,0 +1,15 @@
+"""What the contracts of plug-ins promise, as checks that any method and any metric must pass.
+
+from knowcusbench.testing import check_method, check_metric
+
+def test_my_method(tmp_path):
+    check_method(MyMethod(...), backbone, concept, tmp_path)
+
+def test_my_metric(tmp_path):
+    check_metric(MyMetric(...), items, tmp_path)
+"""
+
+from knowcusbench.testing.methods import check_method
+from knowcusbench.testing.metrics import check_metric
+
+__all__ = ["check_method", "check_metric"]
