@@ -18,14 +18,16 @@ Rows = NDArray[np.float32]
 MEMORY = 1 << 15
 """Embeddings that are in memory at a time: 128 MiB at 1024 dimensions."""
 
+ROWS, KEYS = ".rows.npy", ".keys.npy"
+
 log = logging.getLogger(__name__)
 
 
 class EmbeddingStore:
     """Rows of numbers by key, in a directory that any number of processes may add to.
 
-    What is added at a time is one file (a structured array of keys and rows), written whole or not at all, and read
-    through a memory map. In memory are the keys (about 250 bytes each), and the rows used last.
+    What is added at a time is a file of rows, read through a memory map, and after it a file of their keys; both appear
+    whole or not at all. In memory are the keys (about 250 bytes each), and the rows used last.
 
     Args:
         directory: None keeps rows in memory only.
@@ -34,10 +36,10 @@ class EmbeddingStore:
     def __init__(self, directory: Path | None) -> None:
         self._directory = directory
         self._memo: Memo[str, Rows] = Memo(MEMORY)
-        self._tables: list[NDArray[np.void]] = []
+        self._tables: list[Rows] = []
         self._index: dict[str, tuple[int, int]] = {}
-        for file in sorted(directory.glob("[!.]*.npy")) if directory else ():
-            self._add(file)
+        for file in sorted(directory.glob(f"[!.]*{KEYS}")) if directory else ():
+            self._open(file)
 
     def fetch(self, keys: Sequence[str], compute: Callable[[list[str]], Rows]) -> Rows:
         """The rows (keys, width) of `keys`.
@@ -57,30 +59,29 @@ class EmbeddingStore:
 
     def _row(self, key: str) -> Rows:
         table, place = self._index[key]
-        return np.array(self._tables[table]["row"][place])
+        return np.array(self._tables[table][place])
 
     def _keep(self, keys: list[str], rows: Rows) -> Rows:
         if self._directory and np.isfinite(rows).all():
-            width = self._tables[0].dtype["row"].shape[0] if self._tables else rows.shape[1]
+            width = self._tables[0].shape[1] if self._tables else rows.shape[1]
             if width != rows.shape[1]:
                 raise WeightsError(
                     f"{self._directory}: holds embeddings of {width} numbers, and the encoder gives {rows.shape[1]}; "
                     "remove that directory"
                 )
-            table = np.empty(len(keys), dtype=[("key", f"S{max(map(len, keys))}"), ("row", "<f4", rows.shape[1:])])
-            table["key"], table["row"] = keys, rows
-            file = self._directory / f"{uuid.uuid4().hex}.npy"
-            with atomic_path(file) as temporary, temporary.open("wb") as handle:
-                np.save(handle, table)
-            self._add(file)
+            name = uuid.uuid4().hex
+            for suffix, array in ((ROWS, rows), (KEYS, np.array(keys, dtype=np.bytes_))):
+                with atomic_path(self._directory / f"{name}{suffix}") as temporary, temporary.open("wb") as handle:
+                    np.save(handle, array)
+            self._open(self._directory / f"{name}{KEYS}")
         return rows
 
-    def _add(self, file: Path) -> None:
+    def _open(self, file: Path) -> None:
         try:
-            table = np.load(file, mmap_mode="r", allow_pickle=False)
-            keys = [key.decode() for key in table["key"]]
-        except (ValueError, OSError, IndexError) as error:
+            keys = np.load(file, allow_pickle=False)
+            rows = np.load(file.with_name(file.name.replace(KEYS, ROWS)), mmap_mode="r", allow_pickle=False)
+        except (ValueError, OSError) as error:
             log.warning("%s: damaged, its embeddings are computed again (%s)", file, error)
             return
-        self._tables.append(table)
-        self._index.update((key, (len(self._tables) - 1, place)) for place, key in enumerate(keys))
+        self._tables.append(rows)
+        self._index.update((key.decode(), (len(self._tables) - 1, place)) for place, key in enumerate(keys))

@@ -51,17 +51,27 @@ def test_what_was_written_by_two_at_once_is_one_row(tmp_path: Path) -> None:
     np.testing.assert_array_equal(EmbeddingStore(tmp_path).fetch(["a"], Counting(0)), [[10, 10, 10]])
 
 
+@pytest.mark.parametrize("part", ["keys", "rows"])
 def test_a_damaged_file_is_named_and_its_rows_are_computed_again(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    part: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     EmbeddingStore(tmp_path).fetch(["a"], Counting())
-    (file,) = tmp_path.glob("*.npy")
+    (file,) = tmp_path.glob(f"*.{part}.npy")
     file.write_bytes(file.read_bytes()[:-2])
     compute = Counting()
     with caplog.at_level(logging.WARNING):
         EmbeddingStore(tmp_path).fetch(["a"], compute)
     assert compute.asked == [["a"]]
-    assert str(file) in caplog.text
+    assert file.name.partition(".")[0] in caplog.text
+
+
+def test_rows_without_keys_are_passed_over(tmp_path: Path) -> None:
+    """As a kill between the two files leaves them."""
+    EmbeddingStore(tmp_path).fetch(["a"], Counting())
+    next(tmp_path.glob("*.keys.npy")).unlink()
+    compute = Counting()
+    EmbeddingStore(tmp_path).fetch(["a"], compute)
+    assert compute.asked == [["a"]]
 
 
 def test_rows_of_another_width_are_refused(tmp_path: Path) -> None:
