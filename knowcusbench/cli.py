@@ -29,6 +29,9 @@ A run, from its plan to its leaderboard (each verb does only what is missing):
 
   probe      edit one fact, and draw its phrase before and after
 
+  score --images DIR --prompts FILE [--references DIR] [--output FILE.csv] [key=value ...]
+             score a folder of images that any other program made
+
 Benchmarks:
   check PATH              validate a benchmark directory and print its statistics
   convert SOURCE TARGET   a release directory to a Parquet data set, or back
@@ -70,6 +73,10 @@ def _dispatch(arguments: list[str]) -> None:
     commands: dict[str, Callable[[list[str]], None]] = {"check": _check, "convert": _convert}
     if verb in ("-sc", "--shell_completion"):
         _complete(rest)
+    elif verb == "score" and any(word.startswith("--images") for word in rest):
+        from knowcusbench.folder import main as score_folder
+
+        score_folder(rest)
     elif verb in RUN_VERBS:
         from knowcusbench.commands import run_verb
 

@@ -3,23 +3,40 @@
 So a published number can be computed again under each protocol.
 """
 
+import argparse
 import csv
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pandas as pd
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
 from knowcusbench.benchmark.layout import IMAGE_SUFFIXES
-from knowcusbench.benchmark.types import Concept
-from knowcusbench.config import did_you_mean
+from knowcusbench.benchmark.types import Concept, Task
+from knowcusbench.commands import compose_config, explain
+from knowcusbench.config import build, did_you_mean
 from knowcusbench.errors import ConfigError
+from knowcusbench.files import write_atomic
 from knowcusbench.metrics.base import Metric, Score, ScoreItem
+from knowcusbench.report.reduction import MEANS, score_intervals
+from knowcusbench.report.types import Reduction
+from knowcusbench.stages.prepare import protocol_digest
+from knowcusbench.store import write_json, writing
 
 CHUNK = 512
+
+OPTIONS = ("--images", "--prompts", "--references", "--output")
+
+DEFAULTS = ("encoders=published", "benchmark=directory", "benchmark.path=.")
+"""Overrides unless others are given: the images of other programs are of the real world."""
+
+log = logging.getLogger(__name__)
 
 COLUMNS = {
     "image": ("image", "file", "file_name", "filename", "path"),
@@ -30,6 +47,13 @@ COLUMNS = {
     "subject": ("subject",),
 }
 """The columns of a prompts file, with the names that are understood. The first two must be there."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Its errors are a ConfigError."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{self.prog}: {message}")
 
 
 @dataclass(frozen=True)
@@ -184,3 +208,79 @@ def _scores(items: Sequence[ScoreItem], metric: Metric) -> pd.DataFrame:
             "details": [json.dumps(score.details) if score.details else "" for score in scores],
         }
     )
+
+
+def main(arguments: Sequence[str]) -> None:
+    """`knowcusbench score --images DIR --prompts FILE [--references DIR] [--output FILE] [overrides]`."""
+    parser = Parser(prog="knowcusbench score", add_help=False)
+    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--prompts", type=Path, required=True)
+    parser.add_argument("--references", type=Path)
+    parser.add_argument("--output", type=Path)
+    options, overrides = parser.parse_known_args(arguments)
+    if unknown := [word for word in overrides if word.startswith("-")]:
+        raise ConfigError(f"{unknown[0]}: no such option{did_you_mean(unknown[0], OPTIONS)}")
+    if options.output and options.output.suffix != ".csv":
+        raise ConfigError(f"--output: {options.output}: expected a file name that ends in .csv")
+    chosen = {word.partition("=")[0] for word in overrides}
+    defaults = [word for word in DEFAULTS if word.partition("=")[0] not in chosen]
+    config = compose_config([*defaults, *overrides])
+    metrics, digests = _metrics(config)
+    folder = read_folder(options.images, options.prompts, options.references)
+    if folder.left_out:
+        log.warning(
+            "%s: %d images have no row in %s and are left out", options.images, folder.left_out, options.prompts
+        )
+    scores = score_folder(folder, metrics)
+    summary = summarise(scores, metrics, digests, config.protocol.reduction.value)
+    if options.output:
+        record = {
+            "protocol": OmegaConf.to_container(config.protocol, enum_to_str=True),
+            "scores": summary.to_dict("records"),
+        }
+        with writing():
+            write_atomic(options.output, scores.to_csv(index=False).encode())
+            write_json(options.output.with_suffix(".json"), record)
+    print(f"Protocol {config.protocol.name} ({config.protocol.source}), {config.protocol.reduction.value} mean")
+    print(summary.to_string(index=False, na_rep="–", float_format=lambda value: f"{value:.4f}"))
+    if options.output:
+        print(f"\nwritten to {options.output} and {options.output.with_suffix('.json')}")
+
+
+def _metrics(config: DictConfig) -> tuple[dict[str, Metric], dict[str, str]]:
+    """The metrics of a configuration, and the digests of how they are computed."""
+    try:
+        nodes = OmegaConf.to_container(config.metrics, resolve=True, throw_on_missing=True, enum_to_str=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(explain(error)) from error
+    assert isinstance(nodes, dict)
+    metrics = {str(name): build(node, f"metrics.{name!s}") for name, node in nodes.items()}
+    reduction = config.protocol.reduction.value
+    return metrics, {str(name): protocol_digest([node, reduction], config.cache_dir) for name, node in nodes.items()}
+
+
+def summarise(
+    scores: pd.DataFrame, metrics: Mapping[str, Metric], digests: Mapping[str, str], reduction: Reduction
+) -> pd.DataFrame:
+    """One row per metric: its mean by `reduction`, the 95% interval over concepts, how many images and concepts, how
+    many scores carry a note, and the protocol's digest."""
+    table = scores.assign(method="images", task=Task.GENERATION.value)
+    means, intervals = MEANS[reduction](table), score_intervals(table, reduction)
+    rows = []
+    for name, metric in metrics.items():
+        own = table[table["metric"] == name]
+        cell = ("images", Task.GENERATION.value, name)
+        low, high = intervals[cell] or (None, None)
+        rows.append(
+            {
+                "metric": metric.title,
+                "mean": means[cell].value,
+                "low": low,
+                "high": high,
+                "images": means[cell].n,
+                "concepts": own["concept"].nunique(),
+                "noted": int((own["note"] != "").sum()),
+                "protocol": digests[name],
+            }
+        )
+    return pd.DataFrame(rows)

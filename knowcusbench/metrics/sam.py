@@ -85,6 +85,16 @@ class SegmentAnythingSpec(SegmenterSpec):
         return path
 
 
+def is_too_narrow(image: Image.Image, longest: int) -> bool:
+    """Whether nothing is left of an image's shorter side when the other has the size that SAM sees."""
+    return min(image.size) * longest / max(image.size) < 1
+
+
+def empty_mask(image: Image.Image) -> Mask:
+    """A mask without anything: the image then counts whole."""
+    return np.zeros((image.height, image.width), dtype=np.bool_)
+
+
 class TransformersSam:
     """A resident `SamModel`. Images are padded to one square size, so a batch does not change a mask."""
 
@@ -98,8 +108,10 @@ class TransformersSam:
             self._processor = SamProcessor.from_pretrained(directory)
 
     def predict(self, images: Sequence[Image.Image], boxes: Sequence[Box]) -> list[Mask]:
-        pairs = list(zip(images, boxes, strict=True))
-        return [mask for batch in batches(pairs, self._batch_size) for mask in self._predict(batch)]
+        longest = self._processor.image_processor.size["longest_edge"]
+        fitting = [pair for pair in zip(images, boxes, strict=True) if not is_too_narrow(pair[0], longest)]
+        masks = (mask for batch in batches(fitting, self._batch_size) for mask in self._predict(batch))
+        return [empty_mask(image) if is_too_narrow(image, longest) else next(masks) for image in images]
 
     @torch.inference_mode()
     def _predict(self, batch: Sequence[tuple[Image.Image, Box]]) -> list[Mask]:
@@ -137,7 +149,11 @@ class SegmentAnything:
         self._predictor = segment_anything.SamPredictor(model)
 
     def predict(self, images: Sequence[Image.Image], boxes: Sequence[Box]) -> list[Mask]:
-        return [self._predict(image, box) for image, box in zip(images, boxes, strict=True)]
+        longest = self._predictor.transform.target_length
+        return [
+            empty_mask(image) if is_too_narrow(image, longest) else self._predict(image, box)
+            for image, box in zip(images, boxes, strict=True)
+        ]
 
     def _predict(self, image: Image.Image, box: Box) -> Mask:
         self._predictor.set_image(np.asarray(image))

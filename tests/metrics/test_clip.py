@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from metrics.clip_twin import ClipTwin
 from PIL import Image
 
@@ -99,3 +100,8 @@ def test_the_ceiling_leaves_one_reference_out_at_a_time(clip: ClipSpec, twin: Cl
 
 def test_the_ceiling_of_a_single_reference_is_undefined(clip: ClipSpec, dog) -> None:
     assert np.isnan(real_image_ceiling(ClipI(encoder=clip), replace(dog, images=dog.images[:1]), {}))
+
+
+def test_preprocessing_is_torchvisions_pixel_by_pixel(clip: ClipSpec, twin: ClipTwin, dogs, ducks) -> None:
+    for image in opened([*dogs, *ducks]):
+        assert torch.equal(clip.load().preprocess(image), twin.preprocess(image))

@@ -2,12 +2,15 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from metrics.clip_twin import ClipTwin
-from PIL import Image
+from PIL import Image, ImageOps
+from torchmetrics.multimodal import CLIPScore
+from transformers import CLIPModel, CLIPProcessor
 
 from knowcusbench.benchmark.types import Concept
 from knowcusbench.errors import ConfigError, MetricError
@@ -16,9 +19,11 @@ from knowcusbench.metrics.ceiling import real_image_ceiling
 from knowcusbench.metrics.clip import ClipSpec
 from knowcusbench.metrics.clip_i import ClipI
 from knowcusbench.metrics.clip_t import ClipT
+from knowcusbench.metrics.clip_transformers import TransformersClipSpec
 from knowcusbench.metrics.copies import Copies
 from knowcusbench.metrics.protocol import ReferencePairing, ReferenceSplit, TextForm, scaled_cosine, text_of
 from knowcusbench.metrics.retrieval import ConceptRetrieval
+from knowcusbench.toybox.encoders import save_clip_transformers
 
 BEACH = ScoreItem(
     "s", Path("i.png"), (), "a photo of {} on the beach", "dog", phrase="my birthday gift", subject="sks dog"
@@ -132,13 +137,45 @@ def test_a_clamped_cosine_is_clipscores(angle: float, clamped: float) -> None:
     assert scaled_cosine(one, other, 2.5) == pytest.approx(2.5 * np.cos(np.radians(angle)), abs=1e-6)
 
 
-def test_clip_t_in_the_form_of_clipscore_agrees_with_torchmetrics_formula(
+def test_clip_t_in_the_form_of_clipscore_is_that_of_the_formula(
     clip: ClipSpec, twin: ClipTwin, dogs: list[Path]
 ) -> None:
     items = [ScoreItem(str(n), file, (), "a {} in a car", "dog", subject="sks dog") for n, file in enumerate(dogs)]
     scores = ClipT(encoder=clip, scale=2.5, clamp=True, text_form=TextForm.stripped).score(items)
     cosines = (twin.images([Image.open(file) for file in dogs]) * twin.texts(["a dog in a car"])).sum(axis=1)
     np.testing.assert_allclose([score.value for score in scores], 2.5 * np.maximum(cosines, 0), atol=1e-5)
+
+
+class Unwrapped(CLIPModel):
+    """Features as transformers gave them before its fifth version, which torchmetrics expects."""
+
+    def get_image_features(self, *inputs: Any) -> torch.Tensor:  # type: ignore[override]
+        return super().get_image_features(*inputs).pooler_output
+
+    def get_text_features(self, *inputs: Any) -> torch.Tensor:  # type: ignore[override]
+        return super().get_text_features(*inputs).pooler_output
+
+
+def test_torchmetrics_clipscore_is_clip_t_times_a_hundred(encoders: Path, dogs: list[Path], tmp_path: Path) -> None:
+    directory = tmp_path / "clip_transformers"
+    save_clip_transformers(encoders / "clip", directory)
+    theirs = CLIPScore(
+        model_name_or_path=lambda: (Unwrapped.from_pretrained(directory), CLIPProcessor.from_pretrained(directory))
+    )
+    ours = TransformersClipSpec(source=str(directory), device="cpu")
+    values = []
+    for number, file in enumerate(dogs):
+        # Of the size that the model sees: torchmetrics resizes tensors, which rounds otherwise.
+        image = ImageOps.fit(Image.open(file), (64, 64))
+        image.save(tmp_path / "image.png")
+        text = f"a dog in place {number}"
+        item = ScoreItem("s", tmp_path / "image.png", (), text, "dog")
+        (score,) = ClipT(encoder=ours, scale=100, clamp=True).score([item])
+        values.append(score.value)
+        wanted = theirs(torch.from_numpy(np.array(image)).permute(2, 0, 1), text)
+        assert score.value == pytest.approx(wanted.item(), abs=1e-3)
+        theirs.reset()
+    assert max(values) > 0
 
 
 def test_retrieval_is_the_nearest_mean_by_hand(

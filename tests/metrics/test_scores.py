@@ -92,6 +92,34 @@ def test_grey_transparent_and_16_bit_files_score_as_the_rgb_image_they_show(
     assert len({path.read_bytes() for path in files}) == 4
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_scores_do_not_depend_on_how_many_read_nor_on_the_lossless_format(
+    name: str, metrics: dict[str, Metric], items: list[ScoreItem], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    converted: dict[str, list[ScoreItem]] = {"png": [], "webp": []}
+    for number, item in enumerate(items[:4]):
+        for suffix, some in converted.items():
+            file = tmp_path / f"{number}.{suffix}"
+            Image.open(item.image).save(file, lossless=True)
+            some.append(replace(item, image=file))
+    found = []
+    for suffix, readers in (("png", 1), ("webp", 7)):
+        monkeypatch.setattr(encoders_module, "READERS", readers)
+        found.append(values(with_batch_size(metrics[name], readers + 10).score(converted[suffix])))
+    np.testing.assert_allclose(found[0], found[1], atol=1e-5)
+    np.testing.assert_allclose(found[0], values(metrics[name].score(items[:4])), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("size", [(1, 1), (10_000, 3), (3, 4_000)])
+def test_images_of_any_shape_have_a_score(
+    name: str, size: tuple[int, int], metrics: dict[str, Metric], dogs: list[Path], tmp_path: Path
+) -> None:
+    Image.new("RGB", size, "orange").save(tmp_path / "odd.png")
+    (score,) = metrics[name].score([ScoreItem("odd", tmp_path / "odd.png", tuple(dogs[:2]), "a {}", "dog")])
+    assert -1 <= score.value <= 100
+
+
 def test_an_image_is_read_once_for_all_metrics_that_share_an_encoder(
     clip: ClipSpec, dogs: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

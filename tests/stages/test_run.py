@@ -14,6 +14,9 @@ import yaml
 from PIL import Image
 
 from knowcusbench.benchmark.types import Task
+from knowcusbench.metrics import encoders
+from knowcusbench.metrics.clip import ClipEncoder
+from knowcusbench.metrics.protocol import TextForm, text_of
 from knowcusbench.plan import Sample, samples
 from knowcusbench.stages.score import score_item
 from knowcusbench.store import RunStore
@@ -81,10 +84,16 @@ def test_every_sample_has_noise_of_its_own(finished_run):
 def test_text_metrics_are_told_the_class_noun_not_the_knowledge(dog, tmp_path):
     prompt = dog.prompts[0].template
     sample = Sample("0123456789abcdef", dog.name, Task.GENERATION, 1, "origin", prompt, "background_change", 0)
-    run = SimpleNamespace(concept=lambda name: dog, store=RunStore(tmp_path), label="mokus")
+    method = SimpleNamespace(subject=lambda concept, item: concept.anchor)
+    gallery = {dog.name: dog.images}
+    run = SimpleNamespace(
+        concept=lambda name: dog, store=RunStore(tmp_path), label="mokus", method=method, gallery=gallery
+    )
     item = score_item(run, sample)
-    assert item.text == "a photo of dog on the beach"
-    assert item.references == dog.images
+    assert text_of(item, TextForm.class_noun) == "a photo of dog on the beach"
+    assert text_of(item, TextForm.phrase) == "a photo of the one from Rome on the beach"
+    assert item.subject == "sks dog"
+    assert (item.references, item.held_out, item.gallery) == (dog.images, (), gallery)
     assert item.image == tmp_path / "images" / "mokus" / "dog3" / "0123456789abcdef.png"
 
 
@@ -280,3 +289,53 @@ def test_where_the_cache_lies_makes_no_difference(run, command, cache_dir, tmp_p
     before = files(run)
     assert command("bench", run.parent, "method=base", f"cache_dir={moved}") == 0
     assert files(run) == before
+
+
+def test_held_out_references_are_shown_to_no_method_and_compared_with(command, tmp_path):
+    held = ("method=base", "grid.held_out=2", "metrics=[clip_i]", "effects.enabled=false", "grid.seeds=[0]")
+    assert command("bench", tmp_path, *held, "protocol.references=held_out") == 0
+    assert command("bench", tmp_path / "train", *held) == 0
+    scores = [
+        pd.read_parquet(root / "run" / "scores" / "base" / "clip_i.parquet").set_index("sample_id")
+        for root in (tmp_path, tmp_path / "train")
+    ]
+    assert set(scores[0]["protocol"]).isdisjoint(scores[1]["protocol"])
+    assert (scores[0]["value"] - scores[1]["value"]).abs().max() > 1e-5
+
+
+def test_more_references_than_there_are_cannot_be_held_out(command, tmp_path, capsys):
+    assert command("plan", tmp_path, "grid.held_out=6") == 2
+    assert "grid.held_out: 6 of the" in capsys.readouterr().err
+
+
+def test_held_out_references_that_nobody_held_out_are_refused_before_anything_is_made(command, tmp_path, capsys):
+    assert command("bench", tmp_path, "method=base", "protocol.references=held_out") == 2
+    assert "needs 1 reference images of the split held_out" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "images").exists()
+
+
+def test_a_floor_is_the_score_beside_the_next_concept(finished_run):
+    """Of two concepts each is the other's: their mean is that of one's images with the other's references."""
+    plan = pd.read_parquet(finished_run / "plan.parquet").set_index("id")
+    own = pd.read_parquet(finished_run / "scores" / "base" / "clip_i.parquet").set_index("sample_id")
+    floor = pd.read_parquet(finished_run / "floors" / "base" / "clip_i.parquet").set_index("sample_id")
+    assert set(own.index) == set(floor.index) == set(plan.index)
+    assert (own["value"] - floor["value"]).abs().min() > 0
+    # One prompt each: there is no other to compare with.
+    assert not (finished_run / "floors" / "base" / "clip_t.parquet").exists()
+
+
+def test_a_run_of_another_protocol_is_refused(run, command, capsys):
+    assert command("score", run.parent, "method=base", "protocol=dreambench_plus") == 2
+    assert "made with another configuration" in capsys.readouterr().err
+
+
+def test_embeddings_are_shared_by_runs(command, cache_dir, tmp_path, monkeypatch):
+    settings = ("method=base", "metrics=[clip_i,clip_t]", "effects.enabled=false", "grid.seeds=[0]")
+    assert command("bench", tmp_path, *settings) == 0
+    encoded = []
+    original = ClipEncoder.image_features
+    monkeypatch.setattr(ClipEncoder, "image_features", lambda s, pixels: encoded.append(1) or original(s, pixels))
+    encoders._load.cache_clear()
+    assert command("bench", tmp_path / "again", *settings, "protocol.scale=100") == 0
+    assert encoded == []

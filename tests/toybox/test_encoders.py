@@ -5,9 +5,12 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
+from PIL import Image
 from transformers import CLIPProcessor
 
-from knowcusbench.toybox.encoders import build_clip, build_pickscore, build_sam, sam_model
+from knowcusbench.metrics.clip import ClipSpec
+from knowcusbench.metrics.clip_transformers import TransformersClipSpec
+from knowcusbench.toybox.encoders import build_clip, build_pickscore, build_sam, sam_model, save_clip_transformers
 
 BUILDERS = {"clip": build_clip, "pickscore": build_pickscore, "sam": build_sam}
 
@@ -61,3 +64,16 @@ def test_sam_takes_prompts_a_pixel_apart_for_alike() -> None:
     here, beside, far = model.shared_image_embedding(corners[None], (64, 64))[0, :, 0].detach()
     assert torch.cosine_similarity(here, beside, dim=0) > 0.9
     assert torch.cosine_similarity(here, far, dim=0) < 0.6
+
+
+def test_the_clip_in_transformers_form_embeds_as_the_one_it_was_converted_from(
+    built: tuple[Path, Path], tmp_path: Path
+) -> None:
+    save_clip_transformers(built[0] / "clip", tmp_path / "clip")
+    ours = TransformersClipSpec(source=str(tmp_path / "clip"), device="cpu").load()
+    theirs = ClipSpec(source=str(built[0] / "clip"), device="cpu").load()
+    texts = ["a red car", "Bela's birthday gift", "an ordinary sentence, with Ünïcode", "dog " * 90]
+    assert torch.allclose(ours.encode_texts(texts), theirs.encode_texts(texts), atol=1e-5)
+    assert [ours.truncates(text) for text in texts] == [theirs.truncates(text) for text in texts]
+    images = [Image.effect_mandelbrot((90, 70), (-2, -1, 1, 1), 60).convert("RGB"), Image.new("RGB", (64, 64), "red")]
+    assert torch.allclose(ours.encode_images(images), theirs.encode_images(images), atol=1e-5)

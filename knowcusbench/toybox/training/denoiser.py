@@ -42,7 +42,7 @@ from knowcusbench.toybox.vocabulary import ANCHOR_OWNER, CLASSES, COLOURS, PATTE
 from knowcusbench.toybox.world import KNOWN, SIMPLE, settled
 
 SCHEDULE = Schedule(
-    steps=26_000, batch_size=64, learning_rate=1e-3, warmup=100, decay_from=0.7, muon=True, average=0.998
+    steps=34_000, batch_size=64, learning_rate=1e-3, warmup=100, decay_from=0.7, muon=True, average=0.998
 )
 
 FREE_STEPS = 8_100
