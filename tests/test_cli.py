@@ -88,6 +88,7 @@ WRONG_WORDS = [
     (("bench", "mokus"), "mokus: not an override, expected key=value"),
     (("bench", "method=mokuss"), "method=mokuss: no such option; did you mean 'mokus'"),
     (("bench", "metrics=[clip_x]"), "metrics=clip_x: no such option; did you mean 'clip_"),
+    (("bench", "metrics=[dino_i]"), r"encoders\.dino\.source has no value.*give it a directory or hub id"),
     (("bench", "method=base,mokus"), "method=base,mokus: several values; add -m"),
     (("bench", "benchmark=directory", "benchmark.path=null"), "benchmark.path"),
     (("bench", "benchmark.path=nowhere"), "nowhere"),

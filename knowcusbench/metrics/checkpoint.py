@@ -18,6 +18,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from safetensors import SafetensorError
+from transformers import AutoConfig
 
 from knowcusbench.errors import WeightsError
 
@@ -30,8 +31,11 @@ FILES = ("*.json", "*.txt")
 
 TRANSFORMERS_WEIGHTS = ("model.safetensors", "model-*.safetensors")
 
+TRANSFORMERS_PICKLE = "pytorch_model.bin"
+"""The weights of older checkpoints, which may have no safetensors."""
+
 # OSError covers files and the hub; the others are contents that do not parse or do not fit the model.
-_LOADER_ERRORS = (OSError, ValueError, RuntimeError, KeyError, SafetensorError, UnpicklingError)
+_LOADER_ERRORS = (OSError, EOFError, ValueError, RuntimeError, KeyError, SafetensorError, UnpicklingError)
 
 
 def locate(source: str, revision: str | None, weights: tuple[str, ...] = ()) -> Path:
@@ -68,10 +72,11 @@ def _hub_problem(error: Exception) -> str:
 
 
 def version(path: Path) -> str:
-    """What identifies the content of a checkpoint: the commit of a hub snapshot ("commit:..."), or the digest
-    of a local directory's or file's names and bytes ("sha256:...")."""
-    if path.parent.name == "snapshots":
-        return f"commit:{path.name}"
+    """What identifies the content of a checkpoint: the commit of a hub snapshot or of the snapshot that a file is in
+    ("commit:..."), or the digest of a local directory's or file's names and bytes ("sha256:...")."""
+    snapshot = path if path.is_dir() else path.parent
+    if snapshot.parent.name == "snapshots":
+        return f"commit:{snapshot.name}"
     root, files = (path, sorted(path.rglob("*"))) if path.is_dir() else (path.parent, [path])
     digest = hashlib.sha256()
     for file in files:
@@ -96,16 +101,29 @@ def loading(source: str) -> Iterator[None]:
         raise WeightsError(f"{source}: can't be loaded for a metric ({first_line(error)})") from error
 
 
-def load_transformers(model_class: Any, source: str, directory: Path) -> Any:
-    """A transformers model in fp32 on the CPU, ready for inference, from safetensors.
+def transformers_config(source: str, directory: Path, *model_types: str) -> Any:
+    """The configuration of a transformers checkpoint. Raises WeightsError, naming `source`, if its model is none of
+    `model_types`."""
+    with loading(source):
+        config = AutoConfig.from_pretrained(directory)
+    if config.model_type not in model_types:
+        raise WeightsError(f"{source}: holds a model of type {config.model_type}, expected {' or '.join(model_types)}")
+    return config
+
+
+def load_transformers(model_class: Any, source: str, directory: Path, **settings: Any) -> Any:
+    """A transformers model in fp32 on the CPU, ready for inference, from safetensors or else a pickle of tensors.
 
     Raises WeightsError, naming `source`, also for a checkpoint that lacks some of the model's weights, which
     transformers would fill with random numbers.
+
+    Args:
+        settings: of the model class's constructor.
     """
     transformers.utils.logging.disable_progress_bar()
     with loading(source):
         model, report = model_class.from_pretrained(
-            directory, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+            directory, dtype=torch.float32, weights_only=True, output_loading_info=True, **settings
         )
     if missing := sorted(report["missing_keys"]):
         raise WeightsError(f"{source}: lacks {len(missing)} weights of its model, the first is {missing[0]}")

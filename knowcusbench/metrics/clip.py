@@ -37,27 +37,49 @@ class ClipSpec(EncoderSpec):
         return {self.source: version(locate(self.source, self.revision, WEIGHTS))}
 
 
-class ClipEncoder(ImageTextEncoder):
-    """A resident CLIP with open_clip's own preprocessing and tokenizer for the checkpoint."""
+class OpenClipEncoder(ImageTextEncoder):
+    """A resident open_clip model with its tokenizer. Texts are cut as the tokenizer does it: the end token comes last.
 
-    def __init__(self, spec: ClipSpec) -> None:
+    Args:
+        model: in fp32 on the CPU.
+        tokenizer: gives token ids (texts, context length).
+    """
+
+    def __init__(self, spec: EncoderSpec, model: Any, tokenizer: Any) -> None:
         super().__init__(spec)
         self._device = resolve_device(spec.device)
         self._dtype = getattr(torch, spec.dtype)
-        name = f"local-dir:{locate(spec.source, spec.revision, WEIGHTS)}"
-        with loading(spec.source):
-            model, self._transform = open_clip.create_model_from_pretrained(name)
-            self._tokenizer: Any = open_clip.get_tokenizer(name)
         self._model = model.eval().requires_grad_(False).to(self._device, self._dtype)
-        self.context_length = self._tokenizer.context_length
-
-    def preprocess(self, image: Image.Image) -> Tensor:
-        pixels: Tensor = self._transform(image)
-        return pixels
+        self._tokenizer = tokenizer
+        self.context_length = tokenizer.context_length
 
     def image_features(self, pixels: Tensor) -> Tensor:
         features: Tensor = self._model.encode_image(pixels.to(self._device, self._dtype))
         return features
+
+    def text_features(self, texts: Sequence[str]) -> Tensor:
+        features: Tensor = self._model.encode_text(self._tokenizer(list(texts)).to(self._device))
+        return features
+
+    def truncates(self, text: str) -> bool:
+        # In a text that is cut, the end token comes one place later when there is room for one token more.
+        longer = self._tokenizer([text], context_length=self.context_length + 1)
+        return not torch.equal(longer[:, :-1], self._tokenizer([text]))
+
+
+class ClipEncoder(OpenClipEncoder):
+    """A resident CLIP with open_clip's own preprocessing and tokenizer for the checkpoint."""
+
+    def __init__(self, spec: ClipSpec) -> None:
+        name = f"local-dir:{locate(spec.source, spec.revision, WEIGHTS)}"
+        with loading(spec.source):
+            model, self._transform = open_clip.create_model_from_pretrained(name)
+            tokenizer = open_clip.get_tokenizer(name)
+        super().__init__(spec, model, tokenizer)
+
+    def preprocess(self, image: Image.Image) -> Tensor:
+        pixels: Tensor = self._transform(image)
+        return pixels
 
     def patch_features(self, images: Sequence[Image.Image]) -> Tensor:
         """Features (images, patches, width) of the image tower's last block behind its norm, before pooling and
@@ -78,12 +100,3 @@ class ClipEncoder(ImageTextEncoder):
         (features,) = outputs["image_intermediates"]
         tokens: Tensor = features
         return tokens
-
-    def text_features(self, texts: Sequence[str]) -> Tensor:
-        features: Tensor = self._model.encode_text(self._tokenizer(list(texts)).to(self._device))
-        return features
-
-    def truncates(self, text: str) -> bool:
-        # In a text that is cut, the end token comes one place later when there is room for one token more.
-        longer = self._tokenizer([text], context_length=self.context_length + 1)
-        return not torch.equal(longer[:, :-1], self._tokenizer([text]))

@@ -85,6 +85,7 @@ def read_config(composed: DictConfig) -> tuple[Config, dict[str, Any]]:
     assert isinstance(resolved, dict)
     plain = {str(key): value for key, value in resolved.items()}
     _refuse_added_keys(plain)
+    _refuse_encoders_without_source(plain)
     config = OmegaConf.to_object(composed)
     assert isinstance(config, Config)
     return config, plain
@@ -100,6 +101,18 @@ def _refuse_added_keys(resolved: Mapping[str, Any]) -> None:
         for key in section:
             if key not in known:
                 raise ConfigError(f"{prefix}{key}: unknown key{did_you_mean(str(key), known)}")
+
+
+def _refuse_encoders_without_source(resolved: Mapping[str, Any]) -> None:
+    """`source: null` is an encoder of which this choice has no checkpoint: only a metric that uses it needs one."""
+    metrics = [metric for metric in resolved["metrics"].values() if isinstance(metric, Mapping)]
+    for name, encoder in resolved["encoders"].items():
+        used = any(encoder in metric.values() for metric in metrics)
+        if used and isinstance(encoder, Mapping) and encoder.get("source", "") is None:
+            raise ConfigError(
+                f"encoders.{name}.source has no value, and a metric needs it; give it a directory or hub id: "
+                f"encoders.{name}.source=..."
+            )
 
 
 def recorded_config(composed: DictConfig) -> DictConfig:

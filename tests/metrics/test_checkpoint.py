@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from knowcusbench.errors import WeightsError
 from knowcusbench.metrics.clip import ClipSpec
+from knowcusbench.metrics.hps import HpsSpec
 from knowcusbench.metrics.sam import SamSpec
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -45,6 +46,16 @@ def test_a_hub_id_loads_from_the_cache_and_its_commit_is_recorded(
 
     assert spec.weights() == {"tests/clip": f"commit:{COMMIT}"}
     assert torch.equal(spec.load().encode_texts(["a dog"]), clip.load().encode_texts(["a dog"]))
+
+
+def test_a_pickle_of_the_hub_is_found_and_its_commit_recorded(offline_hub: Path, encoders: Path, hps: HpsSpec) -> None:
+    shutil.copy(encoders / "hps" / hps.file, offline_hub / "snapshots" / COMMIT)
+    spec = replace(hps, source="tests/clip", revision="main")
+
+    assert spec.weights() == {f"tests/clip/{hps.file}": f"commit:{COMMIT}"}
+    assert torch.equal(spec.load().encode_texts(["a dog"]), hps.load().encode_texts(["a dog"]))
+    with pytest.raises(WeightsError, match=r"tests/clip: has no file 'HPS_v3\.pt'"):
+        replace(spec, file="HPS_v3.pt").load()
 
 
 @pytest.mark.parametrize(
@@ -118,15 +129,11 @@ def test_equal_specifications_share_one_encoder(clip: ClipSpec, segmenter: SamSp
 
 
 def test_loading_leaves_the_global_random_state_alone(
-    copy: Path, clip: ClipSpec, segmenter: SamSpec, preference: object
+    clip: ClipSpec, segmenter: SamSpec, preference: object, dino: object, hps: object, siglip: object
 ) -> None:
     before = torch.get_rng_state()
 
-    for spec in (
-        replace(clip, batch_size=8),
-        replace(segmenter, batch_size=8),
-        replace(preference, batch_size=8),
-    ):
-        spec.load()
+    for spec in (clip, segmenter, preference, dino, hps, siglip):
+        replace(spec, batch_size=8).load()
 
     assert torch.equal(torch.get_rng_state(), before)

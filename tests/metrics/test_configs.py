@@ -1,5 +1,6 @@
 """The shipped configuration files of metrics and encoders."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import hydra
@@ -10,7 +11,14 @@ from knowcusbench.metrics.base import Metric
 from knowcusbench.metrics.boxes import GroundingDinoBoxes, WholeImageBoxes
 from knowcusbench.metrics.clip import ClipSpec
 from knowcusbench.metrics.clip_transformers import TransformersClipSpec
+from knowcusbench.metrics.dino import DinoSpec
+from knowcusbench.metrics.dino_i import DinoI, DinoV2I
+from knowcusbench.metrics.hps import HpsSpec
+from knowcusbench.metrics.hpsv2 import HpsV2, HpsV21
 from knowcusbench.metrics.sam import SamSpec, SegmentAnythingSpec
+from knowcusbench.metrics.siglip import SiglipSpec
+from knowcusbench.metrics.siglip_t import SiglipT
+from knowcusbench.stages.prepare import protocol_digest
 
 NAMES = ("clip_i", "clip_i_seg", "clip_t", "pickscore")
 
@@ -74,6 +82,46 @@ def test_the_published_encoders_are_those_of_the_field(composed, tmp_path: Path)
     boxes = GroundingDinoBoxes(source="IDEA-Research/grounding-dino-base", revision="main", device="cpu")
     assert metrics["clip_i_seg"].segmenter == SamSpec(
         source="facebook/sam-vit-huge", revision="main", boxes=boxes, device="cpu"
+    )
+
+
+FURTHER = {
+    "dino_i": DinoI(encoder=DinoSpec(source="facebook/dino-vits16")),
+    "dinov2_i": DinoV2I(encoder=DinoSpec(source="facebook/dinov2-small")),
+    "hpsv2": HpsV2(encoder=HpsSpec(source="xswu/HPSv2", file="HPS_v2_compressed.pt", batch_size=16)),
+    "hpsv21": HpsV21(encoder=HpsSpec(source="xswu/HPSv2", file="HPS_v2.1_compressed.pt", batch_size=16)),
+    "siglip_t": SiglipT(encoder=SiglipSpec(source="google/siglip2-so400m-patch14-384", batch_size=16)),
+}
+
+
+def test_further_metrics_use_published_encoders(composed, tmp_path: Path) -> None:
+    metrics = composed("encoders=published", f"metrics=[{','.join(FURTHER)}]")
+
+    store = str(tmp_path / "cache" / "embeddings")
+    for name, expected in FURTHER.items():
+        encoder = replace(expected.encoder, revision="main", device="cpu", store=store)
+        assert metrics[name] == replace(expected, encoder=encoder)
+        assert type(metrics[name]) is type(expected)
+        assert metrics[name].name == name
+
+
+@pytest.mark.parametrize("name", FURTHER)
+def test_the_embedded_world_takes_the_encoders_of_further_metrics_from_elsewhere(name: str, composed) -> None:
+    key = name.removesuffix("_i").removesuffix("_t")
+
+    (metric,) = composed(f"metrics=[{name}]", f"encoders.{key}.source=somewhere").values()
+
+    assert metric == replace(FURTHER[name], encoder=replace(metric.encoder, source="somewhere"))
+    expected = replace(FURTHER[name].encoder, source="somewhere", device="cpu", store=metric.encoder.store)
+    assert metric.encoder == expected
+
+
+def test_where_embeddings_are_kept_is_no_part_of_the_protocol() -> None:
+    node = {"_target_": "Metric", "encoder": {"source": "there", "dtype": "float32"}}
+    kept = {**node, "encoder": {**node["encoder"], "store": "/somewhere", "batch_size": 3}}
+    assert protocol_digest(kept, "/cache") == protocol_digest(node, "/cache")
+    assert protocol_digest({**node, "encoder": {"source": "here", "dtype": "float32"}}, "/cache") != protocol_digest(
+        node, "/cache"
     )
 
 

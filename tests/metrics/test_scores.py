@@ -19,19 +19,39 @@ from knowcusbench.metrics.clip_i import ClipI
 from knowcusbench.metrics.clip_i_seg import ClipISeg
 from knowcusbench.metrics.clip_t import ClipT
 from knowcusbench.metrics.clip_transformers import TransformersClipSpec
+from knowcusbench.metrics.dino import DinoSpec
+from knowcusbench.metrics.dino_i import DinoI, DinoV2I
+from knowcusbench.metrics.hps import HpsSpec
+from knowcusbench.metrics.hpsv2 import HpsV2, HpsV21
 from knowcusbench.metrics.pickscore import PickScore
 from knowcusbench.metrics.sam import SamSpec
+from knowcusbench.metrics.siglip import SiglipSpec
+from knowcusbench.metrics.siglip_t import SiglipT
 
-NAMES = ("clip_i", "clip_i_seg", "clip_t", "pickscore")
+NAMES = ("clip_i", "clip_i_seg", "clip_t", "pickscore", "dino_i", "dinov2_i", "hpsv2", "hpsv21", "siglip_t")
+WITH_REFERENCES = ("clip_i", "clip_i_seg", "dino_i", "dinov2_i")
 
 
 @pytest.fixture(scope="session")
-def metrics(clip: ClipSpec, preference: TransformersClipSpec, segmenter: SamSpec) -> dict[str, Metric]:
-    found = (
+def metrics(
+    clip: ClipSpec,
+    preference: TransformersClipSpec,
+    segmenter: SamSpec,
+    dino: DinoSpec,
+    dinov2: DinoSpec,
+    hps: HpsSpec,
+    siglip: SiglipSpec,
+) -> dict[str, Metric]:
+    found: tuple[Metric, ...] = (
         ClipI(encoder=clip),
         ClipISeg(encoder=clip, segmenter=segmenter),
         ClipT(encoder=clip),
         PickScore(encoder=preference),
+        DinoI(encoder=dino),
+        DinoV2I(encoder=dinov2),
+        HpsV2(encoder=hps),
+        HpsV21(encoder=replace(hps, file="HPS_v2.1_compressed.pt")),
+        SiglipT(encoder=siglip),
     )
     return {metric.name: metric for metric in found}
 
@@ -65,8 +85,10 @@ def test_scores_do_not_depend_on_batch_size_order_or_company(
 
 def test_tasks_and_references_are_those_of_the_papers_table(metrics: dict[str, Metric]) -> None:
     both, generation = {Task.RECONSTRUCTION, Task.GENERATION}, {Task.GENERATION}
-    assert [set(metrics[name].tasks) for name in NAMES] == [both, both, generation, generation]
-    assert [metrics[name].uses_references for name in NAMES] == [True, True, False, False]
+    for name, metric in metrics.items():
+        assert metric.uses_references == (name in WITH_REFERENCES)
+        assert set(metric.tasks) == (both if name in WITH_REFERENCES else generation)
+    assert tuple(metrics) == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -157,7 +179,7 @@ def test_an_image_that_is_missing_is_named(
         metrics[name].score([ScoreItem("s", tmp_path / "gone.png", tuple(dogs), "a dog", "dog")])
 
 
-@pytest.mark.parametrize("name", ["clip_i", "clip_i_seg"])
+@pytest.mark.parametrize("name", WITH_REFERENCES)
 def test_a_sample_without_references_is_named(name: str, metrics: dict[str, Metric], dogs: list[Path]) -> None:
     with pytest.raises(MetricError, match="sample lonely"):
         metrics[name].score([ScoreItem("lonely", dogs[0], (), "a dog", "dog")])

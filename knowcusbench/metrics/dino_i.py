@@ -1,0 +1,26 @@
+"""DINO-I: similarity of an image to the concept's reference images, by features that tell subjects of a class apart."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from knowcusbench.metrics.dino import DinoSpec
+from knowcusbench.metrics.image_similarity import ImageSimilarity
+
+
+@dataclass(frozen=True, kw_only=True)
+class DinoI(ImageSimilarity):
+    """DINO cosine of the image with the reference images of the concept, as DreamBooth's "DINO" (arXiv 2208.12242,
+    section 4.1), there with ViT-S/16."""
+
+    name: ClassVar[str] = "dino_i"
+    title: ClassVar[str] = "DINO-I"
+
+    encoder: DinoSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class DinoV2I(DinoI):
+    """The same with DINOv2, as in DreamBench++ (arXiv 2406.16855), there with one reference image."""
+
+    name: ClassVar[str] = "dinov2_i"
+    title: ClassVar[str] = "DINOv2-I"
