@@ -24,8 +24,8 @@ from knowcusbench.config import build, did_you_mean
 from knowcusbench.errors import ConfigError
 from knowcusbench.files import write_atomic
 from knowcusbench.metrics.base import Metric, Score, ScoreItem
+from knowcusbench.metrics.protocol import Reduction
 from knowcusbench.report.reduction import MEANS, score_intervals
-from knowcusbench.report.types import Reduction
 from knowcusbench.stages.prepare import protocol_digest
 from knowcusbench.store import write_json, writing
 
@@ -232,7 +232,7 @@ def main(arguments: Sequence[str]) -> None:
             "%s: %d images have no row in %s and are left out", options.images, folder.left_out, options.prompts
         )
     scores = score_folder(folder, metrics)
-    summary = summarise(scores, metrics, digests, config.protocol.reduction.value)
+    summary = summarise(scores, metrics, digests, config.protocol.reduction)
     if options.output:
         record = {
             "protocol": OmegaConf.to_container(config.protocol, enum_to_str=True),

@@ -10,6 +10,8 @@
     scores/<label>/<metric>.parquet       one row per sample
     floors/<label>/<metric>.parquet       the same images beside references or prompts that are not theirs
     ceilings/<metric>.parquet             references scored against each other
+    timings/<label>/<stage>-<job>.json    what a job of a stage took: concept, images, seconds, peak_memory_bytes;
+                                          a resumed run adds its own
     unrelated/<id>.png                    unrelated prompts drawn by the backbone as it is
     effects/<label>/<concept>[/<n>]/      text.parquet and pictures.parquet, what an adaptation does to everything else;
                                           <id>.png, the unrelated prompts drawn with it
@@ -85,6 +87,9 @@ class RunStore:
 
     def ceilings(self, metric: str) -> Path:
         return self.root / "ceilings" / f"{metric}.parquet"
+
+    def timing(self, label: str, stage: str, job: str) -> Path:
+        return self.root / "timings" / label / f"{stage}-{job}.json"
 
     def unrelated(self, picture_id: str) -> Path:
         return self.root / "unrelated" / f"{picture_id}.png"
