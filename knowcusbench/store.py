@@ -9,6 +9,10 @@
     images/<label>/<concept>/<id>.png     the sample's record in its text chunks
     scores/<label>/<metric>.parquet       one row per sample
     ceilings/<metric>.parquet             references scored against each other
+    floors/<label>/<metric>.parquet       one row per sample whose image was scored as if it were another sample's:
+                                          sample_id, value, protocol
+    timings/<label>/<stage>-<job>.json    what a job of a stage took: concept, images, seconds, peak_memory_bytes;
+                                          a resumed run adds its own
     unrelated/<id>.png                    unrelated prompts drawn by the backbone as it is
     effects/<label>/<concept>[/<n>]/      text.parquet and pictures.parquet, what an adaptation does to everything else;
                                           <id>.png, the unrelated prompts drawn with it
@@ -81,6 +85,12 @@ class RunStore:
 
     def ceilings(self, metric: str) -> Path:
         return self.root / "ceilings" / f"{metric}.parquet"
+
+    def floors(self, label: str, metric: str) -> Path:
+        return self.root / "floors" / label / f"{metric}.parquet"
+
+    def timing(self, label: str, stage: str, job: str) -> Path:
+        return self.root / "timings" / label / f"{stage}-{job}.json"
 
     def unrelated(self, picture_id: str) -> Path:
         return self.root / "unrelated" / f"{picture_id}.png"

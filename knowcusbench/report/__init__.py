@@ -13,7 +13,7 @@ from knowcusbench.report.effects_tables import write_effects
 from knowcusbench.report.leaderboard import build_leaderboard, place_of
 from knowcusbench.report.pictures import PictureRow, picture_grid
 from knowcusbench.report.published import PublishedTable, load_published
-from knowcusbench.report.tables import write_report
+from knowcusbench.report.tables import write_csv, write_report
 from knowcusbench.report.types import Leaderboard, MetricHeading, ReportInput
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "write_ablation",
     "write_ablation_figure",
     "write_agreement",
+    "write_csv",
     "write_effects",
     "write_report",
 ]

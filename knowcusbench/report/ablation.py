@@ -44,7 +44,7 @@ class AblationInput:
         metrics: to show.
         scores: one row per sample and metric, columns `SCORED`; `method` is the label, `knowledge` the item's index.
         effects: what the methods do to everything else; None if it was not measured.
-        costs: one row per method and concept; columns method, concept, seconds, peak_memory_bytes, adapter_bytes.
+        costs: as in `ReportInput`.
     """
 
     name: str
@@ -132,7 +132,7 @@ def _paid(inputs: AblationInput) -> pd.DataFrame:
                     "value": inputs.costs[cost.field] / cost.unit,
                     "n": 1,
                 }
-            )
+            ).dropna(subset="value")
             for cost in COSTS
         ],
         ignore_index=True,

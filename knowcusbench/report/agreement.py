@@ -7,11 +7,9 @@ import numpy as np
 from scipy import stats
 
 from knowcusbench.benchmark.types import Task
-from knowcusbench.report.reduction import macro_means
+from knowcusbench.report.reduction import MEANS
+from knowcusbench.report.resampling import DECIMALS
 from knowcusbench.report.types import ReportInput
-
-DECIMALS = 12
-"""Numbers that are equal to so many digits tie: a mean's last bits depend on the order of its sum."""
 
 FEWEST = 3
 """Of fewer pairs no correlation is given."""
@@ -38,7 +36,7 @@ class Agreement:
 
     Attributes:
         truth, metric: keys of metrics; `truth_title` and `metric_title` are their headings.
-        methods: over the scores of methods and controls (means over concepts, as in the leaderboard) whose samples
+        methods: over the scores of methods and controls (means as in the leaderboard) whose samples
             all have both scores.
         samples: over single images, those of all methods together.
     """
@@ -87,7 +85,7 @@ def build_agreement(inputs: ReportInput) -> tuple[Agreement, ...]:
 
 
 def _over_methods(inputs: ReportInput, task: Task, truth: str, metric: str) -> Correlation:
-    means = macro_means(inputs.scores[inputs.scores["task"] == task])
+    means = MEANS[inputs.reduction](inputs.scores[inputs.scores["task"] == task])
     expected = inputs.expected[inputs.expected["task"] == task]
 
     def pairs() -> Iterator[tuple[float, float]]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from knowcusbench.benchmark.types import Task
-from knowcusbench.report.types import Cell, Column, MetricHeading
+from knowcusbench.report.types import Cell, Column, MetricHeading, ReportInput
 
 MIB = 2**20
 
@@ -20,7 +20,7 @@ MISSING = "–"
 
 @dataclass(frozen=True, kw_only=True)
 class CostColumn:
-    """A cost of adaptation: `field` of the costs table in units of `unit`, reduced over concepts."""
+    """A cost of adaptation or drawing: `field` of the costs table in units of `unit`, reduced over concepts."""
 
     column: Column
     field: str
@@ -42,7 +42,14 @@ COSTS = (
         reduction="max",
     ),
     CostColumn(column=_cost("adapter_mib", "Adapter", "(MiB)", 2), field="adapter_bytes", unit=MIB, reduction="mean"),
+    CostColumn(column=_cost("draw_seconds", "Draw", "(s/image)", 2), field="image_seconds", unit=1, reduction="mean"),
 )
+
+
+def score_columns(inputs: ReportInput) -> tuple[Column, ...]:
+    """The columns of scores: those of tasks that have planned samples."""
+    planned = set(inputs.expected.loc[inputs.expected["planned"] > 0, "task"])
+    return metric_columns(inputs.metrics, [task for task in Task if task.value in planned])
 
 
 def metric_columns(metrics: Mapping[str, MetricHeading], tasks: Sequence[Task]) -> tuple[Column, ...]:
@@ -54,7 +61,7 @@ def metric_columns(metrics: Mapping[str, MetricHeading], tasks: Sequence[Task]) 
             group=TASK_GROUPS[task],
             name=heading.title,
             decimals=METRIC_DECIMALS.get(metric, COSINE_DECIMALS),
-            higher_is_better=True,
+            higher_is_better=heading.higher_is_better,
         )
         for task in tasks
         for metric, heading in metrics.items()

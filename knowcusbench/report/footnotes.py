@@ -1,15 +1,26 @@
 """What must be said below the table, as plain text; each format escapes it in its own way."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from knowcusbench.report.types import Cell, Column, Leaderboard, RowKind
+from knowcusbench.report.types import Cell, Column, Leaderboard, Reduction, RowKind
 
 DAGGER = "†"
 
-READING = (
-    "Scores: mean over the samples of a concept, then over concepts; higher is better. "
-    "Costs per concept: mean seconds and adapter size, highest peak memory."
+REDUCED: Mapping[Reduction, str] = {
+    "macro": "mean over the samples of a concept, then over concepts",
+    "micro": "mean over all samples",
+}
+SPENT = (
+    "Costs per concept: mean seconds of training, adapter size and seconds an image took to draw, "
+    "highest peak memory of training."
 )
+
+
+def reading(reduction: Reduction, columns: Sequence[Column]) -> str:
+    """How the leaderboard's numbers came about."""
+    lower = dict.fromkeys(column.name for column in columns if column.task and not column.higher_is_better)
+    direction = f"lower is better in {', '.join(lower)}, higher in all others" if lower else "higher is better"
+    return f"Scores: {REDUCED[reduction]}; {direction}. {SPENT}"
 
 
 def footnotes(board: Leaderboard) -> list[str]:

@@ -3,36 +3,49 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from knowcusbench.benchmark.types import Task
 from knowcusbench.errors import RunError
-from knowcusbench.report.columns import COSTS, metric_columns
-from knowcusbench.report.footnotes import READING
-from knowcusbench.report.reduction import Mean, ceiling_means, cost_means, macro_means, protocols, remarks
+from knowcusbench.report.columns import COSTS, score_columns
+from knowcusbench.report.footnotes import reading
+from knowcusbench.report.reduction import (
+    MEANS,
+    Mean,
+    ceiling_means,
+    cost_means,
+    protocols,
+    remarks,
+    score_intervals,
+)
+from knowcusbench.report.resampling import Interval
 from knowcusbench.report.types import Cell, Column, Counted, Leaderboard, Mark, ReportInput, Row, RowKind
 
 FLOOR_CONTROLS = ("base", "leak")
 CEILING_CONTROLS = ("anchor",)
 """Controls frame the methods: above them what is had without knowledge, below them what stage 1 allows."""
 
+SHUFFLED, REAL_IMAGES = "shuffled", "real images"
+"""Labels of the rows below that are no method."""
+
 
 def build_leaderboard(inputs: ReportInput) -> Leaderboard:
     """All rows and columns, reduced and marked.
 
-    A score is averaged over the samples of a concept, then over concepts without weights (see
-    `reduction.macro_means`). Best and second are given among methods alone, in columns where complete ones
-    differ; numbers that print alike share their mark.
+    Samples become one number as `inputs.reduction` says (see `reduction.MEANS`). Best and second are given among
+    methods alone, in columns where complete ones differ; numbers that print alike share their mark.
 
     Raises RunError if the scores of a metric come from more than one protocol, or outnumber the plan.
     """
     digests = protocols(inputs.scores, inputs.metrics)
-    planned = inputs.expected[inputs.expected["planned"] > 0]
-    tasks = [task for task in Task if task.value in set(planned["task"])]
-    columns = metric_columns(inputs.metrics, tasks) + tuple(cost.column for cost in COSTS)
-    rows = (*_own_rows(inputs, columns), _ceiling_row(inputs, columns), *_published_rows(inputs, columns))
+    columns = score_columns(inputs) + tuple(cost.column for cost in COSTS)
+    rows = (
+        *_own_rows(inputs, columns),
+        *_floor_rows(inputs, columns),
+        _ceiling_row(inputs, columns),
+        *_published_rows(inputs, columns),
+    )
     return Leaderboard(
         title="Leaderboard",
         run=inputs.run,
-        reading=READING,
+        reading=reading(inputs.reduction, columns),
         columns=columns,
         rows=marked(columns, rows),
         protocols=digests,
@@ -41,7 +54,8 @@ def build_leaderboard(inputs: ReportInput) -> Leaderboard:
 
 
 def _own_rows(inputs: ReportInput, columns: Sequence[Column]) -> list[Row]:
-    scores = macro_means(inputs.scores)
+    scores = MEANS[inputs.reduction](inputs.scores)
+    intervals = score_intervals(inputs.scores, inputs.reduction)
     costs = {cost.column: cost_means(inputs.costs, cost) for cost in COSTS}
     planned = inputs.expected.set_index(["method", "task"])["planned"].to_dict()
 
@@ -55,7 +69,7 @@ def _own_rows(inputs: ReportInput, columns: Sequence[Column]) -> list[Row]:
                 f"{label}: {mean.n} scores of {column.metric} for {expected} planned samples of the "
                 f"{column.task} task; remove the scores of {label} in run {inputs.run} and score again"
             )
-        return mean_cell(mean, expected, Counted.SAMPLES)
+        return mean_cell(mean, expected, Counted.SAMPLES, intervals.get((label, column.task, column.metric)))
 
     return [
         Row(label=label, kind=kind_of(name), cells=tuple(cell(label, column) for column in columns))
@@ -63,10 +77,11 @@ def _own_rows(inputs: ReportInput, columns: Sequence[Column]) -> list[Row]:
     ]
 
 
-def mean_cell(mean: Mean | None, expected: int, counted: Counted) -> Cell:
+def mean_cell(mean: Mean | None, expected: int, counted: Counted, interval: Interval = None) -> Cell:
     if mean is None or mean.n == 0:
         return Cell(expected=expected, counted=counted)
-    return Cell(value=mean.value, n=mean.n, expected=expected, counted=counted)
+    low, high = interval or (None, None)
+    return Cell(value=mean.value, low=low, high=high, n=mean.n, expected=expected, counted=counted)
 
 
 def kind_of(name: str) -> RowKind:
@@ -80,14 +95,28 @@ def place_of(name: str) -> int:
     return 1 + CEILING_CONTROLS.index(name) if name in CEILING_CONTROLS else 0
 
 
+def _floor_rows(inputs: ReportInput, columns: Sequence[Column]) -> Iterator[Row]:
+    """What a score is worth that has nothing to do with its sample, over all methods; no row if there are none."""
+    if inputs.floors.empty:
+        return
+    floors = inputs.floors.assign(method=SHUFFLED)
+    means, intervals = MEANS[inputs.reduction](floors), score_intervals(floors, inputs.reduction)
+    keys = [(SHUFFLED, str(column.task), column.metric) for column in columns]
+    cells = (mean_cell(means.get(key), 0, Counted.SAMPLES, intervals.get(key)) for key in keys)
+    yield Row(label=SHUFFLED, kind=RowKind.FLOOR, cells=tuple(cells))
+
+
 def _ceiling_row(inputs: ReportInput, columns: Sequence[Column]) -> Row:
     """Real images against each other: one number for both tasks, none for metrics without references."""
     means = ceiling_means(inputs.ceilings)
-    cells = (
-        mean_cell(means[column.metric], inputs.concepts, Counted.CONCEPTS) if column.metric in means else Cell()
-        for column in columns
-    )
-    return Row(label="real images", kind=RowKind.CEILING, cells=tuple(cells))
+    intervals = score_intervals(inputs.ceilings.assign(method=REAL_IMAGES, task=""), "macro")
+
+    def cell(metric: str) -> Cell:
+        if metric not in means:
+            return Cell()
+        return mean_cell(means[metric], inputs.concepts, Counted.CONCEPTS, intervals[REAL_IMAGES, "", metric])
+
+    return Row(label=REAL_IMAGES, kind=RowKind.CEILING, cells=tuple(cell(column.metric) for column in columns))
 
 
 def _published_rows(inputs: ReportInput, columns: Sequence[Column]) -> Iterator[Row]:

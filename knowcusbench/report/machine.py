@@ -12,7 +12,8 @@ SCHEMA_VERSION = 1
 
 
 def render_csv(board: Leaderboard) -> str:
-    """A line per row: label, kind, incomplete, approximate, then a value per column.
+    """A line per row: label, kind, incomplete, approximate, then a value per column; after a score the ends of its
+    95% interval, `<column>_low` and `<column>_high`.
 
     `incomplete` lists the columns whose mean is over part of the set ("generation_clip_t=873/875"), and
     `approximate` those whose source says "about".
@@ -28,8 +29,17 @@ def _record(board: Leaderboard, row: Row) -> dict[str, str | float | None]:
         "kind": row.kind.value,
         "incomplete": " ".join(gaps),
         "approximate": " ".join(key for key, cell in cells.items() if cell.approximate),
-        **{key: cell.value for key, cell in cells.items()},
+        **{
+            key: value
+            for column, cell in zip(board.columns, row.cells, strict=True)
+            for key, value in _numbers(column, cell).items()
+        },
     }
+
+
+def _numbers(column: Column, cell: Cell) -> dict[str, float | None]:
+    ends = {f"{column.key}_low": cell.low, f"{column.key}_high": cell.high} if column.task else {}
+    return {column.key: cell.value, **ends}
 
 
 def render_json(board: Leaderboard) -> str:
@@ -66,6 +76,8 @@ def _column(column: Column) -> dict[str, str | bool | None]:
 def _cell(cell: Cell) -> dict[str, str | float | bool | None]:
     return {
         "value": cell.value,
+        "low": cell.low,
+        "high": cell.high,
         "n": cell.n,
         "expected": cell.expected,
         "counted": cell.counted,

@@ -1,13 +1,18 @@
 """From samples to one number per method: means, and what is known of how they came about."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from knowcusbench.errors import RunError
 from knowcusbench.report.columns import CostColumn
-from knowcusbench.report.types import MetricHeading
+from knowcusbench.report.resampling import Floats, Interval, interval
+from knowcusbench.report.types import MetricHeading, Reduction
+
+CELL = ["method", "task", "metric"]
+"""What has one score in the leaderboard."""
 
 
 class Mean(NamedTuple):
@@ -25,11 +30,43 @@ def macro_means(scores: pd.DataFrame) -> dict[tuple[str, str, str], Mean]:
     with C the concepts that have scores and S_c their scored samples, so that a concept counts once however
     many prompts it has. `n` counts samples. NaN scores are missing ones.
     """
-    keys = ["method", "task", "metric"]
-    concepts = reduce_groups(scores, [*keys, "concept"], "value")
-    means = reduce_groups(concepts, keys, "value")
-    means["n"] = concepts.groupby(keys, observed=True, as_index=False)["n"].sum()["n"]
+    concepts = reduce_groups(scores, [*CELL, "concept"], "value")
+    means = reduce_groups(concepts, CELL, "value")
+    means["n"] = concepts.groupby(CELL, observed=True, as_index=False)["n"].sum()["n"]
+    return _by_cell(means)
+
+
+def micro_means(scores: pd.DataFrame) -> dict[tuple[str, str, str], Mean]:
+    """Mean over all scored samples, by (method, task, metric): a concept counts as often as it has samples. NaN scores
+    are missing ones."""
+    return _by_cell(reduce_groups(scores, CELL, "value"))
+
+
+def _by_cell(means: pd.DataFrame) -> dict[tuple[str, str, str], Mean]:
     return {(str(row.method), str(row.task), str(row.metric)): row_mean(row) for row in means.itertuples(index=False)}
+
+
+MEANS: Mapping[Reduction, Callable[[pd.DataFrame], dict[tuple[str, str, str], Mean]]] = {
+    "macro": macro_means,
+    "micro": micro_means,
+}
+
+
+def score_intervals(scores: pd.DataFrame, reduction: Reduction) -> dict[tuple[str, str, str], Interval]:
+    """95% intervals, over concepts, of the means of `MEANS[reduction]`; None over fewer than three concepts."""
+    concepts = reduce_groups(scores, [*CELL, "concept"], "value")
+    return {
+        (str(method), str(task), str(metric)): interval(*ratio(rows, reduction))
+        for (method, task, metric), rows in concepts.groupby(CELL, observed=True)
+    }
+
+
+def ratio(concepts: pd.DataFrame, reduction: Reduction) -> tuple[Floats, Floats]:
+    """Numerators and denominators (concepts,) whose sums have the mean as their ratio, from the mean (column value)
+    and the number (column n) of each concept's samples. Concepts without samples are left out."""
+    counted = concepts[concepts["n"] > 0]
+    means, counts = counted["value"].to_numpy(np.float64), counted["n"].to_numpy(np.float64)
+    return (means, np.ones_like(means)) if reduction == "macro" else (means * counts, counts)
 
 
 def ceiling_means(ceilings: pd.DataFrame) -> dict[str, Mean]:

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
+
 from knowcusbench.files import write_atomic
 from knowcusbench.report.latex import render_latex
 from knowcusbench.report.machine import render_csv, render_json
@@ -15,6 +17,11 @@ RENDERERS: dict[str, Callable[[Leaderboard], str]] = {
     "md": render_markdown,
     "tex": render_latex,
 }
+
+
+def write_csv(path: Path, table: pd.DataFrame) -> None:
+    """Write a table with every digit; what is unknown is empty."""
+    write_atomic(path, table.to_csv(index=False, lineterminator="\n").encode())
 
 
 def write_report(directory: Path, board: Leaderboard, name: str = "leaderboard") -> list[Path]:

@@ -1,21 +1,28 @@
 """What goes into a leaderboard, and the leaderboard: frozen data that every table is rendered from."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Literal
 
 import pandas as pd
 
 from knowcusbench.benchmark.types import Task
 from knowcusbench.report.published import PublishedValue
 
+Reduction = Literal["macro", "micro"]
+"""How samples become one number: the mean over concepts of each concept's mean, or the mean over all samples."""
+
+FLOORS = ["metric", "task", "concept", "value"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class MetricHeading:
-    """How a metric is shown: the heading of its columns, and the tasks that have one."""
+    """How a metric is shown: the heading of its columns, the tasks that have one, and which direction is better."""
 
     title: str
     tasks: frozenset[Task]
+    higher_is_better: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,11 +36,14 @@ class ReportInput:
         metrics: the metrics to show, in the order of the columns. Scores of others are left out.
         concepts: number of concepts in the grid.
         scores: one row per sample and metric; columns sample_id (the same for all methods), method (the label), task,
-            concept, metric, value, protocol (digest of how it was computed) and note (empty if there is nothing to
-            say). NaN is a missing value.
+            concept, knowledge_aspect, prompt_aspect, metric, value, protocol (digest of how it was computed) and note
+            (empty if there is nothing to say). NaN is a missing value.
         expected: columns method, task, planned (number of samples in the plan).
-        costs: one row per method and concept; columns method, seconds, peak_memory_bytes, adapter_bytes.
+        costs: one row per method and concept; columns method, concept, seconds, peak_memory_bytes and adapter_bytes
+            of its adaptation, image_seconds (what drawing one image took, NaN if unknown).
         ceilings: real images scored against each other; columns metric, concept, value.
+        floors: images scored as if they were another sample's; columns `FLOORS`, those of all methods together.
+        reduction: how samples become one number per method.
         published: numbers of a paper to show below, as far as they have a column.
         truth: metrics that the others are judged by; those that are not among `metrics` are passed over.
     """
@@ -46,6 +56,8 @@ class ReportInput:
     expected: pd.DataFrame
     costs: pd.DataFrame
     ceilings: pd.DataFrame
+    floors: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=FLOORS))
+    reduction: Reduction = "macro"
     published: tuple[PublishedValue, ...] = ()
     truth: tuple[str, ...] = ()
 
@@ -55,6 +67,7 @@ class RowKind(StrEnum):
 
     METHOD = "method"
     CONTROL = "control"
+    FLOOR = "floor"
     CEILING = "ceiling"
     PUBLISHED = "published"
 
@@ -109,6 +122,7 @@ class Cell:
 
     Attributes:
         value: None if there is nothing to show.
+        low, high: ends of its 95% interval over concepts; None if unknown.
         n, expected: how many samples or concepts the mean is over, and how many it should be. Both are 0
             for published numbers and where nothing is expected.
         counted: what `n` and `expected` count.
@@ -117,6 +131,8 @@ class Cell:
     """
 
     value: float | None = None
+    low: float | None = None
+    high: float | None = None
     n: int = 0
     expected: int = 0
     counted: Counted = Counted.SAMPLES
@@ -153,7 +169,8 @@ class Leaderboard:
         run: the run's name.
         reading: how its numbers came about, for people.
         columns: tasks times metrics, then costs.
-        rows: the controls `base` and `leak`, methods, the control `anchor`, real images, published rows.
+        rows: the controls `base` and `leak`, methods, the control `anchor`, shuffled pairs, real images, published
+            rows.
         protocols: metric -> digest of how its scores were computed.
         remarks: what the scores' notes say, one sentence per metric that has any.
     """

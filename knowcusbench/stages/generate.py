@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from pathlib import Path
+from uuid import uuid4
 
 import pandas as pd
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
+from knowcusbench.adaptation.measure import measured
 from knowcusbench.adaptation.method import Method
 from knowcusbench.adaptation.storage import load_adaptation
 from knowcusbench.backbone.base import Backbone, BackboneSpec
@@ -20,13 +22,15 @@ from knowcusbench.errors import RunError
 from knowcusbench.files import write_atomic
 from knowcusbench.plan import Sample, samples
 from knowcusbench.stages.prepare import Run, claim_weights, resident
-from knowcusbench.store import RunStore, writing
+from knowcusbench.store import RunStore, write_json, writing
 
 PNG_COMPRESSION = 6
 """Fixed, so that an image drawn again has the same bytes."""
 
 CELL = ["concept", "task", "knowledge", "prompt"]
 """Samples that share these differ in the seed only; they make one batch."""
+
+GENERATE = "generate"
 
 ENCODED_AHEAD = 512
 """Prompts encoded before the transformer runs: large enough to keep the encoder busy, small enough for
@@ -56,7 +60,7 @@ def generate(run: Run) -> None:
         if not (path := run.store.adaptation(run.label, job.concept.name, job.item)).exists():
             raise RunError(f"{path}: no adaptation there; run `knowcusbench adapt` first, or `bench` for all stages")
     worker = partial(GenerateWorker, run.backbone, run.method, run.store, run.label)
-    draw(run, worker, jobs, "generate")
+    draw(run, worker, jobs, GENERATE)
 
 
 def draw(
@@ -100,7 +104,8 @@ def existing_images(run: Run) -> set[str]:
 
 @dataclass(frozen=True)
 class GenerateWorker:
-    """Does generate jobs with the backbone of its process; yields the number of images written."""
+    """Does generate jobs with the backbone of its process; yields the number of images written. A job that was done to
+    its end leaves its timing, with all images that it drew: those of a cell that were there already, too."""
 
     spec: BackboneSpec
     method: Method
@@ -111,8 +116,15 @@ class GenerateWorker:
         backbone = resident(self.spec)
         claim_weights(self.store, backbone)
         adaptation = load_adaptation(self.store.adaptation(self.label, job.concept.name, job.item))
-        with backbone.adapted(adaptation):
+        with backbone.adapted(adaptation), measured(GENERATE, backbone.device) as meter:
             yield from draw_cells(backbone, sample_cells(job, self.method, self.label, self.store.image))
+        timing = {
+            "concept": job.concept.name,
+            "images": len(job.samples),
+            "seconds": meter.cost.total_seconds,
+            "peak_memory_bytes": meter.cost.peak_memory_bytes,
+        }
+        write_json(self.store.timing(self.label, GENERATE, uuid4().hex), timing)
 
 
 @dataclass(frozen=True)

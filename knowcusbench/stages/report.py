@@ -1,7 +1,9 @@
 """The report stage: all methods of the run directory in one leaderboard, and metrics against the truth."""
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import yaml
@@ -30,15 +32,21 @@ from knowcusbench.report import (
     write_ablation,
     write_ablation_figure,
     write_agreement,
+    write_csv,
     write_effects,
     write_report,
 )
+from knowcusbench.report.types import FLOORS
 from knowcusbench.stages.effects import INTERFERENCE, PICTURES, TEXT
+from knowcusbench.stages.generate import GENERATE
 from knowcusbench.stages.prepare import Run
-from knowcusbench.store import read_table, writing
+from knowcusbench.store import read_json, read_table, writing
 
 PICTURE_ROWS = 8
 """Concepts in the picture grid."""
+
+SAMPLE = ["task", "concept", "knowledge_aspect", "prompt_aspect"]
+"""Columns of the plan by which scores are told apart."""
 
 
 def report(run: Run) -> None:
@@ -47,6 +55,7 @@ def report(run: Run) -> None:
     board = build_leaderboard(inputs)
     with writing():
         write_report(run.store.report, board)
+        write_csv(run.store.report / "costs.csv", stage_costs(run))
         write_agreement(run.store.report, build_agreement(inputs))
         grid = picture_grid(*_pictures(run))
         with atomic_path(run.store.report / "pictures.png") as temporary:
@@ -73,19 +82,28 @@ def report_input(run: Run) -> ReportInput:
         metrics={name: MetricHeading(title=m.title, tasks=m.tasks) for name, m in run.metrics.items()},
         concepts=len(run.concepts),
         scores=_concatenated(
-            _scores(run, labels), ["sample_id", "method", "task", "concept", "metric", "value", "protocol", "note"]
-        ),
+            _of_samples(run, labels, run.store.scores),
+            ["sample_id", "method", *SAMPLE, "metric", "value", "protocol", "note"],
+        ).astype({"method": "category", "metric": "category"}),
         expected=pd.DataFrame(
             [(label, task, count) for label in labels for task, count in planned.items()],
             columns=["method", "task", "planned"],
         ),
         costs=pd.DataFrame(
-            _costs(run, labels), columns=["method", "concept", "seconds", "peak_memory_bytes", "adapter_bytes"]
+            _costs(run, labels),
+            columns=["method", "concept", "seconds", "peak_memory_bytes", "adapter_bytes", "image_seconds"],
         ),
         ceilings=_concatenated(_ceilings(run), ["metric", "concept", "value"]),
+        floors=_concatenated(_of_samples(run, labels, run.store.floors), FLOORS),
         published=load_published(PublishedTable.MAIN),
         truth=run.truth,
     )
+
+
+def stage_costs(run: Run) -> pd.DataFrame:
+    """What every method spent on each concept, stage by stage."""
+    columns = ["method", "concept", "stage", "seconds", "peak_memory_bytes", "images", "images_per_second"]
+    return pd.DataFrame(_stage_costs(run, run.store.labels()), columns=columns)
 
 
 def effects_input(run: Run) -> EffectsInput | None:
@@ -182,7 +200,8 @@ def ablation_input(run: Run, inputs: ReportInput, measured: EffectsInput | None)
         controls=[label for label in inputs.methods if label not in compared],
         metrics=inputs.metrics,
         scores=_concatenated(
-            _scores(run, list(inputs.methods)), ["method", "task", "concept", "metric", "value", "knowledge"]
+            _of_samples(run, list(inputs.methods), run.store.scores),
+            ["method", "task", "concept", "metric", "value", "knowledge"],
         ),
         effects=measured,
         costs=inputs.costs,
@@ -220,11 +239,12 @@ def _method_name(run: Run, label: str) -> str:
     return str(yaml.safe_load(run.store.config(label).read_text())["method"]["_target_"]).split(".")[-2]
 
 
-def _scores(run: Run, labels: list[str]) -> Iterator[pd.DataFrame]:
-    samples = run.plan.set_index("id")[["task", "concept", "knowledge"]]
+def _of_samples(run: Run, labels: list[str], place: Callable[[str, str], Path]) -> Iterator[pd.DataFrame]:
+    """The tables at `place` of each method and metric, one row per sample, and what the plan says of the samples."""
+    samples = run.plan.set_index("id")[[*SAMPLE, "knowledge"]]
     for label in labels:
         for name in run.metrics:
-            path = run.store.scores(label, name)
+            path = place(label, name)
             if path.exists():
                 table = read_table(path).join(samples, on="sample_id", how="inner")
                 yield table.assign(method=label, metric=name)
@@ -242,18 +262,48 @@ def _concatenated(tables: Iterator[pd.DataFrame], columns: list[str]) -> pd.Data
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
 
 
-def _costs(run: Run, labels: list[str]) -> Iterator[tuple[str, str, float, int, int]]:
-    """Per method and concept: what its adaptations cost together, over all knowledge items where each has its own.
-    Nothing for a concept of which only some are there."""
+def _costs(run: Run, labels: list[str]) -> Iterator[tuple[str, str, float, int, int, float]]:
+    """Per method and concept: what its adaptations cost together, over all knowledge items where each has its own, and
+    the seconds of drawing one image. Nothing for a concept of which only some are there."""
     for label in labels:
+        drawn = _drawn(run, label)
+        image_seconds = drawn["seconds"] / drawn["images"]
         for concept in run.concepts:
-            records = [load_record(path) for _, path in _parts(run.store.adaptation, label, concept, RECORD_FILE)]
-            if records:
-                costs = [Cost(**record["cost"]) for record in records]
+            if records := _records(run, label, concept):
+                cost = _cost(records)
                 yield (
                     label,
                     concept.name,
-                    sum(cost.total_seconds for cost in costs),
-                    max(cost.peak_memory_bytes for cost in costs),
+                    cost.total_seconds,
+                    cost.peak_memory_bytes,
                     sum(record["bytes"] for record in records),
+                    image_seconds.get(concept.name, math.nan),
                 )
+
+
+def _stage_costs(run: Run, labels: list[str]) -> Iterator[tuple[str, str, str, float, int, int | None, float | None]]:
+    """Per method, concept and stage of its adaptation, and of drawing: seconds, peak memory (of all stages of the
+    adaptation together), and of drawing the images and images per second."""
+    for label in labels:
+        for concept in run.concepts:
+            cost = _cost(_records(run, label, concept))
+            for stage, seconds in cost.seconds.items():
+                yield label, concept.name, stage, seconds, cost.peak_memory_bytes, None, None
+        for name, images, seconds, peak in _drawn(run, label).itertuples():
+            yield label, name, GENERATE, seconds, peak, images, images / seconds
+
+
+def _records(run: Run, label: str, concept: Concept) -> list[dict[str, Any]]:
+    return [load_record(path) for _, path in _parts(run.store.adaptation, label, concept, RECORD_FILE)]
+
+
+def _cost(records: list[dict[str, Any]]) -> Cost:
+    return sum((Cost(**record["cost"]) for record in records), Cost())
+
+
+def _drawn(run: Run, label: str) -> pd.DataFrame:
+    """Images, seconds and peak memory of all finished drawing jobs by concept."""
+    pattern = run.store.timing(label, GENERATE, "*")
+    timings = [read_json(path) for path in sorted(pattern.parent.glob(pattern.name))]
+    table = pd.DataFrame(timings, columns=["concept", "images", "seconds", "peak_memory_bytes"])
+    return table.groupby("concept").agg({"images": "sum", "seconds": "sum", "peak_memory_bytes": "max"})

@@ -16,6 +16,8 @@ METRICS = {
     "pickscore": MetricHeading(title="PickScore", tasks=frozenset({Task.GENERATION})),
 }
 
+COSTS = ["method", "concept", "seconds", "peak_memory_bytes", "adapter_bytes", "image_seconds"]
+
 ScoreRow = tuple[str, str, str, str, float]
 
 
@@ -58,8 +60,8 @@ def report_input() -> Callable[..., ReportInput]:
                 [(label, "generation", 1) for label in values], columns=["method", "task", "planned"]
             ),
             "costs": pd.DataFrame(
-                [(label, "cat", 10.0, 2**30, 2**20) for label in values],
-                columns=["method", "concept", "seconds", "peak_memory_bytes", "adapter_bytes"],
+                [(label, "cat", 10.0, 2**30, 2**20, 0.25) for label in values],
+                columns=COSTS,
             ),
             "ceilings": pd.DataFrame({"metric": ["clip_i"], "concept": ["cat"], "value": [0.9]}),
         }

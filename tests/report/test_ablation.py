@@ -54,7 +54,9 @@ def made(scale: str = "log", **changes: object) -> Ablation:
         "scores": pd.DataFrame(SCORES, columns=["method", "task", "concept", "metric", "value", "knowledge"]),
         "effects": None,
         "costs": pd.DataFrame(COSTS, columns=["method", "concept", "seconds"]).assign(
-            peak_memory_bytes=2**30, adapter_bytes=2**19
+            peak_memory_bytes=2**30,
+            adapter_bytes=2**19,
+            image_seconds=0.5,
         ),
     }
     return build_ablation(AblationInput(**{**parts, **changes}))  # type: ignore[arg-type]
@@ -120,7 +122,7 @@ def test_the_csv_keeps_every_concept() -> None:
     assert cat.loc["train_seconds", "value"] == 2.0
     assert set(table["setting"].dropna()) == {1, 10}
     assert table[table["label"] == "base"]["setting"].isna().all()
-    assert len(table) == 5 + 1 + 3 * 4
+    assert len(table) == 5 + 1 + 4 * 4
 
 
 def test_the_tables_have_a_row_per_value_in_order_and_the_controls_below() -> None:
@@ -149,7 +151,9 @@ def test_a_mean_of_fewer_concepts_than_others_have_is_marked() -> None:
     text = render_ablation_markdown(ablation)
     rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
     assert [row[1] for row in rows[2:]] == ["0.500 ± 0.283", "0.300†", "0.250†"]
-    assert "- † 10: 1 of 2 concepts in Recon. CLIP-I, Train (s), Peak mem. (MiB), Adapter (MiB)." in text
+    assert (
+        "- † 10: 1 of 2 concepts in Recon. CLIP-I, Train (s), Peak mem. (MiB), Adapter (MiB), Draw (s/image)." in text
+    )
     assert "- † base (control): 1 of 2 concepts in Recon. CLIP-I, Train (s)" in text
     assert "† 1:" not in text
     assert r"0.300$^{\dagger}$" in render_ablation_latex(ablation)
@@ -158,12 +162,14 @@ def test_a_mean_of_fewer_concepts_than_others_have_is_marked() -> None:
 def test_nothing_measured_is_no_error(tmp_path: Path) -> None:
     empty = made(
         scores=pd.DataFrame(SCORES[:0], columns=["method", "task", "concept", "metric", "value", "knowledge"]),
-        costs=pd.DataFrame(columns=["method", "concept", "seconds", "peak_memory_bytes", "adapter_bytes"]),
+        costs=pd.DataFrame(
+            columns=["method", "concept", "seconds", "peak_memory_bytes", "adapter_bytes", "image_seconds"]
+        ),
     )
     assert render_ablation_markdown(empty).splitlines()[4:7] == [
-        "| 1 | – | – | – |",
-        "| 10 | – | – | – |",
-        "| base (control) | – | – | – |",
+        "| 1 | – | – | – | – |",
+        "| 10 | – | – | – | – |",
+        "| base (control) | – | – | – | – |",
     ]
     assert len(write_ablation(tmp_path, empty) + write_ablation_figure(tmp_path, empty)) == 5
 
@@ -176,6 +182,7 @@ def test_the_figure_shows_means_concepts_and_controls_at_the_values() -> None:
         "Train (s)",
         "Peak mem. (MiB)",
         "Adapter (MiB)",
+        "Draw (s/image)",
     ]
     axes = figure.axes[0]
     assert axes.get_xscale() == "log"

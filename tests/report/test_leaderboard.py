@@ -1,8 +1,11 @@
+import numpy as np
 import pandas as pd
 import pytest
 
+from knowcusbench.benchmark.types import Task
 from knowcusbench.errors import RunError
-from knowcusbench.report import PublishedTable, build_leaderboard, load_published, render_console
+from knowcusbench.report import MetricHeading, PublishedTable, build_leaderboard, load_published, render_console
+from knowcusbench.report.resampling import interval
 from knowcusbench.report.types import RowKind
 
 FOUR = {
@@ -25,7 +28,7 @@ def test_columns_are_tasks_times_metrics_then_costs(report_input):
     one_task = build_leaderboard(report_input({"mokus": {}}, expected=expected))
     both = build_leaderboard(report_input({"mokus": {}}, expected=expected.assign(planned=1)))
     generation = ["generation_clip_i", "generation_clip_t", "generation_pickscore"]
-    costs = ["train_seconds", "peak_memory_mib", "adapter_mib"]
+    costs = ["train_seconds", "peak_memory_mib", "adapter_mib", "draw_seconds"]
     assert [column.key for column in one_task.columns] == [*generation, *costs]
     assert [column.key for column in both.columns] == ["reconstruction_clip_i", *generation, *costs]
 
@@ -98,7 +101,7 @@ def test_the_ceiling_is_one_number_for_both_tasks_and_none_for_texts(report_inpu
     expected = pd.DataFrame({"method": "mokus", "task": ["reconstruction", "generation"], "planned": 1})
     board = build_leaderboard(report_input({"mokus": {}}, expected=expected))
     values = [cell.value for cell in row_of(board, "real images").cells]
-    assert values == [0.9, 0.9, None, None, None, None, None]
+    assert values == [0.9, 0.9, None, None, None, None, None, None]
 
 
 def test_published_numbers_stand_in_their_columns_with_their_source(report_input, cell_of, row_of):
@@ -140,3 +143,88 @@ def test_scores_of_metrics_that_are_not_shown_are_left_out(report_input):
     board = build_leaderboard(report_input({"mokus": {"clip_i": 0.5, "dino": 0.7}}))
     assert "dino" not in {column.metric for column in board.columns}
     assert set(board.protocols) == {"clip_i"}
+
+
+CLIP_T = MetricHeading(title="CLIP-T", tasks=frozenset(Task))
+FIVE = {"cat": 0.5, "cup": 0.875, "dog": 0.75, "hat": 0.5, "owl": 0.625}
+
+
+@pytest.fixture
+def five(report_input, score_table):
+    """Two methods and a control on five concepts; "cat" has two samples."""
+
+    def make(**parts):
+        values = [(concept, value + shift) for shift in (0, 0.25, -0.25) for concept, value in FIVE.items()]
+        methods = [label for label in ("a", "b", "base") for _ in FIVE]
+        rows = [(m, "generation", c, "clip_i", v) for m, (c, v) in zip(methods, values, strict=True)]
+        rows += [(m, "generation", "cat", "clip_i", 1.0) for m in ("a", "b", "base")]
+        expected = pd.DataFrame({"method": ["a", "b", "base"], "task": "generation", "planned": 6})
+        defaults = {"scores": score_table(rows), "expected": expected, "concepts": 5}
+        return report_input({"a": {}, "b": {}, "base": {}}, **(defaults | parts))
+
+    return make
+
+
+def test_methods_controls_and_real_images_have_intervals_over_concepts(five, cell_of):
+    ceilings = pd.DataFrame({"metric": "clip_i", "concept": list(FIVE), "value": [0.8, 0.9, 1.0, 0.9, 0.8]})
+    board = build_leaderboard(five(ceilings=ceilings))
+    by_concept = np.array([0.75, 0.875, 0.75, 0.5, 0.625])
+    cell = cell_of(board, "a", "generation_clip_i")
+    assert cell.value == pytest.approx(0.7)
+    assert (cell.low, cell.high) == pytest.approx(interval(by_concept, np.ones(5)))
+    assert cell_of(board, "base", "generation_clip_i").low < 0.5 < cell_of(board, "base", "generation_clip_i").high
+    ceiling = cell_of(board, "real images", "generation_clip_i")
+    assert (ceiling.low, ceiling.high) == pytest.approx(interval(ceilings["value"].to_numpy(), np.ones(5)))
+    assert cell_of(board, "a", "train_seconds").low is None
+
+
+def test_a_micro_leaderboard_is_the_mean_over_samples(five, cell_of):
+    board = build_leaderboard(five(reduction="micro"))
+    cell = cell_of(board, "a", "generation_clip_i")
+    assert cell.value == pytest.approx((sum(FIVE.values()) + 1) / 6)
+    sums, counts = np.array([1.5, 0.875, 0.75, 0.5, 0.625]), np.array([2.0, 1, 1, 1, 1])
+    assert (cell.low, cell.high) == pytest.approx(interval(sums, counts))
+    assert "mean over all samples; higher is better" in render_console(board)
+
+
+def test_a_concept_without_a_score_is_not_among_those_of_the_interval(five, cell_of):
+    inputs = five()
+    scores = inputs.scores.copy()
+    scores.loc[scores["concept"] == "owl", "value"] = float("nan")
+    cell = cell_of(build_leaderboard(five(scores=scores)), "a", "generation_clip_i")
+    assert (cell.low, cell.high) == pytest.approx(interval(np.array([0.75, 0.875, 0.75, 0.5]), np.ones(4)))
+
+
+def test_fewer_than_three_concepts_have_no_interval(report_input, cell_of):
+    cell = cell_of(build_leaderboard(report_input(FOUR)), "mokus", "generation_clip_i")
+    assert (cell.low, cell.high) == (None, None)
+
+
+def test_the_best_is_the_lowest_where_lower_is_better(report_input):
+    lower = MetricHeading(title="KID", tasks=frozenset(Task), higher_is_better=False)
+    board = build_leaderboard(report_input(FOUR, metrics={"clip_i": lower, "clip_t": CLIP_T}))
+    assert marks(board, "generation_clip_i") == {"enc_ft": "best", "mokus": "second"}
+    assert marks(board, "generation_clip_t") == {"mokus": "best", "naive_db": "second"}
+    assert "lower is better in KID, higher in all others" in render_console(board)
+
+
+def test_shuffled_pairs_are_one_row_over_all_methods(five, row_of):
+    floors = pd.DataFrame(
+        {
+            "metric": "clip_i",
+            "task": "generation",
+            "concept": ["cat", "cat", "dog", "owl"],
+            "value": [0.25, 0.75, 0.25, 0.0],
+        }
+    )
+    board = build_leaderboard(five(floors=floors))
+    row = row_of(board, "shuffled")
+    assert (row.kind, row.title) == (RowKind.FLOOR, "shuffled (floor)")
+    assert row.cells[0].value == 0.25  # (0.5 + 0.25 + 0) / 3
+    assert row.cells[0].low < 0.25 < row.cells[0].high
+    assert row.cells[0].complete
+    assert [cell.value for cell in row.cells[1:]] == [None] * (len(board.columns) - 1)
+    labels = [row.label for row in board.rows]
+    assert labels.index("shuffled") == labels.index("real images") - 1
+    assert row_of(build_leaderboard(five(floors=floors, reduction="micro")), "shuffled").cells[0].value == 0.3125
+    assert "shuffled" not in [row.label for row in build_leaderboard(five()).rows]

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from knowcusbench.report.columns import COSTS
-from knowcusbench.report.reduction import ceiling_means, cost_means, macro_means
+from knowcusbench.report.reduction import ceiling_means, cost_means, macro_means, micro_means
 
 KEY = ("mokus", "generation", "clip_t")
 
@@ -16,6 +16,12 @@ def test_every_concept_counts_once_however_many_samples_it_has(score_table):
     mean = macro_means(score_table(rows))[KEY]
     assert mean.value == 0.625  # (0.25 + 1) / 2; the mean over samples would be 0.4
     assert mean.n == 5
+
+
+def test_every_sample_counts_once_in_the_micro_mean(score_table):
+    rows = [("mokus", "generation", "cat", "clip_t", value) for value in (0.0, 0.25, 0.5, float("nan"), 0.25)]
+    rows += [("mokus", "generation", "dog", "clip_t", 1.0)]
+    assert micro_means(score_table(rows))[KEY] == (0.4, 5)
 
 
 def test_methods_tasks_and_metrics_do_not_mix(score_table):
@@ -59,10 +65,16 @@ def test_costs_are_means_but_for_the_peak():
             "seconds": [10.0, 20.0],
             "peak_memory_bytes": [2**30, 3 * 2**30],
             "adapter_bytes": [2**20, 2 * 2**20],
+            "image_seconds": [0.5, float("nan")],
         }
     )
     found = {cost.column.key: cost_means(costs, cost)["mokus"] for cost in COSTS}
-    assert found == {"train_seconds": (15.0, 2), "peak_memory_mib": (3072.0, 2), "adapter_mib": (1.5, 2)}
+    assert found == {
+        "train_seconds": (15.0, 2),
+        "peak_memory_mib": (3072.0, 2),
+        "adapter_mib": (1.5, 2),
+        "draw_seconds": (0.5, 1),
+    }
 
 
 def test_a_ceiling_is_the_mean_over_the_concepts_that_have_one():

@@ -60,10 +60,10 @@ def test_markdown_marks_best_and_second_and_escapes_labels(board, tmp_path):
     write_report(tmp_path, board)
     lines = (tmp_path / "leaderboard.md").read_text().splitlines()
     table = [line for line in lines if line.startswith("|")]
-    assert r"| mokus\|eta=1\_0 | <u>0.333</u> | **0.300** | 21.30 | 10.0 | 1024 | 1.00 |" in table
-    assert r'| \<b\>a, "quoted" \*label\*\</b\> | **0.500** | <u>0.000</u> | –† | 10.0 | 1024 | 1.00 |' in table
-    assert "| base (control) | 0.250 | 0.500 | 19.00 | 10.0 | 1024 | 1.00 |" in table
-    assert "| MoKus (published) | 0.761 | 0.305 | 21.30 | ≈360 | – | – |" in table
+    assert r"| mokus\|eta=1\_0 | <u>0.333</u> | **0.300** | 21.30 | 10.0 | 1024 | 1.00 | 0.25 |" in table
+    assert r'| \<b\>a, "quoted" \*label\*\</b\> | **0.500** | <u>0.000</u> | –† | 10.0 | 1024 | 1.00 | 0.25 |' in table
+    assert "| base (control) | 0.250 | 0.500 | 19.00 | 10.0 | 1024 | 1.00 | 0.25 |" in table
+    assert "| MoKus (published) | 0.761 | 0.305 | 21.30 | ≈360 | – | – | – |" in table
     unescaped_bars = {line.replace(r"\|", "").count("|") for line in table}
     assert unescaped_bars == {len(board.columns) + 2}
 
@@ -78,3 +78,25 @@ def test_a_report_replaces_the_one_before_and_leaves_nothing_else(board, report_
     ]
     for path, old in zip(second, before, strict=True):
         assert path.read_bytes() != old
+
+
+def test_csv_and_json_have_the_ends_of_intervals(report_input, score_table, tmp_path, cell_of):
+    values = {"cat": 0.5, "dog": 0.75, "owl": 0.625, "hat": 0.5}
+    inputs = report_input(
+        {"mokus": {}},
+        scores=score_table([("mokus", "generation", concept, "clip_t", value) for concept, value in values.items()]),
+        expected=pd.DataFrame({"method": ["mokus"], "task": "generation", "planned": 4}),
+        concepts=4,
+    )
+    board = build_leaderboard(inputs)
+    write_report(tmp_path, board)
+    cell = cell_of(board, "mokus", "generation_clip_t")
+    table = pd.read_csv(tmp_path / "leaderboard.csv", float_precision="round_trip").set_index("label")
+    row = json.loads((tmp_path / "leaderboard.json").read_text())["rows"][0]
+    ends = [cell.low, cell.high]
+    assert ends[0] < 0.59375 < ends[1]
+    assert table.loc["mokus", ["generation_clip_t_low", "generation_clip_t_high"]].tolist() == ends
+    assert [row["cells"]["generation_clip_t"][end] for end in ("low", "high")] == ends
+    assert pd.isna(table.loc["mokus", "generation_clip_i_low"])
+    assert "train_seconds_low" not in table
+    assert row["cells"]["train_seconds"]["low"] is None
