@@ -1,6 +1,7 @@
-"""From scores to tables: `build_leaderboard` reduces, `write_report` and `render_console` show; `build_agreement` and
-`write_agreement` compare metrics with the truth; `write_effects` shows what methods do to everything else;
-`build_ablation`, `write_ablation` and `write_ablation_figure` show what the values of a setting do."""
+"""From scores to tables: `build_leaderboard` reduces, `write_report` and `render_console` show; `build_statistics` and
+`write_statistics` say how firm that is; `build_agreement` and `write_agreement` compare metrics with the truth;
+`write_effects` shows what methods do to everything else; `build_ablation`, `write_ablation` and
+`write_ablation_figure` show what the values of a setting do."""
 
 from knowcusbench.report.ablation import AblationInput, Setting, build_ablation
 from knowcusbench.report.ablation_plot import write_ablation_figure
@@ -13,6 +14,8 @@ from knowcusbench.report.effects_tables import write_effects
 from knowcusbench.report.leaderboard import build_leaderboard, place_of
 from knowcusbench.report.pictures import PictureRow, picture_grid
 from knowcusbench.report.published import PublishedTable, load_published
+from knowcusbench.report.statistics import Statistics, build_statistics
+from knowcusbench.report.statistics_tables import write_statistics
 from knowcusbench.report.tables import write_csv, write_report
 from knowcusbench.report.types import Leaderboard, MetricHeading, ReportInput
 
@@ -25,9 +28,11 @@ __all__ = [
     "PublishedTable",
     "ReportInput",
     "Setting",
+    "Statistics",
     "build_ablation",
     "build_agreement",
     "build_leaderboard",
+    "build_statistics",
     "load_published",
     "picture_grid",
     "place_of",
@@ -39,4 +44,5 @@ __all__ = [
     "write_csv",
     "write_effects",
     "write_report",
+    "write_statistics",
 ]

@@ -24,6 +24,7 @@ from knowcusbench.report import (
     build_ablation,
     build_agreement,
     build_leaderboard,
+    build_statistics,
     load_published,
     picture_grid,
     place_of,
@@ -35,6 +36,7 @@ from knowcusbench.report import (
     write_csv,
     write_effects,
     write_report,
+    write_statistics,
 )
 from knowcusbench.report.types import FLOORS
 from knowcusbench.stages.effects import INTERFERENCE, PICTURES, TEXT
@@ -55,6 +57,7 @@ def report(run: Run) -> None:
     board = build_leaderboard(inputs)
     with writing():
         write_report(run.store.report, board)
+        write_statistics(run.store.report, board, build_statistics(inputs))
         write_csv(run.store.report / "costs.csv", stage_costs(run))
         write_agreement(run.store.report, build_agreement(inputs))
         grid = picture_grid(*_pictures(run))

@@ -1,0 +1,101 @@
+"""What the report makes of scores, floors and timings in a run directory."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+Command = Callable[..., int]
+CONCEPTS = ("dog3", "duck_toy", "fancy_boot")
+SMALL = (
+    "backbone.steps=2",
+    f"grid.concepts=[{','.join(CONCEPTS)}]",
+    "grid.knowledge_items=2",
+    "grid.prompts=1",
+    "grid.seeds=[0,1]",
+    "metrics=[clip_i]",
+    "effects.enabled=false",
+    "method=base",
+)
+"""Of each concept 8 images in 4 cells."""
+
+
+@pytest.fixture(scope="module")
+def drawn(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("drawn")
+    assert command("bench", root, small=SMALL) == 0
+    return root / "run"
+
+
+@pytest.fixture
+def run(drawn: Path, tmp_path: Path) -> Path:
+    """A copy of the run with the files' times."""
+    return Path(shutil.copytree(drawn, tmp_path / "run"))
+
+
+def timings(run: Path) -> pd.DataFrame:
+    return pd.DataFrame([json.loads(path.read_text()) for path in (run / "timings" / "base").iterdir()])
+
+
+def board(run: Path) -> pd.DataFrame:
+    return pd.read_csv(run / "report" / "leaderboard.csv").set_index("label")
+
+
+def test_every_job_leaves_its_timing_and_the_leaderboard_the_mean(drawn: Path) -> None:
+    found = timings(drawn)
+    assert sorted(found["concept"]) == sorted(CONCEPTS)
+    assert set(found["images"]) == {8}
+    assert (found["peak_memory_bytes"] > 2**20).all()
+    mean = (found["seconds"] / 8).mean()
+    assert board(drawn).loc["base", "draw_seconds"] == pytest.approx(mean)
+
+
+def test_images_drawn_again_are_timed_too_and_have_the_same_bytes(run: Path, command: Command) -> None:
+    """One of a cell of two: both are drawn."""
+    image = sorted((run / "images" / "base" / "dog3").iterdir())[0]
+    before = image.read_bytes()
+    image.unlink()
+    assert command("bench", run.parent, small=SMALL) == 0
+    assert image.read_bytes() == before
+    found = timings(run)
+    assert sorted(found[found["concept"] == "dog3"]["images"]) == [2, 8]
+    costs = pd.read_csv(run / "report" / "costs.csv").set_index(["method", "concept", "stage"])
+    row = costs.loc[("base", "dog3", "generate")]
+    seconds = found[found["concept"] == "dog3"]["seconds"].sum()
+    assert row[["images", "seconds", "images_per_second"]].tolist() == pytest.approx([10, seconds, 10 / seconds])
+
+
+def test_images_without_a_timing_have_no_cost(run: Path, command: Command) -> None:
+    shutil.rmtree(run / "timings")
+    assert command("report", run.parent, small=SMALL) == 0
+    assert "draw_seconds=0/3" in board(run).loc["base", "incomplete"]
+
+
+def test_scores_have_intervals_over_the_concepts(drawn: Path) -> None:
+    row = board(drawn).loc["base"]
+    assert row["reconstruction_clip_i_low"] < row["reconstruction_clip_i"] < row["reconstruction_clip_i_high"]
+    breakdown = pd.read_csv(drawn / "report" / "breakdown.csv")
+    plan = pd.read_parquet(drawn / "plan.parquet")
+    for by in ("knowledge_aspect", "prompt_aspect", "concept"):
+        levels = breakdown[breakdown["by"] == by]
+        assert set(levels["level"]) == set(plan[by])
+        assert levels["samples"].sum() == len(plan)
+    ends = f"[{row['reconstruction_clip_i_low']:.3f}, {row['reconstruction_clip_i_high']:.3f}]"
+    assert ends in (drawn / "report" / "statistics.md").read_text()
+
+
+def test_floors_are_a_row_beside_the_real_images(run: Path, command: Command) -> None:
+    plan = pd.read_parquet(run / "plan.parquet")
+    own = plan[plan["task"] == "generation"]
+    value = own["concept"].map({"dog3": 0.0, "duck_toy": 0.25, "fancy_boot": 0.5}).astype(float)
+    (run / "floors" / "base").mkdir(parents=True)
+    floors = pd.DataFrame({"sample_id": own["id"], "value": value, "protocol": "abc"})
+    floors.to_parquet(run / "floors" / "base" / "clip_i.parquet", index=False)
+    assert command("report", run.parent, small=SMALL) == 0
+    row = board(run).loc["shuffled"]
+    assert (row["kind"], row["generation_clip_i"]) == ("floor", 0.25)
+    assert row["generation_clip_i_low"] < 0.25 < row["generation_clip_i_high"]
+    assert pd.isna(row["reconstruction_clip_i"])
