@@ -6,7 +6,7 @@ So a published number can be computed again under each protocol.
 import argparse
 import csv
 import json
-import logging
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,8 +35,6 @@ OPTIONS = ("--images", "--prompts", "--references", "--output")
 
 DEFAULTS = ("encoders=published", "benchmark=directory", "benchmark.path=.")
 """Overrides unless others are given: the images of other programs are of the real world."""
-
-log = logging.getLogger(__name__)
 
 COLUMNS = {
     "image": ("image", "file", "file_name", "filename", "path"),
@@ -228,8 +226,9 @@ def main(arguments: Sequence[str]) -> None:
     metrics, digests = _metrics(config)
     folder = read_folder(options.images, options.prompts, options.references)
     if folder.left_out:
-        log.warning(
-            "%s: %d images have no row in %s and are left out", options.images, folder.left_out, options.prompts
+        print(
+            f"knowcusbench: {folder.left_out} images of {options.images} have no row in {options.prompts}; left out",
+            file=sys.stderr,
         )
     scores = score_folder(folder, metrics)
     summary = summarise(scores, metrics, digests, config.protocol.reduction)

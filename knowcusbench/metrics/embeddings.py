@@ -1,12 +1,13 @@
 """Embeddings that are kept: computed once for an image, whatever the number of metrics, methods, runs and processes."""
 
-import logging
+import sys
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from knowcusbench.errors import WeightsError
 from knowcusbench.files import atomic_path
@@ -19,8 +20,6 @@ MEMORY = 1 << 15
 """Embeddings that are in memory at a time: 128 MiB at 1024 dimensions."""
 
 ROWS, KEYS = ".rows.npy", ".keys.npy"
-
-log = logging.getLogger(__name__)
 
 
 class EmbeddingStore:
@@ -81,7 +80,7 @@ class EmbeddingStore:
             keys = np.load(file, allow_pickle=False)
             rows = np.load(file.with_name(file.name.replace(KEYS, ROWS)), mmap_mode="r", allow_pickle=False)
         except (ValueError, OSError) as error:
-            log.warning("%s: damaged, its embeddings are computed again (%s)", file, error)
+            tqdm.write(f"knowcusbench: {file}: damaged, its embeddings are computed again ({error})", file=sys.stderr)
             return
         self._tables.append(rows)
         self._index.update((key.decode(), (len(self._tables) - 1, place)) for place, key in enumerate(keys))
