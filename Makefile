@@ -39,8 +39,9 @@ plan: $(INSTALLED) ## count the samples and estimate the cost
 report: $(INSTALLED) ## write the leaderboard of a run again
 	$(BIN)/knowcusbench report method=$(METHOD) $(ARGS)
 
-benchmark: $(INSTALLED) ## time the knowledge edit at Qwen-Image's size against the published solve
+benchmark: $(INSTALLED) ## time the knowledge edit against the published solve, and the metrics against scoring image by image
 	$(BIN)/python -m knowcusbench.adaptation.benchmark $(ARGS)
+	$(BIN)/python -m knowcusbench.metrics.benchmark
 
 toybox: $(INSTALLED) ## train the embedded world's weights anew (FORCE=1 replaces the shipped ones; STAGES= runs some stages)
 	$(BIN)/python -m knowcusbench.toybox.training $(if $(FORCE),--force) $(STAGES)

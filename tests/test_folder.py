@@ -82,7 +82,7 @@ def test_a_known_factor_between_protocols(score, folder: Path) -> None:
         assert score("encoders=miniature", "metrics=[clip_t]", *arguments) == 0
         values[protocol] = pd.read_csv(output)["value"].to_numpy()
     np.testing.assert_allclose(values["customconcept101"], 2.5 * values["mokus"].clip(0), atol=1e-6)
-    np.testing.assert_allclose(values["dreambench_plus"], 100 * values["mokus"], atol=1e-3)
+    np.testing.assert_allclose(values["dreambench_plus"], 100 * values["mokus"], atol=1e-2)
 
 
 @pytest.mark.parametrize("suffix", [".json", ".jsonl"])

@@ -81,7 +81,7 @@ class HpsEncoder(OpenClipEncoder):
     def preprocess(self, image: Image.Image) -> Tensor:
         pixels = functional.to_tensor(image)
         scale = self._size / max(image.size)
-        height, width = (round(side * scale) for side in pixels.shape[1:])
+        height, width = (max(round(side * scale), 1) for side in pixels.shape[1:])
         pixels = functional.resize(pixels, [height, width], InterpolationMode.BICUBIC, antialias=self._antialias)
         top, left = (self._size - height) // 2, (self._size - width) // 2
         pixels = functional.pad(pixels, [left, top, self._size - width - left, self._size - height - top])

@@ -91,7 +91,8 @@ def test_floors_are_a_row_beside_the_real_images(run: Path, command: Command) ->
     plan = pd.read_parquet(run / "plan.parquet")
     own = plan[plan["task"] == "generation"]
     value = own["concept"].map({"dog3": 0.0, "duck_toy": 0.25, "fancy_boot": 0.5}).astype(float)
-    (run / "floors" / "base").mkdir(parents=True)
+    before = board(run).loc["shuffled"]
+    assert 0 < before["reconstruction_clip_i"] < board(run).loc["real images", "reconstruction_clip_i"]
     floors = pd.DataFrame({"sample_id": own["id"], "value": value, "protocol": "abc"})
     floors.to_parquet(run / "floors" / "base" / "clip_i.parquet", index=False)
     assert command("report", run.parent, small=SMALL) == 0
