@@ -122,7 +122,7 @@ def test_transformers_and_the_authors_package_give_the_same_masks(
         assert 0 < one.mean() < 1
     for image, one, other in zip(images, ours.predict(images, boxes), theirs.predict(images, boxes), strict=True):
         assert one.shape == other.shape == (image.height, image.width)
-        assert overlap(one, other) > 0.95  # the two libraries resize with different filters
+        assert overlap(one, other) >= 0.99  # the two libraries resize with different filters
 
 
 def test_a_box_outside_the_subject_changes_the_mask(scattered: Path, dogs: list[Path]) -> None:
