@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from knowcusbench.benchmark.types import Concept
 from knowcusbench.errors import ConfigError
@@ -37,28 +38,43 @@ class ReferenceMetric(Metric):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageSimilarity(ReferenceMetric):
-    """Cosine of the image's embedding with those of the references, by `paired_cosine`.
+class EmbeddingMetric(ReferenceMetric):
+    """One that compares embeddings.
 
     Attributes:
         encoder: what embeds images, with its checkpoint's own preprocessing.
-        pairing: how several references are compared.
     """
 
     encoder: EncoderSpec
-    pairing: ReferencePairing = ReferencePairing.all
 
-    def score(self, items: Sequence[ScoreItem]) -> list[Score]:
+    def embed(self, items: Sequence[ScoreItem]) -> list[tuple[Tensor, Tensor]]:
+        """The unit-norm embeddings of each image (dim,) and of its references (references, dim)."""
         references = [item.compared(self, self.references) for item in items]
         encoder: ImageEncoder = self.encoder.load()
-        embeddings = encoder.embed_files(
+        found = encoder.embed_files(
             [file for item, files in zip(items, references, strict=True) for file in (item.image, *files)]
         )
-        scores = []
-        for item, files in zip(items, references, strict=True):
-            compared = torch.stack([embeddings[file] for file in files])
-            scores.append(finite_score(self, item, paired_cosine(embeddings[item.image], compared, self.pairing)))
-        return scores
+        return [
+            (found[item.image], torch.stack([found[file] for file in files]))
+            for item, files in zip(items, references, strict=True)
+        ]
 
     def weights(self) -> Mapping[str, str]:
         return self.encoder.weights()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSimilarity(EmbeddingMetric):
+    """Cosine of the image's embedding with those of the references, by `paired_cosine`.
+
+    Attributes:
+        pairing: how several references are compared.
+    """
+
+    pairing: ReferencePairing = ReferencePairing.all
+
+    def score(self, items: Sequence[ScoreItem]) -> list[Score]:
+        return [
+            finite_score(self, item, paired_cosine(image, references, self.pairing))
+            for item, (image, references) in zip(items, self.embed(items), strict=True)
+        ]

@@ -1,6 +1,6 @@
 """Concept retrieval: is an image nearest to its own concept, among all of them?"""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -11,24 +11,18 @@ from torch import Tensor
 from knowcusbench.benchmark.types import Concept
 from knowcusbench.errors import ConfigError
 from knowcusbench.metrics.base import Score, ScoreItem, finite_score
-from knowcusbench.metrics.encoders import EncoderSpec, ImageEncoder
-from knowcusbench.metrics.image_similarity import ReferenceMetric
+from knowcusbench.metrics.encoders import ImageEncoder
+from knowcusbench.metrics.image_similarity import EmbeddingMetric
 from knowcusbench.metrics.protocol import mean_direction
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConceptRetrieval(ReferenceMetric):
+class ConceptRetrieval(EmbeddingMetric):
     """1 if the image's nearest concept, by cosine with the concept's mean reference embedding, is its own, else 0: the
-    mean is top-1 accuracy. Chance is one over the number of concepts.
-
-    Attributes:
-        encoder: what embeds images.
-    """
+    mean is top-1 accuracy. Chance is one over the number of concepts."""
 
     name: ClassVar[str] = "retrieval"
     title: ClassVar[str] = "Retrieval"
-
-    encoder: EncoderSpec
 
     def check(self, concepts: Sequence[Concept]) -> None:
         super().check(concepts)
@@ -54,6 +48,3 @@ class ConceptRetrieval(ReferenceMetric):
             hit = all(bool(means[files] @ image > other) for other in others)
             scores.append(finite_score(self, item, float(hit)))
         return scores
-
-    def weights(self) -> Mapping[str, str]:
-        return self.encoder.weights()
