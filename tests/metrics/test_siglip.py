@@ -63,7 +63,8 @@ def test_embeddings_are_those_of_the_model_for_hand_made_inputs(siglip: SiglipSp
     encoder = siglip.load()
 
     expected = unit(model.get_image_features(pixels).pooler_output)
-    np.testing.assert_allclose(encoder.encode_images(images).numpy(), expected, atol=1e-3)
+    # Single pixels may be rounded to the next grey level.
+    np.testing.assert_allclose(encoder.encode_images(images).numpy(), expected, atol=4e-3)
     expected = unit(model.get_text_features(token_ids(directory, TEXTS)).pooler_output)
     np.testing.assert_allclose(encoder.encode_texts(TEXTS).numpy(), expected, atol=1e-5)
     assert expected.std(axis=0).max() > 1e-2
