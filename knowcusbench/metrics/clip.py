@@ -1,8 +1,8 @@
 """CLIP through open_clip."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import open_clip
 import torch
@@ -10,10 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from knowcusbench.device import resolve_device
-from knowcusbench.metrics.checkpoint import loading, locate, version
+from knowcusbench.metrics.checkpoint import loading, locate
 from knowcusbench.metrics.encoders import EncoderSpec, ImageTextEncoder, batches
-
-WEIGHTS = ("open_clip_model.safetensors",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,15 +24,14 @@ class ClipSpec(EncoderSpec):
     tokenizer.
     """
 
+    files: ClassVar[tuple[str, ...]] = ("open_clip_model.safetensors",)
+
     def build(self) -> "ClipEncoder":
         return ClipEncoder(self)
 
     def load(self) -> "ClipEncoder":
         encoder: ClipEncoder = super().load()
         return encoder
-
-    def weights(self) -> Mapping[str, str]:
-        return {self.source: version(locate(self.source, self.revision, WEIGHTS))}
 
 
 class OpenClipEncoder(ImageTextEncoder):
@@ -71,7 +68,7 @@ class ClipEncoder(OpenClipEncoder):
     """A resident CLIP with open_clip's own preprocessing and tokenizer for the checkpoint."""
 
     def __init__(self, spec: ClipSpec) -> None:
-        name = f"local-dir:{locate(spec.source, spec.revision, WEIGHTS)}"
+        name = f"local-dir:{locate(spec.source, spec.revision, spec.files)}"
         with loading(spec.source):
             model, self._transform = open_clip.create_model_from_pretrained(name)
             tokenizer = open_clip.get_tokenizer(name)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from PIL import Image
@@ -23,6 +24,8 @@ class TransformersClipSpec(EncoderSpec):
         processor_revision: commit, tag or branch of the processor's hub repository.
     """
 
+    files: ClassVar[tuple[str, ...]] = TRANSFORMERS_WEIGHTS
+
     processor: str | None = None
     processor_revision: str | None = None
 
@@ -35,10 +38,7 @@ class TransformersClipSpec(EncoderSpec):
 
     def weights(self) -> Mapping[str, str]:
         processor, revision = self.processor_source
-        return {
-            processor: version(locate(processor, revision)),
-            self.source: version(locate(self.source, self.revision, TRANSFORMERS_WEIGHTS)),
-        }
+        return {processor: version(locate(processor, revision)), **super().weights()}
 
     @property
     def processor_source(self) -> tuple[str, str | None]:
@@ -46,7 +46,23 @@ class TransformersClipSpec(EncoderSpec):
         return (self.processor, self.processor_revision) if self.processor else (self.source, self.revision)
 
 
-class TransformersClipEncoder(ImageTextEncoder):
+class TransformersEncoder(ImageTextEncoder):
+    """A resident pair of towers of transformers, with its processor."""
+
+    _processor: Any
+    _model: Any
+    _device: torch.device
+
+    def preprocess(self, image: Image.Image) -> Tensor:
+        pixels: Tensor = self._processor.image_processor(images=image, return_tensors="pt")["pixel_values"][0]
+        return pixels
+
+    def image_features(self, pixels: Tensor) -> Tensor:
+        features: Tensor = self._model.get_image_features(pixels.to(self._device, self._model.dtype)).pooler_output
+        return features
+
+
+class TransformersClipEncoder(TransformersEncoder):
     """A resident CLIP.
 
     Attributes:
@@ -56,7 +72,7 @@ class TransformersClipEncoder(ImageTextEncoder):
     def __init__(self, spec: TransformersClipSpec) -> None:
         super().__init__(spec)
         self._device = resolve_device(spec.device)
-        directory = locate(spec.source, spec.revision, TRANSFORMERS_WEIGHTS)
+        directory = locate(spec.source, spec.revision, spec.files)
         model = load_transformers(CLIPModel, spec.source, directory)
         processor, revision = spec.processor_source
         processor_directory = locate(processor, revision)
@@ -65,14 +81,6 @@ class TransformersClipEncoder(ImageTextEncoder):
         self.logit_scale = float(model.logit_scale)
         self.context_length = model.config.text_config.max_position_embeddings
         self._model = model.to(self._device, getattr(torch, spec.dtype))
-
-    def preprocess(self, image: Image.Image) -> Tensor:
-        pixels: Tensor = self._processor.image_processor(images=image, return_tensors="pt")["pixel_values"][0]
-        return pixels
-
-    def image_features(self, pixels: Tensor) -> Tensor:
-        features: Tensor = self._model.get_image_features(pixels.to(self._device, self._model.dtype)).pooler_output
-        return features
 
     def text_features(self, texts: Sequence[str]) -> Tensor:
         # Always the full context, so that a text's features do not depend on the lengths of the others.

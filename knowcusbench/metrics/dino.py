@@ -1,7 +1,7 @@
 """DINO and DINOv2 through transformers: vision transformers that learned from images alone."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from PIL import Image
@@ -17,11 +17,8 @@ from knowcusbench.metrics.checkpoint import (
     load_transformers,
     locate,
     transformers_config,
-    version,
 )
 from knowcusbench.metrics.encoders import EncoderSpec, ImageEncoder
-
-WEIGHTS = (*TRANSFORMERS_WEIGHTS, TRANSFORMERS_PICKLE)
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's pixels, 0 to 1, by channel."""
@@ -42,6 +39,8 @@ class DinoSpec(EncoderSpec):
             its patches, for which transformers resizes its position embeddings (bicubic).
     """
 
+    files: ClassVar[tuple[str, ...]] = (*TRANSFORMERS_WEIGHTS, TRANSFORMERS_PICKLE)
+
     resize: int = 256
     crop: int = 224
 
@@ -56,9 +55,6 @@ class DinoSpec(EncoderSpec):
         encoder: DinoEncoder = super().load()
         return encoder
 
-    def weights(self) -> Mapping[str, str]:
-        return {self.source: version(locate(self.source, self.revision, WEIGHTS))}
-
 
 class DinoEncoder(ImageEncoder):
     """A resident DINO. Its features are the class token behind the last block and the final LayerNorm,
@@ -67,7 +63,7 @@ class DinoEncoder(ImageEncoder):
     def __init__(self, spec: DinoSpec) -> None:
         super().__init__(spec)
         self._device = resolve_device(spec.device)
-        directory = locate(spec.source, spec.revision, WEIGHTS)
+        directory = locate(spec.source, spec.revision, spec.files)
         config = transformers_config(spec.source, directory, "vit", "dinov2")
         fits = spec.crop == config.image_size if config.model_type == "vit" else spec.crop % config.patch_size == 0
         if not fits:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from PIL import Image
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from knowcusbench.errors import ConfigError
 from knowcusbench.images import read_image
-from knowcusbench.metrics.checkpoint import Dtype
+from knowcusbench.metrics.checkpoint import Dtype, locate, version
 from knowcusbench.metrics.embeddings import MEMORY, EmbeddingStore
 from knowcusbench.metrics.memo import Memo, content_digest
 
@@ -41,7 +41,10 @@ class EncoderSpec(ABC):
         dtype: of the weights; embeddings are normalised in fp32 in any case.
         batch_size: images or texts encoded together.
         store: a directory where embeddings of image files are kept for all processes; null keeps them in memory.
+        files: names or globs of the weight files, as `locate` takes them.
     """
+
+    files: ClassVar[tuple[str, ...]] = ()
 
     source: str
     revision: str | None = None
@@ -54,9 +57,9 @@ class EncoderSpec(ABC):
     def build(self) -> "ImageEncoder":
         """Load the encoder. Raises WeightsError if it can't be loaded."""
 
-    @abstractmethod
     def weights(self) -> Mapping[str, str]:
         """The versions of the checkpoint by its sources, as in `Metric.weights`."""
+        return {self.source: version(locate(self.source, self.revision, self.files))}
 
     def load(self) -> Any:
         """The encoder of this process for this specification. Raises WeightsError if it can't be loaded."""

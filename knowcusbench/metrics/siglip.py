@@ -1,10 +1,10 @@
 """SigLIP and SigLIP 2 through transformers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
-from PIL import Image
 from torch import Tensor
 from transformers import AutoProcessor, SiglipModel
 
@@ -17,12 +17,9 @@ from knowcusbench.metrics.checkpoint import (
     loading,
     locate,
     transformers_config,
-    version,
 )
-from knowcusbench.metrics.encoders import EncoderSpec, ImageTextEncoder
-
-WEIGHTS = (*TRANSFORMERS_WEIGHTS, "spiece.model")
-"""`spiece.model` is the vocabulary of the first SigLIP; that of SigLIP 2 is in `tokenizer.json`."""
+from knowcusbench.metrics.clip_transformers import TransformersEncoder
+from knowcusbench.metrics.encoders import EncoderSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +33,9 @@ class SiglipSpec(EncoderSpec):
     The first SigLIP's tokenizer also drops punctuation.
     """
 
+    # `spiece.model` is the vocabulary of the first SigLIP; that of SigLIP 2 is in `tokenizer.json`.
+    files: ClassVar[tuple[str, ...]] = (*TRANSFORMERS_WEIGHTS, "spiece.model")
+
     def build(self) -> "SiglipEncoder":
         return SiglipEncoder(self)
 
@@ -43,17 +43,14 @@ class SiglipSpec(EncoderSpec):
         encoder: SiglipEncoder = super().load()
         return encoder
 
-    def weights(self) -> Mapping[str, str]:
-        return {self.source: version(locate(self.source, self.revision, WEIGHTS))}
 
-
-class SiglipEncoder(ImageTextEncoder):
+class SiglipEncoder(TransformersEncoder):
     """A resident SigLIP."""
 
     def __init__(self, spec: SiglipSpec) -> None:
         super().__init__(spec)
         self._device = resolve_device(spec.device)
-        directory = locate(spec.source, spec.revision, WEIGHTS)
+        directory = locate(spec.source, spec.revision, spec.files)
         config = transformers_config(spec.source, directory, "siglip")
         model = load_transformers(SiglipModel, spec.source, directory)
         try:
@@ -63,14 +60,6 @@ class SiglipEncoder(ImageTextEncoder):
             raise WeightsError(f"{spec.source}: {first_line(error)} (pip install sentencepiece protobuf)") from error
         self.context_length = config.text_config.max_position_embeddings
         self._model = model.to(self._device, getattr(torch, spec.dtype))
-
-    def preprocess(self, image: Image.Image) -> Tensor:
-        pixels: Tensor = self._processor.image_processor(images=image, return_tensors="pt")["pixel_values"][0]
-        return pixels
-
-    def image_features(self, pixels: Tensor) -> Tensor:
-        features: Tensor = self._model.get_image_features(pixels.to(self._device, self._model.dtype)).pooler_output
-        return features
 
     def text_features(self, texts: Sequence[str]) -> Tensor:
         inputs = self._processor.tokenizer(

@@ -36,7 +36,7 @@ def clip_in_transformers(described: Mapping[str, Any], weights: Mapping[str, Ten
             "hidden_size": vision["width"],
             "intermediate_size": 4 * vision["width"],
             "num_hidden_layers": vision["layers"],
-            "num_attention_heads": vision["width"] // vision["head_width"],
+            "num_attention_heads": vision["width"] // vision.get("head_width", 64),
             "image_size": vision["image_size"],
             "patch_size": vision["patch_size"],
         },
@@ -63,15 +63,16 @@ def token_ids(texts: Sequence[str]) -> Tensor:
 
 
 class ClipTwin:
-    """The miniature CLIP's weights in transformers' `CLIPModel`, fed by torchvision transforms."""
+    """A CLIP's weights in transformers' `CLIPModel`, fed by torchvision transforms."""
 
     def __init__(self, directory: Path) -> None:
         described = json.loads((directory / "open_clip_config.json").read_text())["model_cfg"]
+        size = described["vision_cfg"]["image_size"]
         self.model = clip_in_transformers(described, load_file(directory / "open_clip_model.safetensors"))
         self.preprocess = transforms.Compose(
             [
-                transforms.Resize(64, interpolation=transforms.InterpolationMode.BICUBIC),
-                transforms.CenterCrop(64),
+                transforms.Resize(size, interpolation=transforms.InterpolationMode.BICUBIC),
+                transforms.CenterCrop(size),
                 transforms.ToTensor(),
                 transforms.Normalize((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
             ]

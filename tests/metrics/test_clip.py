@@ -1,13 +1,16 @@
 """open_clip's CLIP against the same weights in transformers, fed by torchvision and tokens by hand."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 from metrics.clip_twin import ClipTwin
 from PIL import Image
+from safetensors.torch import save_file
 
 from knowcusbench.metrics.base import ScoreItem
 from knowcusbench.metrics.ceiling import real_image_ceiling
@@ -105,3 +108,32 @@ def test_the_ceiling_of_a_single_reference_is_undefined(clip: ClipSpec, dog) -> 
 def test_preprocessing_is_torchvisions_pixel_by_pixel(clip: ClipSpec, twin: ClipTwin, dogs, ducks) -> None:
     for image in opened([*dogs, *ducks]):
         assert torch.equal(clip.load().preprocess(image), twin.preprocess(image))
+
+
+@pytest.fixture(scope="module")
+def full_size(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """OpenAI's ViT-B/32 with random weights, in the checkpoint's own form (fp16)."""
+    directory = tmp_path_factory.mktemp("full") / "clip"
+    directory.mkdir()
+    described = open_clip.get_model_config("ViT-B-32-quickgelu")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = open_clip.CLIP(**described)
+    preprocess = {"mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
+    described = {"model_cfg": described, "preprocess_cfg": {**preprocess, "interpolation": "bicubic"}}
+    (directory / "open_clip_config.json").write_text(json.dumps(described))
+    weights = {name: tensor.half() for name, tensor in model.state_dict().items()}
+    save_file(weights, directory / "open_clip_model.safetensors", metadata={"format": "pt"})
+    return directory
+
+
+def test_at_full_size_scores_are_those_of_transformers(full_size: Path, dogs: list[Path], ducks: list[Path]) -> None:
+    spec, twin = ClipSpec(source=str(full_size), device="cpu"), ClipTwin(full_size)
+    assert sum(parameter.numel() for parameter in twin.model.parameters()) == 151_277_313
+    generated, real = twin.images(opened(dogs[:2])), twin.images(opened(ducks[:2]))
+    items = [ScoreItem(str(n), file, tuple(ducks[:2]), WORDS, "dog") for n, file in enumerate(dogs[:2])]
+
+    images, texts = ClipI(encoder=spec).score(items), ClipT(encoder=spec).score(items)
+
+    np.testing.assert_allclose([score.value for score in images], (generated @ real.T).mean(axis=1), atol=1e-5)
+    np.testing.assert_allclose([score.value for score in texts], generated @ twin.texts([WORDS])[0], atol=1e-5)
