@@ -128,7 +128,7 @@ def main() -> None:
     folder = parser.parse_args().folder
     here = {**provenance(), "command": "make toybox-eval"}
     composed = compose()
-    recipe = OmegaConf.to_container(composed.recipe, resolve=True)
+    recipe = OmegaConf.to_container(composed.recipe, resolve=True, enum_to_str=True)
     name = hashlib.sha256(json.dumps([weights_version(), recipe], default=str).encode()).hexdigest()[:12]
     place = [f"run.root={folder}", f"run.name={name}"]
     run_verb("bench", ["-m", f"method={','.join(METHODS)}", *place])
@@ -143,7 +143,8 @@ def main() -> None:
     rows = [with_locality(row, store, backbone, oracle) for row in method_rows(store)]
     figures = model_figures(composed, backbone, oracle, store) | method_figures(rows)
     manifest = json.loads((WEIGHTS / MANIFEST).read_text())
-    write_atomic(CARD, render(figures, rows, manifest, {"recipe": recipe, **here}).encode())
+    card = render(figures, rows, manifest, {"recipe": recipe, **here})
+    write_atomic(CARD, card.replace(str(Path(composed.cache_dir).expanduser()), "<cache_dir>").encode())
     sheet(draw(backbone, FIXED_PROMPTS)).save(PICTURES)
     print(CARD.read_text())
     print(f"written to {CARD}")
