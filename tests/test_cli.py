@@ -10,6 +10,7 @@ import textwrap
 from pathlib import Path
 
 import huggingface_hub.constants
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -250,11 +251,12 @@ def test_choosing_the_backbone_chooses_its_recipe_and_encoders(call):
 
 
 @pytest.mark.slow
-def test_another_package_adds_a_method(tmp_path, cache_dir, sample_benchmark):
-    """A distribution with one class, one YAML and an entry point, on the path as an installed one would be."""
+def test_another_package_adds_a_method_and_a_metric(tmp_path, cache_dir, sample_benchmark):
+    """A distribution with one class, one YAML and an entry point for each, on the path as an installed one would be."""
     package = tmp_path / "site" / "their_package"
-    (package / "configs" / "method").mkdir(parents=True)
-    for folder in (package, package / "configs"):
+    for group in ("configs/method", "scores/metrics"):
+        (package / group).mkdir(parents=True)
+    for folder in (package, package / "configs", package / "scores"):
         (folder / "__init__.py").touch()
     (package / "method.py").write_text(
         textwrap.dedent(
@@ -276,11 +278,36 @@ def test_another_package_adds_a_method(tmp_path, cache_dir, sample_benchmark):
         )
     )
     (package / "configs" / "method" / "shout.yaml").write_text("_target_: their_package.method.Shout\nmarks: 2\n")
+    (package / "metric.py").write_text(
+        textwrap.dedent(
+            """
+            from dataclasses import dataclass
+            from typing import ClassVar
+            from knowcusbench.images import read_image
+            from knowcusbench.metrics.base import Metric, Score
+
+            @dataclass(frozen=True, kw_only=True)
+            class Width(Metric):
+                name: ClassVar[str] = "width"
+                title: ClassVar[str] = "Width"
+                factor: float = 1.0
+
+                def score(self, items):
+                    return [Score(self.factor * read_image(item.image).width) for item in items]
+            """
+        )
+    )
+    (package / "scores" / "metrics" / "width.yaml").write_text(
+        "width:\n  _target_: their_package.metric.Width\n  factor: 0.5\n"
+    )
     metadata = tmp_path / "site" / "their_package-1.0.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: their_package\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text("[knowcusbench.methods]\nshout = their_package.configs\n")
+    (metadata / "entry_points.txt").write_text(
+        "[knowcusbench.methods]\nshout = their_package.configs\n[knowcusbench.metrics]\nwidth = their_package.scores\n"
+    )
     words = ["bench", f"cache_dir={cache_dir}", f"benchmark.path={sample_benchmark}", *SMALL, "method=shout"]
+    words[words.index("metrics=[clip_i]")] = "metrics=[clip_i,width]"
     done = subprocess.run(
         [sys.executable, "-m", "knowcusbench", *words],
         cwd=tmp_path,
@@ -292,3 +319,5 @@ def test_another_package_adds_a_method(tmp_path, cache_dir, sample_benchmark):
     prompts = {Image.open(path).text["prompt"] for path in tmp_path.rglob("images/shout/*/*.png")}
     assert len(prompts) == 2
     assert all("!!" in prompt for prompt in prompts)
+    (table,) = tmp_path.rglob("scores/shout/width.parquet")
+    assert set(pd.read_parquet(table)["value"]) == {32.0}
