@@ -42,7 +42,7 @@ from knowcusbench.report.types import FLOORS
 from knowcusbench.stages.effects import INTERFERENCE, PICTURES, TEXT
 from knowcusbench.stages.generate import GENERATE
 from knowcusbench.stages.prepare import Run
-from knowcusbench.store import read_json, read_table, writing
+from knowcusbench.store import read_lines, read_table, writing
 
 PICTURE_ROWS = 8
 """Concepts in the picture grid."""
@@ -309,8 +309,8 @@ def _cost(records: list[dict[str, Any]]) -> Cost:
 
 
 def _drawn(run: Run, label: str) -> pd.DataFrame:
-    """Images, seconds and peak memory of all finished drawing jobs by concept."""
-    pattern = run.store.timing(label, GENERATE, "*")
-    timings = [read_json(path) for path in sorted(pattern.parent.glob(pattern.name))]
-    table = pd.DataFrame(timings, columns=["concept", "images", "seconds", "peak_memory_bytes"])
-    return table.groupby("concept").agg({"images": "sum", "seconds": "sum", "peak_memory_bytes": "max"})
+    """Images, seconds and peak memory of all drawing by concept."""
+    lines = [line for line in read_lines(run.store.journal(label, "").parent) if line["stage"] == GENERATE]
+    table = pd.DataFrame(lines, columns=["concept", "images", "seconds", "peak_memory_bytes"])
+    found = table.groupby("concept").agg({"images": "sum", "seconds": "sum", "peak_memory_bytes": "max"})
+    return found[found["images"] > 0].astype({"images": int})
