@@ -10,12 +10,14 @@ import random
 import resource
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from omegaconf import OmegaConf
+from PIL import Image
+from torch import Tensor
 
 from knowcusbench.commands import compose_config
 from knowcusbench.config import build
@@ -25,6 +27,7 @@ from knowcusbench.metrics.clip_i import ClipI
 from knowcusbench.metrics.clip_i_seg import ClipISeg
 from knowcusbench.metrics.clip_t import ClipT
 from knowcusbench.metrics.embeddings import EmbeddingStore
+from knowcusbench.metrics.encoders import ImageEncoder, unit_norm
 from knowcusbench.metrics.pickscore import PickScore
 from knowcusbench.metrics.protocol import paired_cosine, scaled_cosine
 from knowcusbench.metrics.segmentation import cut_out
@@ -92,6 +95,7 @@ def draw_items(folder: Path, count: int) -> list[ScoreItem]:
     return [ScoreItem(file.stem, file, references, text, "thing") for file, text in pairs]
 
 
+@torch.inference_mode()
 def by_itself(metrics: Mapping[str, Metric], item: ScoreItem) -> dict[str, float]:
     """The scores of one image as a script computes them that remembers nothing."""
     scores = {}
@@ -106,13 +110,18 @@ def by_itself(metrics: Mapping[str, Metric], item: ScoreItem) -> dict[str, float
                         cut_out(one, mask.mask, metric.background, metric.crop)
                         for one, mask in zip(images, found, strict=True)
                     ]
-                first, *others = metric.encoder.load().encode_images(images)
+                first, *others = at_once(metric.encoder.load(), images)
                 scores[name] = paired_cosine(first, torch.stack(others), metric.pairing)
             case ClipT() | PickScore():
                 encoder = metric.encoder.load()
-                (first,), (text,) = encoder.encode_images([image]), encoder.encode_texts([item.prompt])
+                (first,), (text,) = at_once(encoder, [image]), unit_norm(encoder.text_features([item.prompt]))
                 scores[name] = scaled_cosine(first, text, metric.factor(), metric.clamp)
     return scores
+
+
+def at_once(encoder: ImageEncoder, images: Sequence[Image.Image]) -> Tensor:
+    """Embeddings of images in one batch, which is not filled."""
+    return unit_norm(encoder.image_features(torch.stack([encoder.preprocess(image) for image in images])))
 
 
 def memory(folder: Path) -> None:

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from knowcusbench.device import resolve_device
 from knowcusbench.errors import ConfigError
 from knowcusbench.images import read_image
 from knowcusbench.metrics.checkpoint import Dtype, locate, version
@@ -23,6 +24,9 @@ from knowcusbench.metrics.memo import Memo, content_digest
 
 READERS = 4
 """Threads that read and preprocess images while others are encoded."""
+
+LEAST = 4
+"""On the CPU fewer rows go through other kernels, whose last bits differ; batches of any size from four up agree."""
 
 SPEED = ("device", "batch_size", "store")
 """Fields of an encoder's specification that change how fast embeddings are made, not what they are."""
@@ -94,6 +98,7 @@ class ImageEncoder(ABC):
 
     def __init__(self, spec: EncoderSpec) -> None:
         self._batch_size = spec.batch_size
+        self._filled = filled_size(spec.batch_size, spec.device)
         self._kept = EmbeddingStore(Path(spec.store).expanduser() / spec.key if spec.store else None)
 
     @abstractmethod
@@ -127,8 +132,10 @@ class ImageEncoder(ABC):
         # While a batch is encoded the next one is read, and no more are in memory.
         with ThreadPoolExecutor(READERS) as readers, torch.inference_mode():
             batch_of_pixels = _read_ahead(readers, read, batches(sources, self._batch_size))
-            features = [unit_norm(self.image_features(torch.stack(pixels))) for pixels in batch_of_pixels]
-            return torch.cat(features)
+            return torch.cat([self._embed(pixels) for pixels in batch_of_pixels])
+
+    def _embed(self, pixels: Sequence[Tensor]) -> Tensor:
+        return unit_norm(self.image_features(torch.stack(filled(pixels, self._filled)))[: len(pixels)])
 
 
 @dataclass(frozen=True)
@@ -163,7 +170,10 @@ class ImageTextEncoder(ImageEncoder):
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """Unit-norm fp32 embeddings (texts, dim) on the CPU, of at least one text."""
         with torch.inference_mode():
-            features = [self.text_features(batch) for batch in batches(texts, self._batch_size)]
+            features = [
+                self.text_features(filled(batch, self._filled))[: len(batch)]
+                for batch in batches(texts, self._batch_size)
+            ]
             return unit_norm(torch.cat(features))
 
     def embed_texts(self, texts: Sequence[str]) -> Mapping[str, TextEmbedding]:
@@ -184,6 +194,17 @@ def batches(values: Sequence[T], size: int) -> Iterator[Sequence[T]]:
         raise ConfigError(f"batch_size: {size} is not a positive number")
     for start in range(0, len(values), size):
         yield values[start : start + size]
+
+
+def filled_size(batch_size: int, device: str) -> int:
+    """How many values a batch must have at least, so that a result is the same to its last bit in whatever batch it is
+    computed: a GPU's kernels depend on the size of a batch, a processor's only for very small ones."""
+    return batch_size if resolve_device(device).type == "cuda" else LEAST
+
+
+def filled(batch: Sequence[T], size: int) -> list[T]:
+    """A batch of at least `size` values: its last one is repeated."""
+    return [*batch, *[batch[-1]] * (size - len(batch))]
 
 
 def _read_ahead(readers: Executor, read: Callable[[T], Tensor], parts: Iterator[Sequence[T]]) -> Iterator[list[Tensor]]:

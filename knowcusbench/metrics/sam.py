@@ -24,7 +24,7 @@ from knowcusbench.metrics.checkpoint import (
     locate,
     version,
 )
-from knowcusbench.metrics.encoders import batches
+from knowcusbench.metrics.encoders import batches, filled, filled_size
 from knowcusbench.metrics.segmentation import Box, Mask, SegmenterSpec
 
 
@@ -101,6 +101,7 @@ class TransformersSam:
     def __init__(self, spec: SamSpec) -> None:
         self._batch_size = spec.batch_size
         self._device = resolve_device(spec.device)
+        self._filled = filled_size(spec.batch_size, spec.device)
         directory = locate(spec.source, spec.revision, TRANSFORMERS_WEIGHTS)
         self._model = load_transformers(SamModel, spec.source, directory).to(self._device)
         self._model.vision_encoder.to(getattr(torch, spec.dtype))
@@ -110,7 +111,11 @@ class TransformersSam:
     def predict(self, images: Sequence[Image.Image], boxes: Sequence[Box]) -> list[Mask]:
         longest = self._processor.image_processor.size["longest_edge"]
         fitting = [pair for pair in zip(images, boxes, strict=True) if not is_too_narrow(pair[0], longest)]
-        masks = (mask for batch in batches(fitting, self._batch_size) for mask in self._predict(batch))
+        masks = (
+            mask
+            for batch in batches(fitting, self._batch_size)
+            for mask in self._predict(filled(batch, self._filled))[: len(batch)]
+        )
         return [empty_mask(image) if is_too_narrow(image, longest) else next(masks) for image in images]
 
     @torch.inference_mode()

@@ -25,7 +25,7 @@ class Observed(FileSystemEventHandler):
         self._directory = directory
         for folder in self.folders:
             (directory / folder).mkdir(parents=True, exist_ok=True)
-        self._observer.schedule(self, str(directory), recursive=True)
+            self._observer.schedule(self, str(directory / folder))
 
     def on_moved(self, event: DirMovedEvent | FileMovedEvent) -> None:
         path = Path(str(event.dest_path))
