@@ -86,6 +86,8 @@ def run_verb(verb: str, arguments: Sequence[str]) -> None:
     incomplete: list[str] = []
 
     def job(composed: DictConfig) -> None:
+        # A launcher may have brought it into another process.
+        register()
         with exit_on_user_error():
             composed.run.label = composed.run.label or _label(swept)
             try:
@@ -211,6 +213,8 @@ def _explain_missing_option(text: str) -> str:
     if not wanted:
         return text.partition("\n")[0]
     group, _, option = wanted[1].rpartition("/")
+    if option.startswith("submitit"):
+        return f"{group}={option} needs Hydra's submitit launcher: pip install 'knowcusbench[slurm]'"
     with hydra.initialize_config_module("knowcusbench.configs", version_base="1.3"):
         options = GlobalHydra.instance().config_loader().get_group_options(group)
     return f"{group}={option}: no such option{did_you_mean(option, options)}"

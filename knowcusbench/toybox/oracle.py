@@ -23,7 +23,7 @@ from knowcusbench.errors import WeightsError
 from knowcusbench.images import read_image
 from knowcusbench.metrics.checkpoint import loading, locate, version
 from knowcusbench.metrics.embeddings import MEMORY
-from knowcusbench.metrics.encoders import batches
+from knowcusbench.metrics.encoders import batches, filled, filled_size
 from knowcusbench.metrics.memo import Memo, content_digest
 from knowcusbench.toybox.render import render
 from knowcusbench.toybox.scene import RESOLUTION, Placed, Scene
@@ -286,6 +286,7 @@ class Oracle:
 
     def __init__(self, spec: OracleSpec) -> None:
         self._batch_size = spec.batch_size
+        self._filled = filled_size(spec.batch_size, spec.device)
         self._device = resolve_device(spec.device)
         self._memo: Memo[str, Sight] = Memo(MEMORY)
         directory = locate(spec.source, None)
@@ -305,7 +306,7 @@ class Oracle:
         sights: list[Sight] = []
         with torch.inference_mode():
             for batch in batches(images, self._batch_size):
-                logits = self._model(pixels(batch).to(self._device))
+                logits = self._model(pixels(filled(batch, self._filled)).to(self._device))
                 best = {name: values.argmax(dim=1).tolist() for name, values in logits.items()}
                 sights += [
                     {name: ATTRIBUTES[name][places[index]] for name, places in best.items()}
