@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -48,7 +48,7 @@ class Footprint:
 
     Attributes:
         parameters: parameter count by component ("transformer", "text_encoder", "vae").
-        weight_bytes: bytes of all weights in the chosen dtype.
+        weight_bytes: bytes of the weights by component, as they are loaded.
         image_flops: floating-point operations of one image: every step with guidance, and decoding.
         training_step_flops: the same of one LoRA training step at batch 1 (forward and backward).
         prompt_embeds_bytes: bytes of the embeddings of a prompt of 64 tokens.
@@ -56,7 +56,7 @@ class Footprint:
     """
 
     parameters: Mapping[str, int]
-    weight_bytes: int
+    weight_bytes: Mapping[str, int]
     image_flops: float
     training_step_flops: float
     prompt_embeds_bytes: int
@@ -67,7 +67,9 @@ class Backbone(ABC):
     """A resident text-to-image model.
 
     Attributes:
-        digest: hex digest of the base weights; equal before and after any use of `adapted`.
+        digest: hex digest of all weights that it draws with unadapted; equal before and after any use of `adapted`.
+        settings: what else decides the last bits of what it computes, in training as in drawing, as JSON values; empty
+            where everything is computed plainly.
         device: where the model computes.
         image_size: height and width of its images, in pixels.
         transformer: the diffusion transformer, base weights frozen.
@@ -77,6 +79,7 @@ class Backbone(ABC):
     """
 
     digest: str
+    settings: Mapping[str, Any]
     device: torch.device
     image_size: tuple[int, int]
     transformer: nn.Module

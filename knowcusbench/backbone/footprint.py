@@ -20,19 +20,30 @@ backward through the activations (the frozen weights need no gradient). Counted 
 
 
 def checkpoint_footprint(
-    checkpoint: Checkpoint, *, dtype: torch.dtype, height: int, width: int, forwards: int
+    checkpoint: Checkpoint,
+    *,
+    dtype: torch.dtype,
+    height: int,
+    width: int,
+    forwards: int,
+    transformer_bytes_per_parameter: float | None = None,
 ) -> Footprint:
-    """The footprint of one image of `height` x `width` drawn with `forwards` passes of the transformer."""
+    """The footprint of one image of `height` x `width` drawn with `forwards` passes of the transformer, whose weights
+    take the bytes of `dtype` unless it is told otherwise."""
     transformer, text_encoder, vae = _meta_models(checkpoint)
     parameters = {
         "transformer": _count(transformer),
         "text_encoder": _count(text_encoder),
         "vae": _count(vae),
     }
+    bytes_per_parameter = dict.fromkeys(parameters, float(dtype.itemsize))
+    if transformer_bytes_per_parameter:
+        bytes_per_parameter["transformer"] = transformer_bytes_per_parameter
+    weight_bytes = {name: round(count * bytes_per_parameter[name]) for name, count in parameters.items()}
     forward_flops = transformer_flops(transformer, vae, height=height, width=width)
     return Footprint(
         parameters=parameters,
-        weight_bytes=sum(parameters.values()) * dtype.itemsize,
+        weight_bytes=weight_bytes,
         image_flops=forwards * forward_flops + decode_flops(vae, height=height, width=width),
         training_step_flops=TRAINING_FORWARDS * forward_flops,
         prompt_embeds_bytes=PROMPT_TOKENS * transformer.config.joint_attention_dim * dtype.itemsize,
