@@ -78,6 +78,14 @@ def open_checkpoint(source: str, revision: str | None, *, weights: bool) -> Chec
     )
 
 
+def cached(source: str, revision: str | None) -> Path | None:
+    """Where the hub's cache has this repository, whole or in part; None if it has nothing of it."""
+    try:
+        return Path(snapshot_download(source, revision=revision, local_files_only=True))
+    except LOAD_ERRORS:
+        return None
+
+
 def load_pipeline(
     checkpoint: Checkpoint, dtype: torch.dtype, quantization: Mapping[str, Any] | None = None
 ) -> QwenImagePipeline:

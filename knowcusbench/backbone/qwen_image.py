@@ -8,8 +8,10 @@ import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from diffusers import QwenImagePipeline
@@ -23,13 +25,17 @@ from knowcusbench.backbone.base import (
     BackboneSpec,
     Footprint,
     LatentDistribution,
+    Memory,
     PromptEmbeds,
     QuestionForm,
+    Skeleton,
 )
 from knowcusbench.backbone.digest import weights_digest
-from knowcusbench.backbone.footprint import checkpoint_footprint
-from knowcusbench.backbone.loading import Checkpoint, load_pipeline, open_checkpoint
+from knowcusbench.backbone.footprint import checkpoint_footprint, count_parameters, meta_models, weight_bytes
+from knowcusbench.backbone.loading import Checkpoint, cached, load_pipeline, open_checkpoint
 from knowcusbench.backbone.lora import attached, check_fit
+from knowcusbench.backbone.memory import drawing_bytes, training_bytes
+from knowcusbench.backbone.published import published_checkpoint, published_shapes
 from knowcusbench.backbone.quantization import BYTES_PER_PARAMETER, Quantization, quantization_config
 from knowcusbench.backbone.speed import apply_options, check_options
 from knowcusbench.backbone.step_lora import StepLora, beside, on_device
@@ -122,14 +128,72 @@ class QwenImageSpec(BackboneSpec):
             transformer_bytes_per_parameter=BYTES_PER_PARAMETER.get(self.quantization),
         )
 
+    def memory(self, lora_rank: int) -> Memory:
+        checkpoint, dtype = self._open(weights=False), getattr(torch, self.dtype)
+        size: dict[str, Any] = {"dtype": dtype, "height": self.height, "width": self.width}
+        drawing = drawing_bytes(checkpoint, **size, batch=self.seeds_per_batch, vae_tile=self.vae_tile)
+        training = training_bytes(checkpoint, **size, rank=lora_rank, checkpointing=self.gradient_checkpointing)
+        parameters = count_parameters(*meta_models(checkpoint))
+        weights = weight_bytes(parameters, dtype, BYTES_PER_PARAMETER.get(self.quantization))
+        transformer = weights["transformer"] + weights["vae"]
+        encoder = weights["text_encoder"] + weights["vae"]
+        if self.offload == "none":
+            transformer += weights["text_encoder"]
+        if self.offload != "alternating":
+            encoder += weights["transformer"]
+        return Memory(encoding=encoder, drawing=transformer + drawing, training=transformer + training)
+
+    def smaller(self) -> Sequence[tuple[str, "QwenImageSpec"]]:
+        steps: list[dict[str, Any]] = [
+            {"offload": "text_encoder", "gradient_checkpointing": True},
+            {"offload": "alternating", "gradient_checkpointing": True},
+            {"vae_tile": 256},
+            {"quantization": "torchao_float8"},
+            {"quantization": "bitsandbytes_nf4"},
+        ]
+        smaller: list[tuple[str, QwenImageSpec]] = []
+        changes: dict[str, Any] = {}
+        for step in steps:
+            changes |= step
+            differing = {name: value for name, value in changes.items() if getattr(self, name) != value}
+            typed = " ".join(f"backbone.{name}={str(value).lower()}" for name, value in differing.items())
+            if differing and (not smaller or smaller[-1][0] != typed):
+                smaller.append((typed, replace(self, **changes)))
+        return smaller
+
+    def skeleton(self) -> Skeleton:
+        checkpoint = self._open(weights=False)
+        transformer, text_encoder, _ = meta_models(checkpoint)
+        layer_count = int(checkpoint.text_encoder.text_config.num_hidden_layers)
+        published = published_shapes()
+        return Skeleton(
+            source=str(checkpoint.directory),
+            expected_parameters=published["parameters"] if self.source == published["source"] else {},
+            transformer=transformer,
+            text_encoder=text_encoder,
+            lora_targets=lora_targets(transformer),
+            layer_count=layer_count,
+            text_modules=partial(language_modules, text_encoder, layer_count),
+        )
+
+    def weight_files(self) -> Sequence[tuple[str, str | None]]:
+        lora = [(self.step_lora.source, self.step_lora.revision)] if self.step_lora else []
+        return [(self.source, self.revision), *lora]
+
     def _open(self, *, weights: bool) -> Checkpoint:
-        checkpoint = open_checkpoint(self.source, self.revision, weights=weights)
+        checkpoint = self._published() if not weights else None
+        checkpoint = checkpoint or open_checkpoint(self.source, self.revision, weights=weights)
         for name, value in (("height", self.height), ("width", self.width)):
             if value % checkpoint.pixels_per_token:
                 raise ConfigError(
                     f"backbone.{name}: expected a multiple of {checkpoint.pixels_per_token}, found {value}"
                 )
         return checkpoint
+
+    def _published(self) -> Checkpoint | None:
+        """Qwen-Image's shapes where they are known and no copy of its files is: no need to ask the hub."""
+        known = self.source == published_shapes()["source"] and not Path(self.source).is_dir()
+        return published_checkpoint() if known and cached(self.source, self.revision) is None else None
 
 
 class QwenImage(Backbone):
@@ -143,7 +207,7 @@ class QwenImage(Backbone):
         self.transformer: nn.Module = pipeline.transformer
         self.text_encoder: nn.Module = pipeline.text_encoder
         self._dtype = getattr(torch, spec.dtype)
-        for module in self._modules().values():
+        for module in self.modules().values():
             module.requires_grad_(False).eval()
         if spec.gradient_checkpointing:
             pipeline.transformer.enable_gradient_checkpointing()
@@ -158,7 +222,7 @@ class QwenImage(Backbone):
         if spec.offload == "none":
             self._bring(self.text_encoder)
         apply_options(pipeline, attention=spec.attention, compiler=spec.compile, vae_tile=spec.vae_tile)
-        self._base_digest = weights_digest(self._modules(), device)
+        self._base_digest = weights_digest(self.modules(), device)
         self.digest = self._base_digest
         if self._step_lora:
             lora = weights_digest({"step_lora": nn.ParameterDict(_underscored(self._step_lora))})
@@ -180,7 +244,7 @@ class QwenImage(Backbone):
             other.to("cpu")
         module.to(self.device)
 
-    def _modules(self) -> dict[str, nn.Module]:
+    def modules(self) -> dict[str, nn.Module]:
         return {
             "transformer": self._pipeline.transformer,
             "text_encoder": self._pipeline.text_encoder,
@@ -253,7 +317,7 @@ class QwenImage(Backbone):
         return attached(self.transformer, adapter, self._dtype) if adapter else nullcontext()
 
     def check_intact(self) -> None:
-        if weights_digest(self._modules(), self.device) != self._base_digest:
+        if weights_digest(self.modules(), self.device) != self._base_digest:
             raise RuntimeError("the base weights of the backbone have changed")
 
     def text_modules(self, names: Sequence[str], layers: Sequence[int]) -> tuple[str, ...]:

@@ -16,7 +16,8 @@ from tqdm import tqdm
 from knowcusbench.adaptation.measure import measured
 from knowcusbench.adaptation.method import Method
 from knowcusbench.adaptation.storage import load_adaptation
-from knowcusbench.backbone.base import Backbone, BackboneSpec
+from knowcusbench.backbone.base import Backbone, BackboneSpec, PromptEmbeds
+from knowcusbench.backbone.prompt_store import encoded_prompts
 from knowcusbench.benchmark.types import Concept, Prompt
 from knowcusbench.errors import RunError
 from knowcusbench.files import write_atomic
@@ -116,8 +117,11 @@ class GenerateWorker:
         backbone = resident(self.spec)
         claim_weights(self.store, backbone)
         adaptation = load_adaptation(self.store.adaptation(self.label, job.concept.name, job.item))
+        cells = sample_cells(job, self.method, self.label, self.store.image)
         with backbone.adapted(adaptation), measured(GENERATE, backbone.device) as meter:
-            yield from draw_cells(backbone, sample_cells(job, self.method, self.label, self.store.image))
+            prompts = [cell[0].prompt for cell in cells]
+            encoded = encoded_prompts(self.store.prompts, backbone, adaptation.text_encoder, prompts)
+            yield from draw_cells(backbone, cells, encoded)
         timing = {
             "concept": job.concept.name,
             "images": len(job.samples),
@@ -161,14 +165,18 @@ def sample_cells(
     return [[picture(sample) for sample in cell] for _, cell in groupby(job.samples, key=_cell)]
 
 
-def draw_cells(backbone: Backbone, cells: Sequence[Sequence[Picture]]) -> Iterator[int]:
+def draw_cells(
+    backbone: Backbone, cells: Sequence[Sequence[Picture]], encoded: Callable[[str], PromptEmbeds] | None = None
+) -> Iterator[int]:
     """Draw cells with the backbone as it is adapted now, and write the pictures that are wanted. Yields how many, cell
-    by cell. The pictures of a cell differ in the noise seed only, and make one batch."""
+    by cell. The pictures of a cell differ in the noise seed only, and make one batch. `encoded` gives the embeddings of
+    their prompts where they are stored already."""
     for start in range(0, len(cells), ENCODED_AHEAD):
         chunk = cells[start : start + ENCODED_AHEAD]
-        embeds = {prompt: backbone.encode(prompt) for prompt in dict.fromkeys(cell[0].prompt for cell in chunk)}
+        prompts = dict.fromkeys(cell[0].prompt for cell in chunk)
+        embeds = encoded or {prompt: backbone.encode(prompt) for prompt in prompts}.__getitem__
         for cell in chunk:
-            images = backbone.sample(embeds[cell[0].prompt], [picture.noise_seed for picture in cell])
+            images = backbone.sample(embeds(cell[0].prompt), [picture.noise_seed for picture in cell])
             written = [pair for pair in zip(cell, images, strict=True) if pair[0].wanted]
             for picture, image in written:
                 write_atomic(picture.path, png_bytes(image, picture.record))
