@@ -37,7 +37,7 @@ from knowcusbench.adaptation.editor import Fact
 from knowcusbench.adaptation.measure import measured
 from knowcusbench.adaptation.ultraedit import UltraEdit
 from knowcusbench.backbone.base import LatentDistribution
-from knowcusbench.backbone.footprint import TRAINING_FORWARDS, decode_flops, meta_models, transformer_flops
+from knowcusbench.backbone.footprint import TRAINING_FORWARDS, checkpoint_flops, decode_flops, meta_vae
 from knowcusbench.backbone.loading import Checkpoint, open_checkpoint, quiet_libraries
 from knowcusbench.backbone.lora import trainable
 from knowcusbench.backbone.published import published_checkpoint
@@ -202,8 +202,7 @@ def training(backbone: QwenImage, size: Size, rates: Rates) -> Iterator[Timing]:
 
         with measured("training", backbone.device) as meter:
             took = median_seconds(step, backbone.device, size.training_steps)
-    transformer, _, vae = meta_models(size.checkpoint)
-    forward = transformer_flops(transformer, vae, height=size.image, width=size.image)
+    forward = checkpoint_flops(size.checkpoint, meta_vae(size.checkpoint), height=size.image, width=size.image)
     passes = TRAINING_FORWARDS if backbone.spec.gradient_checkpointing else TRAINING_FORWARDS - 1
     floor, bound = rates.floor(passes * forward, passes * weight_bytes(backbone.transformer))
     peak = meter.cost.peak_memory_bytes
@@ -247,10 +246,10 @@ def sampling(backbone: QwenImage, size: Size, rates: Rates) -> Iterator[Timing]:
     started = seconds(lambda: backbone.sample(embeds, range(count)), backbone.device)
     with measured("sampling", backbone.device) as meter:
         took = seconds(lambda: backbone.sample(embeds, range(count)), backbone.device)
-    transformer, _, vae = meta_models(size.checkpoint)
+    vae = meta_vae(size.checkpoint)
     forwards = backbone.spec.steps * (2 if backbone.spec.true_cfg_scale > 1 else 1)
     pixels: dict[str, int] = {"height": size.image, "width": size.image}
-    flops = count * (forwards * transformer_flops(transformer, vae, **pixels) + decode_flops(vae, **pixels))
+    flops = count * (forwards * checkpoint_flops(size.checkpoint, vae, **pixels) + decode_flops(vae, **pixels))
     floor, bound = rates.floor(flops, forwards * weight_bytes(backbone.transformer))
     what = f"sampling: {size.image} x {size.image}, {backbone.spec.steps} steps, guidance, {count} at once, an image"
     what += f" (the first batch took {started:.1f} s)"

@@ -33,7 +33,7 @@ def checkpoint_footprint(
     take the bytes of `dtype` unless it is told otherwise."""
     transformer, text_encoder, vae = meta_models(checkpoint)
     parameters = count_parameters(transformer, text_encoder, vae)
-    forward_flops = transformer_flops(transformer, vae, height=height, width=width)
+    forward_flops = checkpoint_flops(checkpoint, vae, height=height, width=width)
     return Footprint(
         parameters=parameters,
         weight_bytes=weight_bytes(parameters, dtype, transformer_bytes_per_parameter),
@@ -48,11 +48,16 @@ def meta_models(checkpoint: Checkpoint) -> tuple[Any, nn.Module, Any]:
     """The transformer, the text encoder and the VAE without storage."""
     with torch.device("meta"):
         transformer = QwenImageTransformer2DModel.from_config(checkpoint.transformer)
-        vae = AutoencoderKLQwenImage.from_config(checkpoint.vae)
         text_encoder = Qwen2_5_VLForConditionalGeneration(checkpoint.text_encoder)
     # Shared input and output embeddings count once.
     text_encoder.tie_weights()
-    return transformer, text_encoder, vae
+    return transformer, text_encoder, meta_vae(checkpoint)
+
+
+def meta_vae(checkpoint: Checkpoint) -> Any:
+    """The VAE without storage."""
+    with torch.device("meta"):
+        return AutoencoderKLQwenImage.from_config(checkpoint.vae)
 
 
 def count_parameters(transformer: nn.Module, text_encoder: nn.Module, vae: nn.Module) -> dict[str, int]:
@@ -69,6 +74,19 @@ def weight_bytes(
     if transformer_bytes_per_parameter:
         bytes_each["transformer"] = transformer_bytes_per_parameter
     return {name: round(count * bytes_each[name]) for name, count in parameters.items()}
+
+
+def checkpoint_flops(checkpoint: Checkpoint, vae: Any, *, height: int, width: int) -> float:
+    """Floating-point operations of one forward of the transformer at batch 1. Every block adds the same: two are
+    counted."""
+    one, two = (transformer_flops(few_blocks(checkpoint, blocks), vae, height=height, width=width) for blocks in (1, 2))
+    return one + (two - one) * (int(checkpoint.transformer["num_layers"]) - 1)
+
+
+def few_blocks(checkpoint: Checkpoint, blocks: int) -> Any:
+    """The transformer without storage, with so many blocks."""
+    with torch.device("meta"):
+        return QwenImageTransformer2DModel.from_config({**checkpoint.transformer, "num_layers": blocks})
 
 
 def transformer_flops(transformer: Any, vae: Any, *, height: int, width: int) -> float:

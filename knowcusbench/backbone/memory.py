@@ -6,13 +6,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
+from diffusers import AutoencoderKLQwenImage
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from knowcusbench.backbone.footprint import PROMPT_TOKENS
+from knowcusbench.backbone.footprint import PROMPT_TOKENS, few_blocks
 from knowcusbench.backbone.loading import Checkpoint
 from knowcusbench.backbone.targets import lora_targets
 
@@ -121,8 +121,7 @@ def _models(checkpoint: Checkpoint, dtype: torch.dtype, blocks: int) -> tuple[An
     torch.set_default_dtype(dtype)
     try:
         with torch.device("meta"):
-            transformer = QwenImageTransformer2DModel.from_config({**checkpoint.transformer, "num_layers": blocks})
-            return transformer, AutoencoderKLQwenImage.from_config(checkpoint.vae)
+            return few_blocks(checkpoint, blocks), AutoencoderKLQwenImage.from_config(checkpoint.vae)
     finally:
         torch.set_default_dtype(before)
 
