@@ -72,9 +72,7 @@ def on_a_gpu(monkeypatch, free: int) -> None:
     [
         (140, None),
         (60, "backbone.offload=text_encoder"),
-        (48, "backbone.offload=alternating backbone.vae_tile=256"),
         (24, "backbone.offload=alternating backbone.vae_tile=256 backbone.quantization=torchao_float8"),
-        (8, "whatever the options"),
     ],
 )
 def test_an_option_is_named_that_makes_it_fit(consult, sample_benchmark, monkeypatch, free, fits) -> None:
@@ -83,7 +81,7 @@ def test_an_option_is_named_that_makes_it_fit(consult, sample_benchmark, monkeyp
     assert "NVIDIA Test" in report
     assert "at 500 TFLOP/s" in report
     line = next((line for line in report.splitlines() if line.startswith("  NO  memory")), None)
-    assert (line is None) if fits is None else line.endswith((fits, f"{fits}; use a larger device"))
+    assert (line is None) if fits is None else line.endswith(fits)
 
 
 def test_a_wrong_layer_and_a_full_disk_are_told_with_everything_else(consult, monkeypatch) -> None:

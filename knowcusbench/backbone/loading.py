@@ -45,6 +45,9 @@ class Checkpoint:
     vae: Mapping[str, Any]
     text_encoder: Qwen2_5_VLConfig
 
+    def __hash__(self) -> int:
+        return hash((self.source, self.directory))
+
     @property
     def pixels_per_token(self) -> int:
         """Height and width of the square that one image token covers: the VAE's stride times a patch of two."""

@@ -3,6 +3,7 @@
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -66,6 +67,7 @@ class PeakBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.now -= size
 
 
+@lru_cache
 def drawing_bytes(
     checkpoint: Checkpoint, *, dtype: torch.dtype, height: int, width: int, batch: int, vae_tile: int | None
 ) -> int:
@@ -85,6 +87,7 @@ def drawing_bytes(
     return int(max(forward.peak, decoding.peak + pixels))
 
 
+@lru_cache
 def training_bytes(
     checkpoint: Checkpoint, *, dtype: torch.dtype, height: int, width: int, rank: int, checkpointing: bool
 ) -> int:
