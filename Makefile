@@ -13,10 +13,10 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help bench sweep ablation probe plan report benchmark toybox toybox-eval drill test lint clean
+.PHONY: help bench sweep ablation probe plan report benchmark benchmark-gpu doctor toybox toybox-eval drill test lint clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  make bench METHOD=mokus ARGS=\"benchmark=directory benchmark.path=DIR grid.seeds=[0,1] run.name=mine\""
 
@@ -42,6 +42,12 @@ report: $(INSTALLED) ## write the leaderboard of a run again
 benchmark: $(INSTALLED) ## time the knowledge edit against the published solve, and the metrics against scoring image by image
 	$(BIN)/python -m knowcusbench.adaptation.benchmark $(ARGS)
 	$(BIN)/python -m knowcusbench.metrics.benchmark
+
+benchmark-gpu: $(INSTALLED) ## time every stage at full size on random weights beside the hardware's floor (without a GPU: small shapes)
+	$(BIN)/python -m knowcusbench.backbone.benchmark $(ARGS)
+
+doctor: $(INSTALLED) ## what this machine has, what the configuration needs, and what to do about the rest
+	$(BIN)/knowcusbench doctor $(ARGS)
 
 toybox: $(INSTALLED) ## train the embedded world's weights anew (FORCE=1 replaces the shipped ones; STAGES= runs some stages)
 	$(BIN)/python -m knowcusbench.toybox.training $(if $(FORCE),--force) $(STAGES)

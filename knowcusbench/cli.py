@@ -29,6 +29,7 @@ A run, from its plan to its leaderboard (each verb does only what is missing):
   report     write the leaderboard
 
   probe      edit one fact, and draw its phrase before and after
+  doctor     what this machine has, what the configuration needs, and what to do about the rest
 
   score --images DIR --prompts FILE [--references DIR] [--output FILE.csv] [key=value ...]
              score a folder of images that any other program made
@@ -49,7 +50,7 @@ Examples:
   knowcusbench -sc install=bash   shell completion (also zsh, fish)
 """
 
-RUN_VERBS = ("bench", "plan", "adapt", "generate", "score", "effects", "report", "probe")
+RUN_VERBS = ("bench", "plan", "adapt", "generate", "score", "effects", "report", "probe", "doctor")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -136,6 +136,12 @@ def run_stages(verb: str, composed: DictConfig) -> None:
     if verb == "probe":
         probe(config, resolved)
         return
+    if verb == "doctor":
+        # Here, since no other verb needs it.
+        from knowcusbench.doctor import doctor
+
+        doctor(config, resolved)
+        return
     run = prepare(config, resolved, makes_results=verb not in ("plan", "report"))
     if verb == "plan":
         print(plan_summary(run, config.assumed_tflops))

@@ -7,6 +7,7 @@
     provenance/<time>-<label>.json        one per command: versions, commit, hardware, command line, timings
     adaptations/<label>/<concept>[/<n>]/  adapters in PEFT form, adaptation.json
     images/<label>/<concept>/<id>.png     the sample's record in its text chunks
+    prompts/<encoder>/<shard>.safetensors embeddings of prompts, by the state of the text encoder; can be removed
     scores/<label>/<metric>.parquet       one row per sample
     floors/<label>/<metric>.parquet       the same images beside references or prompts that are not theirs
     ceilings/<metric>.parquet             references scored against each other
@@ -74,6 +75,10 @@ class RunStore:
     @property
     def report(self) -> Path:
         return self.root / "report"
+
+    @property
+    def prompts(self) -> Path:
+        return self.root / "prompts"
 
     @property
     def probe(self) -> Path:

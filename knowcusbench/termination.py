@@ -2,7 +2,9 @@
 
 import os
 import signal
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -24,16 +26,29 @@ def terminable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, _terminate)
+    # Python raises only once a call into a library comes back, and that may not be in time: the number of the signal
+    # also goes into this socket at once, and to a thread that ends the process if nothing else does. Files appear
+    # whole or not at all, so that is safe.
+    here, there = socket.socketpair()
+    there.setblocking(False)
+    threading.Thread(target=_end_in_time, args=(here,), daemon=True).start()
+    handler = signal.signal(signal.SIGTERM, _terminate)
+    descriptor = signal.set_wakeup_fd(there.fileno(), warn_on_full_buffer=False)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.set_wakeup_fd(descriptor)
+        signal.signal(signal.SIGTERM, handler)
+        there.close()
+
+
+def _end_in_time(numbers: socket.socket) -> None:
+    with numbers:
+        while received := numbers.recv(1):
+            if received[0] == signal.SIGTERM:
+                time.sleep(GRACE)
+                os._exit(EXIT_CODE)
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
-    # A call into a library may not come back in time; files appear whole or not at all, so this is safe.
-    watchdog = threading.Timer(GRACE, os._exit, [EXIT_CODE])
-    watchdog.daemon = True
-    watchdog.start()
     raise Terminated

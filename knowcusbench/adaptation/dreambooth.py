@@ -93,6 +93,7 @@ class DreamBooth:
             "images": concept.images_digest,
             "instance_prompt": instance_prompt,
             "class_noun": concept.class_noun if self.prior_images else None,
+            **backbone.settings,
         }
 
     def _train(self, concept: Concept, backbone: Backbone, instance_prompt: str) -> Adaptation:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig
-from safetensors.torch import load, load_file, save_file
+from safetensors.torch import load, load_file, save
 from torch import Tensor
 
 from knowcusbench.adaptation.types import Adaptation, Adapter, Cost, Gate
@@ -106,13 +106,15 @@ def save_adapter(adapter: Adapter, directory: Path) -> dict[str, str]:
     """Write one adapter in PEFT's form and return the SHA-256 of each file."""
     directory.mkdir()
     weights = {f"{PREFIX}{name}": tensor.contiguous() for name, tensor in adapter.weights.items()}
-    save_file(weights, directory / WEIGHTS_FILE)
+    # Not `save_file`: what a full disk raises there is no OSError.
+    (directory / WEIGHTS_FILE).write_bytes(save(weights))
     config = LoraConfig(**adapter.config).to_dict()
     # A set in PEFT's configuration: in order, so that the same adapter gives the same bytes.
     config["target_modules"] = sorted(adapter.config["target_modules"])
     (directory / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True, default=str) + "\n")
     if adapter.gate:
-        save_file({name: keys.contiguous() for name, keys in adapter.gate.keys.items()}, directory / GATE_FILE)
+        keys = {name: own.contiguous() for name, own in adapter.gate.keys.items()}
+        (directory / GATE_FILE).write_bytes(save(keys))
     files = (WEIGHTS_FILE, CONFIG_FILE, GATE_FILE) if adapter.gate else (WEIGHTS_FILE, CONFIG_FILE)
     return {name: file_digest(directory / name) for name in files}
 

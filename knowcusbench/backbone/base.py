@@ -5,10 +5,10 @@ names, latent packing, conditioning layer) stays in that model's file.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -48,7 +48,7 @@ class Footprint:
 
     Attributes:
         parameters: parameter count by component ("transformer", "text_encoder", "vae").
-        weight_bytes: bytes of all weights in the chosen dtype.
+        weight_bytes: bytes of the weights by component, as they are loaded.
         image_flops: floating-point operations of one image: every step with guidance, and decoding.
         training_step_flops: the same of one LoRA training step at batch 1 (forward and backward).
         prompt_embeds_bytes: bytes of the embeddings of a prompt of 64 tokens.
@@ -56,18 +56,55 @@ class Footprint:
     """
 
     parameters: Mapping[str, int]
-    weight_bytes: int
+    weight_bytes: Mapping[str, int]
     image_flops: float
     training_step_flops: float
     prompt_embeds_bytes: int
     image_size: tuple[int, int]
 
 
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that a device must have free, by what the backbone is at: weights and everything computed on the way.
+
+    Attributes:
+        encoding: prompts, and knowledge edits.
+        drawing: a batch of images.
+        training: a LoRA step at batch 1.
+    """
+
+    encoding: int
+    drawing: int
+    training: int
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """A backbone's modules without storage, for names and counts.
+
+    Attributes:
+        source: whose configuration files it was made from.
+        expected_parameters: the published parameter counts by component, where they are known.
+        transformer, text_encoder, lora_targets, layer_count: as in `Backbone`.
+        text_modules: as `Backbone.text_modules`.
+    """
+
+    source: str
+    expected_parameters: Mapping[str, int]
+    transformer: nn.Module
+    text_encoder: nn.Module
+    lora_targets: tuple[str, ...]
+    layer_count: int
+    text_modules: Callable[[Sequence[str], Sequence[int]], tuple[str, ...]]
+
+
 class Backbone(ABC):
     """A resident text-to-image model.
 
     Attributes:
-        digest: hex digest of the base weights; equal before and after any use of `adapted`.
+        digest: hex digest of all weights that it draws with unadapted; equal before and after any use of `adapted`.
+        settings: what else decides the last bits of what it computes, in training as in drawing, as JSON values; empty
+            where everything is computed plainly.
         device: where the model computes.
         image_size: height and width of its images, in pixels.
         transformer: the diffusion transformer, base weights frozen.
@@ -77,6 +114,7 @@ class Backbone(ABC):
     """
 
     digest: str
+    settings: Mapping[str, Any]
     device: torch.device
     image_size: tuple[int, int]
     transformer: nn.Module
@@ -157,3 +195,20 @@ class BackboneSpec(ABC):
     @abstractmethod
     def footprint(self) -> Footprint:
         """Sizes and operation counts, from the checkpoint's configuration files alone."""
+
+    @abstractmethod
+    def memory(self, lora_rank: int) -> Memory:
+        """What the device must have free, from the configuration files alone; `lora_rank` is that of training."""
+
+    @abstractmethod
+    def smaller(self) -> Sequence[tuple[str, "BackboneSpec"]]:
+        """The same backbone in less and less memory: what to type for it, and the specification. The first ones draw
+        the same images."""
+
+    @abstractmethod
+    def skeleton(self) -> Skeleton:
+        """The modules without storage, from the configuration files alone."""
+
+    @abstractmethod
+    def weight_files(self) -> Sequence[tuple[str, str | None]]:
+        """The directories or hub ids that `load` needs, each with its revision."""

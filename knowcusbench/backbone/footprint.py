@@ -1,5 +1,6 @@
 """What a Qwen-Image checkpoint needs, counted on models without storage made from its configuration files."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -20,19 +21,22 @@ backward through the activations (the frozen weights need no gradient). Counted 
 
 
 def checkpoint_footprint(
-    checkpoint: Checkpoint, *, dtype: torch.dtype, height: int, width: int, forwards: int
+    checkpoint: Checkpoint,
+    *,
+    dtype: torch.dtype,
+    height: int,
+    width: int,
+    forwards: int,
+    transformer_bytes_per_parameter: float | None = None,
 ) -> Footprint:
-    """The footprint of one image of `height` x `width` drawn with `forwards` passes of the transformer."""
-    transformer, text_encoder, vae = _meta_models(checkpoint)
-    parameters = {
-        "transformer": _count(transformer),
-        "text_encoder": _count(text_encoder),
-        "vae": _count(vae),
-    }
-    forward_flops = transformer_flops(transformer, vae, height=height, width=width)
+    """The footprint of one image of `height` x `width` drawn with `forwards` passes of the transformer, whose weights
+    take the bytes of `dtype` unless it is told otherwise."""
+    transformer, text_encoder, vae = meta_models(checkpoint)
+    parameters = count_parameters(transformer, text_encoder, vae)
+    forward_flops = checkpoint_flops(checkpoint, vae, height=height, width=width)
     return Footprint(
         parameters=parameters,
-        weight_bytes=sum(parameters.values()) * dtype.itemsize,
+        weight_bytes=weight_bytes(parameters, dtype, transformer_bytes_per_parameter),
         image_flops=forwards * forward_flops + decode_flops(vae, height=height, width=width),
         training_step_flops=TRAINING_FORWARDS * forward_flops,
         prompt_embeds_bytes=PROMPT_TOKENS * transformer.config.joint_attention_dim * dtype.itemsize,
@@ -40,18 +44,49 @@ def checkpoint_footprint(
     )
 
 
-def _meta_models(checkpoint: Checkpoint) -> tuple[Any, nn.Module, Any]:
+def meta_models(checkpoint: Checkpoint) -> tuple[Any, nn.Module, Any]:
+    """The transformer, the text encoder and the VAE without storage."""
     with torch.device("meta"):
         transformer = QwenImageTransformer2DModel.from_config(checkpoint.transformer)
-        vae = AutoencoderKLQwenImage.from_config(checkpoint.vae)
         text_encoder = Qwen2_5_VLForConditionalGeneration(checkpoint.text_encoder)
     # Shared input and output embeddings count once.
     text_encoder.tie_weights()
-    return transformer, text_encoder, vae
+    return transformer, text_encoder, meta_vae(checkpoint)
 
 
-def _count(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
+def meta_vae(checkpoint: Checkpoint) -> Any:
+    """The VAE without storage."""
+    with torch.device("meta"):
+        return AutoencoderKLQwenImage.from_config(checkpoint.vae)
+
+
+def count_parameters(transformer: nn.Module, text_encoder: nn.Module, vae: nn.Module) -> dict[str, int]:
+    """Parameters by component."""
+    models = {"transformer": transformer, "text_encoder": text_encoder, "vae": vae}
+    return {name: sum(parameter.numel() for parameter in model.parameters()) for name, model in models.items()}
+
+
+def weight_bytes(
+    parameters: Mapping[str, int], dtype: torch.dtype, transformer_bytes_per_parameter: float | None
+) -> dict[str, int]:
+    """Bytes of the weights by component."""
+    bytes_each = dict.fromkeys(parameters, float(dtype.itemsize))
+    if transformer_bytes_per_parameter:
+        bytes_each["transformer"] = transformer_bytes_per_parameter
+    return {name: round(count * bytes_each[name]) for name, count in parameters.items()}
+
+
+def checkpoint_flops(checkpoint: Checkpoint, vae: Any, *, height: int, width: int) -> float:
+    """Floating-point operations of one forward of the transformer at batch 1. Every block adds the same: two are
+    counted."""
+    one, two = (transformer_flops(few_blocks(checkpoint, blocks), vae, height=height, width=width) for blocks in (1, 2))
+    return one + (two - one) * (int(checkpoint.transformer["num_layers"]) - 1)
+
+
+def few_blocks(checkpoint: Checkpoint, blocks: int) -> Any:
+    """The transformer without storage, with so many blocks."""
+    with torch.device("meta"):
+        return QwenImageTransformer2DModel.from_config({**checkpoint.transformer, "num_layers": blocks})
 
 
 def transformer_flops(transformer: Any, vae: Any, *, height: int, width: int) -> float:

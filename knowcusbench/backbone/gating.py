@@ -25,7 +25,9 @@ def install_gate(layer: LoraLayer, adapter_name: str, gate: Gate, module: str) -
     def look(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
         inputs = arguments[0]
         opened = [
-            openness(inputs, own, gate.temperature, gate.bias).expand(*inputs.shape[:-1], rank) for rank, own in parts
+            # The model may have moved to another device meanwhile; the keys do not move with it.
+            openness(inputs, own.to(inputs.device), gate.temperature, gate.bias).expand(*inputs.shape[:-1], rank)
+            for rank, own in parts
         ]
         seen[:] = [torch.cat(opened, dim=-1)]
 

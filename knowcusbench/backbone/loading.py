@@ -45,6 +45,9 @@ class Checkpoint:
     vae: Mapping[str, Any]
     text_encoder: Qwen2_5_VLConfig
 
+    def __hash__(self) -> int:
+        return hash((self.source, self.directory))
+
     @property
     def pixels_per_token(self) -> int:
         """Height and width of the square that one image token covers: the VAE's stride times a patch of two."""
@@ -78,13 +81,25 @@ def open_checkpoint(source: str, revision: str | None, *, weights: bool) -> Chec
     )
 
 
-def load_pipeline(checkpoint: Checkpoint, dtype: torch.dtype) -> QwenImagePipeline:
-    """The pipeline with all weights in `dtype`, from safetensors only.
+def cached(source: str, revision: str | None) -> Path | None:
+    """Where the hub's cache has this repository, whole or in part; None if it has nothing of it."""
+    try:
+        return Path(snapshot_download(source, revision=revision, local_files_only=True))
+    except LOAD_ERRORS:
+        return None
+
+
+def load_pipeline(
+    checkpoint: Checkpoint, dtype: torch.dtype, quantization: Mapping[str, Any] | None = None
+) -> QwenImagePipeline:
+    """The pipeline with all weights in `dtype`, or as the quantisation configuration of their component has it, from
+    safetensors only.
 
     Raises WeightsError, naming the component, for a missing or damaged file and for a missing tensor.
     """
     with quiet_libraries():
-        models = {component: _load_model(checkpoint, component, dtype) for component in MODELS}
+        configs = quantization or {}
+        models = {component: _load_model(checkpoint, component, dtype, configs.get(component)) for component in MODELS}
         try:
             pipeline = QwenImagePipeline.from_pretrained(checkpoint.directory, **models)
         except LOAD_ERRORS as error:
@@ -146,7 +161,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _load_model(checkpoint: Checkpoint, component: str, dtype: torch.dtype) -> torch.nn.Module:
+def _load_model(
+    checkpoint: Checkpoint, component: str, dtype: torch.dtype, quantization: Any | None
+) -> torch.nn.Module:
     loader: Any = MODELS[component]
     try:
         model, report = loader.from_pretrained(
@@ -156,6 +173,7 @@ def _load_model(checkpoint: Checkpoint, component: str, dtype: torch.dtype) -> t
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
+            **({"quantization_config": quantization} if quantization else {}),
         )
     except LOAD_ERRORS as error:
         raise WeightsError(

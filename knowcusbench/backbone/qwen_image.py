@@ -4,11 +4,14 @@ An MMDiT conditioned on the last hidden states of Qwen2.5-VL, which sees the pro
 convolutional VAE whose latents are packed into tokens of 2 x 2.
 """
 
+import hashlib
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Literal
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from diffusers import QwenImagePipeline
@@ -16,22 +19,31 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torchvision.transforms.functional import pil_to_tensor
 
-from knowcusbench.adaptation.types import Adaptation
+from knowcusbench.adaptation.types import Adaptation, Adapter
 from knowcusbench.backbone.base import (
     Backbone,
     BackboneSpec,
     Footprint,
     LatentDistribution,
+    Memory,
     PromptEmbeds,
     QuestionForm,
+    Skeleton,
 )
 from knowcusbench.backbone.digest import weights_digest
-from knowcusbench.backbone.footprint import checkpoint_footprint
-from knowcusbench.backbone.loading import Checkpoint, load_pipeline, open_checkpoint
-from knowcusbench.backbone.lora import attached
+from knowcusbench.backbone.footprint import checkpoint_footprint, count_parameters, meta_models, weight_bytes
+from knowcusbench.backbone.loading import Checkpoint, cached, load_pipeline, open_checkpoint
+from knowcusbench.backbone.lora import attached, check_fit
+from knowcusbench.backbone.memory import drawing_bytes, training_bytes
+from knowcusbench.backbone.published import published_checkpoint, published_shapes
+from knowcusbench.backbone.quantization import BYTES_PER_PARAMETER, Quantization, quantization_config
+from knowcusbench.backbone.speed import apply_options, check_options
+from knowcusbench.backbone.step_lora import StepLora, beside, on_device
 from knowcusbench.backbone.targets import language_modules, lora_targets
 from knowcusbench.device import resolve_device
 from knowcusbench.errors import ConfigError, MethodError
+
+Offload = Literal["none", "text_encoder", "alternating"]
 
 IGNORED = -100
 """The label of a position that does not count."""
@@ -53,6 +65,16 @@ class QwenImageSpec(BackboneSpec):
         seeds_per_batch: how many seeds of a prompt are drawn at once at most. On a GPU it can change the last bits of
             an image, so it is part of what makes two runs the same.
         gradient_checkpointing: trade a third more time for about half of the memory in training.
+        attention: diffusers' name of an attention backend ("_native_cudnn", "flash_hub", ...); null takes torch's
+            choice.
+        compile: a torch.compile backend ("inductor") for the transformer's blocks; null runs them as they are. The
+            first image of a process waits for the compiler. Adapters of the same rank share the compiled code.
+        vae_tile: height and width of the tiles that the VAE works in, in pixels, which bounds its memory; null takes
+            the image whole. Neighbouring tiles overlap by a quarter and are blended.
+        offload: what waits in main memory. "text_encoder": the text encoder, while the transformer works.
+            "alternating": whichever of the two is not at work.
+        quantization: of the transformer's weights. The text encoder, which is edited, stays as it is.
+        step_lora: draw with a step-distilled LoRA; `steps` and `true_cfg_scale` are those it was distilled for.
     """
 
     source: str
@@ -66,6 +88,12 @@ class QwenImageSpec(BackboneSpec):
     negative_prompt: str = " "
     seeds_per_batch: int = 5
     gradient_checkpointing: bool = True
+    attention: str | None = None
+    compile: str | None = None
+    vae_tile: int | None = None
+    offload: Offload = "none"
+    quantization: Quantization | None = None
+    step_lora: StepLora | None = None
 
     def __post_init__(self) -> None:
         # Qwen-Image's scheduler stretches the steps so that the last one ends at a given noise level; with a
@@ -78,11 +106,17 @@ class QwenImageSpec(BackboneSpec):
             raise ConfigError(f"backbone.height, width: expected pixels, found {self.height} x {self.width}")
         if not 1 <= self.true_cfg_scale < math.inf:
             raise ConfigError(f"backbone.true_cfg_scale: expected a number of at least 1, found {self.true_cfg_scale}")
+        if self.vae_tile is not None and (self.vae_tile < 32 or self.vae_tile % 32):
+            # A quarter of a tile, its overlap, must be whole latents.
+            raise ConfigError(f"backbone.vae_tile: expected a multiple of 32 pixels, found {self.vae_tile}")
 
     def load(self) -> "QwenImage":
         device = resolve_device(self.device)
+        check_options(self.attention, self.compile)
+        quantization = self.quantization and quantization_config(self.quantization, getattr(torch, self.dtype))
         checkpoint = self._open(weights=True)
-        return QwenImage(self, load_pipeline(checkpoint, getattr(torch, self.dtype)), device)
+        pipeline = load_pipeline(checkpoint, getattr(torch, self.dtype), {"transformer": quantization})
+        return QwenImage(self, pipeline, device)
 
     def footprint(self) -> Footprint:
         return checkpoint_footprint(
@@ -91,16 +125,75 @@ class QwenImageSpec(BackboneSpec):
             height=self.height,
             width=self.width,
             forwards=self.steps * (2 if self.true_cfg_scale > 1 else 1),
+            transformer_bytes_per_parameter=BYTES_PER_PARAMETER.get(self.quantization),
         )
 
+    def memory(self, lora_rank: int) -> Memory:
+        checkpoint, dtype = self._open(weights=False), getattr(torch, self.dtype)
+        size: dict[str, Any] = {"dtype": dtype, "height": self.height, "width": self.width}
+        drawing = drawing_bytes(checkpoint, **size, batch=self.seeds_per_batch, vae_tile=self.vae_tile)
+        training = training_bytes(checkpoint, **size, rank=lora_rank, checkpointing=self.gradient_checkpointing)
+        parameters = count_parameters(*meta_models(checkpoint))
+        weights = weight_bytes(parameters, dtype, BYTES_PER_PARAMETER.get(self.quantization))
+        transformer = weights["transformer"] + weights["vae"]
+        encoder = weights["text_encoder"] + weights["vae"]
+        if self.offload == "none":
+            transformer += weights["text_encoder"]
+        if self.offload != "alternating":
+            encoder += weights["transformer"]
+        return Memory(encoding=encoder, drawing=transformer + drawing, training=transformer + training)
+
+    def smaller(self) -> Sequence[tuple[str, "QwenImageSpec"]]:
+        steps: list[dict[str, Any]] = [
+            {"offload": "text_encoder", "gradient_checkpointing": True},
+            {"offload": "alternating", "gradient_checkpointing": True},
+            {"vae_tile": 256},
+            {"quantization": "torchao_float8"},
+            {"quantization": "bitsandbytes_nf4"},
+        ]
+        smaller: list[tuple[str, QwenImageSpec]] = []
+        changes: dict[str, Any] = {}
+        for step in steps:
+            changes |= step
+            differing = {name: value for name, value in changes.items() if getattr(self, name) != value}
+            typed = " ".join(f"backbone.{name}={str(value).lower()}" for name, value in differing.items())
+            if differing and (not smaller or smaller[-1][0] != typed):
+                smaller.append((typed, replace(self, **changes)))
+        return smaller
+
+    def skeleton(self) -> Skeleton:
+        checkpoint = self._open(weights=False)
+        transformer, text_encoder, _ = meta_models(checkpoint)
+        layer_count = int(checkpoint.text_encoder.text_config.num_hidden_layers)
+        published = published_shapes()
+        return Skeleton(
+            source=str(checkpoint.directory),
+            expected_parameters=published["parameters"] if self.source == published["source"] else {},
+            transformer=transformer,
+            text_encoder=text_encoder,
+            lora_targets=lora_targets(transformer),
+            layer_count=layer_count,
+            text_modules=partial(language_modules, text_encoder, layer_count),
+        )
+
+    def weight_files(self) -> Sequence[tuple[str, str | None]]:
+        lora = [(self.step_lora.source, self.step_lora.revision)] if self.step_lora else []
+        return [(self.source, self.revision), *lora]
+
     def _open(self, *, weights: bool) -> Checkpoint:
-        checkpoint = open_checkpoint(self.source, self.revision, weights=weights)
+        checkpoint = self._published() if not weights else None
+        checkpoint = checkpoint or open_checkpoint(self.source, self.revision, weights=weights)
         for name, value in (("height", self.height), ("width", self.width)):
             if value % checkpoint.pixels_per_token:
                 raise ConfigError(
                     f"backbone.{name}: expected a multiple of {checkpoint.pixels_per_token}, found {value}"
                 )
         return checkpoint
+
+    def _published(self) -> Checkpoint | None:
+        """Qwen-Image's shapes where they are known and no copy of its files is: no need to ask the hub."""
+        known = self.source == published_shapes()["source"] and not Path(self.source).is_dir()
+        return published_checkpoint() if known and cached(self.source, self.revision) is None else None
 
 
 class QwenImage(Backbone):
@@ -110,11 +203,11 @@ class QwenImage(Backbone):
         self.spec = spec
         self.device = device
         self.image_size = (spec.height, spec.width)
-        self._pipeline = pipeline.to(device)
+        self._pipeline = pipeline
         self.transformer: nn.Module = pipeline.transformer
         self.text_encoder: nn.Module = pipeline.text_encoder
         self._dtype = getattr(torch, spec.dtype)
-        for module in self._modules().values():
+        for module in self.modules().values():
             module.requires_grad_(False).eval()
         if spec.gradient_checkpointing:
             pipeline.transformer.enable_gradient_checkpointing()
@@ -123,9 +216,35 @@ class QwenImage(Backbone):
         self.lora_targets = lora_targets(self.transformer)
         self._negative: PromptEmbeds | None = None
         self._is_adapted = False
-        self.digest = weights_digest(self._modules())
+        self._step_lora = self._load_step_lora(spec.step_lora) if spec.step_lora else None
+        pipeline.vae.to(device)
+        self._bring(self.transformer)
+        if spec.offload == "none":
+            self._bring(self.text_encoder)
+        apply_options(pipeline, attention=spec.attention, compiler=spec.compile, vae_tile=spec.vae_tile)
+        self._base_digest = weights_digest(self.modules(), device)
+        self.digest = self._base_digest
+        if self._step_lora:
+            lora = weights_digest({"step_lora": nn.ParameterDict(_underscored(self._step_lora))})
+            self.digest = hashlib.sha256(f"{self.digest} {lora}".encode()).hexdigest()
+        self.settings = {
+            name: value for name in ("attention", "compile", "vae_tile") if (value := getattr(spec, name)) is not None
+        }
 
-    def _modules(self) -> dict[str, nn.Module]:
+    def _load_step_lora(self, spec: StepLora) -> Adapter:
+        adapter = on_device(spec.load(), self.device, self._dtype)
+        check_fit(self.transformer, adapter)
+        self._pipeline.scheduler = spec.scheduler(self._pipeline.scheduler)
+        return adapter
+
+    def _bring(self, module: nn.Module) -> None:
+        """Have the transformer or the text encoder on the device, and the other one where `offload` wants it."""
+        other = self.text_encoder if module is self.transformer else self.transformer
+        if self.spec.offload == "alternating" or (self.spec.offload == "text_encoder" and other is self.text_encoder):
+            other.to("cpu")
+        module.to(self.device)
+
+    def modules(self) -> dict[str, nn.Module]:
         return {
             "transformer": self._pipeline.transformer,
             "text_encoder": self._pipeline.text_encoder,
@@ -134,13 +253,18 @@ class QwenImage(Backbone):
 
     @torch.no_grad()
     def encode(self, prompt: str) -> PromptEmbeds:
+        self._bring(self.text_encoder)
         embeds, mask = self._pipeline.encode_prompt(prompt, device=self.device)
         return PromptEmbeds(embeds, mask)
 
     def sample(self, prompt_embeds: PromptEmbeds, noise_seeds: Sequence[int]) -> list[Image.Image]:
         size = self.spec.seeds_per_batch
         batches = [noise_seeds[start : start + size] for start in range(0, len(noise_seeds), size)]
-        return [image for batch in batches for image in self._sample_batch(prompt_embeds, batch)]
+        if self.spec.true_cfg_scale > 1 and self._negative is None:
+            self._negative = self.encode(self.spec.negative_prompt)
+        self._bring(self.transformer)
+        with nullcontext() if self._is_adapted else self._transformer_with(None):
+            return [image for batch in batches for image in self._sample_batch(prompt_embeds, batch)]
 
     def _sample_batch(self, prompt_embeds: PromptEmbeds, noise_seeds: Sequence[int]) -> list[Image.Image]:
         # On the CPU a batch of one goes through matrix-vector kernels, whose last bits differ from those of any
@@ -153,9 +277,7 @@ class QwenImage(Backbone):
         count = len(noise_seeds)
         embeds, mask = _repeat(prompt_embeds, count)
         conditions = {"prompt_embeds": embeds, "prompt_embeds_mask": mask}
-        if self.spec.true_cfg_scale > 1:
-            if self._negative is None:
-                self._negative = self.encode(self.spec.negative_prompt)
+        if self._negative is not None:
             embeds, mask = _repeat(self._negative, count)
             conditions |= {"negative_prompt_embeds": embeds, "negative_prompt_embeds_mask": mask}
         images: list[Image.Image] = self._pipeline(
@@ -181,16 +303,21 @@ class QwenImage(Backbone):
                     # fp32: one forward a prompt costs nothing, and factors with near-parallel rows are far off
                     # in bf16.
                     stack.enter_context(attached(self.text_encoder, adaptation.text_encoder, torch.float32))
-                if adaptation.transformer:
-                    stack.enter_context(attached(self.transformer, adaptation.transformer, self._dtype))
+                stack.enter_context(self._transformer_with(adaptation.transformer))
                 yield
         finally:
             self._is_adapted = False
             self._negative = None
             self.check_intact()
 
+    def _transformer_with(self, adapter: Adapter | None) -> AbstractContextManager[None]:
+        """The transformer as it draws with an adapter: the step-distilled LoRA is on it as well."""
+        if self._step_lora:
+            adapter = beside(self._step_lora, adapter)
+        return attached(self.transformer, adapter, self._dtype) if adapter else nullcontext()
+
     def check_intact(self) -> None:
-        if weights_digest(self._modules()) != self.digest:
+        if weights_digest(self.modules(), self.device) != self._base_digest:
             raise RuntimeError("the base weights of the backbone have changed")
 
     def text_modules(self, names: Sequence[str], layers: Sequence[int]) -> tuple[str, ...]:
@@ -223,6 +350,7 @@ class QwenImage(Backbone):
         return ids
 
     def language_logits(self, input_ids: Tensor) -> Tensor:
+        self._bring(self.text_encoder)
         logits: Tensor = self.text_encoder(input_ids=input_ids).logits
         return logits
 
@@ -247,6 +375,7 @@ class QwenImage(Backbone):
         return pixels.float() / 127.5 - 1
 
     def velocity(self, noisy_latents: Tensor, sigma: Tensor, prompt_embeds: PromptEmbeds) -> Tensor:
+        self._bring(self.transformer)
         batch, channels, height, width = noisy_latents.shape
         packed = self._pipeline._pack_latents(noisy_latents, batch, channels, height, width)
         embeds, mask = _repeat(prompt_embeds, batch)
@@ -262,6 +391,11 @@ class QwenImage(Backbone):
         unpacked: Tensor = self._pipeline._unpack_latents(predicted, height * scale, width * scale, scale)
         velocity: Tensor = unpacked.squeeze(2).float()
         return velocity
+
+
+def _underscored(adapter: Adapter) -> dict[str, Tensor]:
+    """An adapter's tensors under names that a `ParameterDict` takes."""
+    return {name.replace(".", "_"): tensor for name, tensor in adapter.weights.items()}
 
 
 def _repeat(prompt_embeds: PromptEmbeds, count: int) -> tuple[Tensor, Tensor]:

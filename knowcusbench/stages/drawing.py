@@ -6,7 +6,7 @@ import os
 import socket
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,11 +17,13 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from knowcusbench.adaptation.measure import measured
+from knowcusbench.adaptation.types import Adapter
 from knowcusbench.backbone.base import Backbone, PromptEmbeds
+from knowcusbench.backbone.prompt_store import encoded_prompts
 from knowcusbench.claims import Claim
 from knowcusbench.engine.base import WorkerBroken
 from knowcusbench.errors import UserError
-from knowcusbench.files import remove, write_atomic
+from knowcusbench.files import is_remote, remove, write_atomic
 from knowcusbench.store import RunStore, append_line, write_json
 
 PNG_COMPRESSION = 6
@@ -99,25 +101,40 @@ def _worker() -> str:
 
 
 def draw_cells(
-    backbone: Backbone, cells: Sequence[Sequence[Picture]], desk: Desk, concept: str = ""
+    backbone: Backbone,
+    cells: Sequence[Sequence[Picture]],
+    desk: Desk,
+    *,
+    concept: str = "",
+    text_encoder: Adapter | None = None,
 ) -> Iterator[Drawn]:
-    """Draw cells with the backbone as it is adapted now, and write the pictures that are missing. Yields what became of
-    each. The pictures of a cell differ in the noise seed only, and make one batch: on a GPU the batch size can change
-    an image's last bits."""
+    """Draw cells with the backbone as it is adapted now, `text_encoder` being its text encoder's adapter, and write the
+    pictures that are missing. Yields what became of each. The pictures of a cell differ in the noise seed only, and make
+    one batch: on a GPU the batch size can change an image's last bits."""
     claims = desk.store.claims(desk.label, desk.stage)
     batches = Batches()
     for start in range(0, len(cells), ENCODED_AHEAD):
         chunk = [cell for cell in cells[start : start + ENCODED_AHEAD] if any(picture.missing for picture in cell)]
         with measured(desk.stage, backbone.device) as encoding:
-            embeds = {prompt: backbone.encode(prompt) for prompt in dict.fromkeys(cell[0].prompt for cell in chunk)}
+            prompts = list(dict.fromkeys(cell[0].prompt for cell in chunk))
+            embeds = _encoded(backbone, text_encoder, prompts, desk.store)
         if chunk:
-            desk.write(concept, prompts=len(embeds), seconds=encoding.cost.total_seconds)
+            desk.write(concept, prompts=len(prompts), seconds=encoding.cost.total_seconds)
         for cell in chunk:
             with claims.of(cell[0].id) as claim:
                 if not claim:
                     yield Drawn(busy=True)
                 elif any(picture.missing for picture in cell):
-                    yield _draw_cell(backbone, embeds[cell[0].prompt], cell, desk, concept, batches, claim)
+                    yield _draw_cell(backbone, embeds(cell[0].prompt), cell, desk, concept, batches, claim)
+
+
+def _encoded(
+    backbone: Backbone, text_encoder: Adapter | None, prompts: Sequence[str], store: RunStore
+) -> Callable[[str], PromptEmbeds]:
+    """Embeddings by prompt: kept in the run, from where they are mapped into memory; an object store can't be mapped."""
+    if is_remote(store.root):
+        return {prompt: backbone.encode(prompt) for prompt in prompts}.__getitem__
+    return encoded_prompts(store.prompts, backbone, text_encoder, prompts)
 
 
 def _draw_cell(

@@ -179,7 +179,9 @@ class EffectsWorker:
                 table = text_effects(probes, base, adapted)
                 write_table(directory / TEXT, table.assign(protocol=self.effects.protocol))
             cells = unrelated_cells(self.effects, label, lambda name: directory / f"{name}.png", str(job))
-            outcomes = list(draw_cells(backbone, cells, self.desk, job.concept.name))
+            outcomes = list(
+                draw_cells(backbone, cells, self.desk, concept=job.concept.name, text_encoder=adaptation.text_encoder)
+            )
         return not any(drawn.busy or drawn.failed for drawn in outcomes)
 
 
@@ -239,8 +241,11 @@ class TogetherWorker(GenerateWorker):
         store, label = self.desk.store, self.desk.label
         claim_weights(store, backbone)
         cells = sample_cells(job, self.method, label, store.together)
-        with backbone.adapted(sum_of(self.parts)):
-            yield from draw_cells(backbone, cells, self.desk, job.concept.name)
+        together = sum_of(self.parts)
+        with backbone.adapted(together):
+            yield from draw_cells(
+                backbone, cells, self.desk, concept=job.concept.name, text_encoder=together.text_encoder
+            )
 
 
 @lru_cache(maxsize=1)

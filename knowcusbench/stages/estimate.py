@@ -37,7 +37,7 @@ def plan_summary(run: Run, assumed_tflops: float) -> str:
         ("training", f"{passes:,} passes, {training:.3g} FLOP"),
         ("sampling", f"{footprint.image_flops:.3g} FLOP an image, {sampling:.3g} FLOP"),
         ("GPU-hours", f"{hours:.3g} at least, at {assumed_tflops:g} TFLOP/s"),
-        ("weights", size(footprint.weight_bytes)),
+        ("weights", size(sum(footprint.weight_bytes.values()))),
         ("embeddings", f"{size(prompts * footprint.prompt_embeds_bytes)} for {prompts:,} prompts of 64 tokens"),
         ("images", f"{size(len(run.plan) * height * width * 3)} at most (uncompressed)"),
     ]

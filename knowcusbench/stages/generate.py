@@ -143,7 +143,9 @@ class GenerateWorker:
         adaptation = load_adaptation(store.adaptation(label, job.concept.name, job.item))
         cells = sample_cells(job, self.method, label, store.image)
         with backbone.adapted(adaptation):
-            yield from draw_cells(backbone, cells, self.desk, job.concept.name)
+            yield from draw_cells(
+                backbone, cells, self.desk, concept=job.concept.name, text_encoder=adaptation.text_encoder
+            )
 
 
 def sample_cells(

@@ -34,7 +34,7 @@ from knowcusbench.store import RunStore, read_json, write_json, write_table, wri
 FORMAT = 1
 """Version of the run directory's layout."""
 
-INDIFFERENT_KEYS = {"device", "batch_size", "store", "gradient_checkpointing"}
+INDIFFERENT_KEYS = {"device", "batch_size", "store", "gradient_checkpointing", "offload"}
 """Keys of backbone and metrics that change how fast a result is made, not the result."""
 
 

@@ -30,7 +30,7 @@ def test_a_checkpoint_is_counted_from_its_configuration_files(miniature, backbon
     for name in ("transformer", "text_encoder"):
         loaded = sum(parameter.numel() for parameter in getattr(backbone, name).parameters())
         assert footprint.parameters[name] == loaded
-    assert footprint.weight_bytes == 2 * sum(footprint.parameters.values())
+    assert footprint.weight_bytes == {name: 2 * count for name, count in footprint.parameters.items()}
 
 
 def test_a_training_step_costs_about_three_forwards(miniature):

@@ -88,7 +88,7 @@ def test_a_sample_that_fails_alone_is_recorded_and_the_others_are_drawn(
     backbone, desk, tmp_path, undisturbed, monkeypatch
 ):
     spoil(monkeypatch, lambda seeds: ValueError("not this one") if 1 in seeds else None)
-    outcomes = list(draw_cells(backbone, cells_in(tmp_path / "images"), desk, "dog3"))
+    outcomes = list(draw_cells(backbone, cells_in(tmp_path / "images"), desk, concept="dog3"))
     assert [drawn.failed for drawn in outcomes] == [("a000000000000001",), ("b000000000000001",)]
     wanted = {name: data for name, data in undisturbed.items() if "1" not in name}
     assert drawn_in(tmp_path / "images") == wanted

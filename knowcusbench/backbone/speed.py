@@ -1,0 +1,46 @@
+"""How the pipeline computes: attention backend, compiled blocks, tiles. All can change the last bits of an image."""
+
+import torch
+from diffusers import QwenImagePipeline
+from diffusers.models.attention_dispatch import AttentionBackendName, attention_backend
+
+from knowcusbench.backbone.loading import first_line, quiet_libraries
+from knowcusbench.config import did_you_mean
+from knowcusbench.errors import ConfigError
+
+COMPILED_VARIANTS = 64
+"""Versions of a block that may be compiled in a process: with and without gradients, by rank of the adapter. Beyond
+them torch goes back to uncompiled code without a word, in the middle of a run."""
+
+OVERLAP = 4
+"""Neighbouring tiles share this part of their width."""
+
+
+def check_options(attention: str | None, compiler: str | None) -> None:
+    """Raise ConfigError for a backend that diffusers or torch does not know."""
+    backends = [backend.value for backend in AttentionBackendName]
+    if attention is not None and attention not in backends:
+        raise ConfigError(f"backbone.attention: unknown backend {attention!r}{did_you_mean(attention, backends)}")
+    if compiler is not None and compiler not in (known := torch._dynamo.list_backends(exclude_tags=())):
+        raise ConfigError(f"backbone.compile: unknown backend {compiler!r}{did_you_mean(compiler, known)}")
+
+
+def apply_options(
+    pipeline: QwenImagePipeline, *, attention: str | None, compiler: str | None, vae_tile: int | None
+) -> None:
+    """Have the pipeline compute so. Raises ConfigError for an attention backend that is not installed or does not run
+    on this machine."""
+    if attention is not None:
+        try:
+            # The block keeps the choice to this transformer; diffusers also makes it that of all models to come.
+            with quiet_libraries(), attention_backend("native"):
+                pipeline.transformer.set_attention_backend(attention)
+        except (RuntimeError, ValueError, ImportError, OSError) as error:
+            raise ConfigError(f"backbone.attention: {attention} can't be used ({first_line(error)})") from error
+    if compiler is not None:
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, COMPILED_VARIANTS)
+        # Lengths and batch sizes as symbols from the first call on: an image must not depend on what was drawn before.
+        pipeline.transformer.compile_repeated_blocks(backend=compiler, dynamic=True)
+    if vae_tile is not None:
+        stride = vae_tile - vae_tile // OVERLAP
+        pipeline.vae.enable_tiling(vae_tile, vae_tile, stride, stride)

@@ -1,0 +1,112 @@
+"""A LoRA that was distilled to draw in few steps, beside whatever adapts the transformer."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, QwenImagePipeline
+from torch import Tensor
+
+from knowcusbench.adaptation.sums import factors_of
+from knowcusbench.adaptation.types import Adapter
+from knowcusbench.backbone.loading import LOAD_ERRORS, first_line, quiet_libraries
+from knowcusbench.errors import ConfigError, WeightsError
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepLora:
+    """A step-distilled LoRA of the transformer, such as Qwen-Image-Lightning (github.com/ModelTC/Qwen-Image-Lightning).
+
+    It acts when images are drawn; training sees the transformer without it.
+
+    Attributes:
+        source: a safetensors file, or a directory or hub id that has `file`.
+        file: the name of the safetensors file.
+        revision: commit, tag or branch of a hub id.
+        strength: the factor on its change.
+        shift: the time shift that it was distilled with, in place of the scheduler's resolution-dependent one and its
+            terminal stretch; null leaves the scheduler as it is.
+    """
+
+    source: str
+    file: str | None = None
+    revision: str | None = None
+    strength: float = 1.0
+    shift: float | None = 3.0
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.strength):
+            raise ConfigError(f"backbone.step_lora.strength: expected a number, found {self.strength}")
+        if self.shift is not None and not 0 < self.shift < math.inf:
+            raise ConfigError(f"backbone.step_lora.shift: expected a number above 0, found {self.shift}")
+
+    def load(self) -> Adapter:
+        """The LoRA on the CPU, its strength included. Raises WeightsError, naming the source, if it can't be had or has
+        something else than pairs of factors."""
+        source = str(Path(self.source).expanduser())
+        try:
+            with quiet_libraries():
+                found: dict[str, Tensor] = QwenImagePipeline.lora_state_dict(
+                    source, weight_name=self.file, revision=self.revision, use_safetensors=True
+                )
+        except (*LOAD_ERRORS, KeyError, StopIteration) as error:
+            raise WeightsError(
+                f"backbone.step_lora: can't load {self.source!r}, file {self.file!r} ({first_line(error)})"
+            ) from error
+        weights = {name.removeprefix("transformer."): tensor for name, tensor in found.items()}
+        modules = sorted({name.rpartition(".lora_")[0] for name in weights})
+        expected = {f"{module}.lora_{factor}.weight" for module in modules for factor in "AB"}
+        if odd := sorted(expected ^ weights.keys()):
+            raise WeightsError(f"backbone.step_lora: {self.source!r} is not a plain LoRA ({odd[0]})")
+        pairs = {
+            module: (weights[f"{module}.lora_A.weight"], self.strength * weights[f"{module}.lora_B.weight"])
+            for module in modules
+        }
+        return _adapter(pairs)
+
+    def scheduler(self, scheduler: FlowMatchEulerDiscreteScheduler) -> FlowMatchEulerDiscreteScheduler:
+        """The scheduler that it draws with, from the checkpoint's."""
+        if self.shift is None:
+            return scheduler
+        # The shift is exp(mu), and mu is interpolated between these two by the image's size.
+        mu = math.log(self.shift)
+        return FlowMatchEulerDiscreteScheduler.from_config(
+            scheduler.config, base_shift=mu, max_shift=mu, shift_terminal=None, use_dynamic_shifting=True
+        )
+
+
+def beside(resident: Adapter, adapter: Adapter | None) -> Adapter:
+    """The resident adapter together with another, as one: `B1 A1 + B2 A2 = [B1 B2] [A1; A2]`. The factors lie where the
+    resident's do."""
+    if adapter is None:
+        return resident
+    if adapter.merged or adapter.gate:
+        raise WeightsError("backbone.step_lora: it can't be used beside an adapter that is merged or has a gate")
+    pairs = factors_of(resident)
+    like = next(iter(resident.weights.values()))
+    for module, factors in factors_of(adapter).items():
+        down, up = (factor.to(like.device, like.dtype) for factor in factors)
+        if module in pairs:
+            earlier_down, earlier_up = pairs[module]
+            down, up = torch.cat([earlier_down, down]), torch.cat([earlier_up, up], dim=1)
+        pairs[module] = (down, up)
+    return _adapter(pairs)
+
+
+def on_device(adapter: Adapter, device: torch.device, dtype: torch.dtype) -> Adapter:
+    """The adapter with its factors where the model computes, so that it is put on without a transfer."""
+    return Adapter({name: tensor.to(device, dtype) for name, tensor in adapter.weights.items()}, adapter.config)
+
+
+def _adapter(pairs: Mapping[str, tuple[Tensor, Tensor]]) -> Adapter:
+    """As `Adapter.from_factors`, the factors staying where they are in their dtype."""
+    weights: dict[str, Tensor] = {}
+    for module, (down, up) in pairs.items():
+        weights |= {f"{module}.lora_A.weight": down, f"{module}.lora_B.weight": up}
+    ranks = {module: len(down) for module, (down, _) in pairs.items()}
+    rank = max(ranks.values())
+    config: dict[str, Any] = {"r": rank, "lora_alpha": rank, "target_modules": list(ranks)}
+    return Adapter(weights, config | {"rank_pattern": ranks, "alpha_pattern": ranks})

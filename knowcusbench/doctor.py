@@ -1,0 +1,261 @@
+"""`knowcusbench doctor`: what this machine has, what the chosen configuration needs, and what to do about the rest."""
+
+import importlib.metadata
+import platform
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import psutil
+import torch
+from packaging.requirements import Requirement
+
+from knowcusbench.adaptation.method import Method
+from knowcusbench.backbone.base import BackboneSpec, Skeleton
+from knowcusbench.backbone.loading import cached
+from knowcusbench.benchmark.release import load_benchmark
+from knowcusbench.benchmark.source import resolve_source
+from knowcusbench.config import Config, build
+from knowcusbench.device import resolve_device
+from knowcusbench.errors import RunError, UserError
+from knowcusbench.plan import make_plan, select_concepts
+from knowcusbench.rates import matmul_flops
+from knowcusbench.stages.adapt import adapt_jobs
+from knowcusbench.stages.estimate import GIB, HOUR, size
+
+OPTIONAL = {
+    "bitsandbytes": "backbone.quantization=bitsandbytes_nf4",
+    "torchao": "backbone.quantization=torchao_int8 or torchao_float8",
+    "kernels": "attention kernels from the hub (backbone.attention=flash_hub, _flash_3_hub)",
+    "ray": "several GPUs or machines",
+}
+"""Packages that switch something on, and what."""
+
+CONTEXT = 2 * GIB
+"""What a GPU loses to its driver's context, workspaces of kernels and fragmentation."""
+
+LORA_RANK = 16
+"""Of a recipe that says nothing of one; it hardly matters."""
+
+WEIGHT_FILES = ("*.safetensors", "*.bin", "*.pt", "*.pth")
+
+
+class Mark(Enum):
+    ok = "ok"
+    warning = "!!"
+    missing = "NO"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report: what was looked at, and what it is. `missing` keeps the configuration from running."""
+
+    mark: Mark
+    subject: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"  {self.mark.value:2}  {self.subject:<22}  {self.text}"
+
+
+def doctor(config: Config, resolved: Mapping[str, Any]) -> None:
+    """Print the report, section by section.
+
+    Raises RunError if the configuration can't run on this machine as it is.
+    """
+    spec: BackboneSpec = build(config.backbone, "backbone")
+    sections: dict[str, Callable[[], Iterator[Finding]]] = {
+        "Python": lambda: packages("knowcusbench"),
+        "Hardware": lambda: hardware(config.device),
+        "Hub and weights": lambda: weights(spec, resolved["metrics"]),
+        "Model": lambda: model(spec, resolved),
+        "Memory": lambda: memory(spec, config, resolved),
+        "Plan": lambda: plan(spec, config),
+    }
+    missing = []
+    for title, look in sections.items():
+        print(title)
+        for finding in _reported(look):
+            print(finding)
+            missing += [finding] if finding.mark is Mark.missing else []
+    if missing:
+        count = f"{len(missing)} thing{'s' if len(missing) > 1 else ''} missing"
+        raise RunError(f"doctor: {count}, marked NO above; the first: {missing[0].subject}: {missing[0].text}")
+    print("This configuration can run here.")
+
+
+def _reported(look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """A mistake of the user's in one section does not keep the others from being looked at."""
+    try:
+        yield from look()
+    except UserError as error:
+        yield Finding(Mark.missing, type(error).__name__, str(error))
+
+
+def packages(distribution: str) -> Iterator[Finding]:
+    """Python, the distribution's requirements, and optional packages."""
+    python = importlib.metadata.metadata(distribution)["Requires-Python"]
+    fits = Requirement(f"python{python}").specifier.contains(platform.python_version())
+    yield Finding(Mark.ok if fits else Mark.missing, "python", f"{platform.python_version()}, {python} is needed")
+    found = []
+    for text in importlib.metadata.requires(distribution) or []:
+        requirement = Requirement(text)
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        version = _version(requirement.name)
+        if version and requirement.specifier.contains(version, prereleases=True):
+            found.append(f"{requirement.name} {version}")
+        else:
+            have = f"{version} is installed" if version else "not installed"
+            yield Finding(Mark.missing, requirement.name, f'{have}; pip install "{requirement}"')
+    yield Finding(Mark.ok, f"{len(found)} packages", ", ".join(found))
+    for name, purpose in OPTIONAL.items():
+        version = _version(name)
+        yield Finding(Mark.ok, name, f"{version or 'not installed (optional): pip install ' + name}; for {purpose}")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def hardware(device: str) -> Iterator[Finding]:
+    """Processor, memory and the device that is computed on."""
+    main = psutil.virtual_memory()
+    yield Finding(
+        Mark.ok, "processor", f"{psutil.cpu_count()} cores, {size(main.available)} of {size(main.total)} memory free"
+    )
+    resolved = resolve_device(device)
+    if resolved.type != "cuda":
+        yield Finding(
+            Mark.warning, "GPU", "none found: enough for the embedded world, at full size an image takes hours"
+        )
+        return
+    for index in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(index)
+        bf16 = torch.cuda.is_bf16_supported()
+        text = f"{torch.cuda.get_device_name(index)}, {size(free)} of {size(total)} free, {'' if bf16 else 'no '}bf16"
+        yield Finding(Mark.ok if bf16 else Mark.warning, f"GPU {index}", text)
+
+
+def weights(spec: BackboneSpec, metrics: Mapping[str, Any]) -> Iterator[Finding]:
+    """Whether the hub can be asked, and whether the checkpoints of the backbone and the metrics are here."""
+    offline = huggingface_hub.constants.HF_HUB_OFFLINE
+    yield Finding(Mark.ok, "hub", "offline (HF_HUB_OFFLINE): nothing is downloaded" if offline else "online")
+    token = huggingface_hub.get_token() is not None
+    yield Finding(Mark.ok, "token", "found" if token else "none; only gated repositories need one: hf auth login")
+    sources = {source: ("backbone", revision) for source, revision in spec.weight_files()}
+    for source, revision in _sources(metrics):
+        sources.setdefault(source, ("metrics", revision))
+    for source, (user, revision) in sources.items():
+        yield _checkpoint(source, revision, user, offline=offline)
+
+
+def _checkpoint(source: str, revision: str | None, user: str, *, offline: bool) -> Finding:
+    path = Path(source).expanduser()
+    if path.exists():
+        return Finding(Mark.ok, user, source)
+    directory = cached(source, revision)
+    if directory and any(next(directory.rglob(pattern), None) for pattern in WEIGHT_FILES):
+        return Finding(Mark.ok, user, f"{source} in the hub's cache ({directory})")
+    if offline or source.count("/") != 1:
+        return Finding(
+            Mark.missing, user, f"{source} is not on this machine; on one with a network: hf download {source}"
+        )
+    return Finding(Mark.warning, user, f"{source} will be downloaded on first use")
+
+
+def _sources(node: Any) -> Iterator[tuple[str, str | None]]:
+    """The checkpoints that metrics name, wherever in their configuration."""
+    if not isinstance(node, Mapping):
+        return
+    for key in ("source", "processor"):
+        if isinstance(value := node.get(key), str):
+            yield value, node.get("revision" if key == "source" else "processor_revision")
+    for child in node.values():
+        yield from _sources(child)
+
+
+def model(spec: BackboneSpec, resolved: Mapping[str, Any]) -> Iterator[Finding]:
+    """The backbone at its full shapes, without storage: parameters, and the layers that are edited and adapted."""
+    skeleton = spec.skeleton()
+    yield Finding(Mark.ok, "shapes", skeleton.source)
+    for name, module in (("transformer", skeleton.transformer), ("text_encoder", skeleton.text_encoder)):
+        count = sum(parameter.numel() for parameter in module.parameters())
+        expected = skeleton.expected_parameters.get(name, count)
+        text = f"{count:,} parameters" + ("" if count == expected else f", {expected:,} are published")
+        yield Finding(Mark.ok if count == expected else Mark.missing, name, text)
+    yield Finding(Mark.ok, "LoRA targets", f"{len(skeleton.lora_targets)} layers: {_summary(skeleton.lora_targets)}")
+    yield from _edit_targets(skeleton, resolved["editor"])
+
+
+def _edit_targets(skeleton: Skeleton, editor: Any) -> Iterator[Finding]:
+    if not isinstance(editor, Mapping) or not {"modules", "layers"} <= editor.keys():
+        return
+    names = skeleton.text_modules(editor["modules"], editor["layers"])
+    shapes = {tuple(skeleton.text_encoder.get_parameter(f"{name}.weight").shape) for name in names}
+    yield Finding(Mark.ok, "edit targets", f"{len(names)} matrices {sorted(shapes)}: {_summary(names)}")
+
+
+def _summary(names: tuple[str, ...]) -> str:
+    return f"{names[0]} ... {names[-1]}"
+
+
+def memory(spec: BackboneSpec, config: Config, resolved: Mapping[str, Any]) -> Iterator[Finding]:
+    """What encoding, drawing and training need, and which options make it fit."""
+    device = resolve_device(config.device)
+    free = torch.cuda.mem_get_info(device)[0] - CONTEXT if device.type == "cuda" else psutil.virtual_memory().available
+    rank = int(resolved["recipe"].get("dreambooth", {}).get("rank", LORA_RANK))
+    need = spec.memory(rank)
+    for work, count in vars(need).items():
+        fits = count <= free
+        yield Finding(Mark.ok if fits else Mark.warning, work, f"{size(count)}, {size(free)} are free on {device}")
+    if max(vars(need).values()) <= free:
+        return
+    if device.type != "cuda":
+        yield Finding(Mark.missing, "memory", "too little; this backbone wants a GPU")
+        return
+    for typed, smaller in spec.smaller():
+        count = max(vars(smaller.memory(rank)).values())
+        if count <= free:
+            yield Finding(Mark.missing, "memory", f"too little; this fits, with {size(count)}: {typed}")
+            return
+    yield Finding(Mark.missing, "memory", f"too little on {device}, whatever the options; use a larger device")
+
+
+def plan(spec: BackboneSpec, config: Config) -> Iterator[Finding]:
+    """Disk and time of the plan."""
+    root = resolve_source(config.benchmark.path, config.benchmark.repo, config.benchmark.revision)
+    benchmark = load_benchmark(root)
+    concepts = select_concepts(benchmark, config.grid)
+    samples = make_plan(concepts, config.grid)
+    method: Method = build(config.method, "method").for_benchmark(benchmark.concepts)
+    footprint = spec.footprint()
+    passes = sum(method.training_passes(job.concept) for job in adapt_jobs(concepts, method))
+    flops = len(samples) * footprint.image_flops + passes * footprint.training_step_flops
+    device = resolve_device(config.device)
+    rate = matmul_flops(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
+    hours = f"{flops / rate / HOUR:.3g} hours at least, at {rate / 1e12:.3g} TFLOP/s (a matrix product here)"
+    yield Finding(Mark.ok, "time", f"{len(samples):,} images and {passes:,} training passes: {hours}")
+    height, width = footprint.image_size
+    images = len(samples) * height * width * 3
+    yield _disk("images", Path(config.run.root), images)
+    yield _disk("cache", Path(config.cache_dir).expanduser(), 0)
+    here = all(
+        Path(source).expanduser().exists() or cached(source, revision) for source, revision in spec.weight_files()
+    )
+    download = 0 if here else sum(footprint.parameters.values()) * 2
+    yield _disk("weights", Path(huggingface_hub.constants.HF_HUB_CACHE), download)
+
+
+def _disk(subject: str, place: Path, need: int) -> Finding:
+    existing = next(path for path in (place.absolute(), *place.absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    text = f"{size(need)} at most, {size(free)} are free at {place}" if need else f"{size(free)} are free at {place}"
+    return Finding(Mark.ok if need <= free else Mark.missing, subject, text)

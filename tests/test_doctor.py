@@ -1,0 +1,129 @@
+"""The doctor says what is missing, and whether the configuration can run."""
+
+import importlib.metadata
+import shutil
+from collections import namedtuple
+from pathlib import Path
+
+import huggingface_hub.constants
+import psutil
+import pytest
+import torch
+
+from knowcusbench.cli import main
+from knowcusbench.doctor import Mark, packages
+
+
+@pytest.fixture
+def consult(tmp_path, monkeypatch, capsys, sample_benchmark):
+    """`consult("key=value")` -> (exit code, report, error line), without a network and with an empty hub cache."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+
+    def run(*words: str):
+        try:
+            main(["doctor", f"cache_dir={tmp_path}/cache", *words])
+            code = 0
+        except SystemExit as stop:
+            code = stop.code
+        output = capsys.readouterr()
+        return code, output.out, output.err
+
+    return run
+
+
+def test_the_embedded_world_can_run(consult, tmp_path) -> None:
+    code, report, error = consult()
+    assert (code, error) == (0, "")
+    titles = [line for line in report.splitlines() if not line.startswith(" ")]
+    assert titles[:-1] == ["Python", "Hardware", "Hub and weights", "Model", "Memory", "Plan"]
+    assert titles[-1] == "This configuration can run here."
+    assert "  NO  " not in report
+    assert "520 images" in report
+    assert not (tmp_path / "results").exists()
+
+
+def test_full_size_without_its_weights_is_explained(consult, sample_benchmark) -> None:
+    code, report, error = consult(
+        "backbone=qwen_image", "benchmark=directory", f"benchmark.path={sample_benchmark}", "device=cpu"
+    )
+    assert code == 2
+    assert len(error.splitlines()) == 1
+    assert "hf download Qwen/Qwen-Image" in error
+    for text in ("20,430,401,088 parameters", "8,292,166,656 parameters", "240 layers", "16 matrices [(18944, 3584)]"):
+        assert text in report
+    assert "yuvalkirstain/PickScore_v1 is not on this machine" in report
+    assert "1,950 images and 6,000 training passes" in report
+
+
+def on_a_gpu(monkeypatch, free: int) -> None:
+    """A machine with a GPU that has so many bytes free, as far as the doctor asks."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (free, free))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "NVIDIA Test")
+    monkeypatch.setattr("knowcusbench.doctor.matmul_flops", lambda *_: 500e12)
+
+
+@pytest.mark.parametrize(
+    ("free", "fits"),
+    [
+        (140, None),
+        (60, "backbone.offload=text_encoder"),
+        (24, "backbone.offload=alternating backbone.vae_tile=256 backbone.quantization=torchao_float8"),
+    ],
+)
+def test_an_option_is_named_that_makes_it_fit(consult, sample_benchmark, monkeypatch, free, fits) -> None:
+    on_a_gpu(monkeypatch, free * 2**30)
+    _, report, _ = consult("backbone=qwen_image", "benchmark=directory", f"benchmark.path={sample_benchmark}")
+    assert "NVIDIA Test" in report
+    assert "at 500 TFLOP/s" in report
+    line = next((line for line in report.splitlines() if line.startswith("  NO  memory")), None)
+    assert (line is None) if fits is None else line.endswith(fits)
+
+
+def test_a_wrong_layer_and_a_full_disk_are_told_with_everything_else(consult, monkeypatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, 10))
+    code, report, error = consult("editor.layers=[3,99]")
+    assert code == 2
+    assert "layer 99: the text encoder has layers 0 to 5" in report
+    assert "6.09 MiB at most, 0.00 MiB are free" in report
+    assert "2 things missing" in error
+
+
+def test_main_memory_counts_without_a_gpu(consult, monkeypatch) -> None:
+    memory = psutil.virtual_memory()
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory._replace(available=2**20))
+    code, report, _ = consult("device=cpu")
+    assert code == 2
+    assert "too little; this backbone wants a GPU" in report
+
+
+def test_a_package_that_is_too_old_or_missing_names_the_command(monkeypatch) -> None:
+    found = importlib.metadata.version
+
+    def version(name: str) -> str:
+        if name == "jinja2":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return "0.1" if name == "peft" else found(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    missing = {finding.subject: finding.text for finding in packages("knowcusbench") if finding.mark is Mark.missing}
+    assert missing == {
+        "jinja2": 'not installed; pip install "jinja2>=3.1"',
+        "peft": '0.1 is installed; pip install "peft>=0.18"',
+    }
+
+
+def test_a_checkpoint_in_the_cache_is_found(consult, tmp_path) -> None:
+    snapshot = tmp_path / "hub" / "models--owner--name" / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (tmp_path / "hub" / "models--owner--name" / "refs").mkdir()
+    (tmp_path / "hub" / "models--owner--name" / "refs" / "main").write_text("0" * 40)
+    words = ("encoders.clip.source=owner/name", "effects.enabled=false")
+    assert "NO  metrics                 owner/name" in consult(*words)[1]
+    Path(snapshot / "model.safetensors").touch()
+    assert f"ok  metrics                 owner/name in the hub's cache ({snapshot})" in consult(*words)[1]
