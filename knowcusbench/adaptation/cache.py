@@ -23,7 +23,7 @@ class AdapterCache:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._claims = Claims(directory / "claims")
+        self._claims = Claims(directory.with_name(f"{directory.name}-claims"))
 
     def get(self, key: Mapping[str, Any], make: Callable[[], Adaptation]) -> Adaptation:
         """What is stored under `key` (JSON values only), made and stored first if absent.

@@ -109,8 +109,8 @@ def draw_cells(
     text_encoder: Adapter | None = None,
 ) -> Iterator[Drawn]:
     """Draw cells with the backbone as it is adapted now, `text_encoder` being its text encoder's adapter, and write the
-    pictures that are missing. Yields what became of each. The pictures of a cell differ in the noise seed only, and make
-    one batch: on a GPU the batch size can change an image's last bits."""
+    pictures that are missing. Yields what became of each. The pictures of a cell differ in the noise seed only, and
+    make one batch: on a GPU the batch size can change an image's last bits."""
     claims = desk.store.claims(desk.label, desk.stage)
     batches = Batches()
     for start in range(0, len(cells), ENCODED_AHEAD):
@@ -131,7 +131,7 @@ def draw_cells(
 def _encoded(
     backbone: Backbone, text_encoder: Adapter | None, prompts: Sequence[str], store: RunStore
 ) -> Callable[[str], PromptEmbeds]:
-    """Embeddings by prompt: kept in the run, from where they are mapped into memory; an object store can't be mapped."""
+    """Embeddings by prompt: kept in the run, and mapped into memory from there; an object store can't be mapped."""
     if is_remote(store.root):
         return {prompt: backbone.encode(prompt) for prompt in prompts}.__getitem__
     return encoded_prompts(store.prompts, backbone, text_encoder, prompts)
