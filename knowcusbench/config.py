@@ -171,16 +171,38 @@ class EffectsConfig:
     encoder: Any = "${encoders.clip}"
 
 
+class CostKey(Enum):
+    """A cost of the leaderboard."""
+
+    train_seconds = "train_seconds"
+    peak_memory_mib = "peak_memory_mib"
+    adapter_mib = "adapter_mib"
+    draw_seconds = "draw_seconds"
+
+
 @dataclass
 class ReportConfig:
-    """What the report shows besides the leaderboard.
+    """What the report shows besides the leaderboard, and what of it goes into a paper (`report/paper/`).
 
     Attributes:
         truth: metrics that count as the truth. The report tells how well each other metric ranks methods and samples
             as they do. Those that are not among the run's metrics are passed over.
+        columns: of the paper's table, in their order: keys ("generation_clip_i"), metrics ("clip_i") or globs; null
+            shows all.
+        rows: of the paper's table and figures, in their order: labels or globs; null shows all.
+        concepts: of the paper's pictures, in their order: names or globs; null shows the first eight.
+        precision: digits after the point of the paper's scores; null leaves them to the metric.
+        percent: whether the paper's table shows scores between -1 and 1 times 100.
+        cost: what quality is compared with.
     """
 
     truth: list[str] = field(default_factory=list)
+    columns: list[str] | None = None
+    rows: list[str] | None = None
+    concepts: list[str] | None = None
+    precision: int | None = None
+    percent: bool = False
+    cost: CostKey = CostKey.train_seconds
 
 
 class Scale(Enum):
