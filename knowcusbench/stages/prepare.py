@@ -189,16 +189,21 @@ def prepare(config: Config, resolved: Mapping[str, Any], *, makes_results: bool)
     return run
 
 
+def paper_choice(report: ReportConfig, *, partial: bool) -> Choice:
+    """`partial` says whether rows may be asked for that are not there yet."""
+    return Choice(
+        columns=None if report.columns is None else tuple(report.columns),
+        rows=None if report.rows is None else tuple(report.rows),
+        precision=report.precision,
+        percent=report.percent,
+        partial=partial,
+    )
+
+
 def paper_spec(report: ReportConfig, *, partial: bool) -> PaperSpec:
-    """`partial` says whether rows may be asked for that the run does not have yet."""
+    """As `paper_choice`, with the figures."""
     return PaperSpec(
-        table=Choice(
-            columns=None if report.columns is None else tuple(report.columns),
-            rows=None if report.rows is None else tuple(report.rows),
-            precision=report.precision,
-            percent=report.percent,
-            partial=partial,
-        ),
+        table=paper_choice(report, partial=partial),
         concepts=None if report.concepts is None else tuple(report.concepts),
         cost=report.cost.value,
     )
