@@ -32,6 +32,9 @@ A run, from its plan to its leaderboard (each verb does only what is missing):
   score --images DIR --prompts FILE [--references DIR] [--output FILE.csv] [key=value ...]
              score a folder of images that any other program made
 
+A method of yours:
+  new-method NAME         write a method that runs, its YAML and its test
+
 Sharing results:
   export [OUTPUT.zip] [--group NAME] [--images N] [--dataset DIR] [--push OWNER/NAME [--private]] run.name=NAME
              pack a run's scores, protocols and a few images into one file
@@ -55,7 +58,7 @@ Examples:
 """
 
 RUN_VERBS = ("bench", "plan", "adapt", "generate", "score", "effects", "report", "probe")
-VERBS = (*RUN_VERBS, "export", "leaderboard", "check", "convert")
+VERBS = (*RUN_VERBS, "new-method", "export", "leaderboard", "check", "convert")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -80,6 +83,7 @@ def _dispatch(arguments: list[str]) -> None:
     commands: dict[str, Callable[[list[str]], None]] = {
         "check": _check,
         "convert": _convert,
+        "new-method": _new_method,
         "export": _export,
         "leaderboard": _leaderboard,
     }
@@ -110,6 +114,14 @@ def _complete(rest: list[str]) -> None:
     from knowcusbench.commands import run_verb
 
     run_verb("bench", ["-sc", *rest])
+
+
+def _new_method(rest: list[str]) -> None:
+    from knowcusbench.scaffold.new_method import new_method, next_steps
+
+    if len(rest) != 1 or rest[0].startswith("-"):
+        raise UserError("usage: knowcusbench new-method NAME")
+    print(next_steps(rest[0], new_method(rest[0], Path.cwd()), Path.cwd()))
 
 
 def _export(rest: list[str]) -> None:

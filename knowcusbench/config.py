@@ -240,6 +240,7 @@ class Config:
 
     Attributes:
         ablation: what the run compares, if it is an ablation.
+        tracker: which experiment tracker hears of it, if any.
         device: where the backbone and the metric encoders compute; "auto" takes a GPU if there is one.
         cpu_threads: of torch; null leaves it to torch. The miniature draws hardly faster with two than with one (49
             against 57 s for the embedded benchmark on two cores), and ten times slower when another program keeps a
@@ -264,6 +265,7 @@ class Config:
     effects: EffectsConfig = field(default_factory=EffectsConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
     ablation: AblationConfig | None = None
+    tracker: Any = None
     device: str = "auto"
     cpu_threads: int | None = 1
     cache_dir: str = "~/.cache/knowcusbench"

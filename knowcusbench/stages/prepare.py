@@ -142,6 +142,7 @@ def recorded_config(composed: DictConfig) -> DictConfig:
     now = {"metrics": metrics, "run": composed.run, "report": shown}
     merged = OmegaConf.merge(OmegaConf.structured(Config), recorded[0], now)
     assert isinstance(merged, DictConfig)
+    merged.tracker = composed.tracker
     return merged
 
 
