@@ -217,7 +217,20 @@ def test_convert_goes_to_parquet_and_back(call, release, tmp_path):
 def test_help_names_every_verb(call):
     code, listed, _ = call("--help")
     assert code == 0
-    for verb in ("bench", "plan", "adapt", "generate", "score", "effects", "report", "check", "convert"):
+    for verb in (
+        "bench",
+        "plan",
+        "adapt",
+        "generate",
+        "score",
+        "effects",
+        "report",
+        "new-method",
+        "export",
+        "leaderboard",
+        "check",
+        "convert",
+    ):
         assert verb in listed
 
 
