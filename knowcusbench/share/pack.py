@@ -3,7 +3,6 @@
 import hashlib
 import importlib.metadata
 import io
-import json
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -136,8 +135,12 @@ def _records(run: Run) -> dict[str, bytes]:
     """What was asked for and with what it was made, without the home directory's name."""
     root = run.store.root
     files = [run.store.identity, *map(run.store.config, run.store.labels()), *sorted((root / "provenance").glob("*"))]
-    home = json.dumps(str(Path.home()))[1:-1]
-    return {path.relative_to(root).as_posix(): path.read_text().replace(home, "~").encode() for path in files}
+    home = str(Path.home()).encode()
+
+    def without_home(data: bytes) -> bytes:
+        return data if home == b"/" else data.replace(home, b"~")
+
+    return {path.relative_to(root).as_posix(): without_home(path.read_bytes()) for path in files}
 
 
 def _images(run: Run, count: int) -> dict[str, bytes]:
