@@ -34,6 +34,15 @@ A run, from its plan to its leaderboard (each verb does only what is missing):
   score --images DIR --prompts FILE [--references DIR] [--output FILE.csv] [key=value ...]
              score a folder of images that any other program made
 
+A method of yours:
+  new-method NAME         write a method that runs, its YAML and its test
+
+Sharing results:
+  export [OUTPUT.zip] [--group NAME] [--images N] [--dataset DIR] [--push OWNER/NAME [--private]] run.name=NAME
+             pack a run's scores, protocols and a few images into one file
+  leaderboard BUNDLE... [--output DIR] [report.columns=...]
+             check bundles, and show them in one table
+
 Benchmarks:
   check PATH              validate a benchmark directory and print its statistics
   convert SOURCE TARGET   a release directory to a Parquet data set, or back
@@ -51,6 +60,7 @@ Examples:
 """
 
 RUN_VERBS = ("bench", "plan", "adapt", "generate", "score", "effects", "report", "probe", "doctor")
+VERBS = (*RUN_VERBS, "new-method", "export", "leaderboard", "check", "convert")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -76,7 +86,13 @@ def _dispatch(arguments: list[str]) -> None:
         print(USAGE, end="")
         return
     verb, rest = arguments[0], arguments[1:]
-    commands: dict[str, Callable[[list[str]], None]] = {"check": _check, "convert": _convert}
+    commands: dict[str, Callable[[list[str]], None]] = {
+        "check": _check,
+        "convert": _convert,
+        "new-method": _new_method,
+        "export": _export,
+        "leaderboard": _leaderboard,
+    }
     if verb in ("-sc", "--shell_completion"):
         _complete(rest)
     elif verb == "score" and any(word.startswith("--images") for word in rest):
@@ -90,20 +106,40 @@ def _dispatch(arguments: list[str]) -> None:
     elif verb in commands:
         commands[verb](rest)
     else:
-        raise UserError(f"unknown verb {verb!r}{did_you_mean(verb, [*RUN_VERBS, *commands])}")
+        raise UserError(f"unknown verb {verb!r}{did_you_mean(verb, VERBS)}")
 
 
 def _complete(rest: list[str]) -> None:
     """Complete the verb ourselves, and let Hydra complete the overrides behind it."""
     words = os.environ.get("COMP_LINE", "").split(" ")
     if rest[:1] and rest[0].startswith("query=") and len(words) <= 2:
-        print("\n".join(verb for verb in (*RUN_VERBS, "check", "convert") if verb.startswith(words[-1])))
+        print("\n".join(verb for verb in VERBS if verb.startswith(words[-1])))
         return
     if len(words) > 2:
         os.environ["COMP_LINE"] = " ".join([words[0], *words[2:]])
     from knowcusbench.commands import run_verb
 
     run_verb("bench", ["-sc", *rest])
+
+
+def _new_method(rest: list[str]) -> None:
+    from knowcusbench.scaffold.new_method import new_method, next_steps
+
+    if len(rest) != 1 or rest[0].startswith("-"):
+        raise UserError("usage: knowcusbench new-method NAME")
+    print(next_steps(rest[0], new_method(rest[0], Path.cwd()), Path.cwd()))
+
+
+def _export(rest: list[str]) -> None:
+    from knowcusbench.share.commands import export
+
+    export(rest)
+
+
+def _leaderboard(rest: list[str]) -> None:
+    from knowcusbench.share.commands import leaderboard
+
+    leaderboard(rest)
 
 
 def _check(rest: list[str]) -> None:

@@ -37,6 +37,7 @@ from knowcusbench.stages.probe import probe
 from knowcusbench.stages.report import report
 from knowcusbench.stages.score import score
 from knowcusbench.store import write_json, writing
+from knowcusbench.tracking import tracked
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ class PluginConfigs(SearchPathPlugin):
 
 def compose_config(overrides: Sequence[str]) -> DictConfig:
     """The configuration with Hydra overrides. Raises ConfigError for anything wrong with them."""
-    _prepare_hydra()
+    prepare_hydra()
     try:
         with hydra.initialize_config_module("knowcusbench.configs", version_base="1.3"):
             return hydra.compose("config", overrides=list(overrides))
@@ -69,7 +70,8 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
         raise ConfigError(explain(error)) from error
 
 
-def _prepare_hydra() -> None:
+def prepare_hydra() -> None:
+    """Make our schemas and the configuration packages of other distributions known to Hydra. Idempotent."""
     register()
     Plugins.instance().register(PluginConfigs)
     # Hydra prints errors in several lines and exits with 1 unless told to raise them.
@@ -79,7 +81,7 @@ def _prepare_hydra() -> None:
 def run_verb(verb: str, arguments: Sequence[str]) -> None:
     """Compose the configuration from Hydra command-line arguments and run a verb with it, once per job of
     a sweep. Raises ConfigError for anything wrong with the configuration."""
-    _prepare_hydra()
+    prepare_hydra()
     # Hydra's parser wants all overrides in one piece; people write -m anywhere.
     sys.argv = ["knowcusbench", *sorted(arguments, key=_is_override)]
 
@@ -151,13 +153,15 @@ def run_stages(verb: str, composed: DictConfig) -> None:
     in_bench = [stage for stage in STAGES if stage is not effects or run.effects.enabled]
     stages = in_bench if verb == "bench" else [stage for stage in STAGES if stage.__name__ == verb]
     seconds = {}
-    for stage in stages:
-        started = time.perf_counter()
-        if stage is generate and score in stages and run.engine.beside:
-            _generate_and_score(run, run.engine.beside)
-        else:
-            stage(run)
-        seconds[stage.__name__] = round(time.perf_counter() - started, 3)
+    with tracked(config.tracker, run, resolved) as observe:
+        for stage in stages:
+            started = time.perf_counter()
+            if stage is generate and score in stages and run.engine.beside:
+                _generate_and_score(run, run.engine.beside)
+            else:
+                stage(run)
+            seconds[stage.__name__] = round(time.perf_counter() - started, 3)
+            observe(stage.__name__, seconds[stage.__name__])
     record = provenance() | {"verb": verb, "seconds": seconds, "benchmark": run.benchmark.digest}
     record |= recorded_weights(run.store)
     if score in stages:

@@ -171,16 +171,38 @@ class EffectsConfig:
     encoder: Any = "${encoders.clip}"
 
 
+class CostKey(Enum):
+    """A cost of the leaderboard."""
+
+    train_seconds = "train_seconds"
+    peak_memory_mib = "peak_memory_mib"
+    adapter_mib = "adapter_mib"
+    draw_seconds = "draw_seconds"
+
+
 @dataclass
 class ReportConfig:
-    """What the report shows besides the leaderboard.
+    """What the report shows besides the leaderboard, and what of it goes into a paper (`report/paper/`).
 
     Attributes:
         truth: metrics that count as the truth. The report tells how well each other metric ranks methods and samples
             as they do. Those that are not among the run's metrics are passed over.
+        columns: of the paper's table, in their order: keys ("generation_clip_i"), metrics ("clip_i") or globs; null
+            shows all.
+        rows: of the paper's table and figures, in their order: labels or globs; null shows all.
+        concepts: of the paper's pictures, in their order: names or globs; null shows the first eight.
+        precision: digits after the point of the paper's scores; null leaves them to the metric.
+        percent: whether the paper's table shows scores between -1 and 1 times 100.
+        cost: what quality is compared with.
     """
 
     truth: list[str] = field(default_factory=list)
+    columns: list[str] | None = None
+    rows: list[str] | None = None
+    concepts: list[str] | None = None
+    precision: int | None = None
+    percent: bool = False
+    cost: CostKey = CostKey.train_seconds
 
 
 class Scale(Enum):
@@ -218,6 +240,7 @@ class Config:
 
     Attributes:
         ablation: what the run compares, if it is an ablation.
+        tracker: which experiment tracker hears of it, if any.
         device: where the backbone and the metric encoders compute; "auto" takes a GPU if there is one.
         cpu_threads: of torch; null leaves it to torch. The miniature draws hardly faster with two than with one (49
             against 57 s for the embedded benchmark on two cores), and ten times slower when another program keeps a
@@ -242,6 +265,7 @@ class Config:
     effects: EffectsConfig = field(default_factory=EffectsConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
     ablation: AblationConfig | None = None
+    tracker: Any = None
     device: str = "auto"
     cpu_threads: int | None = 1
     cache_dir: str = "~/.cache/knowcusbench"

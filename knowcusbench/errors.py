@@ -53,6 +53,16 @@ class IncompleteError(UserError):
     exit_code = 3
 
 
+class BundleError(UserError):
+    """A bundle of shared results that can't be written, read or trusted, or bundles that don't belong together.
+
+    Messages quote what strangers wrote: what would move a terminal's cursor is shown as "?".
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(letter if letter.isprintable() else "?" for letter in message))
+
+
 @contextmanager
 def exit_on_user_error() -> Iterator[None]:
     """Print a user's mistake as one line on standard error and exit with its code."""

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from knowcusbench.cli import main
+from knowcusbench.cli import VERBS, main
 
 SMALL = (
     "recipe.dreambooth.steps=1",
@@ -217,7 +217,7 @@ def test_convert_goes_to_parquet_and_back(call, release, tmp_path):
 def test_help_names_every_verb(call):
     code, listed, _ = call("--help")
     assert code == 0
-    for verb in ("bench", "plan", "adapt", "generate", "score", "effects", "report", "check", "convert"):
+    for verb in VERBS:
         assert verb in listed
 
 

@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from knowcusbench.files import atomic_path
 from knowcusbench.report.ablation import Ablation
 from knowcusbench.report.ablation_tables import shown_value
+from knowcusbench.report.figures import STYLE, write_figure
 from knowcusbench.report.types import Column
 
 PANELS_ABREAST = 4
@@ -20,6 +21,7 @@ WIDTH, HEIGHT = 3.4, 2.8
 CONTROL_STYLES = ("--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))
 
 
+@rc_context(STYLE)
 def ablation_figure(ablation: Ablation) -> Figure:
     """A panel for every column that has a value: a thin line per concept, a thick one for their mean (dots where the
     values have no order), and the means of the controls as horizontal lines. Empty if nothing was measured yet."""
@@ -79,12 +81,4 @@ def _line(axes: Axes, values: "pd.Series[float]", places: dict[str, float], **st
 
 def write_ablation_figure(directory: Path, ablation: Ablation) -> list[Path]:
     """Write `ablation.png` and `ablation.pdf` to `directory`, replacing earlier ones, and return the paths."""
-    figure = ablation_figure(ablation)
-    paths = []
-    # The time of writing left out of both: same results, same bytes.
-    for kind, metadata in (("png", {}), ("pdf", {"CreationDate": None})):
-        path = directory / f"ablation.{kind}"
-        with atomic_path(path) as temporary:
-            figure.savefig(temporary, format=kind, dpi=150, metadata=metadata)
-        paths.append(path)
-    return paths
+    return write_figure(directory, "ablation", ablation_figure(ablation))

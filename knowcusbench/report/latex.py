@@ -1,6 +1,8 @@
-"""The leaderboard as a LaTeX table to `\\input`, rendered from `templates/leaderboard.tex.jinja`."""
+"""The leaderboard as a LaTeX table to `\\input`, rendered from `templates/leaderboard.tex.jinja`, and a document that
+shows tables and figures."""
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from itertools import groupby
 
@@ -19,12 +21,24 @@ SPECIAL = str.maketrans(
         ">": r"\textgreater{}",
         "|": r"\textbar{}",
         "–": r"\textendash{}",
+        "—": r"\textemdash{}",
+        "…": r"\dots{}",
         "≈": r"$\approx$",
+        "≤": r"$\le$",
+        "≥": r"$\ge$",
+        "±": r"$\pm$",
+        "×": r"$\times$",
+        "·": r"$\cdot$",
+        "→": r"$\rightarrow$",
+        "−": "$-$",
+        "²": "$^{2}$",
+        "³": "$^{3}$",
+        "°": r"$^{\circ}$",
         "†": r"$^{\dagger}$",
-        "ρ": r"$\rho$",
-        "τ": r"$\tau$",
         "“": "``",
         "”": "''",
+        "‘": "{`}",
+        "’": "{'}",
         '"': "''",
         **{character: f"\\{character}" for character in "{}$&#%_"},
         # In braces quotes do not join into ligatures, and the others are no argument of `\\` or `\midrule`.
@@ -33,10 +47,60 @@ SPECIAL = str.maketrans(
 )
 
 
+GREEK = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau phi chi psi omega"
+CAPITALS = "Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega"
+GREEK_COMMANDS = {
+    unicodedata.lookup(f"GREEK {size} LETTER {name.upper().replace('LAMBDA', 'LAMDA')}"): rf"$\{name}$"
+    for size, names in (("SMALL", GREEK), ("CAPITAL", CAPITALS))
+    for name in names.split()
+} | {"µ": r"$\mu$"}
+
+ACCENTS = {
+    unicodedata.lookup(f"COMBINING {name}"): command
+    for name, command in {
+        "GRAVE ACCENT": r"\`",
+        "ACUTE ACCENT": r"\'",
+        "CIRCUMFLEX ACCENT": r"\^",
+        "TILDE": r"\~",
+        "DIAERESIS": r"\"",
+        "MACRON": r"\=",
+        "DOT ABOVE": r"\.",
+        "BREVE": r"\u",
+        "CARON": r"\v",
+        "RING ABOVE": r"\r",
+        "CEDILLA": r"\c",
+        "DOUBLE ACUTE ACCENT": r"\H",
+    }.items()
+}
+LETTERS = {
+    "ß": r"\ss{}",
+    "ł": r"\l{}",
+    "Ł": r"\L{}",
+    "ø": r"\o{}",
+    "Ø": r"\O{}",
+    "æ": r"\ae{}",
+    "Æ": r"\AE{}",
+    "œ": r"\oe{}",
+    "Œ": r"\OE{}",
+}
+
+
 def escape_latex(text: str) -> str:
-    """`text` so that LaTeX prints it as it is, in one line and in any font encoding."""
+    """`text` so that LaTeX prints it as it is, in one line, by any engine and in any font encoding.
+
+    Letters that pdfLaTeX has no font for without further packages (Chinese, emoji, ...) become their code point:
+    "U+732B".
+    """
     escaped = " ".join(text.split()).translate(SPECIAL)
-    return re.sub(r"-(?=-)", "-{}", escaped)
+    escaped = re.sub(r"-(?=-)", "-{}", escaped)
+    return re.sub(r"[^ -~]", lambda found: _printable(found[0]), escaped)
+
+
+def _printable(character: str) -> str:
+    parts = unicodedata.normalize("NFD", character)
+    if len(parts) == 2 and parts[0].isascii() and parts[1] in ACCENTS:
+        return f"{ACCENTS[parts[1]]}{{{parts[0]}}}"
+    return LETTERS.get(character) or GREEK_COMMANDS.get(character) or f"U+{ord(character):04X}"
 
 
 def render_latex(board: Leaderboard) -> str:
@@ -49,6 +113,11 @@ def render_latex(board: Leaderboard) -> str:
         cells=lambda row: [_cell(column, cell) for column, cell in zip(board.columns, row.cells, strict=True)],
         footnotes=footnotes(board),
     )
+
+
+def render_document(tables: Sequence[str], figures: Sequence[str]) -> str:
+    """A document that compiles as it stands beside the files that it shows: tables to `\\input`, figures in PDF."""
+    return environment().get_template("document.tex.jinja").render(tables=tables, figures=figures)
 
 
 def environment() -> Environment:

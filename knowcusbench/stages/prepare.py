@@ -19,8 +19,8 @@ from knowcusbench.adaptation.method import Method
 from knowcusbench.backbone.base import Backbone, BackboneSpec
 from knowcusbench.benchmark.release import load_benchmark
 from knowcusbench.benchmark.source import resolve_source
-from knowcusbench.benchmark.types import Benchmark, Concept
-from knowcusbench.config import SECTIONS, Config, build, did_you_mean
+from knowcusbench.benchmark.types import Benchmark, Concept, Task
+from knowcusbench.config import SECTIONS, Config, ReportConfig, build, did_you_mean
 from knowcusbench.effects.spec import EffectsSpec
 from knowcusbench.effects.text import Probe
 from knowcusbench.engine.base import Engine
@@ -28,7 +28,9 @@ from knowcusbench.errors import ConfigError, RunError
 from knowcusbench.files import write_atomic
 from knowcusbench.metrics.base import Metric
 from knowcusbench.metrics.protocol import Reduction
-from knowcusbench.plan import make_plan, select_concepts
+from knowcusbench.plan import counts, make_plan, select_concepts
+from knowcusbench.report.choice import Choice, column_keys, matching
+from knowcusbench.report.columns import COSTS
 from knowcusbench.store import RunStore, read_json, write_json, write_table, writing
 
 FORMAT = 1
@@ -36,6 +38,16 @@ FORMAT = 1
 
 INDIFFERENT_KEYS = {"device", "batch_size", "store", "gradient_checkpointing", "offload"}
 """Keys of backbone and metrics that change how fast a result is made, not the result."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaperSpec:
+    """What of the results goes into a paper: the table's rows and columns, the pictures' concepts (None for the first
+    ones), and the cost that quality is compared with."""
+
+    table: Choice
+    concepts: tuple[str, ...] | None
+    cost: str
 
 
 @dataclass(frozen=True)
@@ -57,6 +69,7 @@ class Run:
     protocols: dict[str, str]
     reduction: Reduction
     truth: tuple[str, ...]
+    paper: PaperSpec
     effects: EffectsSpec
     engine: Engine
     cache: AdapterCache
@@ -116,8 +129,8 @@ def _refuse_encoders_without_source(resolved: Mapping[str, Any]) -> None:
 
 
 def recorded_config(composed: DictConfig) -> DictConfig:
-    """The configuration that a run directory was made with, all its metrics included; only where it lies is taken from
-    `composed`. Raises RunError if nothing was made there yet."""
+    """The configuration that a run directory was made with, all its metrics included; only where it lies and what the
+    report shows is taken from `composed`. Raises RunError if nothing was made there yet."""
     store = RunStore.of(composed.run)
     recorded = [OmegaConf.create(store.config(label).read_text()) for label in store.labels()]
     if not recorded:
@@ -125,8 +138,11 @@ def recorded_config(composed: DictConfig) -> DictConfig:
             f"{store.root} has no results to report; make some with `knowcusbench bench`, or name another run"
         )
     metrics = OmegaConf.merge(*(config.metrics for config in recorded))
-    merged = OmegaConf.merge(OmegaConf.structured(Config), recorded[0], {"metrics": metrics, "run": composed.run})
+    shown = {key: value for key, value in composed.report.items() if key != "truth"}
+    now = {"metrics": metrics, "run": composed.run, "report": shown}
+    merged = OmegaConf.merge(OmegaConf.structured(Config), recorded[0], now)
     assert isinstance(merged, DictConfig)
+    merged.tracker = composed.tracker
     return merged
 
 
@@ -155,12 +171,14 @@ def prepare(config: Config, resolved: Mapping[str, Any], *, makes_results: bool)
         },
         reduction=config.protocol.reduction,
         truth=tuple(config.report.truth),
+        paper=paper_spec(config.report, partial=makes_results),
         effects=effects_spec(config, resolved),
         engine=build(config.engine, "engine"),
         cache=AdapterCache(Path(config.cache_dir).expanduser() / "adapters"),
     )
     for metric in run.metrics.values():
         metric.check(concepts)
+    _check_paper(run)
     identity = _identity(benchmark, resolved)
     with writing():
         _claim(store, identity)
@@ -170,6 +188,34 @@ def prepare(config: Config, resolved: Mapping[str, Any], *, makes_results: bool)
         if not store.plan.exists():
             write_table(store.plan, run.plan)
     return run
+
+
+def paper_choice(report: ReportConfig, *, partial: bool) -> Choice:
+    """`partial` says whether rows may be asked for that are not there yet."""
+    return Choice(
+        columns=None if report.columns is None else tuple(report.columns),
+        rows=None if report.rows is None else tuple(report.rows),
+        precision=report.precision,
+        percent=report.percent,
+        partial=partial,
+    )
+
+
+def paper_spec(report: ReportConfig, *, partial: bool) -> PaperSpec:
+    """As `paper_choice`, with the figures."""
+    return PaperSpec(
+        table=paper_choice(report, partial=partial),
+        concepts=None if report.concepts is None else tuple(report.concepts),
+        cost=report.cost.value,
+    )
+
+
+def _check_paper(run: Run) -> None:
+    """A wrong name is found before hours of work, not after them."""
+    planned = [task for task, count in counts(run.plan).items() if count]
+    scored = [(f"{task}_{name}", name) for task in planned for name, m in run.metrics.items() if Task(task) in m.tasks]
+    column_keys([*scored, *((cost.column.key, cost.column.key) for cost in COSTS)], run.paper.table.columns or ())
+    matching(run.paper.concepts or (), [concept.name for concept in run.concepts], "report.concepts")
 
 
 def effects_spec(config: Config, resolved: Mapping[str, Any]) -> EffectsSpec:

@@ -10,14 +10,13 @@ import yaml
 
 from knowcusbench.adaptation.storage import RECORD_FILE, load_record
 from knowcusbench.adaptation.types import Cost
-from knowcusbench.benchmark.types import Concept, Prompt, Task
+from knowcusbench.benchmark.types import Concept, Task
 from knowcusbench.files import atomic_path
 from knowcusbench.plan import counts
 from knowcusbench.report import (
     AblationInput,
     EffectsInput,
     MetricHeading,
-    PictureRow,
     PublishedTable,
     ReportInput,
     Setting,
@@ -27,7 +26,6 @@ from knowcusbench.report import (
     build_statistics,
     load_published,
     picture_grid,
-    place_of,
     render_console,
     summary,
     write_ablation,
@@ -41,11 +39,10 @@ from knowcusbench.report import (
 from knowcusbench.report.types import FLOORS
 from knowcusbench.stages.effects import INTERFERENCE, PICTURES, TEXT
 from knowcusbench.stages.generate import GENERATE
+from knowcusbench.stages.paper import write_paper
+from knowcusbench.stages.pictures import method_names, picture_rows
 from knowcusbench.stages.prepare import Run
 from knowcusbench.store import read_lines, read_table, writing
-
-PICTURE_ROWS = 8
-"""Concepts in the picture grid."""
 
 SAMPLE = ["task", "concept", "knowledge_aspect", "prompt_aspect"]
 """Columns of the plan by which scores are told apart."""
@@ -60,7 +57,7 @@ def report(run: Run) -> None:
         write_statistics(run.store.report, board, build_statistics(inputs))
         write_csv(run.store.report / "costs.csv", stage_costs(run))
         write_agreement(run.store.report, build_agreement(inputs))
-        grid = picture_grid(*_pictures(run))
+        grid = picture_grid(*picture_rows(run))
         with atomic_path(run.store.report / "pictures.png") as temporary:
             grid.save(temporary, format="PNG")
         measured = effects_input(run)
@@ -69,7 +66,8 @@ def report(run: Run) -> None:
             ablation = build_ablation(compared)
             write_ablation(run.store.report, ablation)
             write_ablation_figure(run.store.report, ablation)
-    print(render_console(board))
+        table = write_paper(run, board)
+    print(render_console(table))
     if effects:
         print(f"\nEffects on everything else (all columns: effects.md):\n{render_console(summary(effects))}")
     print(f"\nwritten to {run.store.report}")
@@ -81,7 +79,7 @@ def report_input(run: Run) -> ReportInput:
     planned = counts(run.plan)
     return ReportInput(
         run=run.store.root.name,
-        methods={label: _method_name(run, label) for label in labels},
+        methods=method_names(run),
         metrics={
             name: MetricHeading(title=m.title, tasks=m.tasks, higher_is_better=m.higher_is_better)
             for name, m in run.metrics.items()
@@ -139,7 +137,7 @@ def effects_input(run: Run) -> EffectsInput | None:
     ]
     return EffectsInput(
         run=run.store.root.name,
-        methods={label: _method_name(run, label) for label in labels},
+        methods=method_names(run),
         concepts=tuple(concept.name for concept in run.concepts),
         measures=measures[measures["protocol"] == protocol],
         retrieved=retrieved[retrieved["protocol"] == protocol],
@@ -220,30 +218,6 @@ def _in_order(settings: list[Setting], values: list[float | str]) -> list[Settin
     numbers = sorted(value for value in {setting.value for setting in settings} if not isinstance(value, str))
     order = [*numbers, *values, *(setting.value for setting in settings)]
     return sorted(settings, key=lambda setting: order.index(setting.value))
-
-
-def _pictures(run: Run) -> tuple[list[str], list[PictureRow]]:
-    """One sample of each of the first concepts, drawn by every method; with each concept another of its prompts."""
-    names = {label: _method_name(run, label) for label in run.store.labels()}
-    labels = sorted(names, key=lambda label: place_of(names[label]))
-    rows = []
-    for number, concept in enumerate(run.concepts[:PICTURE_ROWS]):
-        own = run.plan[run.plan["concept"] == concept.name]
-        generated = own[own["task"] == Task.GENERATION.value]
-        among = generated if len(generated) else own
-        firsts = among[among["seed"] == among["seed"].iloc[0]]
-        sample = firsts.iloc[number * len(firsts) // PICTURE_ROWS]
-        drawn = [run.store.image(label, concept.name, sample["id"]) for label in labels]
-        phrase = concept.knowledge[sample["knowledge"]].phrase
-        text = Prompt(sample["prompt"], sample["prompt_aspect"]).fill(phrase)
-        references = [concept.images[0] if concept.images else None]
-        rows.append(PictureRow(text, [*references, *(path if path.exists() else None for path in drawn)]))
-    return ["reference", *labels], rows
-
-
-def _method_name(run: Run, label: str) -> str:
-    """The method's own name, its file's: a label can be anything."""
-    return str(yaml.safe_load(run.store.config(label).read_text())["method"]["_target_"]).split(".")[-2]
 
 
 def _of_samples(run: Run, labels: list[str], place: Callable[[str, str], Path]) -> Iterator[pd.DataFrame]:

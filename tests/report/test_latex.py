@@ -3,9 +3,14 @@ import shutil
 import subprocess
 
 import pytest
+from matplotlib.figure import Figure
 
 from knowcusbench.report import PublishedTable, build_leaderboard, load_published
-from knowcusbench.report.latex import escape_latex, render_latex
+from knowcusbench.report.latex import escape_latex, render_document, render_latex
+
+needs_latex = pytest.mark.skipif(
+    not shutil.which("pdflatex"), reason="needs pdflatex with booktabs (apt-get install texlive-latex-recommended)"
+)
 
 ASCII = "".join(map(chr, range(33, 127)))
 LABELS = {
@@ -38,6 +43,9 @@ def body(source):
         ("a---b-c", "a-{}-{}-b-c"),
         ("[0] *", "{[}0{]} {*}"),
         ("two\n lines", "two lines"),
+        ("η=0.1 ± µ", r"$\eta$=0.1 $\pm$ $\mu$"),
+        ("naïve Łódź", r"na\"{i}ve \L{}\'{o}d\'{z}"),
+        ("猫 ą\x07", "U+732B U+0105U+0007"),
     ],
 )
 def test_special_characters_are_escaped(text, escaped):
@@ -100,11 +108,42 @@ def test_braces_and_environments_are_balanced(source):
     assert re.findall(r"\\(begin|end)\{(\w+)\}", code) == [("begin", "tabular"), ("end", "tabular")]
 
 
-@pytest.mark.skipif(not shutil.which("pdflatex"), reason="needs pdflatex")
+def compiled(directory, name):
+    """The log of pdflatex in `directory`, which must end without an error."""
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", name]
+    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, errors="replace")
+    assert done.returncode == 0, done.stdout[-2000:]
+    return done.stdout
+
+
+@needs_latex
 def test_the_table_compiles_in_a_document_with_booktabs(source, tmp_path):
     (tmp_path / "leaderboard.tex").write_text(source)
     document = r"\documentclass{article}\usepackage{booktabs}\begin{document}\input{leaderboard}\end{document}"
     (tmp_path / "main.tex").write_text(document)
-    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "main.tex"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-2000:]
+    compiled(tmp_path, "main.tex")
+
+
+@needs_latex
+@pytest.mark.parametrize("encoding", ["OT1", "T1"])
+def test_any_label_compiles_in_any_encoding(report_input, tmp_path, encoding):
+    blocks = [
+        *map(chr, range(1, 0x250)),
+        *map(chr, range(0x370, 0x400)),
+        *map(chr, range(0x2000, 0x2100)),
+        "猫🐱\ud7ff",
+    ]
+    labels = {f"{n} {''.join(blocks[n : n + 40])} {n}": {"clip_i": 0.5} for n in range(0, len(blocks), 40)}
+    source = render_latex(build_leaderboard(report_input(labels | LABELS)))
+    head = rf"\documentclass{{article}}\usepackage[{encoding}]{{fontenc}}\usepackage{{booktabs}}\begin{{document}}"
+    (tmp_path / "main.tex").write_text(rf"{head}{source}\end{{document}}", encoding="utf-8")
+    assert "Missing character" not in compiled(tmp_path, "main.tex")
+
+
+@needs_latex
+def test_the_document_shows_its_tables_and_figures(source, tmp_path):
+    (tmp_path / "paper").mkdir()
+    (tmp_path / "paper" / "table.tex").write_text(source)
+    Figure(figsize=(2, 1)).savefig(tmp_path / "paper" / "pareto.pdf")
+    (tmp_path / "document.tex").write_text(render_document(["paper/table"], ["paper/pareto.pdf"]))
+    assert "(2 pages" in compiled(tmp_path, "document.tex")

@@ -1,0 +1,64 @@
+"""Results on the Hugging Face Hub, and as a `datasets.Dataset`."""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from huggingface_hub import HfApi, constants, get_token
+from huggingface_hub.errors import HfHubHTTPError
+
+from knowcusbench.errors import BundleError
+from knowcusbench.share.pack import write_folder
+
+if TYPE_CHECKING:
+    import datasets
+
+HTTP_ERROR: Any = HfHubHTTPError.__bases__[0]
+"""What the hub's client raises where nobody answers: of its own HTTP library, which changes with its version."""
+
+CARD = """\
+---
+tags: [knowcusbench]
+configs:
+- config_name: scores
+  data_files: "**/scores.parquet"
+---
+Results of [knowcusbench](https://pypi.org/project/knowcusbench/), a folder for each run: `scores.parquet` has one row
+per method, sample and metric. `knowcusbench leaderboard FOLDER...` checks them and shows them in one table.
+"""
+
+
+def push(parts: Mapping[str, bytes], repo: str, folder: str, *, private: bool = False, api: HfApi | None = None) -> str:
+    """Upload a bundle's parts to `folder` of a data set repository on the hub, made if there is none, and return the
+    address of the commit.
+
+    Raises BundleError where the hub can't be reached or does not let us.
+    """
+    api = api or HfApi()
+    if constants.HF_HUB_OFFLINE:
+        raise BundleError(f"--push {repo}: HF_HUB_OFFLINE is set; unset it to reach the hub")
+    if not (api.token or get_token()):
+        raise BundleError(f"--push {repo}: no token for the hub; log in with `hf auth login`, or set HF_TOKEN")
+    try:
+        api.create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
+        with tempfile.TemporaryDirectory() as directory:
+            root = Path(directory)
+            write_folder(root / folder, parts)
+            if not api.file_exists(repo, "README.md", repo_type="dataset"):
+                (root / "README.md").write_text(CARD)
+            done = api.upload_folder(
+                repo_id=repo, repo_type="dataset", folder_path=root, commit_message=f"Results of {folder}"
+            )
+    except (OSError, ValueError, HTTP_ERROR) as error:
+        reason = " ".join(str(error).split())
+        raise BundleError(f"--push {repo}: the hub did not take it: {reason}") from error
+    return str(done.commit_url)
+
+
+def scores_dataset(scores: pd.DataFrame) -> "datasets.Dataset":
+    """A bundle's scores, one row per method, sample and metric, for `save_to_disk`, `to_json`, filters and plots."""
+    import datasets
+
+    return datasets.Dataset.from_pandas(scores, preserve_index=False)

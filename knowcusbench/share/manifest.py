@@ -1,0 +1,145 @@
+"""What a bundle holds, and how it says so: its manifest and the columns of its tables.
+
+    manifest.json                  schema version, who and what, SHA-256 and size of every other part
+    scores.parquet                 one row per method, sample and metric
+    floors.parquet, ceilings.parquet, costs.parquet
+    leaderboard.json               the numbers that follow from them
+    run.json, configs/<label>.yaml what was asked for
+    provenance/<time>-<label>.json with what it was made
+    images/<label>/<concept>.png   a few samples
+
+A bundle is a zip file, nothing in it compressed again, or the same files in a directory.
+"""
+
+import re
+from pathlib import PurePosixPath
+from typing import Annotated, Any
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from knowcusbench.benchmark.types import Task
+from knowcusbench.metrics.protocol import Reduction
+
+SCHEMA_VERSION = 1
+
+MANIFEST = "manifest.json"
+LEADERBOARD = "leaderboard.json"
+IDENTITY = "run.json"
+
+_TEXT, _NUMBER = pa.string(), pa.float64()
+
+TABLES = {
+    "scores.parquet": pa.schema(
+        [
+            ("sample_id", _TEXT),
+            ("method", _TEXT),
+            ("metric", _TEXT),
+            ("value", _NUMBER),
+            ("note", _TEXT),
+            ("protocol", _TEXT),
+            ("concept", _TEXT),
+            ("task", _TEXT),
+            ("knowledge", pa.int32()),
+            ("knowledge_aspect", _TEXT),
+            ("phrase", _TEXT),
+            ("prompt", _TEXT),
+            ("prompt_aspect", _TEXT),
+            ("seed", pa.int64()),
+        ]
+    ),
+    "floors.parquet": pa.schema([("metric", _TEXT), ("task", _TEXT), ("concept", _TEXT), ("value", _NUMBER)]),
+    "ceilings.parquet": pa.schema([("metric", _TEXT), ("concept", _TEXT), ("value", _NUMBER)]),
+    "costs.parquet": pa.schema(
+        [
+            ("method", _TEXT),
+            ("concept", _TEXT),
+            ("seconds", _NUMBER),
+            ("peak_memory_bytes", pa.int64()),
+            ("adapter_bytes", pa.int64()),
+            ("image_seconds", _NUMBER),
+        ]
+    ),
+}
+"""The tables and their columns. A sample's id is the hash of its concept, task, phrase, prompt and seed."""
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=300, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028-\u202e]*$")]
+"""What is printed: no control characters."""
+
+
+GROUP = r"^[^\x00-\x1f\x7f-\x9f/\\]{0,100}$"
+
+
+def is_group(name: str) -> bool:
+    """Whether a group can be called so."""
+    return re.fullmatch(GROUP, name) is not None
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Part(_Model):
+    """SHA-256 and size of a file."""
+
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    bytes: Annotated[int, Field(ge=0)]
+
+
+class Heading(_Model):
+    """How a metric is shown."""
+
+    title: Name
+    tasks: tuple[Task, ...]
+    higher_is_better: bool
+
+
+class Manifest(_Model):
+    """What a bundle is.
+
+    Attributes:
+        schema_version: of this form.
+        group: who made the results; empty if they did not say.
+        run: the run's name.
+        knowcusbench: the version that wrote the bundle.
+        benchmark: digest of what was evaluated.
+        grid: which samples were made.
+        backbone: settings of the backbone, less where its weights lay.
+        weights: digest of the backbone's weights; None if unknown.
+        concepts: how many there are in the grid.
+        planned: number of samples by task.
+        reduction: how samples become one number.
+        methods: label -> name of the method.
+        metrics: name -> how it is shown, in the order of the columns.
+        protocols: metric -> digest of how it was computed.
+        parts: every other file.
+    """
+
+    schema_version: int
+    group: Annotated[str, StringConstraints(pattern=GROUP)]
+    run: Name
+    knowcusbench: str
+    benchmark: str
+    grid: dict[str, Any]
+    backbone: dict[str, Any]
+    weights: str | None
+    concepts: Annotated[int, Field(ge=0)]
+    planned: dict[Task, Annotated[int, Field(ge=0)]]
+    reduction: Reduction
+    methods: dict[Name, str]
+    metrics: dict[Name, Heading]
+    protocols: dict[str, str]
+    parts: dict[str, Part]
+
+
+def is_safe(name: str) -> bool:
+    """Whether a part's name stays inside the directory that it is put into, on any system."""
+    path = PurePosixPath(name)
+    return (
+        bool(name)
+        and name == path.as_posix()
+        and not path.is_absolute()
+        and ".." not in path.parts
+        and name.isprintable()
+        and not set(name) & set('\\:*?"<>|')
+    )

@@ -1,0 +1,106 @@
+"""Bundles of several groups in one leaderboard."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+
+from knowcusbench.errors import BundleError
+from knowcusbench.report import ReportInput
+from knowcusbench.share.bundle import Bundle
+
+
+def merged(bundles: Sequence[Bundle]) -> ReportInput:
+    """What a leaderboard of all bundles is built from. Labels of several groups are "<group>: <label>".
+
+    Raises BundleError, naming two bundles and what differs, where they have not the same benchmark, grid, backbone,
+    reduction or protocol of a metric, and where a group has a label twice.
+    """
+    first, *others = bundles
+    for other in others:
+        _check_together(first, other)
+    parts = _relabelled(bundles)
+    headings = {name: heading for part in reversed(parts) for name, heading in part.metrics.items()}
+    order = dict.fromkeys(name for part in parts for name in part.metrics)
+    ceilings = _joined([part.ceilings for part in parts])
+    return ReportInput(
+        run=" + ".join(dict.fromkeys(bundle.group for bundle in bundles)) if others else parts[0].run,
+        methods={label: name for part in parts for label, name in part.methods.items()},
+        metrics={name: headings[name] for name in order},
+        concepts=first.manifest.concepts,
+        scores=_joined([part.scores for part in parts]).astype({"method": "category", "metric": "category"}),
+        expected=_joined([part.expected for part in parts]),
+        costs=_joined([part.costs for part in parts]),
+        # The same references, scored by each group.
+        ceilings=ceilings.groupby(["metric", "concept"], sort=False)["value"].mean().reset_index(),
+        floors=_joined([part.floors for part in parts]),
+        published=parts[0].published,
+        reduction=first.manifest.reduction,
+    )
+
+
+def _relabelled(bundles: Sequence[Bundle]) -> list[ReportInput]:
+    several = len({bundle.group for bundle in bundles}) > 1
+    seen: dict[str, Bundle] = {}
+    parts = []
+    for bundle in bundles:
+        names = {label: f"{bundle.group}: {label}" if several else label for label in bundle.manifest.methods}
+        for label, shown in names.items():
+            if shown in seen:
+                raise BundleError(
+                    f"{seen[shown].path} and {bundle.path} both have {label!r} of {bundle.group!r}; "
+                    "export one of them with another --group"
+                )
+            seen[shown] = bundle
+        parts.append(_with_labels(bundle.report_input(), names))
+    return parts
+
+
+def _with_labels(part: ReportInput, names: Mapping[str, str]) -> ReportInput:
+    def renamed(table: pd.DataFrame) -> pd.DataFrame:
+        return table.assign(method=table["method"].astype(str).map(names))
+
+    return replace(
+        part,
+        methods={names[label]: name for label, name in part.methods.items()},
+        scores=renamed(part.scores),
+        expected=renamed(part.expected),
+        costs=renamed(part.costs),
+    )
+
+
+def _joined(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    there = [table for table in tables if len(table)]
+    return pd.concat(there, ignore_index=True) if there else tables[0]
+
+
+def _check_together(first: Bundle, other: Bundle) -> None:
+    before, now = _conditions(first), _conditions(other)
+    for key in sorted(before | now):
+        if before.get(key) != now.get(key):
+            raise BundleError(
+                f"{first.path} and {other.path} can't share a table: {key} is {before.get(key)!r} in one and "
+                f"{now.get(key)!r} in the other"
+            )
+    ours, theirs = first.manifest.protocols, other.manifest.protocols
+    for metric in ours.keys() & theirs.keys():
+        if ours[metric] != theirs[metric]:
+            raise BundleError(
+                f"{first.path} and {other.path} can't share a table: {metric} was computed by protocol "
+                f"{ours[metric]} in one and {theirs[metric]} in the other"
+            )
+
+
+def _conditions(bundle: Bundle) -> dict[str, Any]:
+    """What all rows of a table have in common."""
+    manifest = bundle.manifest
+    return {
+        "benchmark": manifest.benchmark,
+        "backbone weights": manifest.weights,
+        "reduction": manifest.reduction.value,
+        "concepts": manifest.concepts,
+        "samples": {task.value: count for task, count in manifest.planned.items()},
+        **{f"grid.{key}": value for key, value in manifest.grid.items()},
+        **{f"backbone.{key}": value for key, value in manifest.backbone.items()},
+    }

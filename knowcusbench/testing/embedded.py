@@ -1,0 +1,22 @@
+"""A method as the command would make it, and what to try it on."""
+
+from knowcusbench.adaptation.method import Method
+from knowcusbench.backbone.base import Backbone
+from knowcusbench.benchmark.types import Concept
+
+
+def embedded_case(name: str, *overrides: str) -> tuple[Method, Backbone, Concept]:
+    """The method `method=<name>` with overrides, the embedded backbone, and the first concept of the embedded
+    benchmark. Raises ConfigError for what the command would refuse."""
+    # Composing a configuration imports all stages.
+    from knowcusbench.benchmark.release import load_benchmark
+    from knowcusbench.benchmark.source import resolve_source
+    from knowcusbench.commands import compose_config
+    from knowcusbench.config import build
+    from knowcusbench.stages.prepare import read_config
+
+    config, _ = read_config(compose_config([f"method={name}", *overrides]))
+    given = config.benchmark
+    concepts = load_benchmark(resolve_source(given.path, given.repo, given.revision)).concepts
+    method: Method = build(config.method, "method")
+    return method.for_benchmark(concepts), build(config.backbone, "backbone").load(), concepts[0]

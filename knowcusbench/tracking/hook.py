@@ -1,0 +1,96 @@
+"""What trackers get to see: the configuration, seconds of stages, training losses, and the leaderboard's numbers."""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from knowcusbench.adaptation.storage import RECORD_FILE, load_record
+from knowcusbench.config import build
+from knowcusbench.errors import UserError
+from knowcusbench.stages.prepare import Run
+from knowcusbench.store import read_json
+from knowcusbench.tracking.base import Tracker
+
+ARTIFACTS = ("leaderboard.csv", "leaderboard.md", "pictures.png")
+
+Observe = Callable[[str, float], None]
+
+
+@contextmanager
+def tracked(node: Any, run: Run, resolved: Mapping[str, Any]) -> Iterator[Observe]:
+    """A function to call after every stage with its name and seconds; it does nothing where `node`, the configuration
+    of the tracker, is None.
+
+    A tracker that fails to start stops the command. One that fails later is told about in one line and left alone:
+    results do not depend on it.
+    """
+    if node is None:
+        yield lambda stage, seconds: None
+        return
+    tracker: Tracker = build(node, "tracker")
+    tracker.start(f"{run.store.root.name}/{run.label}", resolved)
+    failed = False
+
+    def attempt(action: Callable[[], None]) -> None:
+        nonlocal failed
+        if failed:
+            return
+        try:
+            action()
+        except Exception as error:
+            failed = True
+            first = str(error).strip().partition("\n")[0]
+            # Hydra has silenced all loggers.
+            print(
+                f"knowcusbench: tracker: {type(error).__name__}: {first}; this command goes on without it",
+                file=sys.stderr,
+            )
+
+    try:
+        yield lambda stage, seconds: attempt(lambda: _observe(tracker, run, stage, seconds))
+    finally:
+        attempt(tracker.finish)
+
+
+def _observe(tracker: Tracker, run: Run, stage: str, seconds: float) -> None:
+    tracker.log({f"seconds/{stage}": seconds}, 0)
+    if stage == "adapt":
+        for name, values in _losses(run):
+            for step, value in enumerate(values):
+                tracker.log({name: value}, step)
+    if stage == "report":
+        if numbers := _numbers(run):
+            tracker.log(numbers, 0)
+        for name in ARTIFACTS:
+            if (run.store.report / name).exists():
+                tracker.artifact(run.store.report / name)
+
+
+def _losses(run: Run) -> Iterator[tuple[str, list[float]]]:
+    """What adaptations record of their losses, one number or many: "loss/<concept>[/<item>]/<name>"."""
+    for concept in run.concepts:
+        for item in (None, *range(len(concept.knowledge))):
+            directory = run.store.adaptation(run.label, concept.name, item)
+            if not (directory / RECORD_FILE).exists():
+                continue
+            place = concept.name if item is None else f"{concept.name}/{item}"
+            details: Mapping[str, Any] = {}
+            with suppress(UserError):
+                details = load_record(directory)["details"]
+            for name, value in details.items():
+                series = value if isinstance(value, list) else [value]
+                if "loss" in name and all(isinstance(one, int | float) for one in series):
+                    yield f"loss/{place}/{name}", [float(one) for one in series]
+
+
+def _numbers(run: Run) -> dict[str, float]:
+    """The method's row of the leaderboard: "leaderboard/<column>"."""
+    board = read_json(run.store.report / "leaderboard.json")
+    own = [row["cells"] for row in board["rows"] if row["label"] == run.label and row["kind"] in ("method", "control")]
+    return {
+        f"leaderboard/{column}": float(cell["value"])
+        for cells in own
+        for column, cell in cells.items()
+        if cell["value"] is not None
+    }

@@ -1,0 +1,55 @@
+"""Weights & Biases."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from knowcusbench.errors import ConfigError
+from knowcusbench.images import read_image
+from knowcusbench.tracking.base import Tracker, imported
+
+
+@dataclass(kw_only=True)
+class WandB(Tracker):
+    """A run of a project; `mode=offline` writes it below `directory`, for `wandb sync`. None leaves a field to wandb's
+    own settings and environment variables."""
+
+    project: str = "knowcusbench"
+    entity: str | None = None
+    mode: Literal["online", "offline", "disabled"] | None = None
+    directory: str | None = None
+    run: Any = field(default=None, init=False)
+
+    def start(self, name: str, config: Mapping[str, Any]) -> None:
+        wandb = imported("wandb", "wandb")
+        if self.directory:
+            Path(self.directory).mkdir(parents=True, exist_ok=True)
+        try:
+            self.run = wandb.init(
+                project=self.project,
+                entity=self.entity,
+                mode=self.mode,
+                dir=self.directory,
+                name=name,
+                config=dict(config),
+                reinit="create_new",
+            )
+        except wandb.Error as error:
+            first = str(error).strip().partition("\n")[0]
+            raise ConfigError(f"tracker: wandb can't start ({first}); try tracker.mode=offline") from error
+        # Its own steps can't go back, and every loss begins at 0.
+        self.run.define_metric("step", hidden=True)
+        self.run.define_metric("*", step_metric="step")
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        self.run.log({**values, "step": step})
+
+    def artifact(self, path: Path) -> None:
+        if path.suffix == ".png":
+            self.run.log({path.stem: imported("wandb", "wandb").Image(read_image(path)), "step": 0})
+        else:
+            self.run.save(str(path), base_path=str(path.parent), policy="now")
+
+    def finish(self) -> None:
+        self.run.finish()
