@@ -38,10 +38,12 @@ from knowcusbench.report import (
     write_report,
     write_statistics,
 )
+from knowcusbench.report.html import write_html
 from knowcusbench.report.types import FLOORS
 from knowcusbench.stages.effects import INTERFERENCE, PICTURES, TEXT
 from knowcusbench.stages.generate import GENERATE
 from knowcusbench.stages.prepare import Run
+from knowcusbench.stages.report_pages import pages_input
 from knowcusbench.store import read_json, read_table, writing
 
 PICTURE_ROWS = 8
@@ -52,14 +54,15 @@ SAMPLE = ["task", "concept", "knowledge_aspect", "prompt_aspect"]
 
 
 def report(run: Run) -> None:
-    """Write the tables of the run, and print the leaderboard."""
+    """Write the tables and pages of the run, and print the leaderboard."""
     inputs = report_input(run)
     board = build_leaderboard(inputs)
+    statistics, agreement, ablation = build_statistics(inputs), build_agreement(inputs), None
     with writing():
         write_report(run.store.report, board)
-        write_statistics(run.store.report, board, build_statistics(inputs))
+        write_statistics(run.store.report, board, statistics)
         write_csv(run.store.report / "costs.csv", stage_costs(run))
-        write_agreement(run.store.report, build_agreement(inputs))
+        write_agreement(run.store.report, agreement)
         grid = picture_grid(*_pictures(run))
         with atomic_path(run.store.report / "pictures.png") as temporary:
             grid.save(temporary, format="PNG")
@@ -69,10 +72,21 @@ def report(run: Run) -> None:
             ablation = build_ablation(compared)
             write_ablation(run.store.report, ablation)
             write_ablation_figure(run.store.report, ablation)
+        pages = pages_input(
+            run,
+            inputs,
+            board,
+            statistics,
+            agreement=agreement,
+            measured=measured,
+            effects=effects,
+            ablation=ablation,
+        )
+        page = write_html(run.store.report, pages)
     print(render_console(board))
     if effects:
         print(f"\nEffects on everything else (all columns: effects.md):\n{render_console(summary(effects))}")
-    print(f"\nwritten to {run.store.report}")
+    print(f"\nwritten to {run.store.report}; pictures and plots: {page}")
 
 
 def report_input(run: Run) -> ReportInput:

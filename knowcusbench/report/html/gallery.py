@@ -1,0 +1,274 @@
+"""The gallery: every picture of a run, a page per concept, methods side by side on the same prompt and seed."""
+
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jinja2 import Environment
+
+from knowcusbench.benchmark.types import Concept, Prompt, Task
+from knowcusbench.files import write_atomic
+from knowcusbench.report.columns import MISSING
+from knowcusbench.report.html.cube import Scores, score_cube
+from knowcusbench.report.html.environment import file_name
+from knowcusbench.report.html.thumbnails import Picture, names, write_pictures
+from knowcusbench.report.html.types import GalleryInput
+from knowcusbench.report.types import Column
+
+PAGE_BYTES = 2_500_000
+"""About as much goes on a page; a concept with more samples has several."""
+
+PICTURE_BYTES, SAMPLE_BYTES = 400, 600
+"""What a picture with its scores, and a sample without its texts, take on a page."""
+
+EXTREMES = 6
+"""Best and worst samples shown of each column."""
+
+FOLDER = "gallery"
+
+
+class Shown(NamedTuple):
+    """A picture on a page: addresses of the small and the large one (empty if there is none), what stands there
+    instead, and the score below it."""
+
+    label: str
+    small: str
+    large: str
+    absent: str
+    score: str
+
+
+class SampleView(NamedTuple):
+    """The pictures of one sample."""
+
+    id: str
+    knowledge: int
+    task: str
+    prompt: str
+    prompt_aspect: str
+    seed: int
+    pictures: list[Shown]
+
+
+@dataclass(frozen=True)
+class Page:
+    """Some samples of a concept, and the file that shows them: rows of the plan by their number."""
+
+    concept: Concept
+    file: str
+    number: int
+    rows: list[int]
+
+
+class Gallery:
+    """All pages of a run's pictures. Writes to `<directory>/gallery`; addresses are relative to that folder."""
+
+    def __init__(self, inputs: GalleryInput, directory: Path) -> None:
+        self.inputs = inputs
+        self.root = directory / FOLDER
+        self.metrics = list(dict.fromkeys(column.metric for column in inputs.columns))
+        self.columns: dict[str, list[Column]] = {
+            task.value: [column for column in inputs.columns if column.task is task] for task in Task
+        }
+        self.by_concept = {
+            str(name): list(rows) for name, rows in inputs.plan.groupby("concept", observed=True).indices.items()
+        }
+        self._plan = {name: inputs.plan[name].tolist() for name in inputs.plan.columns}
+        self.faults: list[str] = []
+
+    @cached_property
+    def cube(self) -> Scores:
+        return score_cube(self.inputs.plan, self.inputs.methods, self.metrics, self.inputs.scores)
+
+    @cached_property
+    def pages(self) -> list[Page]:
+        """In the order of concepts; a concept's knowledge items one after the other."""
+        return [page for concept in self.inputs.concepts for page in self._pages(concept)]
+
+    def _pages(self, concept: Concept) -> Iterator[Page]:
+        knowledge, prompts = self._plan["knowledge"], self._plan["prompt"]
+        rows = sorted(self.by_concept.get(concept.name, []), key=knowledge.__getitem__)
+        fixed = SAMPLE_BYTES + PICTURE_BYTES * len(self.inputs.methods)
+        ends = np.cumsum([fixed + 2 * len(prompts[row]) for row in rows]) // PAGE_BYTES
+        name = file_name(concept.name)
+        for number, (_, members) in enumerate(groupby(zip(rows, ends, strict=True), key=lambda pair: pair[1])):
+            yield Page(
+                concept, f"{name}.{number + 1}.html" if number else f"{name}.html", number, [row for row, _ in members]
+            )
+
+    def write_pictures(self) -> None:
+        """Make the small and large pictures that are missing, and note which images can't be read."""
+        self.faults = write_pictures(self._pictures())
+
+    def _pictures(self) -> Iterator[Picture]:
+        ids = self._plan["id"]
+        for concept in self.inputs.concepts:
+            for number, file in enumerate((*concept.images, *concept.held_out)):
+                yield Picture(file, self.root / self._reference(concept, number))
+            for label in self.inputs.methods:
+                folder = self.root / self._folder(concept, label)
+                drawn = self.inputs.drawn.get(label, frozenset())
+                for row in self.by_concept.get(concept.name, []):
+                    if ids[row] in drawn:
+                        yield Picture(self.inputs.image(label, concept.name, ids[row]), folder / ids[row])
+
+    @staticmethod
+    def _folder(concept: Concept, label: str) -> str:
+        return f"images/{file_name(concept.name)}/{file_name(label)}"
+
+    @staticmethod
+    def _reference(concept: Concept, number: int) -> str:
+        return f"references/{file_name(concept.name)}/{number}"
+
+    def references(self, concept: Concept) -> list[tuple[str, str, str]]:
+        """Small and large picture and name of each of the concept's references."""
+        there = set(names((self.root / self._reference(concept, 0)).parent))
+        found = []
+        for number, file in enumerate((*concept.images, *concept.held_out)):
+            place, name = self._reference(concept, number), str(number)
+            if f"{name}.webp" in there:
+                large = f"{place}.large.webp" if f"{name}.large.webp" in there else f"{place}.webp"
+                held_out = number >= len(concept.images)
+                found.append((f"{place}.webp", large, f"{file.name} (held out)" if held_out else file.name))
+        return found
+
+    def samples(self, page: Page) -> Iterator[SampleView]:
+        """What the page shows, in its order."""
+        there = {
+            label: frozenset(names(self.root / self._folder(page.concept, label))) for label in self.inputs.methods
+        }
+        for row in page.rows:
+            yield self._sample(page.concept, row, there, range(len(self.inputs.methods)))
+
+    def _sample(
+        self, concept: Concept, row: int, there: dict[str, frozenset[str]], methods: Sequence[int], column: int = 0
+    ) -> SampleView:
+        plan, task = self._plan, self._plan["task"][row]
+        columns = self.columns[task]
+        place = self.metrics.index(columns[column].metric) if columns else None
+        pictures = []
+        for method in methods:
+            label = self.inputs.methods[method]
+            value = float("nan") if place is None else float(self.cube[row, method, place])
+            score = f"{value:z.{columns[column].decimals}f}" if value == value else MISSING
+            pictures.append(self._shown(concept, label, plan["id"][row], there[label], score))
+        phrase = concept.knowledge[plan["knowledge"][row]].phrase
+        return SampleView(
+            id=plan["id"][row],
+            knowledge=plan["knowledge"][row],
+            task=task,
+            prompt=Prompt(plan["prompt"][row], plan["prompt_aspect"][row]).fill(phrase),
+            prompt_aspect=plan["prompt_aspect"][row],
+            seed=plan["seed"][row],
+            pictures=pictures,
+        )
+
+    def _shown(self, concept: Concept, label: str, sample: str, there: frozenset[str], score: str) -> Shown:
+        if sample not in self.inputs.drawn.get(label, ()):
+            return Shown(label, "", "", "not drawn", score)
+        if f"{sample}.webp" not in there:
+            return Shown(label, "", "", "unreadable", score)
+        place = f"{self._folder(concept, label)}/{sample}"
+        large = f"{place}.large.webp" if f"{sample}.large.webp" in there else f"{place}.webp"
+        return Shown(label, f"{place}.webp", large, "", score)
+
+    def data(self, page: Page) -> dict[str, Any]:
+        """What the page's script knows of its samples: texts, and the scores by method and column."""
+        inputs, concept = self.inputs, page.concept
+        return {
+            "concept": concept.name,
+            "knowledge": [[item.phrase, item.question, item.answer, item.aspect] for item in concept.knowledge],
+            "columns": {
+                task: [[column.key, column.title, column.decimals, column.higher_is_better] for column in columns]
+                for task, columns in self.columns.items()
+            },
+            "methods": [
+                {
+                    "label": label,
+                    "subjects": [
+                        inputs.subjects.get((label, concept.name, number), item.phrase)
+                        for number, item in enumerate(concept.knowledge)
+                    ],
+                    "command": self._command(label, concept),
+                }
+                for label in inputs.methods
+            ],
+            "samples": dict(self._scores(page)),
+        }
+
+    def _command(self, label: str, concept: Concept) -> list[str]:
+        """The command that draws an image again, in front of and behind the sample's id."""
+        if label not in self.inputs.commands:
+            return []
+        file = shlex.quote(str(self.inputs.image(label, concept.name, "{id}")))
+        before, _, after = file.partition("{id}")
+        return [f"rm {before}", f"{after} && {shlex.join(self.inputs.commands[label])}"]
+
+    def _scores(self, page: Page) -> Iterator[tuple[str, list[Any]]]:
+        """By sample: template, then a list of scores for each method."""
+        for task, columns in self.columns.items():
+            rows = [row for row in page.rows if self._plan["task"][row] == task]
+            of_task = self.cube[rows][:, :, [self.metrics.index(column.metric) for column in columns]]
+            values = of_task.astype(np.float64).round(5).astype(object)
+            values[np.isnan(of_task)] = None
+            for row, methods in zip(rows, values.tolist(), strict=True):
+                yield self._plan["id"][row], [self._plan["prompt"][row], methods]
+
+    def extremes(self, column: Column) -> tuple[list[tuple[str, SampleView]], list[tuple[str, SampleView]]]:
+        """The best and the worst pictures of a column among the methods that compete: address of the sample, and the
+        sample with that picture alone."""
+        competing = [place for place, label in enumerate(self.inputs.methods) if label in self.inputs.competing]
+        rows = np.flatnonzero((self.inputs.plan["task"] == column.task).to_numpy())
+        values = self.cube[rows][:, competing, self.metrics.index(column.metric)].ravel()
+        order = np.argsort(values, kind="stable")
+        order = order[: len(order) - int(np.isnan(values).sum())]
+        if column.higher_is_better:
+            order = order[::-1]
+        pick = self.columns[str(column.task)].index(column)
+
+        def view(place: int) -> tuple[str, SampleView]:
+            row, method = int(rows[place // len(competing)]), competing[place % len(competing)]
+            page = self._page_of[row]
+            label = self.inputs.methods[method]
+            there = {label: frozenset(names(self.root / self._folder(page.concept, label)))}
+            return f"{page.file}#s{self._plan['id'][row]}", self._sample(page.concept, row, there, [method], pick)
+
+        count = min(EXTREMES, len(order) // 2)
+        return [view(int(place)) for place in order[:count]], [view(int(place)) for place in order[::-1][:count]]
+
+    @cached_property
+    def _page_of(self) -> dict[int, Page]:
+        return {row: page for page in self.pages for row in page.rows}
+
+
+def write_gallery(gallery: Gallery, environment: Environment, run: str) -> list[Path]:
+    """Write the overview and the pages of all concepts; the pictures are there already. Returns the files."""
+    template = environment.get_template("concept.html.jinja")
+    firsts = [page for page in gallery.pages if page.number == 0]
+    written = []
+    for page in gallery.pages:
+        siblings = [other for other in gallery.pages if other.concept is page.concept]
+        place = firsts.index(siblings[0])
+        html = template.render(
+            run=run,
+            gallery=gallery,
+            page=page,
+            siblings=siblings,
+            firsts=firsts,
+            before=firsts[place - 1] if place else None,
+            after=firsts[place + 1] if place + 1 < len(firsts) else None,
+            root="../",
+        )
+        written.append(gallery.root / page.file)
+        write_atomic(written[-1], html.encode())
+    overview = environment.get_template("gallery.html.jinja").render(
+        run=run, gallery=gallery, firsts=firsts, root="../"
+    )
+    written.append(gallery.root / "index.html")
+    write_atomic(written[-1], overview.encode())
+    return written
