@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help bench sweep ablation probe plan report benchmark toybox toybox-eval test lint clean
+.PHONY: help bench sweep ablation probe plan report benchmark toybox toybox-eval test test-browser lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,9 +39,10 @@ plan: $(INSTALLED) ## count the samples and estimate the cost
 report: $(INSTALLED) ## write the leaderboard of a run again
 	$(BIN)/knowcusbench report method=$(METHOD) $(ARGS)
 
-benchmark: $(INSTALLED) ## time the knowledge edit against the published solve, and the metrics against scoring image by image
+benchmark: $(INSTALLED) ## time the knowledge edit against the published solve, the metrics, and the report of the full grid
 	$(BIN)/python -m knowcusbench.adaptation.benchmark $(ARGS)
 	$(BIN)/python -m knowcusbench.metrics.benchmark
+	$(BIN)/python -m knowcusbench.report.benchmark
 
 toybox: $(INSTALLED) ## train the embedded world's weights anew (FORCE=1 replaces the shipped ones; STAGES= runs some stages)
 	$(BIN)/python -m knowcusbench.toybox.training $(if $(FORCE),--force) $(STAGES)
@@ -51,6 +52,11 @@ toybox-eval: $(INSTALLED) ## compute all figures of the embedded world's weights
 
 test: $(INSTALLED) ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
+
+test-browser: $(INSTALLED) ## install Chromium if there is none, and run the tests of the report's pages
+	$(BIN)/python -c 'import sys; sys.path.insert(0, "tests"); from report.html.browser import chromium; sys.exit(not chromium())' \
+		|| $(BIN)/python -m playwright install --with-deps chromium
+	$(BIN)/python -m pytest tests/report/html $(ARGS)
 
 lint: $(INSTALLED) ## check style and types
 	$(BIN)/ruff check .

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 import yaml
+from pandas.api.types import union_categoricals
 
 from knowcusbench.adaptation.storage import RECORD_FILE, load_record
 from knowcusbench.adaptation.types import Cost
@@ -104,7 +105,7 @@ def report_input(run: Run) -> ReportInput:
         scores=_concatenated(
             _of_samples(run, labels, run.store.scores),
             ["sample_id", "method", *SAMPLE, "metric", "value", "protocol", "note"],
-        ).astype({"method": "category", "metric": "category"}),
+        ),
         expected=pd.DataFrame(
             [(label, task, count) for label in labels for task, count in planned.items()],
             columns=["method", "task", "planned"],
@@ -261,14 +262,25 @@ def _method_name(run: Run, label: str) -> str:
 
 
 def _of_samples(run: Run, labels: list[str], place: Callable[[str, str], Path]) -> Iterator[pd.DataFrame]:
-    """The tables at `place` of each method and metric, one row per sample, and what the plan says of the samples."""
-    samples = run.plan.set_index("id")[[*SAMPLE, "knowledge"]]
+    """The tables at `place` of each method and metric, one row per sample, and what the plan says of the samples. All
+    text is categorical: a million rows stay small."""
+    samples = run.plan[[*SAMPLE, "knowledge"]]
+    ids: "pd.CategoricalDtype[str]" = pd.CategoricalDtype(run.plan["id"])
     for label in labels:
         for name in run.metrics:
             path = place(label, name)
             if path.exists():
-                table = read_table(path).join(samples, on="sample_id", how="inner")
-                yield table.assign(method=label, metric=name)
+                table = read_table(path)
+                rows = ids.categories.get_indexer(table["sample_id"])
+                table, rows = table[rows >= 0], rows[rows >= 0]
+                yield samples.take(rows).assign(
+                    sample_id=pd.Categorical.from_codes(rows, dtype=ids),
+                    method=pd.Categorical.from_codes([0] * len(table), pd.Index([label])),
+                    metric=pd.Categorical.from_codes([0] * len(table), pd.Index([name])),
+                    value=table["value"].to_numpy(),
+                    protocol=table["protocol"].astype("category").array,
+                    note=table["note"].astype("category").array,
+                )
 
 
 def _ceilings(run: Run) -> Iterator[pd.DataFrame]:
@@ -279,8 +291,17 @@ def _ceilings(run: Run) -> Iterator[pd.DataFrame]:
 
 
 def _concatenated(tables: Iterator[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
+    """The tables below each other. What is categorical in all of them stays so."""
     parts = [table[columns] for table in tables]
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+    if not parts:
+        return pd.DataFrame(columns=columns)
+    return pd.DataFrame({name: _column([part[name] for part in parts]) for name in columns})
+
+
+def _column(parts: "list[pd.Series[Any]]") -> "pd.Series[Any]":
+    if all(isinstance(part.dtype, pd.CategoricalDtype) for part in parts):
+        return pd.Series(union_categoricals(parts))
+    return pd.concat(parts, ignore_index=True)
 
 
 def _costs(run: Run, labels: list[str]) -> Iterator[tuple[str, str, float, int, int, float]]:

@@ -16,7 +16,7 @@ def score_cube(plan: pd.DataFrame, methods: Sequence[str], metrics: Sequence[str
     over.
     """
     places = [
-        pd.Index(plan["id"]).get_indexer(scores["sample_id"]),
+        _codes(scores["sample_id"], plan["id"]),
         _codes(scores["method"], methods),
         _codes(scores["metric"], metrics),
     ]
@@ -26,7 +26,7 @@ def score_cube(plan: pd.DataFrame, methods: Sequence[str], metrics: Sequence[str
     return cube
 
 
-def _codes(column: "pd.Series[str]", names: Sequence[str]) -> NDArray[np.intp]:
+def _codes(column: "pd.Series[str]", names: "Sequence[str] | pd.Series[str]") -> NDArray[np.intp]:
     """The place of each value in `names`; -1 for others."""
     categories = column.astype("category").cat
     place = pd.Index(names).get_indexer(categories.categories)

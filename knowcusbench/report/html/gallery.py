@@ -1,7 +1,8 @@
 """The gallery: every picture of a run, a page per concept, methods side by side on the same prompt and seed."""
 
+import math
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jinja2 import Environment
+from markupsafe import Markup
 
 from knowcusbench.benchmark.types import Concept, Prompt, Task
 from knowcusbench.files import write_atomic
@@ -32,27 +34,30 @@ EXTREMES = 6
 FOLDER = "gallery"
 
 
-class Shown(NamedTuple):
-    """A picture on a page: addresses of the small and the large one (empty if there is none), what stands there
-    instead, and the score below it."""
-
-    label: str
-    small: str
-    large: str
-    absent: str
-    score: str
+ID, SCORE = "\0id", "\0score"
+"""What stands for a sample's id and score where a figure is rendered for all samples of a method at once. A label is a
+file's name, which can't have the character 0."""
 
 
 class SampleView(NamedTuple):
-    """The pictures of one sample."""
+    """A sample, and the figures of what was drawn of it."""
 
     id: str
-    knowledge: int
     task: str
     prompt: str
     prompt_aspect: str
     seed: int
-    pictures: list[Shown]
+    figures: Markup
+
+
+class Extreme(NamedTuple):
+    """One of the best or worst pictures: the address of its sample, its prompt, and the picture."""
+
+    address: str
+    prompt: str
+    label: str
+    small: str
+    score: str
 
 
 @dataclass(frozen=True)
@@ -68,8 +73,9 @@ class Page:
 class Gallery:
     """All pages of a run's pictures. Writes to `<directory>/gallery`; addresses are relative to that folder."""
 
-    def __init__(self, inputs: GalleryInput, directory: Path) -> None:
+    def __init__(self, inputs: GalleryInput, directory: Path, environment: Environment) -> None:
         self.inputs = inputs
+        self._environment = environment
         self.root = directory / FOLDER
         self.metrics = list(dict.fromkeys(column.metric for column in inputs.columns))
         self.columns: dict[str, list[Column]] = {
@@ -137,45 +143,61 @@ class Gallery:
                 found.append((f"{place}.webp", large, f"{file.name} (held out)" if held_out else file.name))
         return found
 
-    def samples(self, page: Page) -> Iterator[SampleView]:
-        """What the page shows, in its order."""
-        there = {
-            label: frozenset(names(self.root / self._folder(page.concept, label))) for label in self.inputs.methods
-        }
-        for row in page.rows:
-            yield self._sample(page.concept, row, there, range(len(self.inputs.methods)))
+    def samples(self, page: Page) -> Iterator[tuple[int, Iterator[SampleView]]]:
+        """What the page shows, in its order, by knowledge item."""
+        figures = [self._figures(page.concept, label) for label in self.inputs.methods]
+        for number, rows in groupby(page.rows, key=self._plan["knowledge"].__getitem__):
+            phrase = page.concept.knowledge[number].phrase
+            yield number, (self._sample(phrase, row, figures) for row in rows)
 
-    def _sample(
-        self, concept: Concept, row: int, there: dict[str, frozenset[str]], methods: Sequence[int], column: int = 0
-    ) -> SampleView:
-        plan, task = self._plan, self._plan["task"][row]
-        columns = self.columns[task]
-        place = self.metrics.index(columns[column].metric) if columns else None
-        pictures = []
-        for method in methods:
-            label = self.inputs.methods[method]
-            value = float("nan") if place is None else float(self.cube[row, method, place])
-            score = f"{value:z.{columns[column].decimals}f}" if value == value else MISSING
-            pictures.append(self._shown(concept, label, plan["id"][row], there[label], score))
-        phrase = concept.knowledge[plan["knowledge"][row]].phrase
+    def _sample(self, phrase: str, row: int, figures: Sequence[Callable[[str, str], str]]) -> SampleView:
+        plan = self._plan
+        sample, columns = plan["id"][row], self.columns[plan["task"][row]]
+        place = self.metrics.index(columns[0].metric) if columns else None
+        scores = [math.nan] * len(figures) if place is None else self.cube[row, :, place].tolist()
+        decimals = columns[0].decimals if columns else 0
         return SampleView(
-            id=plan["id"][row],
-            knowledge=plan["knowledge"][row],
-            task=task,
-            prompt=Prompt(plan["prompt"][row], plan["prompt_aspect"][row]).fill(phrase),
+            id=sample,
+            task=plan["task"][row],
+            prompt=Prompt(plan["prompt"][row], "").fill(phrase),
             prompt_aspect=plan["prompt_aspect"][row],
             seed=plan["seed"][row],
-            pictures=pictures,
+            figures=Markup(
+                "".join(of(sample, _score(value, decimals)) for of, value in zip(figures, scores, strict=True))
+            ),
         )
 
-    def _shown(self, concept: Concept, label: str, sample: str, there: frozenset[str], score: str) -> Shown:
-        if sample not in self.inputs.drawn.get(label, ()):
-            return Shown(label, "", "", "not drawn", score)
-        if f"{sample}.webp" not in there:
-            return Shown(label, "", "", "unreadable", score)
-        place = f"{self._folder(concept, label)}/{sample}"
-        large = f"{place}.large.webp" if f"{sample}.large.webp" in there else f"{place}.webp"
-        return Shown(label, f"{place}.webp", large, "", score)
+    def _figures(self, concept: Concept, label: str) -> Callable[[str, str], str]:
+        """Makes a method's figure of a sample from its id and score. The template is rendered once for each kind of
+        figure, not for every one of half a million."""
+        macro = self._environment.get_template("figure.html.jinja").module.figure  # type: ignore[attr-defined]
+        place = f"{self._folder(concept, label)}/{ID}"
+        kinds = {
+            kind: str(macro(label, SCORE, small, large, absent))
+            for kind, small, large, absent in (
+                ("large", f"{place}.webp", f"{place}.large.webp", ""),
+                ("small", f"{place}.webp", f"{place}.webp", ""),
+                ("unreadable", "", "", "unreadable"),
+                ("not drawn", "", "", "not drawn"),
+            )
+        }
+        there = self._there(concept, label)
+        drawn = self.inputs.drawn.get(label, frozenset())
+
+        def figure(sample: str, score: str) -> str:
+            if sample not in drawn:
+                kind = "not drawn"
+            elif f"{sample}.webp" not in there:
+                kind = "unreadable"
+            else:
+                kind = "large" if f"{sample}.large.webp" in there else "small"
+            return kinds[kind].replace(ID, sample).replace(SCORE, score)
+
+        return figure
+
+    def _there(self, concept: Concept, label: str) -> frozenset[str]:
+        """The names of the pictures of a concept by a method."""
+        return frozenset(names(self.root / self._folder(concept, label)))
 
     def data(self, page: Page) -> dict[str, Any]:
         """What the page's script knows of its samples: texts, and the scores by method and column."""
@@ -219,9 +241,8 @@ class Gallery:
             for row, methods in zip(rows, values.tolist(), strict=True):
                 yield self._plan["id"][row], [self._plan["prompt"][row], methods]
 
-    def extremes(self, column: Column) -> tuple[list[tuple[str, SampleView]], list[tuple[str, SampleView]]]:
-        """The best and the worst pictures of a column among the methods that compete: address of the sample, and the
-        sample with that picture alone."""
+    def extremes(self, column: Column) -> tuple[list[Extreme], list[Extreme]]:
+        """The best and the worst pictures of a column among the methods that compete."""
         competing = [place for place, label in enumerate(self.inputs.methods) if label in self.inputs.competing]
         rows = np.flatnonzero((self.inputs.plan["task"] == column.task).to_numpy())
         values = self.cube[rows][:, competing, self.metrics.index(column.metric)].ravel()
@@ -229,14 +250,20 @@ class Gallery:
         order = order[: len(order) - int(np.isnan(values).sum())]
         if column.higher_is_better:
             order = order[::-1]
-        pick = self.columns[str(column.task)].index(column)
 
-        def view(place: int) -> tuple[str, SampleView]:
-            row, method = int(rows[place // len(competing)]), competing[place % len(competing)]
-            page = self._page_of[row]
-            label = self.inputs.methods[method]
-            there = {label: frozenset(names(self.root / self._folder(page.concept, label)))}
-            return f"{page.file}#s{self._plan['id'][row]}", self._sample(page.concept, row, there, [method], pick)
+        def view(place: int) -> Extreme:
+            row, label = int(rows[place // len(competing)]), self.inputs.methods[competing[place % len(competing)]]
+            page, sample = self._page_of[row], self._plan["id"][row]
+            there = f"{sample}.webp" in self._there(page.concept, label)
+            return Extreme(
+                address=f"{page.file}#s{sample}",
+                prompt=Prompt(self._plan["prompt"][row], "").fill(
+                    page.concept.knowledge[self._plan["knowledge"][row]].phrase
+                ),
+                label=label,
+                small=f"{self._folder(page.concept, label)}/{sample}.webp" if there else "",
+                score=_score(float(values[place]), column.decimals),
+            )
 
         count = min(EXTREMES, len(order) // 2)
         return [view(int(place)) for place in order[:count]], [view(int(place)) for place in order[::-1][:count]]
@@ -244,6 +271,10 @@ class Gallery:
     @cached_property
     def _page_of(self) -> dict[int, Page]:
         return {row: page for page in self.pages for row in page.rows}
+
+
+def _score(value: float, decimals: int) -> str:
+    return MISSING if math.isnan(value) else f"{value:z.{decimals}f}"
 
 
 def write_gallery(gallery: Gallery, environment: Environment, run: str) -> list[Path]:

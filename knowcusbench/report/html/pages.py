@@ -53,7 +53,7 @@ def write_html(directory: Path, inputs: PagesInput) -> Path:
             directory / "assets" / name, files("knowcusbench.report.html").joinpath("assets", name).read_bytes()
         )
     rendering = environment()
-    gallery = Gallery(inputs.gallery, directory)
+    gallery = Gallery(inputs.gallery, directory, rendering)
     gallery.write_pictures()
     write_gallery(gallery, rendering, inputs.board.run)
     _write(rendering, directory, "provenance", inputs=inputs)

@@ -46,7 +46,7 @@ function update() {
   for (const [place, sample] of samples.entries()) {
     const fits =
       (wanted.knowledge.value === "" || wanted.knowledge.value === planned[place].dataset.knowledge) &&
-      (wanted.aspect.value === "" || wanted.aspect.value === sample.dataset.aspect) &&
+      (wanted.aspect.value === "" || wanted.aspect.value === planned[place].dataset.aspect) &&
       (wanted.prompt.value === "" || wanted.prompt.value === sample.dataset.prompt) &&
       (wanted.seed.value === "" || wanted.seed.value === sample.dataset.seed);
     const column = columnOf(sample, key);
@@ -108,7 +108,7 @@ function show(link) {
   const id = sample.id.slice(1);
   const [template, scores] = data.samples[id];
   const about = data.methods[method];
-  const number = Number(sample.dataset.knowledge ?? planned[samples.indexOf(sample)].dataset.knowledge);
+  const number = Number(planned[samples.indexOf(sample)].dataset.knowledge);
   const [phrase, question, answer, aspect] = data.knowledge[number];
   part("title").textContent = `${about.label} · ${words(data.concept)}`;
   const image = part("image");
