@@ -10,8 +10,10 @@
     scores/<label>/<metric>.parquet       one row per sample
     floors/<label>/<metric>.parquet       the same images beside references or prompts that are not theirs
     ceilings/<metric>.parquet             references scored against each other
-    timings/<label>/<stage>-<job>.json    what a job of a stage took: concept, images, seconds, peak_memory_bytes;
-                                          a resumed run adds its own
+    journal/<label>/<worker>.jsonl        a line for every batch drawn: stage, concept, images, batches, seconds,
+                                          peak_memory_bytes, ...
+    failures/<label>/<id>.json            samples that could not be drawn, and why
+    claims/<label>/<stage>/               who is at work on what at the moment
     unrelated/<id>.png                    unrelated prompts drawn by the backbone as it is
     effects/<label>/<concept>[/<n>]/      text.parquet and pictures.parquet, what an adaptation does to everything else;
                                           <id>.png, the unrelated prompts drawn with it
@@ -24,26 +26,38 @@ A label names a method within the run. Files appear whole or not at all, so a fi
 """
 
 import errno
+import io
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from knowcusbench.claims import Claims
+from knowcusbench.config import RunConfig
 from knowcusbench.errors import RunError
-from knowcusbench.files import atomic_path, write_atomic
+from knowcusbench.files import append, atomic_path, location, names_in, write_atomic
 
 UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT, errno.ENOSPC, errno.EDQUOT}
 
 
 @dataclass(frozen=True)
 class RunStore:
-    """Paths of one run directory."""
+    """Paths of one run directory.
+
+    Attributes:
+        root: a `Path`, or a remote place with the methods of one.
+    """
 
     root: Path
+
+    @classmethod
+    def of(cls, config: RunConfig) -> "RunStore":
+        """The run that a configuration names; `run.root` may be an fsspec URL."""
+        return cls(location(config.root) / config.name)
 
     @property
     def identity(self) -> Path:
@@ -88,8 +102,14 @@ class RunStore:
     def ceilings(self, metric: str) -> Path:
         return self.root / "ceilings" / f"{metric}.parquet"
 
-    def timing(self, label: str, stage: str, job: str) -> Path:
-        return self.root / "timings" / label / f"{stage}-{job}.json"
+    def journal(self, label: str, worker: str) -> Path:
+        return self.root / "journal" / label / f"{worker}.jsonl"
+
+    def failure(self, label: str, sample_id: str) -> Path:
+        return self.root / "failures" / label / f"{sample_id}.json"
+
+    def claims(self, label: str, stage: str) -> Claims:
+        return Claims(self.root / "claims" / label / stage)
 
     def unrelated(self, picture_id: str) -> Path:
         return self.root / "unrelated" / f"{picture_id}.png"
@@ -107,7 +127,7 @@ class RunStore:
 
     def labels(self) -> list[str]:
         """The methods of this run, by name."""
-        return sorted(file.stem for file in (self.root / "configs").glob("*.yaml"))
+        return sorted(name.removesuffix(".yaml") for name in names_in(self.root / "configs"))
 
 
 @contextmanager
@@ -119,8 +139,8 @@ def writing() -> Iterator[None]:
         if error.errno not in UNWRITABLE:
             raise
         raise RunError(
-            f"can't write {error.filename} ({error.strerror}); free space or rights there, or choose another place "
-            "with run.root= or cache_dir="
+            f"can't write {error.filename or 'there'} ({error.strerror or error}); free space or rights there, or "
+            "choose another place with run.root= or cache_dir="
         ) from error
 
 
@@ -136,6 +156,20 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
+def append_line(path: Path, data: Mapping[str, Any]) -> None:
+    """Add a line of JSON to a file that only this process writes."""
+    append(path, (json.dumps(data, ensure_ascii=False) + "\n").encode())
+
+
+def read_lines(directory: Path) -> Iterator[dict[str, Any]]:
+    """The lines of all JSON-lines files in a directory. The last line of a killed process may be half a line: it is
+    left out."""
+    for name in sorted(names_in(directory)):
+        for line in (directory / name).read_text().splitlines():
+            with suppress(ValueError):
+                yield json.loads(line)
+
+
 def write_table(path: Path, table: pd.DataFrame) -> None:
     with atomic_path(path) as temporary:
         table.to_parquet(temporary, index=False)
@@ -143,6 +177,6 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 
 def read_table(path: Path) -> pd.DataFrame:
     try:
-        return pd.read_parquet(path)
+        return pd.read_parquet(io.BytesIO(path.read_bytes()))
     except (ValueError, OSError) as error:
         raise RunError(f"{path} is damaged ({error}); remove it and run the command again") from error

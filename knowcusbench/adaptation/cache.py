@@ -2,12 +2,17 @@
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from knowcusbench.adaptation.storage import load_adaptation, save_adaptation
+from knowcusbench.adaptation.storage import is_saved, load_adaptation, save_adaptation
 from knowcusbench.adaptation.types import Adaptation
+from knowcusbench.claims import Claims
+
+WAIT = 0.5
+"""Seconds between two looks at an entry that another process makes."""
 
 
 class AdapterCache:
@@ -18,17 +23,22 @@ class AdapterCache:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self._claims = Claims(directory / "claims")
 
     def get(self, key: Mapping[str, Any], make: Callable[[], Adaptation]) -> Adaptation:
         """What is stored under `key` (JSON values only), made and stored first if absent.
 
-        The entry's `details` hold the key, for people who look into the cache. Of several processes that make the
-        same entry at once, the first one's is kept, and all return it.
+        The entry's `details` hold the key, for people who look into the cache. Of several processes that want the same
+        entry at once, one makes it, and the others wait for it.
         """
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
         entry = self.directory / digest
-        if not entry.exists():
-            made = make()
-            details = {**made.details, "key": dict(key)}
-            save_adaptation(Adaptation(made.transformer, made.text_encoder, made.cost, details), entry)
+        while not is_saved(entry):
+            with self._claims.of(digest) as claim:
+                if claim and not is_saved(entry):
+                    made = make()
+                    details = {**made.details, "key": dict(key)}
+                    save_adaptation(Adaptation(made.transformer, made.text_encoder, made.cost, details), entry)
+            if not claim:
+                time.sleep(WAIT)
         return load_adaptation(entry)

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
+from torch import Tensor
 
 from knowcusbench.adaptation.types import Adaptation, Adapter, Cost, Gate
 from knowcusbench.errors import WeightsError
-from knowcusbench.files import atomic_path
+from knowcusbench.files import atomic_path, is_remote
 
 FORMAT = 1
 PREFIX = "base_model.model."
@@ -63,6 +64,11 @@ def save_adaptation(adaptation: Adaptation, directory: Path) -> None:
             "digests": {name: save_adapter(adapter, temporary / name) for name, adapter in adapters.items()},
         }
         (temporary / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n")
+
+
+def is_saved(directory: Path) -> bool:
+    """Whether an adaptation is there, whole."""
+    return (directory / RECORD_FILE).exists()
 
 
 def load_adaptation(directory: Path) -> Adaptation:
@@ -128,7 +134,7 @@ def load_adapter(
             raise WeightsError(f"{path}: can't be read ({error.strerror}); {remedy}") from error
         if found != digest:
             raise WeightsError(f"{path}: was altered (its digest is not the recorded one); {remedy}")
-    weights = {name.removeprefix(PREFIX): tensor for name, tensor in load_file(directory / WEIGHTS_FILE).items()}
+    weights = {name.removeprefix(PREFIX): tensor for name, tensor in _tensors(directory / WEIGHTS_FILE).items()}
     return Adapter(
         weights,
         _lora_fields(json.loads((directory / CONFIG_FILE).read_text())),
@@ -139,7 +145,11 @@ def load_adapter(
 
 def _read_gate(keys: Path, record: Mapping[str, Any]) -> Gate:
     parts = {module: tuple((rank, count) for rank, count in own) for module, own in record["parts"].items()}
-    return Gate(load_file(keys), record["temperature"], record["bias"], parts)
+    return Gate(_tensors(keys), record["temperature"], record["bias"], parts)
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    return load(path.read_bytes()) if is_remote(path) else load_file(path)
 
 
 def _lora_fields(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,18 +1,26 @@
 """The adapt stage: one adaptation per concept, or per knowledge item where the method asks for it."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from tqdm import tqdm
 
 from knowcusbench.adaptation.cache import AdapterCache
 from knowcusbench.adaptation.method import Method
-from knowcusbench.adaptation.storage import save_adaptation
+from knowcusbench.adaptation.storage import is_saved, save_adaptation
 from knowcusbench.backbone.base import BackboneSpec
 from knowcusbench.benchmark.types import Concept
+from knowcusbench.claims import piece_of
 from knowcusbench.stages.prepare import Run, claim_weights, resident
 from knowcusbench.store import RunStore, writing
+
+ADAPT = "adapt"
+
+POLL = 1.0
+"""Seconds between two looks at what other processes still do."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +29,9 @@ class AdaptJob:
 
     concept: Concept
     item: int | None
+
+    def __str__(self) -> str:
+        return self.concept.name if self.item is None else f"{self.concept.name}, knowledge item {self.item}"
 
 
 def adapt_jobs(concepts: tuple[Concept, ...], method: Method) -> list[AdaptJob]:
@@ -36,23 +47,31 @@ def adapt_jobs(concepts: tuple[Concept, ...], method: Method) -> list[AdaptJob]:
 
 def adapt(run: Run) -> None:
     """Make the adaptations that are missing."""
-    missing = [
-        job
-        for job in adapt_jobs(run.concepts, run.method)
-        if not run.store.adaptation(run.label, job.concept.name, job.item).exists()
-    ]
-    if not missing:
-        return
+    jobs = adapt_jobs(run.concepts, run.method)
     worker = partial(AdaptWorker, run.backbone, run.method, run.store, run.label, run.cache)
-    with writing():
-        progress = tqdm(run.engine.run(worker, missing), total=len(missing), desc="adapt", disable=None)
-        for job in progress:
-            progress.set_postfix_str(job.concept.name)
+    with writing(), tqdm(total=len(jobs), desc="adapt", disable=None) as progress:
+        while missing := [job for job in jobs if not is_saved(place_of(run.store, run.label, job))]:
+            progress.update(len(jobs) - len(missing) - progress.n)
+            finished = 0
+            for job in run.engine.run(worker, missing):
+                finished += 1
+                progress.set_postfix_str(job.concept.name)
+                progress.update()
+            if finished == len(missing):
+                break
+            # Another process is at work on the others.
+            time.sleep(POLL)
+
+
+def place_of(store: RunStore, label: str, job: AdaptJob) -> Path:
+    """Where the adaptation that a job makes lies."""
+    return store.adaptation(label, job.concept.name, job.item)
 
 
 @dataclass(frozen=True)
 class AdaptWorker:
-    """Does adapt jobs with the backbone of its process."""
+    """Does adapt jobs with the backbone of its process; yields those that are done, and not those that another process
+    has begun."""
 
     spec: BackboneSpec
     method: Method
@@ -61,9 +80,14 @@ class AdaptWorker:
     cache: AdapterCache
 
     def __call__(self, job: AdaptJob) -> Iterator[AdaptJob]:
-        backbone = resident(self.spec)
-        claim_weights(self.store, backbone)
-        adaptation = self.method.adapt(job.concept, backbone, self.cache)
-        backbone.check_intact()
-        save_adaptation(adaptation, self.store.adaptation(self.label, job.concept.name, job.item))
+        place = place_of(self.store, self.label, job)
+        with self.store.claims(self.label, ADAPT).of(piece_of(str(job))) as claim:
+            if not claim:
+                return
+            if not is_saved(place):
+                backbone = resident(self.spec)
+                claim_weights(self.store, backbone)
+                adaptation = self.method.adapt(job.concept, backbone, self.cache)
+                backbone.check_intact()
+                save_adaptation(adaptation, place)
         yield job

@@ -3,6 +3,7 @@
 The engine's workers ask the text encoder and draw pictures; this process then compares the pictures.
 """
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -15,11 +16,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from knowcusbench.adaptation.editor import Fact
-from knowcusbench.adaptation.storage import load_adaptation, load_record
+from knowcusbench.adaptation.storage import is_saved, load_adaptation, load_record
 from knowcusbench.adaptation.sums import summed
 from knowcusbench.adaptation.types import Adaptation
 from knowcusbench.backbone.base import BackboneSpec
 from knowcusbench.benchmark.types import Concept, Task
+from knowcusbench.claims import piece_of
 from knowcusbench.effects.interference import mean_embeddings, nearest_concept, reference_accuracy
 from knowcusbench.effects.pictures import picture_measures
 from knowcusbench.effects.spec import EffectsSpec, Unrelated
@@ -35,11 +37,13 @@ from knowcusbench.errors import MetricError, RunError
 from knowcusbench.metrics.clip import ClipEncoder
 from knowcusbench.metrics.memo import content_digest
 from knowcusbench.plan import noise_seed
-from knowcusbench.stages.adapt import AdaptJob, adapt_jobs
-from knowcusbench.stages.generate import GenerateJob, GenerateWorker, Picture, draw, draw_cells, jobs_of, sample_cells
+from knowcusbench.stages.adapt import POLL, AdaptJob, adapt_jobs, place_of
+from knowcusbench.stages.drawing import Desk, Drawn, Picture, draw_cells
+from knowcusbench.stages.generate import GenerateJob, GenerateWorker, draw, images_in, jobs_of, sample_cells
 from knowcusbench.stages.prepare import Run, claim_weights, resident
-from knowcusbench.store import RunStore, read_table, write_table, writing
+from knowcusbench.store import read_table, write_table, writing
 
+EFFECTS, UNRELATED = "effects", "unrelated"
 TEXT = "text.parquet"
 PICTURES = "pictures.parquet"
 INTERFERENCE = "interference"
@@ -53,7 +57,7 @@ def effects(run: Run) -> None:
     """Measure what is not measured yet. Raises RunError if an adaptation is missing."""
     jobs = adapt_jobs(run.concepts, run.method)
     for job in jobs:
-        if not (path := run.store.adaptation(run.label, job.concept.name, job.item)).exists():
+        if not is_saved(path := place_of(run.store, run.label, job)):
             raise RunError(f"{path}: no adaptation there; run `knowcusbench adapt` first, or `bench` for all stages")
     with writing():
         _ask_and_draw(run, jobs)
@@ -79,17 +83,27 @@ def _current(path: Path, protocol: str) -> bool:
 
 
 def _ask_and_draw(run: Run, jobs: Sequence[AdaptJob]) -> None:
-    if not all(run.store.unrelated(picture.id).exists() for picture in run.effects.pictures):
-        # First and by one worker: all adaptations are compared with these.
-        plain = partial(UnrelatedWorker, run.backbone, run.store, run.effects)
-        for _ in run.engine.run(plain, [None]):
-            pass
-    missing = [job for job in jobs if not _measured(run, job)]
-    if not missing:
-        return
-    worker = partial(EffectsWorker, run.backbone, run.store, run.label, run.effects, run.concepts)
-    for _ in tqdm(run.engine.run(worker, missing), total=len(missing), desc="effects", disable=None):
-        pass
+    # First, and by one worker: all adaptations are compared with these.
+    plain = partial(UnrelatedWorker, run.backbone, _desk(run, UNRELATED, UNRELATED), run.effects)
+    while not all(run.store.unrelated(picture.id).exists() for picture in run.effects.pictures):
+        if not any(drawn.busy for drawn in run.engine.run(plain, [None])):
+            break
+        time.sleep(POLL)
+    worker = partial(EffectsWorker, run.backbone, _desk(run, EFFECTS), run.effects, run.concepts)
+    with tqdm(total=len(jobs), desc=EFFECTS, disable=None) as progress:
+        while missing := [job for job in jobs if not _measured(run, job)]:
+            progress.update(len(jobs) - len(missing) - progress.n)
+            finished = 0
+            for _ in run.engine.run(worker, missing):
+                finished += 1
+                progress.update()
+            if finished == len(missing):
+                break
+            time.sleep(POLL)
+
+
+def _desk(run: Run, stage: str, label: str | None = None) -> Desk:
+    return Desk(run.store, run.label if label is None else label, stage, run.engine.retries)
 
 
 def _measured(run: Run, job: AdaptJob) -> bool:
@@ -98,20 +112,22 @@ def _measured(run: Run, job: AdaptJob) -> bool:
     return drawn and _current(directory / TEXT, run.effects.protocol)
 
 
-def unrelated_cells(spec: EffectsSpec, label: str, path: Callable[[str], Path]) -> list[list[Picture]]:
-    """The unrelated pictures in cells, without those cells that have all their files. `path` gives the file of an
-    id."""
+def unrelated_cells(
+    spec: EffectsSpec, label: str, path: Callable[[str], Path], adaptation: str = ""
+) -> list[list[Picture]]:
+    """The unrelated pictures in cells. `path` gives the file of an id; `adaptation` names the one that is applied."""
 
     def picture(unrelated: Unrelated) -> Picture:
         file = path(unrelated.id)
         record = {"method": label, "prompt": unrelated.prompt, "seed": str(unrelated.seed)}
-        return Picture(unrelated.prompt, noise_seed(unrelated.id), file, record, not file.exists())
+        # The same prompts are drawn with every adaptation.
+        own = piece_of(adaptation, unrelated.id) if adaptation else unrelated.id
+        return Picture(own, unrelated.prompt, noise_seed(unrelated.id), file, record, wanted=True)
 
-    cells = [
+    return [
         [picture(unrelated) for unrelated in cell]
         for _, cell in groupby(spec.pictures, key=lambda unrelated: unrelated.prompt)
     ]
-    return [cell for cell in cells if any(picture.wanted for picture in cell)]
 
 
 @dataclass(frozen=True)
@@ -119,30 +135,38 @@ class UnrelatedWorker:
     """Draws the unrelated pictures with the backbone as it is."""
 
     spec: BackboneSpec
-    store: RunStore
+    desk: Desk
     effects: EffectsSpec
 
-    def __call__(self, job: None) -> Iterator[int]:
+    def __call__(self, job: None) -> Iterator[Drawn]:
         backbone = resident(self.spec)
-        claim_weights(self.store, backbone)
-        yield from draw_cells(backbone, unrelated_cells(self.effects, "", self.store.unrelated))
+        claim_weights(self.desk.store, backbone)
+        cells = unrelated_cells(self.effects, "", self.desk.store.unrelated)
+        yield from draw_cells(backbone, cells, self.desk)
 
 
 @dataclass(frozen=True)
 class EffectsWorker:
-    """Puts the probes to an adapted text encoder, and draws the unrelated pictures."""
+    """Puts the probes to an adapted text encoder, and draws the unrelated pictures. Yields the jobs that are done, and
+    not those that another process has begun."""
 
     spec: BackboneSpec
-    store: RunStore
-    label: str
+    desk: Desk
     effects: EffectsSpec
     concepts: tuple[Concept, ...]
 
     def __call__(self, job: AdaptJob) -> Iterator[AdaptJob]:
+        with self.desk.store.claims(self.desk.label, EFFECTS).of(piece_of(str(job))) as claim:
+            if claim and self._measure(job):
+                yield job
+
+    def _measure(self, job: AdaptJob) -> bool:
+        """Whether the job is done to its end."""
+        store, label = self.desk.store, self.desk.label
         backbone = resident(self.spec)
-        claim_weights(self.store, backbone)
-        adaptation = load_adaptation(self.store.adaptation(self.label, job.concept.name, job.item))
-        directory = self.store.effects(self.label, job.concept.name, job.item)
+        claim_weights(store, backbone)
+        adaptation = load_adaptation(place_of(store, label, job))
+        directory = store.effects(label, job.concept.name, job.item)
         others = [concept for concept in self.concepts if concept.name != job.concept.name]
         edited = adaptation.details.get("edited_facts")
         taught = None if edited is None else [Fact(**fact) for fact in edited]
@@ -154,11 +178,9 @@ class EffectsWorker:
                 adapted = read_text(backbone, probes, form) if adaptation.text_encoder else base
                 table = text_effects(probes, base, adapted)
                 write_table(directory / TEXT, table.assign(protocol=self.effects.protocol))
-            for _ in draw_cells(
-                backbone, unrelated_cells(self.effects, self.label, lambda name: directory / f"{name}.png")
-            ):
-                pass
-        yield job
+            cells = unrelated_cells(self.effects, label, lambda name: directory / f"{name}.png", str(job))
+            outcomes = list(draw_cells(backbone, cells, self.desk, job.concept.name))
+        return not any(drawn.busy or drawn.failed for drawn in outcomes)
 
 
 def _compare_pictures(run: Run, job: AdaptJob) -> None:
@@ -196,19 +218,14 @@ def _reconstructions(run: Run) -> pd.DataFrame:
 def _draw_together(run: Run, jobs: Sequence[AdaptJob]) -> None:
     """Draw the reconstruction samples with the sum of all adaptations. A method with one per knowledge item has all of
     these in the sum."""
-    drawn = {
-        file.stem for concept in run.concepts for file in _together(run, concept.name, "*").parent.glob("[!.]*.png")
-    }
-    missing = jobs_of(run, _reconstructions(run), drawn, per_knowledge=False)
-    if not missing:
-        return
-    parts = tuple(run.store.adaptation(run.label, job.concept.name, job.item) for job in jobs)
-    worker = partial(TogetherWorker, run.backbone, run.method, run.store, run.label, parts)
-    draw(run, worker, missing, "together")
+    parts = tuple(place_of(run.store, run.label, job) for job in jobs)
+    worker = partial(TogetherWorker, run.backbone, run.method, _desk(run, TOGETHER), parts)
 
+    def missing(failed: set[str]) -> list[GenerateJob]:
+        drawn = images_in([run.store.together(run.label, concept.name, "").parent for concept in run.concepts])
+        return jobs_of(run, _reconstructions(run), drawn | failed, per_knowledge=False)
 
-def _together(run: Run, concept: str, sample_id: str) -> Path:
-    return run.store.together(run.label, concept, sample_id)
+    draw(run, worker, missing, TOGETHER)
 
 
 @dataclass(frozen=True)
@@ -217,11 +234,13 @@ class TogetherWorker(GenerateWorker):
 
     parts: tuple[Path, ...]
 
-    def __call__(self, job: GenerateJob) -> Iterator[int]:
+    def __call__(self, job: GenerateJob) -> Iterator[Drawn]:
         backbone = resident(self.spec)
-        claim_weights(self.store, backbone)
+        store, label = self.desk.store, self.desk.label
+        claim_weights(store, backbone)
+        cells = sample_cells(job, self.method, label, store.together)
         with backbone.adapted(sum_of(self.parts)):
-            yield from draw_cells(backbone, sample_cells(job, self.method, self.label, self.store.together))
+            yield from draw_cells(backbone, cells, self.desk, job.concept.name)
 
 
 @lru_cache(maxsize=1)

@@ -1,48 +1,45 @@
 """The generate stage: draw every sample of the plan with its adaptation."""
 
-import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from uuid import uuid4
 
 import pandas as pd
-from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
-from knowcusbench.adaptation.measure import measured
 from knowcusbench.adaptation.method import Method
-from knowcusbench.adaptation.storage import load_adaptation
-from knowcusbench.backbone.base import Backbone, BackboneSpec
+from knowcusbench.adaptation.storage import is_saved, load_adaptation
+from knowcusbench.backbone.base import BackboneSpec
 from knowcusbench.benchmark.types import Concept, Prompt
 from knowcusbench.errors import RunError
-from knowcusbench.files import write_atomic
+from knowcusbench.files import names_in
 from knowcusbench.plan import Sample, samples
+from knowcusbench.stages.adapt import POLL
+from knowcusbench.stages.drawing import Desk, Drawn, Picture, draw_cells
 from knowcusbench.stages.prepare import Run, claim_weights, resident
-from knowcusbench.store import RunStore, write_json, writing
-
-PNG_COMPRESSION = 6
-"""Fixed, so that an image drawn again has the same bytes."""
+from knowcusbench.store import read_json, writing
 
 CELL = ["concept", "task", "knowledge", "prompt"]
 """Samples that share these differ in the seed only; they make one batch."""
 
 GENERATE = "generate"
 
-ENCODED_AHEAD = 512
-"""Prompts encoded before the transformer runs: large enough to keep the encoder busy, small enough for
-memory (about 0.5 MB of embeddings a prompt at full size)."""
+SHARES = 2
+"""A job has at most this part of a worker's share of what is left, as a divisor: the first jobs are large, since each
+loads an adaptation, and the last ones small, so that no worker waits long for another."""
+
+HOPELESS = 20
+"""So many images that fail before any is drawn end the command."""
 
 
 @dataclass(frozen=True)
 class GenerateJob:
     """Samples that share one adaptation. `concept` has all its knowledge items.
 
-    `samples` has every cell (the seeds of one prompt) whole, `missing` are the ids to be written: a cell is always
-    drawn in the same batch, since on a GPU the batch size can change an image's last bits.
+    `samples` has every cell (the seeds of one prompt) whole, `missing` are the ids to be written.
     """
 
     concept: Concept
@@ -50,100 +47,103 @@ class GenerateJob:
     samples: tuple[Sample, ...]
     missing: frozenset[str]
 
+    def __str__(self) -> str:
+        return f"{self.concept.name}: {len(self.missing)} images from {self.samples[0].id}"
+
+
+MakeWorker = Callable[[], Callable[[GenerateJob], Iterator[Drawn]]]
+
 
 def generate(run: Run) -> None:
     """Draw the images that are missing."""
-    jobs = generate_jobs(run)
-    if not jobs:
-        return
-    for job in jobs:
-        if not (path := run.store.adaptation(run.label, job.concept.name, job.item)).exists():
+    for job in generate_jobs(run):
+        if not is_saved(path := run.store.adaptation(run.label, job.concept.name, job.item)):
             raise RunError(f"{path}: no adaptation there; run `knowcusbench adapt` first, or `bench` for all stages")
-    worker = partial(GenerateWorker, run.backbone, run.method, run.store, run.label)
-    draw(run, worker, jobs, GENERATE)
+    desk = Desk(run.store, run.label, GENERATE, run.engine.retries)
+    draw(run, partial(GenerateWorker, run.backbone, run.method, desk), partial(generate_jobs, run), GENERATE)
 
 
-def draw(
-    run: Run, worker: Callable[[], Callable[[GenerateJob], Iterator[int]]], jobs: Sequence[GenerateJob], title: str
-) -> None:
-    """Do the jobs with the run's engine, showing the number of images written."""
-    total = sum(len(job.missing) for job in jobs)
-    with writing(), tqdm(total=total, desc=title, unit="image", disable=None) as progress:
-        for written in run.engine.run(worker, jobs):
-            progress.update(written)
+def draw(run: Run, worker: MakeWorker, missing: Callable[[set[str]], Sequence[GenerateJob]], title: str) -> None:
+    """Do jobs with the run's engine until all are done, also those that other processes began. `missing` gives the jobs
+    that are left, but for the samples that failed. Shows the number of images written."""
+    failed: set[str] = set()
+    with writing(), tqdm(desc=title, unit="image", disable=None) as progress:
+        while jobs := missing(failed):
+            progress.total = progress.n + sum(len(job.missing) for job in jobs)
+            progress.refresh()
+            busy = False
+            for drawn in run.engine.run(worker, jobs):
+                progress.update(drawn.written)
+                failed.update(drawn.failed)
+                busy |= drawn.busy
+                if len(failed) >= HOPELESS and not progress.n:
+                    _give_up(run, failed)
+            if not busy:
+                break
+            time.sleep(POLL)
 
 
-def generate_jobs(run: Run) -> list[GenerateJob]:
-    """One job for each adaptation that has missing images, in the order of the plan."""
-    return jobs_of(run, run.plan, existing_images(run), per_knowledge=run.method.per_knowledge)
+def _give_up(run: Run, failed: set[str]) -> None:
+    first = read_json(run.store.failure(run.label, min(failed)))
+    raise RunError(
+        f"none of the first {len(failed)} images could be drawn ({first['error']}); see {run.store.root}/failures"
+    )
+
+
+def generate_jobs(run: Run, failed: set[str] = frozenset()) -> list[GenerateJob]:  # type: ignore[assignment]
+    """The jobs that draw all missing images but those that failed, in the order of the plan."""
+    return jobs_of(run, run.plan, existing_images(run) | failed, per_knowledge=run.method.per_knowledge)
 
 
 def jobs_of(run: Run, plan: pd.DataFrame, existing: set[str], *, per_knowledge: bool) -> list[GenerateJob]:
-    """One job for each concept (or knowledge item) of `plan` that has samples which are not among `existing`."""
+    """Jobs for the concepts (or knowledge items) of `plan` that have samples which are not among `existing`: one for
+    each on a single worker, and smaller ones for several workers."""
     missing = ~plan["id"].isin(existing)
     cells = plan.groupby(CELL, sort=False, observed=True).ngroup()
     todo, ids = plan[cells.isin(cells[missing].unique())], frozenset(plan["id"][missing])
     keys = ["concept", "knowledge"] if per_knowledge else ["concept"]
+    left = int(cells[missing].nunique())
     jobs = []
     for _, rows in todo.groupby(keys, sort=False, observed=True):
-        drawn = tuple(samples(rows))
-        item = drawn[0].knowledge if per_knowledge else None
-        own = ids & {sample.id for sample in drawn}
-        jobs.append(GenerateJob(run.concept(drawn[0].concept), item, drawn, own))
+        own = [list(cell) for _, cell in groupby(samples(rows), key=_cell)]
+        while own:
+            size = len(own) if run.engine.parallelism == 1 else max(1, left // (SHARES * run.engine.parallelism))
+            drawn = tuple(sample for cell in own[:size] for sample in cell)
+            item = drawn[0].knowledge if per_knowledge else None
+            jobs.append(GenerateJob(run.concept(drawn[0].concept), item, drawn, ids & {s.id for s in drawn}))
+            left -= len(own[:size])
+            own = own[size:]
     return jobs
 
 
 def existing_images(run: Run) -> set[str]:
     """Ids of the samples that have an image."""
+    return images_in([run.store.image(run.label, concept.name, "").parent for concept in run.concepts])
+
+
+def images_in(directories: Sequence[Path]) -> set[str]:
+    """The names of all PNG files in some directories, without the suffix."""
     return {
-        file.stem
-        for concept in run.concepts
-        for file in run.store.image(run.label, concept.name, "*").parent.glob("[!.]*.png")
+        name.removesuffix(".png") for directory in directories for name in names_in(directory) if name.endswith(".png")
     }
 
 
 @dataclass(frozen=True)
 class GenerateWorker:
-    """Does generate jobs with the backbone of its process; yields the number of images written. A job that was done to
-    its end leaves its timing, with all images that it drew: those of a cell that were there already, too."""
+    """Does generate jobs with the backbone of its process."""
 
     spec: BackboneSpec
     method: Method
-    store: RunStore
-    label: str
+    desk: Desk
 
-    def __call__(self, job: GenerateJob) -> Iterator[int]:
+    def __call__(self, job: GenerateJob) -> Iterator[Drawn]:
         backbone = resident(self.spec)
-        claim_weights(self.store, backbone)
-        adaptation = load_adaptation(self.store.adaptation(self.label, job.concept.name, job.item))
-        with backbone.adapted(adaptation), measured(GENERATE, backbone.device) as meter:
-            yield from draw_cells(backbone, sample_cells(job, self.method, self.label, self.store.image))
-        timing = {
-            "concept": job.concept.name,
-            "images": len(job.samples),
-            "seconds": meter.cost.total_seconds,
-            "peak_memory_bytes": meter.cost.peak_memory_bytes,
-        }
-        write_json(self.store.timing(self.label, GENERATE, uuid4().hex), timing)
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An image to be drawn.
-
-    Attributes:
-        prompt: what it shows.
-        noise_seed: of its initial noise.
-        path: its file.
-        record: what the file says about itself.
-        wanted: False if it is drawn for the sake of its cell only, and dropped.
-    """
-
-    prompt: str
-    noise_seed: int
-    path: Path
-    record: Mapping[str, str]
-    wanted: bool
+        store, label = self.desk.store, self.desk.label
+        claim_weights(store, backbone)
+        adaptation = load_adaptation(store.adaptation(label, job.concept.name, job.item))
+        cells = sample_cells(job, self.method, label, store.image)
+        with backbone.adapted(adaptation):
+            yield from draw_cells(backbone, cells, self.desk, job.concept.name)
 
 
 def sample_cells(
@@ -156,23 +156,9 @@ def sample_cells(
         prompt = Prompt(sample.prompt, sample.prompt_aspect).fill(subject)
         file = path(label, sample.concept, sample.id)
         record = sample_record(sample, prompt, label)
-        return Picture(prompt, sample.noise_seed, file, record, sample.id in job.missing)
+        return Picture(sample.id, prompt, sample.noise_seed, file, record, sample.id in job.missing)
 
     return [[picture(sample) for sample in cell] for _, cell in groupby(job.samples, key=_cell)]
-
-
-def draw_cells(backbone: Backbone, cells: Sequence[Sequence[Picture]]) -> Iterator[int]:
-    """Draw cells with the backbone as it is adapted now, and write the pictures that are wanted. Yields how many, cell
-    by cell. The pictures of a cell differ in the noise seed only, and make one batch."""
-    for start in range(0, len(cells), ENCODED_AHEAD):
-        chunk = cells[start : start + ENCODED_AHEAD]
-        embeds = {prompt: backbone.encode(prompt) for prompt in dict.fromkeys(cell[0].prompt for cell in chunk)}
-        for cell in chunk:
-            images = backbone.sample(embeds[cell[0].prompt], [picture.noise_seed for picture in cell])
-            written = [pair for pair in zip(cell, images, strict=True) if pair[0].wanted]
-            for picture, image in written:
-                write_atomic(picture.path, png_bytes(image, picture.record))
-            yield len(written)
 
 
 def _cell(sample: Sample) -> tuple[int, str, str]:
@@ -190,13 +176,3 @@ def sample_record(sample: Sample, prompt: str, label: str) -> dict[str, str]:
         "seed": str(sample.seed),
         "noise_seed": str(sample.noise_seed),
     }
-
-
-def png_bytes(image: Image.Image, record: Mapping[str, str]) -> bytes:
-    """The image as PNG with a record in its text chunks."""
-    chunks = PngInfo()
-    for key, value in record.items():
-        chunks.add_itxt(key, value)
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG", pnginfo=chunks, compress_level=PNG_COMPRESSION)
-    return buffer.getvalue()

@@ -118,8 +118,8 @@ def _refuse_encoders_without_source(resolved: Mapping[str, Any]) -> None:
 def recorded_config(composed: DictConfig) -> DictConfig:
     """The configuration that a run directory was made with, all its metrics included; only where it lies is taken from
     `composed`. Raises RunError if nothing was made there yet."""
-    store = RunStore(Path(composed.run.root) / composed.run.name)
-    recorded = [OmegaConf.load(store.config(label)) for label in store.labels()]
+    store = RunStore.of(composed.run)
+    recorded = [OmegaConf.create(store.config(label).read_text()) for label in store.labels()]
     if not recorded:
         raise RunError(
             f"{store.root} has no results to report; make some with `knowcusbench bench`, or name another run"
@@ -139,7 +139,7 @@ def prepare(config: Config, resolved: Mapping[str, Any], *, makes_results: bool)
     root = resolve_source(config.benchmark.path, config.benchmark.repo, config.benchmark.revision)
     benchmark = load_benchmark(root)
     concepts = select_concepts(benchmark, config.grid)
-    store = RunStore(Path(config.run.root) / config.run.name)
+    store = RunStore.of(config.run)
     run = Run(
         store=store,
         label=config.run.label or "",

@@ -1,7 +1,6 @@
 """The transfer probe of one backbone and editor, written to a folder."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from knowcusbench.adaptation.editor import Editor
@@ -25,7 +24,7 @@ def probe(config: Config, resolved: Mapping[str, Any]) -> None:
     transfer: TransferProbe = build(resolved["recipe"]["probe"], "recipe.probe")
     editor: Editor = build(resolved["editor"], "editor")
     spec: BackboneSpec = build(resolved["backbone"], "backbone")
-    directory = RunStore(Path(config.run.root) / config.run.name).probe
+    directory = RunStore.of(config.run).probe
     backbone = resident(spec)
     with writing():
         result = run_probe(transfer, editor, backbone, directory)

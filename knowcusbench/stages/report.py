@@ -45,7 +45,7 @@ from knowcusbench.stages.effects import INTERFERENCE, PICTURES, TEXT
 from knowcusbench.stages.generate import GENERATE
 from knowcusbench.stages.prepare import Run
 from knowcusbench.stages.report_pages import pages_input
-from knowcusbench.store import read_json, read_table, writing
+from knowcusbench.store import read_lines, read_table, writing
 
 PICTURE_ROWS = 8
 """Concepts in the picture grid."""
@@ -265,13 +265,13 @@ def _of_samples(run: Run, labels: list[str], place: Callable[[str, str], Path]) 
     """The tables at `place` of each method and metric, one row per sample, and what the plan says of the samples. All
     text is categorical: a million rows stay small."""
     samples = run.plan[[*SAMPLE, "knowledge"]]
-    ids: "pd.CategoricalDtype[str]" = pd.CategoricalDtype(run.plan["id"])
+    ids: pd.CategoricalDtype[str] = pd.CategoricalDtype(run.plan["id"])
     for label in labels:
         for name in run.metrics:
             path = place(label, name)
             if path.exists():
                 table = read_table(path)
-                rows = ids.categories.get_indexer(table["sample_id"])
+                rows = ids.categories.get_indexer(pd.Index(table["sample_id"]))
                 table, rows = table[rows >= 0], rows[rows >= 0]
                 yield samples.take(rows).assign(
                     sample_id=pd.Categorical.from_codes(rows, dtype=ids),
@@ -344,8 +344,8 @@ def _cost(records: list[dict[str, Any]]) -> Cost:
 
 
 def _drawn(run: Run, label: str) -> pd.DataFrame:
-    """Images, seconds and peak memory of all finished drawing jobs by concept."""
-    pattern = run.store.timing(label, GENERATE, "*")
-    timings = [read_json(path) for path in sorted(pattern.parent.glob(pattern.name))]
-    table = pd.DataFrame(timings, columns=["concept", "images", "seconds", "peak_memory_bytes"])
-    return table.groupby("concept").agg({"images": "sum", "seconds": "sum", "peak_memory_bytes": "max"})
+    """Images, seconds and peak memory of all drawing by concept."""
+    lines = [line for line in read_lines(run.store.journal(label, "").parent) if line["stage"] == GENERATE]
+    table = pd.DataFrame(lines, columns=["concept", "images", "seconds", "peak_memory_bytes"])
+    found = table.groupby("concept").agg({"images": "sum", "seconds": "sum", "peak_memory_bytes": "max"})
+    return found[found["images"] > 0].astype({"images": int})

@@ -1,12 +1,14 @@
 """What the pages of the report show beyond its tables: pictures, prompts, configurations, and the commands behind
 them."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import yaml
 
 from knowcusbench.config import build
+from knowcusbench.files import names_in
 from knowcusbench.report import EffectsInput, Leaderboard, ReportInput, Statistics
 from knowcusbench.report.ablation import Ablation
 from knowcusbench.report.agreement import Agreement
@@ -38,7 +40,8 @@ def pages_input(
 ) -> PagesInput:
     """Everything that the pages show. Must come after the other files of the report, to which they link."""
     configs = {label: yaml.safe_load(run.store.config(label).read_text()) for label in inputs.methods}
-    records = [read_json(path) for path in sorted((run.store.root / "provenance").glob("*.json"))]
+    folder = run.store.provenance("", "").parent
+    records = {name: read_json(folder / name) for name in sorted(names_in(folder))}
     labels = tuple(row.label for row in board.rows if row.kind in OWN)
     return PagesInput(
         board=board,
@@ -55,22 +58,29 @@ def pages_input(
             columns=statistics.columns,
             scores=inputs.scores,
             drawn={label: frozenset(_drawn(run, label)) for label in labels},
+            failed={label: _failed(run, label) for label in labels},
             image=run.store.image,
             subjects=dict(_subjects(run, configs)),
-            commands=_commands(run, labels),
+            commands=_commands(run, labels, records),
         ),
         identity=read_json(run.store.identity),
         configs=configs,
-        records=records,
-        files=sorted(path.name for path in run.store.report.iterdir() if path.suffix in PUBLIC),
+        records=list(records.values()),
+        files=sorted(name for name in names_in(run.store.report) if name.endswith(PUBLIC)),
     )
 
 
 def _drawn(run: Run, label: str) -> Iterator[str]:
     """Ids of the samples of which the method has an image."""
     for concept in run.concepts:
-        folder = run.store.image(label, concept.name, "*").parent
-        yield from (file.stem for file in folder.glob("[!.]*.png"))
+        folder = run.store.image(label, concept.name, "").parent
+        yield from (name.removesuffix(".png") for name in names_in(folder) if name.endswith(".png"))
+
+
+def _failed(run: Run, label: str) -> dict[str, str]:
+    """Why samples of the method could not be drawn, by id."""
+    ids = (name.removesuffix(".json") for name in names_in(run.store.failure(label, "").parent))
+    return {sample: str(read_json(run.store.failure(label, sample))["error"]) for sample in ids}
 
 
 def _subjects(run: Run, configs: Mapping[str, Any]) -> Iterator[tuple[tuple[str, str, int], str]]:
@@ -84,12 +94,19 @@ def _subjects(run: Run, configs: Mapping[str, Any]) -> Iterator[tuple[tuple[str,
                     yield (label, concept.name, number), subject
 
 
-def _commands(run: Run, labels: Sequence[str]) -> dict[str, list[str]]:
-    """For each method the last command that drew images, as one that draws those that are missing."""
+def _commands(run: Run, labels: Sequence[str], records: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+    """For each method the last command that drew images, as one that draws what is missing where the run is now."""
+    place = [f"run.root={_quoted(str(run.store.root.parent))}", f"run.name={_quoted(run.store.root.name)}"]
     commands = {}
-    for path in sorted((run.store.root / "provenance").glob("*.json")):
-        record, label = read_json(path), path.stem.partition("-")[2]
+    for name, record in records.items():
+        label = name.removesuffix(".json").partition("-")[2]
         program, *arguments = record["command"]
         if label in labels and record["verb"] in DRAWING and program == "knowcusbench":
-            commands[label] = [program, "generate", *arguments]
+            kept = [word for word in arguments if not word.startswith(("run.root=", "run.name="))]
+            commands[label] = [program, "generate", *kept, *place]
     return commands
+
+
+def _quoted(text: str) -> str:
+    """A value for Hydra's grammar: in quotes if it has more than what is plain everywhere."""
+    return text if re.fullmatch(r"[\w./:-]+", text) else "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"

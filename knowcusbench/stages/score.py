@@ -1,22 +1,35 @@
 """The score stage: every metric on every image, their floors, and the real-image ceilings."""
 
 import json
-from collections.abc import Callable
-from dataclasses import replace
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 from tqdm import tqdm
 
 from knowcusbench.benchmark.types import Concept
+from knowcusbench.claims import piece_of
+from knowcusbench.files import modified, modified_in
 from knowcusbench.metrics.base import Metric, ScoreItem, Shuffle
 from knowcusbench.metrics.ceiling import real_image_ceiling
+from knowcusbench.metrics.memo import content_digest
 from knowcusbench.plan import Sample, samples
+from knowcusbench.stages.adapt import POLL
+from knowcusbench.stages.generate import existing_images
 from knowcusbench.stages.prepare import Run
 from knowcusbench.store import read_table, write_table, writing
 
-CHUNK = 512
-"""Images scored between two writes: what a kill can cost."""
+CHUNK = 128
+"""Images that a worker scores at a time."""
+
+SAVED_EVERY = 10.0
+"""Seconds between two writes of a table: what a kill can cost."""
+
+SCORE = "score"
+SCORES, FLOORS, CEILINGS = "scores", "floors", "ceilings"
 
 COLUMNS = {
     "sample_id": "str",
@@ -26,59 +39,119 @@ COLUMNS = {
     "protocol": "str",
     "stamp": "str",
 }
-"""`details` is a JSON object of numbers, or empty. `stamp` changes when the image file does; `protocol` is a digest of
-how the score was computed."""
+"""`details` is a JSON object of numbers, or empty. `stamp` is a digest of the image file, `protocol` one of how the
+score was computed."""
+
+ItemOf = Callable[[Run, Sample], ScoreItem]
 
 
 def score(run: Run) -> None:
-    """Score the images that have no score yet, or whose file changed since; and the same images beside references or
-    prompts that are not theirs."""
-    for name, metric in run.metrics.items():
-        with writing():
-            _score_table(run, name, run.store.scores(run.label, name), score_item, f"score {metric.title}")
-            shuffled = _shuffled(run, metric)
-            if shuffled:
-                _score_table(run, name, run.store.floors(run.label, name), shuffled, f"shuffled {metric.title}")
-            _score_ceiling(run, name, metric)
+    """Score the images that have no score yet, or whose content changed since; and the same images beside references or
+    prompts that are not theirs. What another process scores is left to it, and waited for."""
+    todo = [(name, kind) for name, metric in run.metrics.items() for kind in _kinds(run, metric)]
+    claims = run.store.claims(run.label, SCORE)
+    with writing():
+        while todo:
+            left = []
+            for name, kind in todo:
+                with claims.of(piece_of(name, kind)) as claim:
+                    if claim:
+                        _bring_up_to_date(run, name, kind)
+                    else:
+                        left.append((name, kind))
+            if todo := left:
+                time.sleep(POLL)
 
 
-def _score_table(run: Run, name: str, path: Path, item_of: Callable[[Run, Sample], ScoreItem], title: str) -> None:
-    """Bring a table of one metric's scores up to date."""
+def _kinds(run: Run, metric: Metric) -> list[str]:
+    """The tables that a metric has."""
+    kinds = {SCORES: True, FLOORS: _shuffled(run, metric) is not None, CEILINGS: metric.uses_references}
+    return [kind for kind, wanted in kinds.items() if wanted]
+
+
+def _bring_up_to_date(run: Run, name: str, kind: str) -> None:
+    metric = run.metrics[name]
+    if kind == CEILINGS:
+        _score_ceiling(run, name, metric)
+    elif kind == SCORES:
+        _score_table(run, name, run.store.scores(run.label, name), score_item, f"score {metric.title}")
+    elif shuffled := _shuffled(run, metric):
+        _score_table(run, name, run.store.floors(run.label, name), shuffled, f"shuffled {metric.title}")
+
+
+def _score_table(run: Run, name: str, path: Path, item_of: ItemOf, title: str) -> None:
+    """Bring a table of one metric's scores up to date. Its rows are in the order of the plan, so that the same scores
+    are the same bytes."""
     metric = run.metrics[name]
     done = read_table(path) if path.exists() else pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS)
-    wanted = samples(run.plan[run.plan["task"].isin([task.value for task in metric.tasks])])
-    stamps = {sample.id: stamp for sample in wanted if (stamp := _stamp(run, sample))}
-    valid = done[(done["stamp"] == done["sample_id"].map(stamps)) & (done["protocol"] == run.protocols[name])]
-    unscored = stamps.keys() - set(valid["sample_id"])
-    todo = [sample for sample in wanted if sample.id in unscored]
+    plan = run.plan[run.plan["task"].isin([task.value for task in metric.tasks])]
+    drawn = existing_images(run)
+    wanted = [sample for sample in samples(plan) if sample.id in drawn]
+    valid = done[_valid(run, done, wanted, modified(path)) & (done["protocol"] == run.protocols[name])]
+    scored = set(valid["sample_id"])
+    todo = [sample for sample in wanted if sample.id not in scored]
+    order = {sample.id: place for place, sample in enumerate(wanted)}
+    parts = [valid]
+
+    def save() -> None:
+        parts[:] = [pd.concat(parts, ignore_index=True)]
+        table = parts[0].sort_values("sample_id", key=lambda ids: ids.map(order), ignore_index=True)
+        write_table(path, table)
+
     if len(valid) < len(done) or not path.exists():
-        write_table(path, valid)
+        save()
+    saved = time.monotonic()
+    jobs = [[item_of(run, sample) for sample in todo[start : start + CHUNK]] for start in range(0, len(todo), CHUNK)]
     with tqdm(total=len(todo), desc=title, unit="image", disable=None) as progress:
-        for start in range(0, len(todo), CHUNK):
-            chunk = todo[start : start + CHUNK]
-            scores = metric.score([item_of(run, sample) for sample in chunk])
-            rows = pd.DataFrame(
-                {
-                    "sample_id": [sample.id for sample in chunk],
-                    "value": [score.value for score in scores],
-                    "note": [score.note for score in scores],
-                    "details": [json.dumps(score.details) if score.details else "" for score in scores],
-                    "protocol": run.protocols[name],
-                    "stamp": [stamps[sample.id] for sample in chunk],
-                }
-            )
-            valid = pd.concat([valid, rows.astype(COLUMNS)], ignore_index=True)
-            write_table(path, valid)
-            progress.update(len(chunk))
+        for rows in run.engine.run(partial(ScoreWorker, metric, run.protocols[name]), jobs):
+            parts.append(rows)
+            progress.update(len(rows))
+            if time.monotonic() - saved > SAVED_EVERY:
+                save()
+                saved = time.monotonic()
+    if todo:
+        save()
 
 
-def _stamp(run: Run, sample: Sample) -> str | None:
-    """Size and time of the sample's image file; None if there is none."""
-    path = run.store.image(run.label, sample.concept, sample.id)
-    if not path.exists():
-        return None
-    status = path.stat()
-    return f"{status.st_size}-{status.st_mtime_ns}"
+def _valid(run: Run, done: pd.DataFrame, wanted: Sequence[Sample], written: float) -> pd.Series:
+    """Which rows are of images that are as they were. Only files that are younger than the table are read."""
+    times = {concept.name: modified_in(run.store.image(run.label, concept.name, "").parent) for concept in run.concepts}
+    known = {sample.id: sample for sample in wanted}
+
+    def is_valid(sample_id: str, stamp: str) -> bool:
+        sample = known.get(sample_id)
+        if sample is None:
+            return False
+        path = run.store.image(run.label, sample.concept, sample.id)
+        return times[sample.concept][path.name] <= written or stamp_of(path) == stamp
+
+    flags = [is_valid(*row) for row in zip(done["sample_id"], done["stamp"], strict=True)]
+    return pd.Series(flags, index=done.index, dtype=bool)
+
+
+def stamp_of(path: Path) -> str:
+    """16 hex digits of a digest of an image file."""
+    return content_digest(path)[:16]
+
+
+@dataclass(frozen=True)
+class ScoreWorker:
+    """Scores images by one metric; yields their rows of its table."""
+
+    metric: Metric
+    protocol: str
+
+    def __call__(self, items: Sequence[ScoreItem]) -> Iterator[pd.DataFrame]:
+        scores = self.metric.score(items)
+        rows = {
+            "sample_id": [item.sample_id for item in items],
+            "value": [score.value for score in scores],
+            "note": [score.note for score in scores],
+            "details": [json.dumps(score.details) if score.details else "" for score in scores],
+            "protocol": self.protocol,
+            "stamp": [stamp_of(item.image) for item in items],
+        }
+        yield pd.DataFrame(rows).astype(COLUMNS)
 
 
 def score_item(run: Run, sample: Sample) -> ScoreItem:
@@ -126,8 +199,6 @@ def _beside_another(item: ScoreItem, other: Concept) -> ScoreItem:
 def _score_ceiling(run: Run, name: str, metric: Metric) -> None:
     """Each concept's references scored against its other references."""
     path = run.store.ceilings(name)
-    if not metric.uses_references:
-        return
     if path.exists() and set(read_table(path)["protocol"]) == {run.protocols[name]}:
         return
     values = [

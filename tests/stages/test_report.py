@@ -36,20 +36,25 @@ def run(drawn: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(drawn, tmp_path / "run"))
 
 
-def timings(run: Path) -> pd.DataFrame:
-    return pd.DataFrame([json.loads(path.read_text()) for path in (run / "timings" / "base").iterdir()])
+def drawing(run: Path) -> pd.DataFrame:
+    """The lines of the journal about samples, one per batch, and one per concept about encoding its prompts."""
+    lines = [json.loads(line) for path in (run / "journal" / "base").iterdir() for line in path.open()]
+    return pd.DataFrame([line for line in lines if line["stage"] == "generate"])
 
 
 def board(run: Path) -> pd.DataFrame:
     return pd.read_csv(run / "report" / "leaderboard.csv").set_index("label")
 
 
-def test_every_job_leaves_its_timing_and_the_leaderboard_the_mean(drawn: Path) -> None:
-    found = timings(drawn)
-    assert sorted(found["concept"]) == sorted(CONCEPTS)
-    assert set(found["images"]) == {8}
-    assert (found["peak_memory_bytes"] > 2**20).all()
-    mean = (found["seconds"] / 8).mean()
+def test_every_batch_leaves_its_timing_and_the_leaderboard_the_mean(drawn: Path) -> None:
+    found = drawing(drawn)
+    assert found.groupby("concept")["images"].sum().to_dict() == dict.fromkeys(CONCEPTS, 8)
+    batches = found[found["images"].notna()]
+    assert batches["batches"].tolist() == [[2]] * len(batches)
+    written = [name for names in batches["written"] for name in names]
+    assert sorted(written) == sorted(pd.read_parquet(drawn / "plan.parquet")["id"])
+    assert (batches["peak_memory_bytes"] > 2**20).all()
+    mean = found.groupby("concept")["seconds"].sum().mean() / 8
     assert board(drawn).loc["base", "draw_seconds"] == pytest.approx(mean)
 
 
@@ -60,8 +65,9 @@ def test_images_drawn_again_are_timed_too_and_have_the_same_bytes(run: Path, com
     image.unlink()
     assert command("bench", run.parent, small=SMALL) == 0
     assert image.read_bytes() == before
-    found = timings(run)
-    assert sorted(found[found["concept"] == "dog3"]["images"]) == [2, 8]
+    found = drawing(run)
+    again = found[found["concept"] == "dog3"].iloc[-1]
+    assert (again["images"], again["written"]) == (2, [image.stem])
     costs = pd.read_csv(run / "report" / "costs.csv").set_index(["method", "concept", "stage"])
     row = costs.loc[("base", "dog3", "generate")]
     seconds = found[found["concept"] == "dog3"]["seconds"].sum()
@@ -69,7 +75,7 @@ def test_images_drawn_again_are_timed_too_and_have_the_same_bytes(run: Path, com
 
 
 def test_images_without_a_timing_have_no_cost(run: Path, command: Command) -> None:
-    shutil.rmtree(run / "timings")
+    shutil.rmtree(run / "journal")
     assert command("report", run.parent, small=SMALL) == 0
     assert "draw_seconds=0/3" in board(run).loc["base", "incomplete"]
 

@@ -14,11 +14,11 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from knowcusbench.benchmark.types import Concept, Prompt, Task
-from knowcusbench.files import write_atomic
+from knowcusbench.files import names_in, write_atomic
 from knowcusbench.report.columns import MISSING
 from knowcusbench.report.html.cube import Scores, score_cube
 from knowcusbench.report.html.environment import file_name
-from knowcusbench.report.html.thumbnails import Picture, names, write_pictures
+from knowcusbench.report.html.thumbnails import Picture, outdated, write_pictures
 from knowcusbench.report.html.types import GalleryInput
 from knowcusbench.report.types import Column
 
@@ -109,38 +109,43 @@ class Gallery:
 
     def write_pictures(self) -> None:
         """Make the small and large pictures that are missing, and note which images can't be read."""
-        self.faults = write_pictures(self._pictures())
+        self.faults = write_pictures([picture for group in self._pictures() for picture in outdated(group)])
 
-    def _pictures(self) -> Iterator[Picture]:
+    def _pictures(self) -> Iterator[list[Picture]]:
+        """All pictures, by the directory they are in."""
         ids = self._plan["id"]
         for concept in self.inputs.concepts:
+            place = self.root / self._references(concept)
             for number, file in enumerate((*concept.images, *concept.held_out)):
-                yield Picture(file, self.root / self._reference(concept, number))
+                yield [Picture(file, place / str(number))]
             for label in self.inputs.methods:
                 folder = self.root / self._folder(concept, label)
                 drawn = self.inputs.drawn.get(label, frozenset())
-                for row in self.by_concept.get(concept.name, []):
-                    if ids[row] in drawn:
-                        yield Picture(self.inputs.image(label, concept.name, ids[row]), folder / ids[row])
+                yield [
+                    Picture(self.inputs.image(label, concept.name, ids[row]), folder / ids[row])
+                    for row in self.by_concept.get(concept.name, [])
+                    if ids[row] in drawn
+                ]
 
     @staticmethod
     def _folder(concept: Concept, label: str) -> str:
         return f"images/{file_name(concept.name)}/{file_name(label)}"
 
     @staticmethod
-    def _reference(concept: Concept, number: int) -> str:
-        return f"references/{file_name(concept.name)}/{number}"
+    def _references(concept: Concept) -> str:
+        return f"references/{file_name(concept.name)}"
 
     def references(self, concept: Concept) -> list[tuple[str, str, str]]:
         """Small and large picture and name of each of the concept's references."""
-        there = set(names((self.root / self._reference(concept, 0)).parent))
+        folder = self._references(concept)
+        there = set(names_in(self.root / folder))
         found = []
         for number, file in enumerate((*concept.images, *concept.held_out)):
-            place, name = self._reference(concept, number), str(number)
-            if f"{name}.webp" in there:
-                large = f"{place}.large.webp" if f"{name}.large.webp" in there else f"{place}.webp"
+            if f"{number}.webp" in there:
+                large = f"{number}.large.webp" if f"{number}.large.webp" in there else f"{number}.webp"
                 held_out = number >= len(concept.images)
-                found.append((f"{place}.webp", large, f"{file.name} (held out)" if held_out else file.name))
+                name = f"{file.name} (held out)" if held_out else file.name
+                found.append((f"{folder}/{number}.webp", f"{folder}/{large}", name))
         return found
 
     def samples(self, page: Page) -> Iterator[tuple[int, Iterator[SampleView]]]:
@@ -178,15 +183,16 @@ class Gallery:
                 ("large", f"{place}.webp", f"{place}.large.webp", ""),
                 ("small", f"{place}.webp", f"{place}.webp", ""),
                 ("unreadable", "", "", "unreadable"),
+                ("failed", "", "", "failed"),
                 ("not drawn", "", "", "not drawn"),
             )
         }
         there = self._there(concept, label)
-        drawn = self.inputs.drawn.get(label, frozenset())
+        drawn, failed = self.inputs.drawn.get(label, frozenset()), self.inputs.failed.get(label, {})
 
         def figure(sample: str, score: str) -> str:
             if sample not in drawn:
-                kind = "not drawn"
+                kind = "failed" if sample in failed else "not drawn"
             elif f"{sample}.webp" not in there:
                 kind = "unreadable"
             else:
@@ -197,7 +203,7 @@ class Gallery:
 
     def _there(self, concept: Concept, label: str) -> frozenset[str]:
         """The names of the pictures of a concept by a method."""
-        return frozenset(names(self.root / self._folder(concept, label)))
+        return frozenset(names_in(self.root / self._folder(concept, label)))
 
     def data(self, page: Page) -> dict[str, Any]:
         """What the page's script knows of its samples: texts, and the scores by method and column."""

@@ -30,8 +30,14 @@ NAMED = 12
 
 @dataclass(frozen=True, kw_only=True)
 class Coverage:
-    """How much of the plan a method has done in a task. A sample is scored when every metric of the task has scored
-    it; `missing` are samples without an image, `unscored` the metrics with fewer scores than images."""
+    """How much of the plan a method has done in a task.
+
+    Attributes:
+        planned, drawn: samples of the plan, and how many have an image.
+        scored: how many every metric of the task has scored.
+        missing: ids of samples that nobody has drawn yet.
+        failed: ids of samples that could not be drawn, and why.
+    """
 
     method: str
     task: str
@@ -39,6 +45,7 @@ class Coverage:
     drawn: int
     scored: int
     missing: Sequence[str]
+    failed: Sequence[tuple[str, str]]
 
     @property
     def complete(self) -> bool:
@@ -117,6 +124,7 @@ def coverage_rows(inputs: PagesInput) -> Iterator[Coverage]:
             if row.kind in OWN:
                 drawn = inputs.gallery.drawn.get(row.label, frozenset())
                 missing = [sample for sample in ids if sample not in drawn]
+                reasons = inputs.gallery.failed.get(row.label, {})
                 scored = min((row.cells[place].n for place in columns), default=0)
                 yield Coverage(
                     method=row.label,
@@ -124,7 +132,8 @@ def coverage_rows(inputs: PagesInput) -> Iterator[Coverage]:
                     planned=len(ids),
                     drawn=len(ids) - len(missing),
                     scored=scored,
-                    missing=missing,
+                    missing=[sample for sample in missing if sample not in reasons],
+                    failed=[(sample, reasons[sample]) for sample in missing if sample in reasons],
                 )
 
 

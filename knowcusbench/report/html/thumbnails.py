@@ -1,8 +1,9 @@
 """Pictures for the gallery: a small one to look over, a large one to look at, made once for each image."""
 
 import io
+import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from knowcusbench.errors import ImageError
-from knowcusbench.files import write_atomic
+from knowcusbench.files import modified_in, remove, write_atomic
 from knowcusbench.images import read_image
 
 SMALL = 192
@@ -39,27 +40,26 @@ class Picture:
         return self.target.with_name(f"{self.target.name}.large.webp")
 
 
-def write_pictures(pictures: Iterable[Picture]) -> list[str]:
-    """Make the pictures that are missing or older than their image. Returns what is wrong with images that can't be
-    read; they have none."""
-    todo = [picture for picture in pictures if _outdated(picture)]
+def outdated(pictures: Sequence[Picture]) -> list[Picture]:
+    """Those of one directory, from images of one directory, that are missing or older than their image."""
+    if not pictures:
+        return []
+    written, made = modified_in(pictures[0].source.parent), modified_in(pictures[0].target.parent)
+    return [one for one in pictures if made.get(one.small.name, 0.0) < written.get(one.source.name, math.inf)]
+
+
+def write_pictures(pictures: Sequence[Picture]) -> list[str]:
+    """Make both sizes of these pictures. Returns what is wrong with images that can't be read; they have none."""
     with (
         ThreadPoolExecutor(os.cpu_count()) as pool,
-        tqdm(total=len(todo), desc="gallery", unit="image", disable=None) as progress,
+        tqdm(total=len(pictures), desc="gallery", unit="image", disable=None) as progress,
     ):
         faults = []
-        for fault in pool.map(_write, todo):
+        for fault in pool.map(_write, pictures):
             progress.update()
             if fault:
                 faults.append(fault)
     return faults
-
-
-def _outdated(picture: Picture) -> bool:
-    try:
-        return picture.small.stat().st_mtime < picture.source.stat().st_mtime
-    except FileNotFoundError:
-        return True
 
 
 def _write(picture: Picture) -> str:
@@ -67,13 +67,13 @@ def _write(picture: Picture) -> str:
     try:
         image = read_image(picture.source)
     except ImageError as error:
-        picture.small.unlink(missing_ok=True)
-        picture.large.unlink(missing_ok=True)
+        remove(picture.small)
+        remove(picture.large)
         return str(error)
     if max(image.size) > SMALL:
         write_atomic(picture.large, _webp(_within(image, LARGE)))
     else:
-        picture.large.unlink(missing_ok=True)
+        remove(picture.large)
     # Last: it says that both are there.
     write_atomic(picture.small, _webp(_within(image, SMALL)))
     return ""
@@ -92,9 +92,3 @@ def _webp(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format="WEBP", quality=QUALITY, method=2)
     return buffer.getvalue()
-
-
-def names(directory: Path) -> Iterator[str]:
-    """The names of the pictures in a directory; none if it is not there."""
-    if directory.is_dir():
-        yield from (path.name for path in directory.iterdir())

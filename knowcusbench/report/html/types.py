@@ -26,6 +26,7 @@ class GalleryInput:
         columns: the leaderboard's columns of scores.
         scores: columns sample_id, method, metric, value; NaN is a missing value.
         drawn: label -> ids of the samples that have an image.
+        failed: label -> id -> why drawing a sample failed.
         image: the image file of a label, concept and sample id.
         subjects: (label, concept, index of the knowledge item) -> what stands in the place of `{}` in that method's
             prompts, where it is not the knowledge phrase.
@@ -40,6 +41,7 @@ class GalleryInput:
     scores: pd.DataFrame
     drawn: Mapping[str, frozenset[str]]
     image: Callable[[str, str, str], Path]
+    failed: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     subjects: Mapping[tuple[str, str, int], str] = field(default_factory=dict)
     commands: Mapping[str, Sequence[str]] = field(default_factory=dict)
 

@@ -1,0 +1,244 @@
+"""Drawing pictures: every batch claimed, drawn in halves when memory is short, and tried again when it fails."""
+
+import gc
+import io
+import os
+import socket
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from uuid import uuid4
+
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from knowcusbench.adaptation.measure import measured
+from knowcusbench.backbone.base import Backbone, PromptEmbeds
+from knowcusbench.claims import Claim
+from knowcusbench.engine.base import WorkerBroken
+from knowcusbench.errors import UserError
+from knowcusbench.files import remove, write_atomic
+from knowcusbench.store import RunStore, append_line, write_json
+
+PNG_COMPRESSION = 6
+"""Fixed, so that an image drawn again has the same bytes."""
+
+ENCODED_AHEAD = 512
+"""Prompts encoded before the transformer runs: large enough to keep the encoder busy, small enough for
+memory (about 0.5 MB of embeddings a prompt at full size)."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image to be drawn.
+
+    Attributes:
+        id: of its content: what it is claimed and recorded by.
+        prompt: what it shows.
+        noise_seed: of its initial noise.
+        path: its file.
+        record: what the file says about itself.
+        wanted: False if it is drawn for the sake of its cell only, and dropped.
+    """
+
+    id: str
+    prompt: str
+    noise_seed: int
+    path: Path
+    record: Mapping[str, str]
+    wanted: bool
+
+    @property
+    def missing(self) -> bool:
+        return self.wanted and not self.path.exists()
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What became of a cell.
+
+    Attributes:
+        written: images.
+        failed: ids of the pictures that could not be drawn.
+        busy: whether another process is at work on it.
+    """
+
+    written: int = 0
+    failed: tuple[str, ...] = ()
+    busy: bool = False
+
+
+@dataclass(frozen=True)
+class Desk:
+    """Where a stage's drawing is claimed and recorded.
+
+    Attributes:
+        label, stage: the method's name in the run, and the stage's.
+        retries: how often a picture that fails is tried again.
+    """
+
+    store: RunStore
+    label: str
+    stage: str
+    retries: int
+
+    def write(self, concept: str, **entry: object) -> None:
+        """Add a line to the journal of this process."""
+        line = {"stage": self.stage, "concept": concept, **entry}
+        append_line(self.store.journal(self.label, _worker()), line)
+
+
+@lru_cache(maxsize=1)
+def _worker() -> str:
+    """A name for this process that no other has."""
+    return f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
+
+
+def draw_cells(
+    backbone: Backbone, cells: Sequence[Sequence[Picture]], desk: Desk, concept: str = ""
+) -> Iterator[Drawn]:
+    """Draw cells with the backbone as it is adapted now, and write the pictures that are missing. Yields what became of
+    each. The pictures of a cell differ in the noise seed only, and make one batch: on a GPU the batch size can change
+    an image's last bits."""
+    claims = desk.store.claims(desk.label, desk.stage)
+    batches = Batches()
+    for start in range(0, len(cells), ENCODED_AHEAD):
+        chunk = [cell for cell in cells[start : start + ENCODED_AHEAD] if any(picture.missing for picture in cell)]
+        with measured(desk.stage, backbone.device) as encoding:
+            embeds = {prompt: backbone.encode(prompt) for prompt in dict.fromkeys(cell[0].prompt for cell in chunk)}
+        if chunk:
+            desk.write(concept, prompts=len(embeds), seconds=encoding.cost.total_seconds)
+        for cell in chunk:
+            with claims.of(cell[0].id) as claim:
+                if not claim:
+                    yield Drawn(busy=True)
+                elif any(picture.missing for picture in cell):
+                    yield _draw_cell(backbone, embeds[cell[0].prompt], cell, desk, concept, batches, claim)
+
+
+def _draw_cell(
+    backbone: Backbone,
+    embeds: PromptEmbeds,
+    cell: Sequence[Picture],
+    desk: Desk,
+    concept: str,
+    batches: "Batches",
+    claim: Claim,
+) -> Drawn:
+    with measured(desk.stage, backbone.device) as meter:
+        images, sizes, errors = _images(backbone, embeds, cell, desk.retries, batches)
+    failed = tuple(picture.id for picture in cell if picture.id in errors and picture.missing)
+    written = [picture for picture in cell if picture.id in images and picture.missing]
+    if not claim.holds():
+        return Drawn(busy=True)
+    for picture in written:
+        write_atomic(picture.path, png_bytes(images[picture.id], picture.record))
+        remove(desk.store.failure(desk.label, picture.id))
+    for name in failed:
+        write_json(desk.store.failure(desk.label, name), {"stage": desk.stage, "concept": concept, **errors[name]})
+    desk.write(
+        concept,
+        images=len(images),
+        written=[picture.id for picture in written],
+        failed=list(failed),
+        batches=sizes,
+        seconds=meter.cost.total_seconds,
+        peak_memory_bytes=meter.cost.peak_memory_bytes,
+    )
+    return Drawn(written=len(written), failed=failed)
+
+
+class Batches:
+    """The largest batch that memory had room for, as far as it is known."""
+
+    def __init__(self) -> None:
+        self.limit: int | None = None
+
+    def draw(
+        self, backbone: Backbone, embeds: PromptEmbeds, noise_seeds: Sequence[int]
+    ) -> tuple[list[Image.Image], list[int]]:
+        """Images by noise seed, and the sizes of the batches that they were drawn in. Where memory is short, a batch is
+        drawn in halves, and so are those after it."""
+        images: list[Image.Image] = []
+        sizes: list[int] = []
+        while len(images) < len(noise_seeds):
+            batch = noise_seeds[len(images) :][: self.limit]
+            try:
+                images += backbone.sample(embeds, batch)
+                sizes.append(len(batch))
+                continue
+            except Exception as error:
+                if not is_out_of_memory(error) or len(batch) == 1:
+                    raise
+            # Not while the exception holds on to what filled the memory.
+            self.limit = len(batch) // 2
+            free_memory()
+        return images, sizes
+
+
+def _images(
+    backbone: Backbone, embeds: PromptEmbeds, cell: Sequence[Picture], retries: int, batches: Batches
+) -> tuple[dict[str, Image.Image], list[int], dict[str, dict[str, object]]]:
+    """Images by picture id, the sizes of their batches, and what went wrong with the others. If a batch fails, its
+    pictures are drawn one by one, and those that fail alone `retries` times more."""
+    try:
+        images, sizes = batches.draw(backbone, embeds, [picture.noise_seed for picture in cell])
+        return dict(zip((picture.id for picture in cell), images, strict=True)), sizes, {}
+    except Exception as error:
+        _refuse_hopeless(error)
+    drawn: dict[str, Image.Image] = {}
+    sizes = []
+    errors: dict[str, dict[str, object]] = {}
+    for picture in cell:
+        for attempt in range(1 + retries):
+            free_memory()
+            try:
+                (drawn[picture.id],), single = batches.draw(backbone, embeds, [picture.noise_seed])
+                sizes += single
+                errors.pop(picture.id, None)
+                break
+            except Exception as error:
+                _refuse_hopeless(error)
+                errors[picture.id] = {
+                    "error": f"{type(error).__name__}: {error}",
+                    "attempts": attempt + 1,
+                    "prompt": picture.prompt,
+                    "noise_seed": picture.noise_seed,
+                    "traceback": traceback.format_exc(),
+                    "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                }
+    return drawn, sizes, errors
+
+
+def _refuse_hopeless(error: Exception) -> None:
+    """Raise what no other picture would be spared: a user's mistake, or a GPU that answers no more."""
+    if isinstance(error, UserError):
+        raise error
+    if isinstance(error, torch.AcceleratorError) or "CUDA error" in str(error):
+        raise WorkerBroken(f"the GPU failed ({error})") from error
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an exception says that a device or this machine had no memory left."""
+    # torch's allocator for the CPU raises a bare RuntimeError.
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def free_memory() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def png_bytes(image: Image.Image, record: Mapping[str, str]) -> bytes:
+    """The image as PNG with a record in its text chunks."""
+    chunks = PngInfo()
+    for key, value in record.items():
+        chunks.add_itxt(key, value)
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", pnginfo=chunks, compress_level=PNG_COMPRESSION)
+    return buffer.getvalue()
