@@ -278,8 +278,7 @@ def _of_samples(run: Run, labels: list[str], place: Callable[[str, str], Path]) 
                     method=pd.Categorical.from_codes([0] * len(table), pd.Index([label])),
                     metric=pd.Categorical.from_codes([0] * len(table), pd.Index([name])),
                     value=table["value"].to_numpy(),
-                    protocol=table["protocol"].astype("category").array,
-                    note=table["note"].astype("category").array,
+                    **{name: table[name].astype("category").array for name in ("protocol", "note") if name in table},
                 )
 
 

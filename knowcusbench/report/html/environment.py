@@ -53,4 +53,4 @@ def file_name(text: str) -> str:
     """A name for a file that is made from any text: lower-case letters, digits, `-` and `_`, and different for
     different texts, on file systems that ignore case too."""
     plain = re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-")[:60]
-    return plain if plain == text else f"{plain}-{hashlib.sha256(text.encode()).hexdigest()[:8]}".lstrip("-")
+    return plain if plain and plain == text else f"{plain}-{hashlib.sha256(text.encode()).hexdigest()[:8]}".lstrip("-")

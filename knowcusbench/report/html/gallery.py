@@ -22,6 +22,9 @@ from knowcusbench.report.html.thumbnails import Picture, outdated, write_picture
 from knowcusbench.report.html.types import GalleryInput
 from knowcusbench.report.types import Column
 
+ANY = 16 * "0"
+"""Stands for an id in a command."""
+
 PAGE_BYTES = 2_500_000
 """About as much goes on a page; a concept with more samples has several."""
 
@@ -233,8 +236,8 @@ class Gallery:
         """The command that draws an image again, in front of and behind the sample's id."""
         if label not in self.inputs.commands:
             return []
-        file = shlex.quote(str(self.inputs.image(label, concept.name, "{id}")))
-        before, _, after = file.partition("{id}")
+        file = shlex.quote(str(self.inputs.image(label, concept.name, ANY)))
+        before, _, after = file.rpartition(ANY)
         return [f"rm {before}", f"{after} && {shlex.join(self.inputs.commands[label])}"]
 
     def _scores(self, page: Page) -> Iterator[tuple[str, list[Any]]]:

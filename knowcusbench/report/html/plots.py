@@ -56,7 +56,7 @@ def axis(values: Iterable[float], start: float, end: float, *, log: bool = False
     if log:
         factor = (high / low) ** pad if high > low else 2.0
         return Axis(low / factor, high * factor, start, end, log)
-    room = (high - low) * pad or abs(high) * pad or 1.0
+    room = (high - low) * pad if high > low else abs(high) or 1.0
     return Axis(low - room, high + room, start, end)
 
 
