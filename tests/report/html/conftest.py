@@ -15,7 +15,16 @@ from playwright.sync_api import Browser, BrowserContext, Error, Page, sync_playw
 from knowcusbench.benchmark.types import Concept, KnowledgeItem, Prompt, Task
 from knowcusbench.config import GridConfig
 from knowcusbench.plan import make_plan
-from knowcusbench.report import MetricHeading, ReportInput, build_leaderboard, build_statistics
+from knowcusbench.report import (
+    AblationInput,
+    MetricHeading,
+    ReportInput,
+    Setting,
+    build_ablation,
+    build_agreement,
+    build_leaderboard,
+    build_statistics,
+)
 from knowcusbench.report.html import GalleryInput, PagesInput, write_html
 from knowcusbench.report.leaderboard import place_of
 from knowcusbench.report.types import RowKind
@@ -33,6 +42,7 @@ METHODS = {"base": "base", "mokus": "mokus", 'a "b" <i>&, x=1e-3': "mokus", "anc
 
 METRICS = {
     "clip_i": MetricHeading(title="CLIP-I", tasks=frozenset(Task)),
+    **{f"metric_{n}": MetricHeading(title=f"Metric {n}", tasks=frozenset({Task.GENERATION})) for n in range(4)},
     "copies": MetricHeading(title="Copies", tasks=frozenset({Task.GENERATION}), higher_is_better=False),
 }
 
@@ -123,9 +133,27 @@ def made_up_input(folder: Path, **changes: Any) -> tuple[PagesInput, ReportInput
         "hardware": {"gpus": [], "processor": QUOTES, "cores": 2},
         "seconds": {"report": 1.5},
     }
+    names = [concept.name for concept in everything]
+    confusion = pd.DataFrame(generator.integers(0, 9, (4, 4)), index=names, columns=names)
     made = PagesInput(
         board=board,
         statistics=statistics,
+        agreement=build_agreement(dataclasses.replace(inputs, truth=("metric_0",))),
+        effects=dataclasses.replace(board, title="Effects"),
+        confusions={"mokus": {"separately": confusion, "together": confusion}},
+        ablation=build_ablation(
+            AblationInput(
+                name="eta",
+                title=f"strength {IMAGE}",
+                scale="log",
+                settings=[Setting(label=label, value=10.0**-number) for number, label in enumerate(list(METHODS)[1:3])],
+                controls=["base", "anchor"],
+                metrics=METRICS,
+                scores=scores,
+                effects=None,
+                costs=inputs.costs,
+            )
+        ),
         gallery=gallery,
         identity={"metrics": {"clip_i": {"encoder": QUOTES}}, "benchmark": "digest"},
         configs={label: {"method": {"_target_": name, "text": SCRIPT}} for label, name in METHODS.items()},

@@ -10,7 +10,7 @@ from playwright.sync_api import Page, expect
 
 from knowcusbench.report.html.environment import file_name
 
-from .conftest import HOSTILE, METHODS
+from .conftest import HOSTILE, METHODS, METRICS
 
 Opened = Callable[..., Page]
 
@@ -108,7 +108,7 @@ def test_a_picture_opens_large_with_all_that_is_known_of_it(opened: Opened, page
     scores = pages[2].scores
     own = scores[(scores["sample_id"] == identifier) & (scores["method"] == "mokus")].set_index("metric")["value"]
     shown = [float(text) for text in dialog.locator("tbody td").all_inner_texts()]
-    assert shown == pytest.approx([own["clip_i"], own["copies"]], abs=6e-4)
+    assert shown == pytest.approx([own[metric] for metric in METRICS], abs=6e-4)
     command = shlex.split(dialog.locator("#viewer-command").inner_text())
     file = str(made.gallery.image("mokus", "dog", identifier))
     assert command == ["rm", file, "&&", *made.gallery.commands["mokus"]]

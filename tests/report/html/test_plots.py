@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from knowcusbench.report.html.plots import WIDTH, axis, pareto_front, place_labels
+from knowcusbench.report.html.plots import WIDTH, axis, line_plots, pareto_front, place_labels
 
 
 @pytest.mark.parametrize("higher", [True, False])
@@ -59,3 +59,16 @@ def test_labels_keep_clear_of_dots_and_of_each_other():
         assert left + wide <= WIDTH
     for one, other in itertools.combinations(boxes, 2):
         assert one[2] <= other[0] or other[2] <= one[0] or one[3] <= other[1] or other[3] <= one[1]
+
+
+def test_a_line_goes_through_the_means_of_the_settings(pages):
+    ablation = pages[1].ablation
+    plot = line_plots(ablation)[0]
+    means = ablation.summary[ablation.summary["column"] == plot.column.key].set_index("label")["mean"]
+    assert [text for *_, text in plot.dots] == [f"{s.value:g}: {means[s.label]:.3f}" for s in ablation.settings]
+    # Where the mean is higher the dot is nearer to the top, and the smaller value is on the left.
+    (left, top, _), (other_left, other_top, _) = plot.dots
+    assert (top < other_top) == (means[ablation.settings[0].label] > means[ablation.settings[1].label])
+    assert (left < other_left) == (ablation.settings[0].value < ablation.settings[1].value)
+    assert [label for _, label in plot.controls] == ["base", "anchor"]
+    assert len(plot.concepts) == 4
