@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help bench sweep ablation probe plan report benchmark toybox toybox-eval test test-browser lint clean
+.PHONY: help bench sweep ablation probe plan report benchmark toybox toybox-eval drill test test-browser lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ toybox: $(INSTALLED) ## train the embedded world's weights anew (FORCE=1 replace
 
 toybox-eval: $(INSTALLED) ## compute all figures of the embedded world's weights, and write their card
 	$(BIN)/python -m knowcusbench.toybox.card
+
+drill: $(INSTALLED) ## kill a run at 100 random moments, run two commands in one directory, fill a disk (half an hour)
+	$(BIN)/python -m tests.drill $(ARGS)
 
 test: $(INSTALLED) ## run the tests
 	$(BIN)/python -m pytest $(ARGS)

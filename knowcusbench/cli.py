@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from knowcusbench.errors import BenchmarkError, UserError, exit_on_user_error
+from knowcusbench.termination import EXIT_CODE, Terminated, terminable
 
 USAGE = """\
 knowcusbench: benchmark of knowledge-aware concept customization
@@ -52,15 +53,19 @@ RUN_VERBS = ("bench", "plan", "adapt", "generate", "score", "effects", "report",
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command and exit: 0 done, 2 a user's mistake, 130 interrupted."""
+    """Run the command and exit: 0 done, 2 a user's mistake, 3 done but for some images, 130 interrupted (SIGINT), 143
+    told to stop (SIGTERM)."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        with exit_on_user_error():
+        with terminable(), exit_on_user_error():
             _dispatch(arguments)
     except KeyboardInterrupt:
         print("knowcusbench: interrupted; run the same command again to go on", file=sys.stderr)
         sys.exit(130)
+    except Terminated:
+        print("knowcusbench: told to stop (SIGTERM); run the same command again to go on", file=sys.stderr)
+        sys.exit(EXIT_CODE)
 
 
 def _dispatch(arguments: list[str]) -> None:

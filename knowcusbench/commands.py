@@ -5,8 +5,10 @@ import logging
 import os
 import re
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,12 +25,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from knowcusbench.config import did_you_mean, register
-from knowcusbench.errors import ConfigError, exit_on_user_error
+from knowcusbench.engine.base import Engine
+from knowcusbench.errors import ConfigError, IncompleteError, exit_on_user_error
 from knowcusbench.provenance import provenance
-from knowcusbench.stages.adapt import adapt
+from knowcusbench.stages.adapt import POLL, adapt
 from knowcusbench.stages.effects import effects
 from knowcusbench.stages.estimate import plan_summary
-from knowcusbench.stages.generate import generate
+from knowcusbench.stages.generate import existing_images, generate
 from knowcusbench.stages.prepare import Run, prepare, read_config, recorded_config, recorded_weights
 from knowcusbench.stages.probe import probe
 from knowcusbench.stages.report import report
@@ -80,10 +83,16 @@ def run_verb(verb: str, arguments: Sequence[str]) -> None:
     # Hydra's parser wants all overrides in one piece; people write -m anywhere.
     sys.argv = ["knowcusbench", *sorted(arguments, key=_is_override)]
 
+    incomplete: list[str] = []
+
     def job(composed: DictConfig) -> None:
         with exit_on_user_error():
             composed.run.label = composed.run.label or _label(swept)
-            run_stages(verb, recorded_config(composed) if verb == "report" else composed)
+            try:
+                run_stages(verb, recorded_config(composed) if verb == "report" else composed)
+            except IncompleteError as error:
+                # The other methods of a sweep come first.
+                incomplete.append(str(error))
 
     decorated = hydra.main(version_base="1.3", config_path="pkg://knowcusbench.configs", config_name="config")
     try:
@@ -91,6 +100,8 @@ def run_verb(verb: str, arguments: Sequence[str]) -> None:
         decorated(job)()
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error)) from error
+    if incomplete:
+        raise IncompleteError("; ".join(incomplete))
 
 
 def _is_override(word: str) -> bool:
@@ -115,7 +126,8 @@ def _label(swept: set[str]) -> str:
 
 
 def run_stages(verb: str, composed: DictConfig) -> None:
-    """Run a verb's stages for one method, and leave a record of the command in the run."""
+    """Run a verb's stages for one method, and leave a record of the command in the run. Raises IncompleteError if
+    images that should have been drawn are missing then."""
     config, resolved = read_config(composed)
     if config.cpu_threads:
         torch.set_num_threads(config.cpu_threads)
@@ -133,7 +145,10 @@ def run_stages(verb: str, composed: DictConfig) -> None:
     seconds = {}
     for stage in stages:
         started = time.perf_counter()
-        stage(run)
+        if stage is generate and score in stages and run.engine.beside:
+            _generate_and_score(run, run.engine.beside)
+        else:
+            stage(run)
         seconds[stage.__name__] = round(time.perf_counter() - started, 3)
     record = provenance() | {"verb": verb, "seconds": seconds, "benchmark": run.benchmark.digest}
     record |= recorded_weights(run.store)
@@ -142,6 +157,36 @@ def run_stages(verb: str, composed: DictConfig) -> None:
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
     with writing():
         write_json(run.store.provenance(stamp, run.label), record)
+    if generate in stages and (missing := len(run.plan) - len(existing_images(run))):
+        raise IncompleteError(
+            f"{run.label}: {missing} of {len(run.plan)} images are missing; {run.store.root}/failures says why, and "
+            "the same command tries them again"
+        )
+
+
+def _generate_and_score(run: Run, engine: Engine) -> None:
+    """Score what is drawn, by workers of their own, while it is drawn. What is left over is for the score stage."""
+    beside = replace(run, engine=engine)
+    drawn = threading.Event()
+    errors: list[Exception] = []
+
+    def score_along() -> None:
+        try:
+            while not drawn.wait(POLL):
+                score(beside)
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=score_along, daemon=True)
+    thread.start()
+    try:
+        generate(run)
+    finally:
+        drawn.set()
+    thread.join()
+    engine.close()
+    if errors:
+        raise errors[0]
 
 
 def explain(error: Exception) -> str:

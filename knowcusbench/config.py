@@ -262,10 +262,11 @@ SECTIONS = {
 
 
 def register() -> None:
-    """Make the schemas and the `embedded` resolver known to Hydra. Idempotent."""
+    """Make the schemas and the resolvers of configuration files known to Hydra. Idempotent."""
     ConfigStore.instance().store(name="schema", node=Config)
     OmegaConf.register_new_resolver("embedded", _embedded, replace=True)
     OmegaConf.register_new_resolver("swept", _swept, replace=True)
+    OmegaConf.register_new_resolver("on_this_machine", _on_this_machine, replace=True)
 
 
 def _embedded(part: str, *, _root_: DictConfig) -> str:
@@ -277,6 +278,11 @@ def _embedded(part: str, *, _root_: DictConfig) -> str:
 def _swept(values: Iterable[Any]) -> str:
     """The values of a list, or the names of a mapping, as Hydra's sweeper takes them."""
     return ",".join(str(value) for value in values)
+
+
+def _on_this_machine(place: str, otherwise: str) -> str:
+    """A place if it is a path, or another if it is a URL: Hydra keeps the record of a sweep in a directory."""
+    return otherwise if "://" in place else place
 
 
 def build(node: Any, key: str) -> Any:

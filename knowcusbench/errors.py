@@ -1,18 +1,18 @@
 """Errors that a user can cause.
 
-The command prints each as one line and exits with code 2. Every other exception is a bug of ours and
-shows its traceback. A message names the thing that is wrong, where it is, and what to do about it.
+The command prints each as one line and exits with code 2 (3 if images are missing in the end). Every other exception is
+a bug of ours and shows its traceback. A message names the thing that is wrong, where it is, and what to do about it.
 """
 
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-USER_ERROR_EXIT_CODE = 2
-
 
 class UserError(Exception):
     """Something the user can mend. The message is complete: what is wrong, where, and the remedy."""
+
+    exit_code = 2
 
 
 class ConfigError(UserError):
@@ -47,11 +47,17 @@ class RunError(UserError):
     """A run directory that can't be used: made with another configuration, damaged or not writable."""
 
 
+class IncompleteError(UserError):
+    """A command that did all it could, and some images are missing."""
+
+    exit_code = 3
+
+
 @contextmanager
 def exit_on_user_error() -> Iterator[None]:
-    """Print a user's mistake as one line on standard error and exit with code 2."""
+    """Print a user's mistake as one line on standard error and exit with its code."""
     try:
         yield
     except UserError as error:
         print(f"knowcusbench: {error}", file=sys.stderr)
-        sys.exit(USER_ERROR_EXIT_CODE)
+        sys.exit(error.exit_code)

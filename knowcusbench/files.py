@@ -28,7 +28,8 @@ def location(text: str) -> Path:
     if protocol in ("file", "local"):
         return Path(rest)
     try:
-        place = UPath(text)
+        # What other processes write must be seen.
+        place = UPath(text, use_listings_cache=False)
         _ = place.fs
     except (ValueError, ImportError) as error:
         raise ConfigError(f"{text}: can't be used as a place for files ({error})") from error
@@ -132,7 +133,6 @@ def modified_in(directory: Path) -> dict[str, float]:
     try:
         if is_remote(directory):
             system, place = filesystem(directory)
-            system.invalidate_cache(place)
             found = {entry["name"].rstrip("/").rpartition("/")[2]: _written(entry) for entry in system.ls(place, True)}
         else:
             with os.scandir(directory) as entries:

@@ -1,0 +1,285 @@
+"""Many workers on one machine or a cluster, by Ray."""
+
+import atexit
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from threading import Lock
+from typing import Any, Generic
+
+import torch
+from tqdm import tqdm
+
+from knowcusbench.engine.base import Engine, Job, Result, Worker, WorkerBroken
+from knowcusbench.errors import ConfigError, RunError, UserError
+
+LOOK = 1.0
+"""Seconds between two looks at which workers have come and gone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RayEngine(Engine):
+    """Workers that live as long as the command, each with its own backbone. They take jobs as they become free; what a
+    worker that dies was at is done by another.
+
+    Attributes:
+        address: "auto" or an address joins a cluster that runs; null starts Ray on this machine.
+        workers: at most so many at once; null takes as many as there is room for.
+        gpus_per_worker: GPUs of a worker; null is one where the cluster has any.
+        cpus_per_worker: processor cores of a worker.
+        score_workers: so many workers score what is drawn while others draw; 0 scores afterwards with all of them.
+        gpus_per_score_worker: the GPUs of such a worker, as 0.25.
+        retries: how often an image that can't be drawn is tried again, and how often a job that its worker dies in
+            before any result is given to another one.
+        start_seconds: how long to wait for the first worker.
+        show_output: print what workers print.
+    """
+
+    address: str | None = None
+    workers: int | None = None
+    gpus_per_worker: float | None = None
+    cpus_per_worker: float = 1
+    score_workers: int = 0
+    gpus_per_score_worker: float = 0
+    retries: int = 2
+    start_seconds: float = 300.0
+    show_output: bool = False
+
+    def __post_init__(self) -> None:
+        for key, value, least in (
+            ("workers", self.workers, 1),
+            ("score_workers", self.score_workers, 0),
+            ("retries", self.retries, 0),
+            ("gpus_per_worker", self.gpus_per_worker, 0),
+            ("gpus_per_score_worker", self.gpus_per_score_worker, 0),
+        ):
+            if value is not None and value < least:
+                raise ConfigError(f"engine.{key}: expected at least {least}, found {value}")
+        if not self.cpus_per_worker > 0:
+            raise ConfigError(f"engine.cpus_per_worker: expected more than 0, found {self.cpus_per_worker}")
+
+    @property
+    def parallelism(self) -> int:
+        return _pool(self).room()
+
+    @property
+    def beside(self) -> Engine | None:
+        if not self.score_workers:
+            return None
+        return replace(self, workers=self.score_workers, gpus_per_worker=self.gpus_per_score_worker, score_workers=0)
+
+    def run(self, make_worker: Callable[[], Worker[Job, Result]], jobs: Sequence[Job]) -> Iterator[Result]:
+        return _Dispatch(_pool(self), make_worker, jobs, self.retries).results()
+
+    def close(self) -> None:
+        _pool(self).close()
+
+
+class Host:
+    """What runs in a worker's process: it keeps the workers that were made there."""
+
+    def __init__(self, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self._made: dict[Any, Callable[[Any], Iterator[Any]]] = {}
+
+    def ready(self) -> bool:
+        return True
+
+    def do(self, name: str, make_worker: Callable[[], Callable[[Any], Iterator[Any]]], job: Any) -> Iterator[Any]:
+        # Ray passes an object that it stores by reference; only the last few kinds of work are kept.
+        if name not in self._made:
+            while len(self._made) >= 4:
+                self._made.pop(next(iter(self._made)))
+            self._made[name] = make_worker()
+        yield from self._made[name](job)
+
+
+class Pool:
+    """The workers of an engine in a Ray cluster: as many as there is room for, also when nodes come and go."""
+
+    def __init__(self, engine: RayEngine) -> None:
+        self.ray = _ray(engine.address, engine.show_output)
+        self.engine = engine
+        self._starting: dict[Any, Any] = {}
+        self._idle: list[Any] = []
+        self._busy: list[Any] = []
+        self._looked = -LOOK
+        self._lock = Lock()
+
+    def room(self) -> int:
+        """How many workers the cluster has room for; at least one."""
+        total = self.ray.cluster_resources()
+        cpus, gpus = self._needs()
+        counts = [total.get("CPU", 0) / cpus]
+        if gpus:
+            counts.append(total.get("GPU", 0) / gpus)
+        if self.engine.workers:
+            counts.append(self.engine.workers)
+        return max(1, int(min(counts)))
+
+    def take(self) -> Any | None:
+        """A worker that is free, or None."""
+        with self._lock:
+            self._look()
+            if not self._idle:
+                return None
+            worker = self._idle.pop()
+            self._busy.append(worker)
+            return worker
+
+    def give(self, worker: Any) -> None:
+        """Take a worker back that is free again."""
+        with self._lock:
+            self._busy.remove(worker)
+            self._idle.append(worker)
+
+    def drop(self, worker: Any) -> None:
+        """Forget a worker that died, and see that it is dead."""
+        with self._lock:
+            if worker in self._busy:
+                self._busy.remove(worker)
+            self.ray.kill(worker)
+
+    @property
+    def size(self) -> int:
+        return len(self._idle) + len(self._busy)
+
+    def close(self) -> None:
+        with self._lock:
+            for worker in [*self._idle, *self._busy, *self._starting.values()]:
+                self.ray.kill(worker)
+            self._idle, self._busy, self._starting = [], [], {}
+
+    def _needs(self) -> tuple[float, float]:
+        gpus = self.engine.gpus_per_worker
+        if gpus is None:
+            gpus = 1 if self.ray.cluster_resources().get("GPU", 0) else 0
+        return self.engine.cpus_per_worker, gpus
+
+    def _look(self) -> None:
+        """Start workers that there is room for, and take note of those that have started."""
+        if time.monotonic() - self._looked >= LOOK or not self.size:
+            self._looked = time.monotonic()
+            cpus, gpus = self._needs()
+            kind = self.ray.remote(num_cpus=cpus, num_gpus=gpus)(Host)
+            for _ in range(self.room() - self.size - len(self._starting)):
+                worker = kind.remote(torch.get_num_threads())
+                self._starting[worker.ready.remote()] = worker
+        if self._starting:
+            ready, _ = self.ray.wait(list(self._starting), num_returns=len(self._starting), timeout=0)
+            for reference in ready:
+                worker = self._starting.pop(reference)
+                try:
+                    self.ray.get(reference)
+                    self._idle.append(worker)
+                except self.ray.exceptions.RayActorError:
+                    self.ray.kill(worker)
+
+
+class _Dispatch(Generic[Job, Result]):
+    """Jobs on their way to the workers of a pool and back."""
+
+    def __init__(
+        self, pool: Pool, make_worker: Callable[[], Worker[Job, Result]], jobs: Sequence[Job], retries: int
+    ) -> None:
+        self.pool, self.ray, self.retries = pool, pool.ray, retries
+        self.make_worker = make_worker
+        self.waiting: deque[tuple[Job, int]] = deque((job, 0) for job in jobs)
+        self.running: dict[Any, tuple[Any, Job, int]] = {}
+
+    def results(self) -> Iterator[Result]:
+        # Once in the store of objects, and not with every job.
+        shared = self.ray.put(self.make_worker)
+        name = shared.hex()
+        started = time.monotonic()
+        try:
+            while self.waiting or self.running:
+                while self.waiting and (worker := self.pool.take()):
+                    job, deaths = self.waiting.popleft()
+                    stream = worker.do.options(num_returns="streaming").remote(name, shared, job)
+                    self.running[stream] = (worker, job, deaths)
+                if not self.running:
+                    self._refuse_to_wait(started)
+                    time.sleep(0.05)
+                    continue
+                # Not for long while there is work for a worker that may be starting.
+                ready, _ = self.ray.wait(list(self.running), timeout=0.2 if self.waiting else LOOK)
+                for stream in ready:
+                    yield from self._next(stream)
+        finally:
+            # Left early, by an error or a signal: what still runs is of no use.
+            for worker, _, _ in self.running.values():
+                self.pool.drop(worker)
+
+    def _next(self, stream: Any) -> Iterator[Result]:
+        worker, job, _ = self.running[stream]
+        try:
+            reference = next(stream, None)
+            if reference is None:
+                del self.running[stream]
+                self.pool.give(worker)
+                return
+            result = self.ray.get(reference)
+        except self.ray.exceptions.RayTaskError as error:
+            if not isinstance(error.cause, WorkerBroken):
+                del self.running[stream]
+                self.pool.drop(worker)
+                # A user's mistake is one line, without the worker's traceback.
+                raise (error.cause if isinstance(error.cause, UserError | OSError) else error) from None
+            self._died(stream, str(error.cause))
+        except (self.ray.exceptions.RayActorError, self.ray.exceptions.ObjectLostError) as error:
+            self._died(stream, str(error).partition("\n")[0])
+        else:
+            # It does something: deaths are counted in a row.
+            self.running[stream] = (worker, job, 0)
+            yield result
+
+    def _died(self, stream: Any, reason: str) -> None:
+        worker, job, deaths = self.running.pop(stream)
+        self.pool.drop(worker)
+        if deaths < self.retries:
+            self.waiting.append((job, deaths + 1))
+        else:
+            tqdm.write(
+                f"knowcusbench: {job}: left out, since {deaths + 1} workers died at it ({reason})", file=sys.stderr
+            )
+
+    def _refuse_to_wait(self, started: float) -> None:
+        limit = self.pool.engine.start_seconds
+        if not self.pool.size and time.monotonic() - started > limit:
+            cpus, gpus = self.pool._needs()
+            raise RunError(
+                f"engine: no worker with {cpus:g} cores and {gpus:g} GPUs started within {limit:g} s; the cluster has "
+                f"{self.ray.cluster_resources().get('CPU', 0):g} cores and "
+                f"{self.ray.cluster_resources().get('GPU', 0):g} GPUs. Ask for less with engine.cpus_per_worker= and "
+                "engine.gpus_per_worker=, or wait longer with engine.start_seconds="
+            )
+
+
+@lru_cache(maxsize=8)
+def _pool(engine: RayEngine) -> Pool:
+    pool = Pool(engine)
+    atexit.register(pool.close)
+    return pool
+
+
+@lru_cache(maxsize=1)
+def _ray(address: str | None, show_output: bool) -> Any:
+    """Ray, connected to its cluster. Raises ConfigError if it is not installed or there is no cluster."""
+    try:
+        import ray
+    except ImportError as error:
+        raise ConfigError("engine=ray needs Ray: pip install 'knowcusbench[cluster]'") from error
+    if not ray.is_initialized():
+        options: dict[str, Any] = {"address": address} if address else {"include_dashboard": False}
+        try:
+            ray.init(**options, log_to_driver=show_output, logging_level="ERROR", configure_logging=True)
+        except ConnectionError as error:
+            raise ConfigError(
+                f"engine.address: no Ray cluster at {address!r}; start one with `ray start --head`, or leave it null "
+                "to start Ray on this machine"
+            ) from error
+    return ray
