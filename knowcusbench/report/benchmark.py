@@ -47,17 +47,17 @@ def main() -> None:
     methods = METHODS[: arguments.methods]
     with tempfile.TemporaryDirectory() as folder:
         run, seconds = timed(lambda: make_run(Path(folder), methods, arguments.prompts))
-        print(f"plan of {len(run.plan):,} samples: {seconds:.1f} s, peak {peak():.2f} GB")
+        print(f"plan of {len(run.plan):,} samples: {seconds}, peak {peak():.2f} GB")
         make_scores(run, methods)
         with contextlib.redirect_stdout(io.StringIO()):
             _, seconds = timed(lambda: report(run))
         pages = sorted(run.store.report.rglob("*.html"), key=lambda page: page.stat().st_size)
-        print(f"report of {len(methods)} methods and {len(METRICS)} metrics: {seconds:.1f} s, peak {peak():.2f} GB")
+        print(f"report of {len(methods)} methods and {len(METRICS)} metrics: {seconds}, peak {peak():.2f} GB")
         total = sum(page.stat().st_size for page in pages)
         print(f"  {len(pages)} pages, {total / 1e6:.0f} MB, the largest {pages[-1].stat().st_size / 1e6:.1f} MB")
         make_files(run)
         jobs, seconds = timed(lambda: (len(existing_images(run)), generate_jobs(run)))
-        print(f"resume scan of {jobs[0]:,} images: {seconds:.1f} s, {len(jobs[1])} jobs left, peak {peak():.2f} GB")
+        print(f"resume scan of {jobs[0]:,} images: {seconds}, {len(jobs[1])} jobs left, peak {peak():.2f} GB")
 
 
 def made_up_benchmark(prompts: int) -> Benchmark:
@@ -140,11 +140,11 @@ def make_files(run: Run) -> None:
         run.store.image(run.label, concept, sample).touch()
 
 
-def timed(work: Callable[[], T]) -> tuple[T, float]:
-    """The result and the seconds it took."""
-    started = time.perf_counter()
+def timed(work: Callable[[], T]) -> tuple[T, str]:
+    """The result, and the seconds it took by the clock and on the processor."""
+    started, busy = time.perf_counter(), time.process_time()
     result = work()
-    return result, time.perf_counter() - started
+    return result, f"{time.perf_counter() - started:.1f} s ({time.process_time() - busy:.1f} s on the processor)"
 
 
 def peak() -> float:

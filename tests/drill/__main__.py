@@ -103,8 +103,8 @@ def results(run: Path) -> dict[str, bytes]:
 
 
 def drill_kills(root: Path, options: argparse.Namespace) -> str:
-    """Kill the driver of a local run, and the drivers, workers and a node of a Ray cluster, at random moments, as often as
-    asked; then let the run end."""
+    """Kill the driver of a local run, and the drivers, workers and a node of a Ray cluster, at random moments, as often
+    as asked; then let the run end."""
     dice = random.Random(options.seed)
     run, kills, starts = root / "killed", Counter[str](), 0
     cluster = Nodes()
