@@ -2,6 +2,7 @@
 them."""
 
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -95,16 +96,21 @@ def _subjects(run: Run, configs: Mapping[str, Any]) -> Iterator[tuple[tuple[str,
 
 
 def _commands(run: Run, labels: Sequence[str], records: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
-    """For each method the last command that drew images, as one that draws what is missing where the run is now."""
+    """For each method the last command that drew images, as one that draws what is missing where the run is now. The
+    command that is at work has no record yet."""
     place = [f"run.root={_quoted(str(run.store.root.parent))}", f"run.name={_quoted(run.store.root.name)}"]
-    commands = {}
-    for name, record in records.items():
-        label = name.removesuffix(".json").partition("-")[2]
-        program, *arguments = record["command"]
-        if label in labels and record["verb"] in DRAWING and program == "knowcusbench":
-            kept = [word for word in arguments if not word.startswith(("run.root=", "run.name="))]
-            commands[label] = [program, "generate", *kept, *place]
-    return commands
+    drawing = [(name, record["command"]) for name, record in records.items() if record["verb"] in DRAWING]
+    words = {run.label: sys.argv} | {name.removesuffix(".json").partition("-")[2]: command for name, command in drawing}
+    return {
+        label: [
+            "knowcusbench",
+            "generate",
+            *(word for word in arguments if not word.startswith(("run.root=", "run.name="))),
+            *place,
+        ]
+        for label, (program, *arguments) in words.items()
+        if label in labels and program == "knowcusbench"
+    }
 
 
 def _quoted(text: str) -> str:

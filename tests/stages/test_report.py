@@ -85,7 +85,8 @@ def test_images_without_a_timing_have_no_cost(run: Path, command: Command) -> No
 
 
 def test_the_command_in_the_gallery_draws_the_image_again_with_the_same_bytes(run: Path) -> None:
-    """As a shell would run it, where the run is now."""
+    """As a shell would run it, where the run is now. The command that drew it knew its own already."""
+    assert '"command":[]' not in (run / "report" / "gallery" / "duck_toy.html").read_text()
     assert main_exit("report", f"run.root={run.parent}", "run.name=run") == 0
     page = (run / "report" / "gallery" / "duck_toy.html").read_text()
     data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.S)[1])  # type: ignore[index]

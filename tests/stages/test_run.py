@@ -40,7 +40,7 @@ def files(root: Path) -> dict[str, bytes]:
 
 def _placeless(path: Path) -> bytes:
     """A file's bytes; of the gallery, without the commands that draw again: they name the place of the run."""
-    return re.sub(rb'"command":\[.*?\]', b"", path.read_bytes()) if path.suffix == ".html" else path.read_bytes()
+    return re.sub(rb'"command":.*?\]}', b"", path.read_bytes()) if path.suffix == ".html" else path.read_bytes()
 
 
 def scores(root: Path, method: str, metric: str) -> pd.Series:
