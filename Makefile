@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help bench sweep ablation probe plan report benchmark benchmark-gpu doctor toybox toybox-eval drill test lint clean
+.PHONY: help bench sweep ablation probe plan report benchmark benchmark-gpu doctor toybox toybox-eval drill test test-browser lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,9 +39,11 @@ plan: $(INSTALLED) ## count the samples and estimate the cost
 report: $(INSTALLED) ## write the leaderboard of a run again
 	$(BIN)/knowcusbench report method=$(METHOD) $(ARGS)
 
-benchmark: $(INSTALLED) ## time the knowledge edit against the published solve, and the metrics against scoring image by image
+benchmark: $(INSTALLED) ## time the knowledge edit, the metrics, drawing and workers, and the report of the full grid, each beside another way
 	$(BIN)/python -m knowcusbench.adaptation.benchmark $(ARGS)
 	$(BIN)/python -m knowcusbench.metrics.benchmark
+	$(BIN)/python -m knowcusbench.stages.benchmark
+	$(BIN)/python -m knowcusbench.report.benchmark
 
 benchmark-gpu: $(INSTALLED) ## time every stage at full size on random weights beside the hardware's floor (without a GPU: small shapes)
 	$(BIN)/python -m knowcusbench.backbone.benchmark $(ARGS)
@@ -60,6 +62,11 @@ drill: $(INSTALLED) ## kill a run at 100 random moments, run two commands in one
 
 test: $(INSTALLED) ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
+
+test-browser: $(INSTALLED) ## install Chromium if there is none, and run the tests of the report's pages
+	command -v chromium || command -v chromium-browser || command -v google-chrome \
+		|| $(BIN)/python -m playwright install --with-deps chromium
+	$(BIN)/python -m pytest tests/report/html $(ARGS)
 
 lint: $(INSTALLED) ## check style and types
 	$(BIN)/ruff check .

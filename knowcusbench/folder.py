@@ -25,7 +25,7 @@ from knowcusbench.errors import ConfigError
 from knowcusbench.files import write_atomic
 from knowcusbench.metrics.base import Metric, Score, ScoreItem
 from knowcusbench.metrics.protocol import Reduction
-from knowcusbench.report.reduction import MEANS, score_intervals
+from knowcusbench.report.reduction import MEANS, concept_means, score_intervals
 from knowcusbench.stages.prepare import protocol_digest
 from knowcusbench.store import write_json, writing
 
@@ -264,7 +264,8 @@ def summarise(
     """One row per metric: its mean by `reduction`, the 95% interval over concepts, how many images and concepts, how
     many scores carry a note, and the protocol's digest."""
     table = scores.assign(method="images", task=Task.GENERATION.value)
-    means, intervals = MEANS[reduction](table), score_intervals(table, reduction)
+    of_concepts = concept_means(table)
+    means, intervals = MEANS[reduction](of_concepts), score_intervals(of_concepts, reduction)
     rows = []
     for name, metric in metrics.items():
         own = table[table["metric"] == name]

@@ -7,7 +7,7 @@ import numpy as np
 from scipy import stats
 
 from knowcusbench.benchmark.types import Task
-from knowcusbench.report.reduction import MEANS
+from knowcusbench.report.reduction import MEANS, concept_means
 from knowcusbench.report.resampling import DECIMALS
 from knowcusbench.report.types import ReportInput
 
@@ -85,7 +85,7 @@ def build_agreement(inputs: ReportInput) -> tuple[Agreement, ...]:
 
 
 def _over_methods(inputs: ReportInput, task: Task, truth: str, metric: str) -> Correlation:
-    means = MEANS[inputs.reduction](inputs.scores[inputs.scores["task"] == task])
+    means = MEANS[inputs.reduction](concept_means(inputs.scores[inputs.scores["task"] == task]))
     expected = inputs.expected[inputs.expected["task"] == task]
 
     def pairs() -> Iterator[tuple[float, float]]:

@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+import pandas as pd
+
 from knowcusbench.errors import RunError
 from knowcusbench.metrics.protocol import Reduction
 from knowcusbench.report.columns import COSTS, score_columns
@@ -11,6 +13,7 @@ from knowcusbench.report.reduction import (
     MEANS,
     Mean,
     ceiling_means,
+    concept_means,
     cost_means,
     protocols,
     remarks,
@@ -55,8 +58,8 @@ def build_leaderboard(inputs: ReportInput) -> Leaderboard:
 
 
 def _own_rows(inputs: ReportInput, columns: Sequence[Column]) -> list[Row]:
-    scores = MEANS[inputs.reduction](inputs.scores)
-    intervals = score_intervals(inputs.scores, inputs.reduction)
+    concepts = concept_means(inputs.scores)
+    scores, intervals = MEANS[inputs.reduction](concepts), score_intervals(concepts, inputs.reduction)
     costs = {cost.column: cost_means(inputs.costs, cost) for cost in COSTS}
     planned = inputs.expected.set_index(["method", "task"])["planned"].to_dict()
 
@@ -100,7 +103,8 @@ def _floor_rows(inputs: ReportInput, columns: Sequence[Column]) -> Iterator[Row]
     """What a score is worth that has nothing to do with its sample, over all methods; no row if there are none."""
     if inputs.floors.empty:
         return
-    floors = inputs.floors.assign(method=SHUFFLED)
+    everyone = pd.Categorical.from_codes([0] * len(inputs.floors), pd.Index([SHUFFLED]))
+    floors = concept_means(inputs.floors.assign(method=everyone))
     means, intervals = MEANS[inputs.reduction](floors), score_intervals(floors, inputs.reduction)
     keys = [(SHUFFLED, str(column.task), column.metric) for column in columns]
     cells = (mean_cell(means.get(key), 0, Counted.SAMPLES, intervals.get(key)) for key in keys)
@@ -110,7 +114,7 @@ def _floor_rows(inputs: ReportInput, columns: Sequence[Column]) -> Iterator[Row]
 def _ceiling_row(inputs: ReportInput, columns: Sequence[Column]) -> Row:
     """Real images against each other: one number for both tasks, none for metrics without references."""
     means = ceiling_means(inputs.ceilings)
-    intervals = score_intervals(inputs.ceilings.assign(method=REAL_IMAGES, task=""), Reduction.macro)
+    intervals = score_intervals(concept_means(inputs.ceilings.assign(method=REAL_IMAGES, task="")), Reduction.macro)
 
     def cell(metric: str) -> Cell:
         if metric not in means:

@@ -23,24 +23,32 @@ class Mean(NamedTuple):
     n: int
 
 
-def macro_means(scores: pd.DataFrame) -> dict[tuple[str, str, str], Mean]:
+def concept_means(scores: pd.DataFrame) -> pd.DataFrame:
+    """Columns `CELL`, concept, value and n: the mean over each concept's samples and their number. Everything about
+    means is computed from this table, which is small. NaN scores are missing ones."""
+    return reduce_groups(scores, [*CELL, "concept"], "value")
+
+
+def macro_means(concepts: pd.DataFrame) -> dict[tuple[str, str, str], Mean]:
     """Mean over concepts of the mean over each concept's samples, by (method, task, metric):
 
         m = 1/|C| * sum over c in C of ( 1/|S_c| * sum over s in S_c of score(s) )
 
     with C the concepts that have scores and S_c their scored samples, so that a concept counts once however
-    many prompts it has. `n` counts samples. NaN scores are missing ones.
+    many prompts it has. `concepts` as by `concept_means`; `n` counts samples.
     """
-    concepts = reduce_groups(scores, [*CELL, "concept"], "value")
     means = reduce_groups(concepts, CELL, "value")
     means["n"] = concepts.groupby(CELL, observed=True, as_index=False)["n"].sum()["n"]
     return _by_cell(means)
 
 
-def micro_means(scores: pd.DataFrame) -> dict[tuple[str, str, str], Mean]:
-    """Mean over all scored samples, by (method, task, metric): a concept counts as often as it has samples. NaN scores
-    are missing ones."""
-    return _by_cell(reduce_groups(scores, CELL, "value"))
+def micro_means(concepts: pd.DataFrame) -> dict[tuple[str, str, str], Mean]:
+    """Mean over all scored samples, by (method, task, metric): a concept counts as often as it has samples. `concepts`
+    as by `concept_means`."""
+    counted = concepts[concepts["n"] > 0]
+    sums = counted.assign(value=counted["value"] * counted["n"])
+    totals = sums.groupby(CELL, observed=True, as_index=False)[["value", "n"]].sum()
+    return _by_cell(totals.assign(value=totals["value"] / totals["n"]))
 
 
 def _by_cell(means: pd.DataFrame) -> dict[tuple[str, str, str], Mean]:
@@ -53,9 +61,9 @@ MEANS: Mapping[Reduction, Callable[[pd.DataFrame], dict[tuple[str, str, str], Me
 }
 
 
-def score_intervals(scores: pd.DataFrame, reduction: Reduction) -> dict[tuple[str, str, str], Interval]:
-    """95% intervals, over concepts, of the means of `MEANS[reduction]`; None over fewer than three concepts."""
-    concepts = reduce_groups(scores, [*CELL, "concept"], "value")
+def score_intervals(concepts: pd.DataFrame, reduction: Reduction) -> dict[tuple[str, str, str], Interval]:
+    """95% intervals, over concepts, of the means of `MEANS[reduction]`; None over fewer than three concepts. `concepts`
+    as by `concept_means`."""
     return {
         (str(method), str(task), str(metric)): interval(*ratio(rows, reduction))
         for (method, task, metric), rows in concepts.groupby(CELL, observed=True)
@@ -122,7 +130,8 @@ def reduce_groups(table: pd.DataFrame, keys: list[str], field: str, reduction: s
 
     Sorted first, so that a mean is the same to the last bit in whatever order the rows were written.
     """
-    groups = table[[*keys, field]].sort_values(field).groupby(keys, observed=True, as_index=False)
+    order = np.argsort(table[field].to_numpy(np.float64))
+    groups = table[[*keys, field]].take(order).groupby(keys, observed=True, as_index=False)
     return groups.agg(value=(field, reduction), n=(field, "count"))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 import yaml
+from pandas.api.types import union_categoricals
 
 from knowcusbench.adaptation.storage import RECORD_FILE, load_record
 from knowcusbench.adaptation.types import Cost
@@ -36,12 +37,14 @@ from knowcusbench.report import (
     write_report,
     write_statistics,
 )
+from knowcusbench.report.html import write_html
 from knowcusbench.report.types import FLOORS
 from knowcusbench.stages.effects import INTERFERENCE, PICTURES, TEXT
 from knowcusbench.stages.generate import GENERATE
 from knowcusbench.stages.paper import write_paper
 from knowcusbench.stages.pictures import method_names, picture_rows
 from knowcusbench.stages.prepare import Run
+from knowcusbench.stages.report_pages import pages_input
 from knowcusbench.store import read_lines, read_table, writing
 
 SAMPLE = ["task", "concept", "knowledge_aspect", "prompt_aspect"]
@@ -49,14 +52,15 @@ SAMPLE = ["task", "concept", "knowledge_aspect", "prompt_aspect"]
 
 
 def report(run: Run) -> None:
-    """Write the tables of the run, and print the leaderboard."""
+    """Write the tables and pages of the run, and print the leaderboard."""
     inputs = report_input(run)
     board = build_leaderboard(inputs)
+    statistics, agreement, ablation = build_statistics(inputs), build_agreement(inputs), None
     with writing():
         write_report(run.store.report, board)
-        write_statistics(run.store.report, board, build_statistics(inputs))
+        write_statistics(run.store.report, board, statistics)
         write_csv(run.store.report / "costs.csv", stage_costs(run))
-        write_agreement(run.store.report, build_agreement(inputs))
+        write_agreement(run.store.report, agreement)
         grid = picture_grid(*picture_rows(run))
         with atomic_path(run.store.report / "pictures.png") as temporary:
             grid.save(temporary, format="PNG")
@@ -66,11 +70,22 @@ def report(run: Run) -> None:
             ablation = build_ablation(compared)
             write_ablation(run.store.report, ablation)
             write_ablation_figure(run.store.report, ablation)
+        pages = pages_input(
+            run,
+            inputs,
+            board,
+            statistics,
+            agreement=agreement,
+            measured=measured,
+            effects=effects,
+            ablation=ablation,
+        )
+        page = write_html(run.store.report, pages)
         table = write_paper(run, board)
     print(render_console(table))
     if effects:
         print(f"\nEffects on everything else (all columns: effects.md):\n{render_console(summary(effects))}")
-    print(f"\nwritten to {run.store.report}")
+    print(f"\nwritten to {run.store.report}; pictures and plots: {page}")
 
 
 def report_input(run: Run) -> ReportInput:
@@ -88,7 +103,7 @@ def report_input(run: Run) -> ReportInput:
         scores=_concatenated(
             _of_samples(run, labels, run.store.scores),
             ["sample_id", "method", *SAMPLE, "metric", "value", "protocol", "note"],
-        ).astype({"method": "category", "metric": "category"}),
+        ),
         expected=pd.DataFrame(
             [(label, task, count) for label in labels for task, count in planned.items()],
             columns=["method", "task", "planned"],
@@ -221,14 +236,24 @@ def _in_order(settings: list[Setting], values: list[float | str]) -> list[Settin
 
 
 def _of_samples(run: Run, labels: list[str], place: Callable[[str, str], Path]) -> Iterator[pd.DataFrame]:
-    """The tables at `place` of each method and metric, one row per sample, and what the plan says of the samples."""
-    samples = run.plan.set_index("id")[[*SAMPLE, "knowledge"]]
+    """The tables at `place` of each method and metric, one row per sample, and what the plan says of the samples. All
+    text is categorical: a million rows stay small."""
+    samples = run.plan[[*SAMPLE, "knowledge"]]
+    ids: pd.CategoricalDtype[str] = pd.CategoricalDtype(run.plan["id"])
     for label in labels:
         for name in run.metrics:
             path = place(label, name)
             if path.exists():
-                table = read_table(path).join(samples, on="sample_id", how="inner")
-                yield table.assign(method=label, metric=name)
+                table = read_table(path)
+                rows = ids.categories.get_indexer(pd.Index(table["sample_id"]))
+                table, rows = table[rows >= 0], rows[rows >= 0]
+                yield samples.take(rows).assign(
+                    sample_id=pd.Categorical.from_codes(rows, dtype=ids),
+                    method=pd.Categorical.from_codes([0] * len(table), pd.Index([label])),
+                    metric=pd.Categorical.from_codes([0] * len(table), pd.Index([name])),
+                    value=table["value"].to_numpy(),
+                    **{name: table[name].astype("category").array for name in ("protocol", "note") if name in table},
+                )
 
 
 def _ceilings(run: Run) -> Iterator[pd.DataFrame]:
@@ -239,8 +264,17 @@ def _ceilings(run: Run) -> Iterator[pd.DataFrame]:
 
 
 def _concatenated(tables: Iterator[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
+    """The tables below each other. What is categorical in all of them stays so."""
     parts = [table[columns] for table in tables]
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+    if not parts:
+        return pd.DataFrame(columns=columns)
+    return pd.DataFrame({name: _column([part[name] for part in parts]) for name in columns})
+
+
+def _column(parts: "list[pd.Series[Any]]") -> "pd.Series[Any]":
+    if all(isinstance(part.dtype, pd.CategoricalDtype) for part in parts):
+        return pd.Series(union_categoricals(parts))
+    return pd.concat(parts, ignore_index=True)
 
 
 def _costs(run: Run, labels: list[str]) -> Iterator[tuple[str, str, float, int, int, float]]:

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from knowcusbench.report.columns import COSTS
-from knowcusbench.report.reduction import ceiling_means, cost_means, macro_means, micro_means
+from knowcusbench.report.reduction import ceiling_means, concept_means, cost_means, macro_means, micro_means
 
 KEY = ("mokus", "generation", "clip_t")
 
@@ -13,7 +13,7 @@ KEY = ("mokus", "generation", "clip_t")
 def test_every_concept_counts_once_however_many_samples_it_has(score_table):
     rows = [("mokus", "generation", "cat", "clip_t", value) for value in (0.0, 0.25, 0.5, 0.25)]
     rows += [("mokus", "generation", "dog", "clip_t", 1.0)]
-    mean = macro_means(score_table(rows))[KEY]
+    mean = macro_means(concept_means(score_table(rows)))[KEY]
     assert mean.value == 0.625  # (0.25 + 1) / 2; the mean over samples would be 0.4
     assert mean.n == 5
 
@@ -21,7 +21,7 @@ def test_every_concept_counts_once_however_many_samples_it_has(score_table):
 def test_every_sample_counts_once_in_the_micro_mean(score_table):
     rows = [("mokus", "generation", "cat", "clip_t", value) for value in (0.0, 0.25, 0.5, float("nan"), 0.25)]
     rows += [("mokus", "generation", "dog", "clip_t", 1.0)]
-    assert micro_means(score_table(rows))[KEY] == (0.4, 5)
+    assert micro_means(concept_means(score_table(rows)))[KEY] == (0.4, 5)
 
 
 def test_methods_tasks_and_metrics_do_not_mix(score_table):
@@ -31,18 +31,18 @@ def test_methods_tasks_and_metrics_do_not_mix(score_table):
         ("mokus", "reconstruction", "cat", "clip_i", 0.75),
         ("base", "generation", "cat", "clip_t", 1.0),
     ]
-    means = macro_means(score_table(rows))
+    means = macro_means(concept_means(score_table(rows)))
     assert means == {(method, task, metric): (value, 1) for method, task, _, metric, value in rows}
 
 
 def test_a_score_that_is_nan_is_a_missing_one(score_table):
     rows = [("mokus", "generation", "cat", "clip_t", value) for value in (0.5, float("nan"))]
     rows += [("mokus", "generation", "dog", "clip_t", float("nan"))]
-    assert macro_means(score_table(rows))[KEY] == (0.5, 1)
+    assert macro_means(concept_means(score_table(rows)))[KEY] == (0.5, 1)
 
 
 def test_no_scores_have_no_means(score_table):
-    assert macro_means(score_table([])) == {}
+    assert macro_means(concept_means(score_table([]))) == {}
 
 
 def test_the_order_of_rows_does_not_change_the_last_bit(score_table):
@@ -51,10 +51,10 @@ def test_the_order_of_rows_does_not_change_the_last_bit(score_table):
     rows = [("mokus", "generation", f"c{n % 7}", "clip_t", value) for n, value in enumerate(values)]
     table = score_table(rows)
     as_categories = table.astype({"concept": pd.CategoricalDtype([f"c{n}" for n in (3, 1, 0, 2, 6, 5, 4)])})
-    expected = macro_means(table)
+    expected = macro_means(concept_means(table))
     for seed in range(20):
-        assert macro_means(table.sample(frac=1, random_state=seed)) == expected
-        assert macro_means(as_categories.sample(frac=1, random_state=seed)) == expected
+        assert macro_means(concept_means(table.sample(frac=1, random_state=seed))) == expected
+        assert macro_means(concept_means(as_categories.sample(frac=1, random_state=seed))) == expected
 
 
 def test_costs_are_means_but_for_the_peak():
@@ -105,7 +105,7 @@ def test_half_a_million_scores_reduce_in_seconds_to_what_numpy_gives():
         }
     )
     started = time.process_time()
-    means = macro_means(table)
+    means = macro_means(concept_means(table))
     assert time.process_time() - started < 5
     for number, label in enumerate(("base", "mokus", "naive_db")):
         cells = method * 35 + concept

@@ -1,12 +1,16 @@
 """What the report makes of scores, floors and timings in a run directory."""
 
 import json
+import re
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
+
+from knowcusbench.cli import main
 
 Command = Callable[..., int]
 CONCEPTS = ("dog3", "duck_toy", "fancy_boot")
@@ -78,6 +82,32 @@ def test_images_without_a_timing_have_no_cost(run: Path, command: Command) -> No
     shutil.rmtree(run / "journal")
     assert command("report", run.parent, small=SMALL) == 0
     assert "draw_seconds=0/3" in board(run).loc["base", "incomplete"]
+
+
+def test_the_command_in_the_gallery_draws_the_image_again_with_the_same_bytes(run: Path) -> None:
+    """As a shell would run it, where the run is now. The command that drew it knew its own already."""
+    assert '"command":[]' not in (run / "report" / "gallery" / "duck_toy.html").read_text()
+    assert main_exit("report", f"run.root={run.parent}", "run.name=run") == 0
+    page = (run / "report" / "gallery" / "duck_toy.html").read_text()
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.S)[1])  # type: ignore[index]
+    image = sorted((run / "images" / "base" / "duck_toy").iterdir())[3]
+    before, others = image.read_bytes(), set((run / "images").rglob("*.png"))
+    remove, _, command = image.stem.join(data["methods"][0]["command"]).partition(" && ")
+    assert shlex.split(remove) == ["rm", str(image)]
+    image.unlink()
+    program, *words = shlex.split(command)
+    assert program == "knowcusbench"
+    assert main_exit(*words) == 0
+    assert image.read_bytes() == before
+    assert set((run / "images").rglob("*.png")) == others
+
+
+def main_exit(*words: str) -> int:
+    try:
+        main(list(words))
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
 
 
 def test_scores_have_intervals_over_the_concepts(drawn: Path) -> None:

@@ -1,0 +1,118 @@
+"""What the pages of the report show beyond its tables: pictures, prompts, configurations, and the commands behind
+them."""
+
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from knowcusbench.config import build
+from knowcusbench.files import names_in
+from knowcusbench.report import EffectsInput, Leaderboard, ReportInput, Statistics
+from knowcusbench.report.ablation import Ablation
+from knowcusbench.report.agreement import Agreement
+from knowcusbench.report.effects import confusions
+from knowcusbench.report.html import GalleryInput, PagesInput
+from knowcusbench.report.types import RowKind
+from knowcusbench.stages.prepare import Run
+from knowcusbench.store import read_json
+
+DRAWING = ("bench", "generate")
+"""Verbs whose commands draw images."""
+
+OWN = (RowKind.METHOD, RowKind.CONTROL)
+
+PUBLIC = (".csv", ".md", ".tex", ".json", ".pdf")
+"""Endings of the report's files that a reader of the pages may want."""
+
+
+def pages_input(
+    run: Run,
+    inputs: ReportInput,
+    board: Leaderboard,
+    statistics: Statistics,
+    *,
+    agreement: tuple[Agreement, ...],
+    measured: EffectsInput | None,
+    effects: Leaderboard | None,
+    ablation: Ablation | None,
+) -> PagesInput:
+    """Everything that the pages show. Must come after the other files of the report, to which they link."""
+    configs = {label: yaml.safe_load(run.store.config(label).read_text()) for label in inputs.methods}
+    folder = run.store.provenance("", "").parent
+    records = {name: read_json(folder / name) for name in sorted(names_in(folder))}
+    labels = tuple(row.label for row in board.rows if row.kind in OWN)
+    return PagesInput(
+        board=board,
+        statistics=statistics,
+        agreement=agreement,
+        effects=effects,
+        confusions=confusions(measured) if measured else {},
+        ablation=ablation,
+        gallery=GalleryInput(
+            concepts=run.concepts,
+            plan=run.plan,
+            methods=labels,
+            competing=frozenset(row.label for row in board.rows if row.kind is RowKind.METHOD),
+            columns=statistics.columns,
+            scores=inputs.scores,
+            drawn={label: frozenset(_drawn(run, label)) for label in labels},
+            failed={label: _failed(run, label) for label in labels},
+            image=run.store.image,
+            subjects=dict(_subjects(run, configs)),
+            commands=_commands(run, labels, records),
+        ),
+        identity=read_json(run.store.identity),
+        configs=configs,
+        records=list(records.values()),
+        files=sorted(name for name in names_in(run.store.report) if name.endswith(PUBLIC)),
+    )
+
+
+def _drawn(run: Run, label: str) -> Iterator[str]:
+    """Ids of the samples of which the method has an image."""
+    for concept in run.concepts:
+        folder = run.store.image(label, concept.name, "").parent
+        yield from (name.removesuffix(".png") for name in names_in(folder) if name.endswith(".png"))
+
+
+def _failed(run: Run, label: str) -> dict[str, str]:
+    """Why samples of the method could not be drawn, by id."""
+    ids = (name.removesuffix(".json") for name in names_in(run.store.failure(label, "").parent))
+    return {sample: str(read_json(run.store.failure(label, sample))["error"]) for sample in ids}
+
+
+def _subjects(run: Run, configs: Mapping[str, Any]) -> Iterator[tuple[tuple[str, str, int], str]]:
+    """What stands for a concept in the prompts of the methods that do not use the knowledge phrase."""
+    for label, config in configs.items():
+        method = build(config["method"], f"{label}: method")
+        for concept in run.concepts:
+            for number, item in enumerate(concept.knowledge):
+                subject = method.subject(concept, item)
+                if subject != item.phrase:
+                    yield (label, concept.name, number), subject
+
+
+def _commands(run: Run, labels: Sequence[str], records: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+    """For each method the last command that drew images, as one that draws what is missing where the run is now. The
+    command that is at work has no record yet."""
+    place = [f"run.root={_quoted(str(run.store.root.parent))}", f"run.name={_quoted(run.store.root.name)}"]
+    drawing = [(name, record["command"]) for name, record in records.items() if record["verb"] in DRAWING]
+    words = {run.label: sys.argv} | {name.removesuffix(".json").partition("-")[2]: command for name, command in drawing}
+    return {
+        label: [
+            "knowcusbench",
+            "generate",
+            *(word for word in arguments if not word.startswith(("run.root=", "run.name="))),
+            *place,
+        ]
+        for label, (program, *arguments) in words.items()
+        if label in labels and program == "knowcusbench"
+    }
+
+
+def _quoted(text: str) -> str:
+    """A value for Hydra's grammar: in quotes if it has more than what is plain everywhere."""
+    return text if re.fullmatch(r"[\w./:-]+", text) else "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
