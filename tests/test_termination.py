@@ -14,7 +14,9 @@ import pytest
 from knowcusbench import termination
 from knowcusbench.termination import Terminated, terminable
 
-WORDS = ("method=base", "metrics=[clip_i]", "effects.enabled=false", "backbone.steps=4")
+WORDS = ("method=base", "metrics=[clip_i]", "effects.enabled=false", "grid.prompts=1", "grid.knowledge_items=4")
+SAMPLES = 8 * 4 * 2 * 2
+"""Eight concepts, four items, alone and in a prompt, two seeds."""
 
 
 def test_the_block_is_left_where_it_is_and_signals_are_as_before():
@@ -80,4 +82,4 @@ def test_a_command_that_is_told_to_stop_can_be_gone_on_with(tmp_path: Path) -> N
     times = {path: path.stat().st_mtime_ns for path in drawn}
     assert subprocess.run(command, capture_output=True, check=False).returncode == 0
     assert {path: path.stat().st_mtime_ns for path in drawn} == times
-    assert len(list((tmp_path / "run").rglob("images/*/*/*.png"))) == 520
+    assert len(list((tmp_path / "run").rglob("images/*/*/*.png"))) == SAMPLES

@@ -152,14 +152,10 @@ def kill(victim: str, driver: subprocess.Popen[str], cluster: "Nodes", dice: ran
     if victim == "node":
         cluster.lose_node()
         return True
-    workers = [process for process in psutil.process_iter(["name", "cmdline"]) if is_worker(process)]
+    workers = cluster.workers()
     if workers:
         dice.choice(workers).kill()
     return bool(workers)
-
-
-def is_worker(process: psutil.Process) -> bool:
-    return " ".join(process.info["cmdline"] or []).startswith("ray::Host")
 
 
 class Nodes:
@@ -174,6 +170,11 @@ class Nodes:
     @property
     def words(self) -> list[str]:
         return ["engine=ray", f"engine.address={self.cluster.address}"]
+
+    def workers(self) -> list[psutil.Process]:
+        """The processes of the node's workers."""
+        raylet = psutil.Process(self.node.all_processes["raylet"][0].process.pid)
+        return [child for child in raylet.children() if " ".join(child.cmdline()).startswith("ray::Host")]
 
     def lose_node(self) -> None:
         """The node goes, and another comes."""
