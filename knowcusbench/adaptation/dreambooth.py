@@ -93,6 +93,7 @@ class DreamBooth:
             "images": concept.images_digest,
             "instance_prompt": instance_prompt,
             "class_noun": concept.class_noun if self.prior_images else None,
+            **({"class_images": dict(backbone.sampling)} if self.prior_images else {}),
             **backbone.settings,
         }
 

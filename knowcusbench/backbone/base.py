@@ -105,6 +105,7 @@ class Backbone(ABC):
         digest: hex digest of all weights that it draws with unadapted; equal before and after any use of `adapted`.
         settings: what else decides the last bits of what it computes, in training as in drawing, as JSON values; empty
             where everything is computed plainly.
+        sampling: what decides its images besides, as JSON values.
         device: where the model computes.
         image_size: height and width of its images, in pixels.
         transformer: the diffusion transformer, base weights frozen.
@@ -115,6 +116,7 @@ class Backbone(ABC):
 
     digest: str
     settings: Mapping[str, Any]
+    sampling: Mapping[str, Any]
     device: torch.device
     image_size: tuple[int, int]
     transformer: nn.Module

@@ -227,6 +227,9 @@ class QwenImage(Backbone):
         if self._step_lora:
             lora = weights_digest({"step_lora": nn.ParameterDict(_underscored(self._step_lora))})
             self.digest = hashlib.sha256(f"{self.digest} {lora}".encode()).hexdigest()
+        self.sampling = {
+            name: getattr(spec, name) for name in ("steps", "true_cfg_scale", "negative_prompt", "seeds_per_batch")
+        }
         self.settings = {
             name: value for name in ("attention", "compile", "vae_tile") if (value := getattr(spec, name)) is not None
         }

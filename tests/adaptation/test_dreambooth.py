@@ -176,17 +176,22 @@ def test_whatever_changes_the_result_has_an_entry_of_its_own(
             )
         ),
         (replace(one_step, prior_images=1), replace(cube, class_noun="toy"), backbone, "sks cube"),
+        *(
+            (replace(one_step, prior_images=1), cube, replace(backbone.spec, **change).load(), "sks cube")
+            for change in ({"steps": 2}, {"true_cfg_scale": 2.0}, {"negative_prompt": "blurred"})
+        ),
     ]
     for trainer, concept, model, prompt in requests:
         trainer.fit(concept, model, prompt, cache)
     assert len(list(cache.directory.iterdir())) == len(requests)
 
 
-def test_without_prior_preservation_the_class_noun_does_not_matter(
+def test_without_prior_preservation_neither_class_noun_nor_sampling_matter(
     backbone: QwenImage, cube: Concept, cache: AdapterCache
 ) -> None:
     dreambooth(steps=1).fit(cube, backbone, "sks cube", cache)
     dreambooth(steps=1).fit(replace(cube, class_noun="toy"), backbone, "sks cube", cache)
+    dreambooth(steps=1).fit(cube, replace(backbone.spec, steps=2).load(), "sks cube", cache)
     assert len(list(cache.directory.iterdir())) == 1
 
 
