@@ -52,14 +52,15 @@ def adapt(run: Run) -> None:
     with writing(), tqdm(total=len(jobs), desc="adapt", disable=None) as progress:
         while missing := [job for job in jobs if not is_saved(place_of(run.store, run.label, job))]:
             progress.update(len(jobs) - len(missing) - progress.n)
-            finished = 0
+            busy = False
             for job in run.engine.run(worker, missing):
-                finished += 1
-                progress.set_postfix_str(job.concept.name)
-                progress.update()
-            if finished == len(missing):
+                if job:
+                    progress.set_postfix_str(job.concept.name)
+                    progress.update()
+                else:
+                    busy = True
+            if not busy:
                 break
-            # Another process is at work on the others.
             time.sleep(POLL)
 
 
@@ -70,8 +71,8 @@ def place_of(store: RunStore, label: str, job: AdaptJob) -> Path:
 
 @dataclass(frozen=True)
 class AdaptWorker:
-    """Does adapt jobs with the backbone of its process; yields those that are done, and not those that another process
-    has begun."""
+    """Does adapt jobs with the backbone of its process; yields those that are done, and None for one that another
+    process is at."""
 
     spec: BackboneSpec
     method: Method
@@ -79,15 +80,13 @@ class AdaptWorker:
     label: str
     cache: AdapterCache
 
-    def __call__(self, job: AdaptJob) -> Iterator[AdaptJob]:
+    def __call__(self, job: AdaptJob) -> Iterator[AdaptJob | None]:
         place = place_of(self.store, self.label, job)
         with self.store.claims(self.label, ADAPT).of(piece_of(str(job))) as claim:
-            if not claim:
-                return
-            if not is_saved(place):
+            if claim and not is_saved(place):
                 backbone = resident(self.spec)
                 claim_weights(self.store, backbone)
                 adaptation = self.method.adapt(job.concept, backbone, self.cache)
                 backbone.check_intact()
                 save_adaptation(adaptation, place)
-        yield job
+        yield job if claim else None

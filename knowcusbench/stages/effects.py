@@ -3,6 +3,7 @@
 The engine's workers ask the text encoder and draw pictures; this process then compares the pictures.
 """
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -62,7 +63,14 @@ def effects(run: Run) -> None:
     with writing():
         _ask_and_draw(run, jobs)
         for job in jobs:
-            _compare_pictures(run, job)
+            if _measured(run, job):
+                _compare_pictures(run, job)
+            else:
+                tqdm.write(
+                    f"knowcusbench: the effects of {run.label} for {job} are left out, since pictures could not be "
+                    f"drawn; {run.store.root}/failures says why",
+                    file=sys.stderr,
+                )
         if interferes(run):
             _draw_together(run, jobs)
             _retrieve(run)
@@ -93,11 +101,11 @@ def _ask_and_draw(run: Run, jobs: Sequence[AdaptJob]) -> None:
     with tqdm(total=len(jobs), desc=EFFECTS, disable=None) as progress:
         while missing := [job for job in jobs if not _measured(run, job)]:
             progress.update(len(jobs) - len(missing) - progress.n)
-            finished = 0
-            for _ in run.engine.run(worker, missing):
-                finished += 1
-                progress.update()
-            if finished == len(missing):
+            busy = False
+            for is_busy in run.engine.run(worker, missing):
+                busy |= is_busy
+                progress.update(not is_busy)
+            if not busy:
                 break
             time.sleep(POLL)
 
@@ -147,21 +155,21 @@ class UnrelatedWorker:
 
 @dataclass(frozen=True)
 class EffectsWorker:
-    """Puts the probes to an adapted text encoder, and draws the unrelated pictures. Yields the jobs that are done, and
-    not those that another process has begun."""
+    """Puts the probes to an adapted text encoder, and draws the unrelated pictures. Yields for each job whether another
+    process is at it."""
 
     spec: BackboneSpec
     desk: Desk
     effects: EffectsSpec
     concepts: tuple[Concept, ...]
 
-    def __call__(self, job: AdaptJob) -> Iterator[AdaptJob]:
+    def __call__(self, job: AdaptJob) -> Iterator[bool]:
         with self.desk.store.claims(self.desk.label, EFFECTS).of(piece_of(str(job))) as claim:
-            if claim and self._measure(job):
-                yield job
+            busy = not claim or self._measure(job)
+        yield busy
 
     def _measure(self, job: AdaptJob) -> bool:
-        """Whether the job is done to its end."""
+        """Do a job; whether another process draws one of its pictures."""
         store, label = self.desk.store, self.desk.label
         backbone = resident(self.spec)
         claim_weights(store, backbone)
@@ -182,7 +190,7 @@ class EffectsWorker:
             outcomes = list(
                 draw_cells(backbone, cells, self.desk, concept=job.concept.name, text_encoder=adaptation.text_encoder)
             )
-        return not any(drawn.busy or drawn.failed for drawn in outcomes)
+        return any(drawn.busy for drawn in outcomes)
 
 
 def _compare_pictures(run: Run, job: AdaptJob) -> None:
