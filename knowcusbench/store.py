@@ -144,7 +144,7 @@ def writing() -> Iterator[None]:
         if error.errno not in UNWRITABLE:
             raise
         raise RunError(
-            f"can't write {error.filename or 'there'} ({error.strerror or error}); free space or rights there, or "
+            f"can't write {error.filename} ({error.strerror or error}); free space or rights there, or "
             "choose another place with run.root= or cache_dir="
         ) from error
 

@@ -30,6 +30,12 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
     assert os.listdir(tmp_path) == ["scores.parquet"]
 
 
+def test_a_full_disk_is_one_with_a_name(tmp_path):
+    with pytest.raises(OSError) as caught, atomic_path(tmp_path / "scores.parquet"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.filename == str(tmp_path / "scores.parquet")
+
+
 def test_the_target_is_invisible_until_the_block_ends(tmp_path):
     target = tmp_path / "deep" / "file"
     with atomic_path(target) as temporary:
