@@ -30,6 +30,10 @@ NOT_TYPED_BY_USERS = ("knowcusbench.benchmark.types",)
 """Modules of dataclasses that fields refer to, and that no configuration file holds."""
 
 
+OWN = "those below"
+"""The default of a section: the defaults of its keys."""
+
+
 @dataclass(frozen=True)
 class Key:
     """A key of the configuration.
@@ -131,9 +135,13 @@ def _table(cls: type) -> Iterator[str]:
         return
     yield from ("| key | type | default | meaning |", "|---|---|---|---|")
     for key in rows:
-        cells = (f"`{key.name}`", key.type, f"`{key.default}`" if key.default else "needed", key.meaning)
+        cells = (f"`{key.name}`", key.type, _shown(key.default), key.meaning)
         yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
     yield ""
+
+
+def _shown(default: str) -> str:
+    return default if default == OWN else f"`{default}`" if default else "needed"
 
 
 def _content(file: Path) -> Any:
@@ -217,7 +225,7 @@ def _default(entry: "Field[Any]") -> str:
     if value is NO_DEFAULT or value == omegaconf.MISSING:
         return ""
     if is_dataclass(value):
-        return "its own"
+        return OWN
     return _yaml(value)
 
 
