@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help bench sweep ablation probe plan report benchmark benchmark-gpu doctor toybox toybox-eval drill test test-browser lint clean
+.PHONY: help bench sweep ablation probe plan report benchmark benchmark-gpu doctor toybox toybox-eval drill test test-browser docs lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,6 +67,9 @@ test-browser: $(INSTALLED) ## install Chromium if there is none, and run the tes
 	command -v chromium || command -v chromium-browser || command -v google-chrome \
 		|| $(BIN)/python -m playwright install --with-deps chromium
 	$(BIN)/python -m pytest tests/report/html $(ARGS)
+
+docs: $(INSTALLED) ## build the documentation into build/docs; a broken link or anchor is an error
+	$(BIN)/python -m sphinx -W --keep-going -n -q -b html docs build/docs
 
 lint: $(INSTALLED) ## check style and types
 	$(BIN)/ruff check .

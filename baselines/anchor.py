@@ -12,7 +12,11 @@ from knowcusbench.benchmark.types import Concept, KnowledgeItem
 
 @dataclass(frozen=True, kw_only=True)
 class Anchor(Method):
-    """Stage 1 prompted with `sks <class>`: no edit of the text encoder can do better than be read as the anchor."""
+    """Stage 1 prompted with `sks <class>`: no edit of the text encoder can do better than be read as the anchor.
+
+    Attributes:
+        dreambooth: stage 1.
+    """
 
     dreambooth: DreamBooth
 

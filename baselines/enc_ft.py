@@ -14,7 +14,12 @@ from knowcusbench.benchmark.types import Concept
 
 @dataclass(frozen=True, kw_only=True)
 class EncFT(Method):
-    """Stage 1 as in MoKus; stage 2 is gradient descent on the same questions and answers."""
+    """Stage 1 as in MoKus; stage 2 is gradient descent on the same questions and answers.
+
+    Attributes:
+        dreambooth: stage 1.
+        encoder_tuning: stage 2.
+    """
 
     dreambooth: DreamBooth
     encoder_tuning: EncoderTuning

@@ -14,7 +14,11 @@ from knowcusbench.errors import MethodError
 
 @dataclass(frozen=True, kw_only=True)
 class NaiveDB(Method):
-    """A LoRA of its own for every knowledge item, with the knowledge phrase as instance prompt."""
+    """A LoRA of its own for every knowledge item, with the knowledge phrase as instance prompt.
+
+    Attributes:
+        dreambooth: how each is trained. `use_released` makes no difference: the release's LoRA is for the anchor.
+    """
 
     per_knowledge: ClassVar[bool] = True
 

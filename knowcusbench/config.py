@@ -108,7 +108,8 @@ class ProtocolConfig:
     Attributes:
         name: of the protocol.
         source: who computes scores so.
-        clip, dino: which of `encoders` CLIP and DINO scores use.
+        clip: which of `encoders` CLIP scores use.
+        dino: which of `encoders` DINO-I uses.
         pairing: how an image is compared with several references.
         references: which references count; "held_out" are those of `grid.held_out`.
         text_form: what stands for the concept in the text that an image is compared with.
@@ -133,7 +134,12 @@ class ProtocolConfig:
 
 @dataclass
 class QuestionConfig:
-    """A question and its answer."""
+    """A question and its answer.
+
+    Attributes:
+        question: as it is put to the text encoder.
+        answer: the right one.
+    """
 
     question: str = MISSING
     answer: str = MISSING
@@ -239,6 +245,20 @@ class Config:
     """The whole configuration of a command.
 
     Attributes:
+        run: where results go.
+        benchmark: what is evaluated.
+        grid: which samples are made.
+        recipe: hyper-parameters for a backbone, which methods and editors refer to.
+        encoders: the checkpoints that metrics refer to by name.
+        backbone: the model that is customised.
+        editor: the knowledge edit that `mokus` and the transfer probe make.
+        method: what turns a concept and its knowledge into an adaptation.
+        protocol: how scores are computed.
+        metrics: which scores are computed, by name.
+        engine: what runs the work.
+        locality: questions and prompts that have nothing to do with any concept.
+        effects: how it is measured what adaptations do to everything else.
+        report: what the report shows.
         ablation: what the run compares, if it is an ablation.
         tracker: which experiment tracker hears of it, if any.
         device: where the backbone and the metric encoders compute; "auto" takes a GPU if there is one.

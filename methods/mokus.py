@@ -22,6 +22,8 @@ class MoKus(Method):
     that every question about the concept is answered by the anchor, all of them in one edit.
 
     Attributes:
+        dreambooth: stage 1.
+        editor: stage 2.
         items: how many facts are edited at once: the concept's first so many; beyond its own, those of the benchmark's
             other concepts, and then `further` ones. None for all of its own.
         further: facts about something else (`first_facts`).

@@ -13,7 +13,12 @@ from knowcusbench.errors import MethodError
 
 @dataclass(frozen=True)
 class Fact:
-    """A question and the answer that it shall have."""
+    """A question and the answer that it shall have.
+
+    Attributes:
+        question: as it is put to the text encoder.
+        answer: what it shall say.
+    """
 
     question: str
     answer: str

@@ -16,6 +16,9 @@ class GradientDescent(RowEditor):
 
     The gradient of a linear layer's weight is `G^T H` over the rows of all positions, so that a step is the product of
     the factors H and `-learning_rate * G^T`: low rank, like a closed-form edit, and not rounded to the weights' dtype.
+
+    Attributes:
+        learning_rate: the factor on the gradient, the same in every round.
     """
 
     everywhere: ClassVar[bool] = True

@@ -35,7 +35,8 @@ class TransferProbe:
 
     Attributes:
         phrase: the prompt of the pictures. It names the thing that the question asks for.
-        question: what is edited; `rephrasings` ask the same in words that are not.
+        question: what is edited.
+        rephrasings: the same question in words that are not edited.
         answer, old_answer: what it is edited to, and what it was.
         looks, old_looks: the two things in words that CLIP understands; None leaves the comparison with words out.
         unrelated: facts that have nothing to do with it.

@@ -11,8 +11,13 @@ from knowcusbench.tracking.base import Tracker, imported
 
 @dataclass(kw_only=True)
 class MLflow(Tracker):
-    """A run of an experiment at the tracking server `uri` (a database as "sqlite:///mlflow.db" is one too); None leaves
-    it to MLFLOW_TRACKING_URI."""
+    """A run of an experiment.
+
+    Attributes:
+        uri: of the tracking server; a database as "sqlite:///mlflow.db" is one too. None leaves it to
+            MLFLOW_TRACKING_URI.
+        experiment: its name; made if there is none.
+    """
 
     uri: str | None = None
     experiment: str = "knowcusbench"

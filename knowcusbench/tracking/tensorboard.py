@@ -14,7 +14,11 @@ from knowcusbench.tracking.base import Tracker, imported
 
 @dataclass(kw_only=True)
 class TensorBoard(Tracker):
-    """Event files in `directory`/<run>/<method>; `tensorboard --logdir DIRECTORY` shows them."""
+    """Event files in `directory`/<run>/<method>; `tensorboard --logdir DIRECTORY` shows them.
+
+    Attributes:
+        directory: of all runs.
+    """
 
     directory: str
     writer: Any = field(default=None, init=False)

@@ -12,8 +12,14 @@ from knowcusbench.tracking.base import Tracker, imported
 
 @dataclass(kw_only=True)
 class WandB(Tracker):
-    """A run of a project; `mode=offline` writes it below `directory`, for `wandb sync`. None leaves a field to wandb's
-    own settings and environment variables."""
+    """A run of a project. None leaves a field to wandb's own settings and environment variables.
+
+    Attributes:
+        project: its name.
+        entity: the user or team that it belongs to.
+        mode: "offline" writes the run below `directory`, for `wandb sync`; "disabled" writes nothing.
+        directory: where wandb keeps its files.
+    """
 
     project: str = "knowcusbench"
     entity: str | None = None
