@@ -38,7 +38,7 @@ A method of yours:
   new-method NAME         write a method that runs, its YAML and its test
 
 Sharing results:
-  export [OUTPUT.zip] [--group NAME] [--images N] [--dataset DIR] [--push OWNER/NAME [--private]] run.name=NAME
+  export [OUTPUT.zip] [--group NAME] [--images N] [--dataset DIR] [--push OWNER/NAME [--public]] run.name=NAME
              pack a run's scores, protocols and a few images into one file
   leaderboard BUNDLE... [--output DIR] [report.columns=...]
              check bundles, and show them in one table

@@ -62,7 +62,7 @@ class GroundingDino:
         directory = locate(spec.source, spec.revision, TRANSFORMERS_WEIGHTS)
         model = load_transformers(AutoModelForZeroShotObjectDetection, spec.source, directory)
         with loading(spec.source):
-            self._processor = AutoProcessor.from_pretrained(directory)
+            self._processor = AutoProcessor.from_pretrained(directory, trust_remote_code=False)
         self._model = model.to(self._device)
 
     def find(self, images: Sequence[Image.Image], class_noun: str) -> list[Box | None]:

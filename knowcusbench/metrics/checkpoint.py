@@ -105,7 +105,7 @@ def transformers_config(source: str, directory: Path, *model_types: str) -> Any:
     """The configuration of a transformers checkpoint. Raises WeightsError, naming `source`, if its model is none of
     `model_types`."""
     with loading(source):
-        config = AutoConfig.from_pretrained(directory)
+        config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
     if config.model_type not in model_types:
         raise WeightsError(f"{source}: holds a model of type {config.model_type}, expected {' or '.join(model_types)}")
     return config

@@ -55,7 +55,7 @@ class SiglipEncoder(TransformersEncoder):
         model = load_transformers(SiglipModel, spec.source, directory)
         try:
             with loading(spec.source):
-                self._processor = AutoProcessor.from_pretrained(directory)
+                self._processor = AutoProcessor.from_pretrained(directory, trust_remote_code=False)
         except ImportError as error:
             raise WeightsError(f"{spec.source}: {first_line(error)} (pip install sentencepiece protobuf)") from error
         self.context_length = config.text_config.max_position_embeddings

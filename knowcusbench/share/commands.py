@@ -46,7 +46,7 @@ def export(arguments: Sequence[str]) -> None:
     parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--dataset", type=Path)
     parser.add_argument("--push")
-    parser.add_argument("--private", action="store_true")
+    parser.add_argument("--public", action="store_true")
     options, overrides = parser.parsed(arguments)
     run = recorded_run(overrides)
     output = options.output or Path(f"{run.store.root.name}.zip")
@@ -68,7 +68,7 @@ def export(arguments: Sequence[str]) -> None:
             print(f"wrote {options.dataset}: {len(bundle.scores):,} scores")
     if options.push:
         folder = "/".join(part for part in (options.group, bundle.manifest.run) if part)
-        print(f"pushed to {push(parts, options.push, folder, private=options.private)}")
+        print(f"pushed to {push(parts, options.push, folder, private=not options.public)}")
 
 
 def recorded_run(overrides: Sequence[str]) -> Run:

@@ -30,7 +30,7 @@ per method, sample and metric. `knowcusbench leaderboard FOLDER...` checks them 
 """
 
 
-def push(parts: Mapping[str, bytes], repo: str, folder: str, *, private: bool = False, api: HfApi | None = None) -> str:
+def push(parts: Mapping[str, bytes], repo: str, folder: str, *, private: bool = True, api: HfApi | None = None) -> str:
     """Upload a bundle's parts to `folder` of a data set repository on the hub, made if there is none, and return the
     address of the commit.
 

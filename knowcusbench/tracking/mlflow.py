@@ -17,10 +17,12 @@ class MLflow(Tracker):
         uri: of the tracking server; a database as "sqlite:///mlflow.db" is one too. None leaves it to
             MLFLOW_TRACKING_URI.
         experiment: its name; made if there is none.
+        artifacts: the directory of the files of an experiment that is made; None leaves it to the server.
     """
 
     uri: str | None = None
     experiment: str = "knowcusbench"
+    artifacts: str | None = None
     client: Any = field(default=None, init=False)
     run_id: str = field(default="", init=False)
 
@@ -29,7 +31,7 @@ class MLflow(Tracker):
         try:
             self.client = mlflow.MlflowClient(tracking_uri=self.uri)
             known = self.client.get_experiment_by_name(self.experiment)
-            experiment = known.experiment_id if known else self.client.create_experiment(self.experiment)
+            experiment = known.experiment_id if known else self._make_experiment()
             self.run_id = self.client.create_run(experiment, run_name=name).info.run_id
         except mlflow.MlflowException as error:
             first = str(error).strip().partition("\n")[0]
@@ -37,6 +39,11 @@ class MLflow(Tracker):
         self.client.log_dict(self.run_id, dict(config), "config.yaml")
         for key, value in _parameters(config):
             self.client.log_param(self.run_id, key, value)
+
+    def _make_experiment(self) -> str:
+        place = Path(self.artifacts).expanduser().absolute().as_uri() if self.artifacts else None
+        made: str = self.client.create_experiment(self.experiment, artifact_location=place)
+        return made
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         for name, value in values.items():

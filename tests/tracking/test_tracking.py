@@ -86,7 +86,14 @@ def test_a_tracker_that_breaks_does_not_stop_the_command(call):
 
 def test_without_a_tracker_nothing_is_written_beside_the_run(where, call):
     assert call("report")[0] == 0
-    assert {path.name for path in where[0].iterdir()} <= {"tracked", "cache", "tensorboard", "wandb", "mlflow.db"}
+    assert {path.name for path in where[0].iterdir()} <= {
+        "tracked",
+        "cache",
+        "tensorboard",
+        "wandb",
+        "mlflow.db",
+        "mlflow",
+    }
 
 
 def test_tensorboard_has_the_same_numbers(where, call):
