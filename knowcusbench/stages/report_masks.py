@@ -1,0 +1,75 @@
+"""The masks behind the scores, for the pages of the report."""
+
+import json
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from knowcusbench.errors import ImageError, WeightsError
+from knowcusbench.metrics.masks import MaskStore, mask_name
+from knowcusbench.metrics.memo import content_digest
+from knowcusbench.report.html.types import MaskLayer, ScoredMask
+from knowcusbench.stages.prepare import Run
+from knowcusbench.store import read_table
+
+
+def mask_layers(run: Run, labels: Sequence[str], commands: Mapping[str, Sequence[str]]) -> tuple[MaskLayer, ...]:
+    """Of every metric that segments images, the masks that its scores were computed with. `commands` score the images
+    of a method."""
+    return tuple(
+        _layer(run, name, store, labels, commands)
+        for name, metric in run.metrics.items()
+        if (store := metric.masks()) is not None
+    )
+
+
+def _layer(
+    run: Run, name: str, store: MaskStore, labels: Sequence[str], commands: Mapping[str, Sequence[str]]
+) -> MaskLayer:
+    names: frozenset[str] = frozenset()
+    with suppress(WeightsError):
+        names = store.names()
+    return MaskLayer(
+        title=run.metrics[name].title,
+        directory=store.directory if names else None,
+        names=names,
+        scored={label: dict(_scored(run, label, name)) for label in labels},
+        references=dict(_references(run)) if names else {},
+        remedy=_remedy(run, name, store, commands),
+    )
+
+
+def _scored(run: Run, label: str, metric: str) -> Iterator[tuple[str, ScoredMask]]:
+    """By sample. A score's stamp is of the very image that was scored."""
+    path = run.store.scores(label, metric)
+    if not path.exists():
+        return
+    table = read_table(path)
+    noun_of = {concept.name: concept.class_noun for concept in run.concepts}
+    concepts = dict(zip(run.plan["id"], run.plan["concept"], strict=True))
+    for sample, note, details, stamp in zip(
+        *(table[column] for column in ("sample_id", "note", "details", "stamp")), strict=True
+    ):
+        if sample in concepts:
+            coverage = json.loads(details).get("coverage") if details else None
+            yield sample, ScoredMask(mask_name(stamp, noun_of[concepts[sample]]), coverage, note)
+
+
+def _references(run: Run) -> Iterator[tuple[Path, str]]:
+    for concept in run.concepts:
+        for file in (*concept.images, *concept.held_out):
+            with suppress(ImageError):
+                yield file, mask_name(content_digest(file), concept.class_noun)
+
+
+def _remedy(run: Run, metric: str, store: MaskStore, commands: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """Commands that compute the scores again, and with them the masks: they are not where embeddings are kept."""
+    embeddings = shlex.quote(str(store.root.parent))
+    aside = shlex.quote(f"{store.root.parent}-before")
+    tables = f"{shlex.quote(str(run.store.scores('', '').parent))}/*/{shlex.quote(metric)}.parquet"
+    return (
+        f"mv {embeddings} {aside}",
+        f"rm {tables}",
+        *dict.fromkeys(shlex.join(words) for words in commands.values()),
+    )
