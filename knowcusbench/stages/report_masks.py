@@ -30,13 +30,15 @@ def _layer(
     names: frozenset[str] = frozenset()
     with suppress(WeightsError):
         names = store.names()
+    scored = {label: dict(_scored(run, label, name)) for label in labels}
+    lacking = [label for label, masks in scored.items() if any(mask.name not in names for mask in masks.values())]
     return MaskLayer(
         title=run.metrics[name].title,
         directory=store.directory if names else None,
         names=names,
-        scored={label: dict(_scored(run, label, name)) for label in labels},
+        scored=scored,
         references=dict(_references(run)) if names else {},
-        remedy=_remedy(run, name, store, commands),
+        remedy=_remedy(run, name, store, {label: commands[label] for label in lacking if label in commands}),
     )
 
 
@@ -64,12 +66,14 @@ def _references(run: Run) -> Iterator[tuple[Path, str]]:
 
 
 def _remedy(run: Run, metric: str, store: MaskStore, commands: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-    """Commands that compute the scores again, and with them the masks: they are not where embeddings are kept."""
+    """Commands that compute the scores again, and with them the masks, once the embeddings are put aside."""
     embeddings = shlex.quote(str(store.root.parent))
     aside = shlex.quote(f"{store.root.parent}-before")
-    tables = f"{shlex.quote(str(run.store.scores('', '').parent))}/*/{shlex.quote(metric)}.parquet"
+    tables = [str(run.store.scores(label, metric)) for label in commands]
     return (
-        f"mv {embeddings} {aside}",
-        f"rm {tables}",
+        f"mkdir -p {aside}",
+        # Their names are of hexadecimal digits; the masks that are there stay.
+        f"mv {embeddings}/[0-9a-f]* {aside}",
+        shlex.join(["rm", *tables]),
         *dict.fromkeys(shlex.join(words) for words in commands.values()),
     )

@@ -54,7 +54,7 @@ class Coverage:
         planned, drawn: samples of the plan, and how many have an image.
         scored: how many every metric of the task has scored.
         missing: ids of samples that nobody has drawn yet.
-        failed: ids of samples that could not be drawn, and why.
+        failed: ids of samples that could not be drawn.
     """
 
     method: str
@@ -63,7 +63,7 @@ class Coverage:
     drawn: int
     scored: int
     missing: Sequence[str]
-    failed: Sequence[tuple[str, str]]
+    failed: Sequence[str]
 
     @property
     def complete(self) -> bool:
@@ -153,7 +153,7 @@ def coverage_rows(inputs: PagesInput) -> Iterator[Coverage]:
                     drawn=len(ids) - len(missing),
                     scored=scored,
                     missing=[sample for sample in missing if sample not in reasons],
-                    failed=[(sample, reasons[sample].error) for sample in missing if sample in reasons],
+                    failed=[sample for sample in missing if sample in reasons],
                 )
 
 

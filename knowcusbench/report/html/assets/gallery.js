@@ -129,7 +129,7 @@ function showReference(link) {
   const name = figure.querySelector("figcaption").textContent;
   part("title").textContent = `${words(data.concept)} · reference`;
   part("image").alt = `reference ${name}`;
-  part("prompt").textContent = "";
+  part("prompt").hidden = true;
   facts([["file", name]]);
   part("table").hidden = part("redraw").hidden = true;
   return data.references[Number(figure.dataset.reference)];
@@ -146,6 +146,7 @@ function showSample(link) {
   const [phrase, question, answer, aspect] = data.knowledge[number];
   part("title").textContent = `${about.label} · ${words(data.concept)}`;
   part("image").alt = `${about.label}: ${template.replace("{}", () => about.subjects[number])}`;
+  part("prompt").hidden = false;
   part("prompt").textContent = template.replace("{}", () => about.subjects[number]);
   facts([
     ["knowledge", phrase], ["question", question], ["answer", answer], ["its kind", words(aspect)],
