@@ -53,7 +53,8 @@ def test_the_mask_that_a_score_was_computed_with_is_kept_by_image_and_noun(
     masks = metric.masks()
     assert masks is not None
     assert masks.names() == {
-        mask_name(content_digest(file), noun) for file, noun in [(ducks[0], "duck"), *((dog, "dog") for dog in dogs[:3])]
+        mask_name(content_digest(file), noun)
+        for file, noun in [(ducks[0], "duck"), *((dog, "dog") for dog in dogs[:3])]
     }
     kept = read_mask(masks.directory / mask_name(content_digest(ducks[0]), "duck"))
     np.testing.assert_array_equal(kept, np.asarray(Image.open(ducks[0]).convert("RGB"))[..., 0] > 128)
