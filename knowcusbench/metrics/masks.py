@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -63,5 +63,6 @@ def read_mask(path: Path) -> Mask:
     return np.asarray(read_image(path))[..., 0] > 0
 
 
+@lru_cache
 def _short(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -30,7 +30,9 @@ def _layer(
     names: frozenset[str] = frozenset()
     with suppress(WeightsError):
         names = store.names()
-    scored = {label: dict(_scored(run, label, name)) for label in labels}
+    noun_of = {concept.name: concept.class_noun for concept in run.concepts}
+    nouns = dict(zip(run.plan["id"].tolist(), map(noun_of.__getitem__, run.plan["concept"].tolist()), strict=True))
+    scored = {label: dict(_scored(run, label, name, nouns)) for label in labels}
     lacking = [label for label, masks in scored.items() if any(mask.name not in names for mask in masks.values())]
     return MaskLayer(
         title=run.metrics[name].title,
@@ -42,20 +44,17 @@ def _layer(
     )
 
 
-def _scored(run: Run, label: str, metric: str) -> Iterator[tuple[str, ScoredMask]]:
-    """By sample. A score's stamp is of the very image that was scored."""
+def _scored(run: Run, label: str, metric: str, nouns: Mapping[str, str]) -> Iterator[tuple[str, ScoredMask]]:
+    """By sample, of which `nouns` has the class nouns. A score's stamp is of the very image that was scored."""
     path = run.store.scores(label, metric)
     if not path.exists():
         return
     table = read_table(path)
-    noun_of = {concept.name: concept.class_noun for concept in run.concepts}
-    concepts = dict(zip(run.plan["id"], run.plan["concept"], strict=True))
-    for sample, note, details, stamp in zip(
-        *(table[column] for column in ("sample_id", "note", "details", "stamp")), strict=True
-    ):
-        if sample in concepts:
+    columns = [table[column].tolist() for column in ("sample_id", "note", "details", "stamp")]
+    for sample, note, details, stamp in zip(*columns, strict=True):
+        if sample in nouns:
             coverage = json.loads(details).get("coverage") if details else None
-            yield sample, ScoredMask(mask_name(stamp, noun_of[concepts[sample]]), coverage, note)
+            yield sample, ScoredMask(mask_name(stamp, nouns[sample]), coverage, note)
 
 
 def _references(run: Run) -> Iterator[tuple[Path, str]]:

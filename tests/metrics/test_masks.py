@@ -1,4 +1,4 @@
-"""Masks that are kept: the very ones of the scores, once for every image and class noun, without a change to a score."""
+"""Masks that are kept: the very ones of the scores, once for every image and noun, without a change to a score."""
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor

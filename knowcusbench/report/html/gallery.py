@@ -42,8 +42,8 @@ FOLDER = "gallery"
 
 
 ID, SCORE, ERROR = "\0id", "\0score", "\0error"
-"""What stands for a sample's id, score and error where a figure is rendered for all samples of a method at once. A label
-is a file's name, which can't have the character 0."""
+"""What stands for a sample's id, score and error where a figure is rendered for all samples of a method at once. A
+label is a file's name, which can't have the character 0."""
 
 
 class SampleView(NamedTuple):
