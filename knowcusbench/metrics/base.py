@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from knowcusbench.benchmark.types import Concept, Task
 from knowcusbench.errors import MetricError
+from knowcusbench.metrics.masks import MaskStore
 from knowcusbench.metrics.protocol import ReferenceSplit, split_of
 
 
@@ -111,6 +112,10 @@ class Metric(ABC):
 
     def check(self, concepts: Sequence[Concept]) -> None:  # noqa: B027, most metrics score anything
         """Called before anything is made: raise ConfigError if samples of these concepts can't be scored."""
+
+    def masks(self) -> MaskStore | None:
+        """Where the masks are that it computes scores with; None if it has none, or keeps none."""
+        return None
 
     def weights(self) -> Mapping[str, str]:
         """Which weights it computes with, for the record: for every source (hub id or path) the hub commit or

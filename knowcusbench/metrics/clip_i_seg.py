@@ -19,6 +19,7 @@ from knowcusbench.metrics.base import Score, ScoreItem, finite_score
 from knowcusbench.metrics.embeddings import EmbeddingStore, Rows
 from knowcusbench.metrics.encoders import EncoderSpec, ImageEncoder, batches
 from knowcusbench.metrics.image_similarity import ReferenceMetric
+from knowcusbench.metrics.masks import MaskStore
 from knowcusbench.metrics.memo import content_digest
 from knowcusbench.metrics.protocol import ReferencePairing, paired_cosine
 from knowcusbench.metrics.segmentation import Fallback, Segmentation, SegmenterSpec, cut_out
@@ -34,7 +35,7 @@ class ClipISeg(ReferenceMetric):
     On both sides the background is replaced by one colour before the encoder's own preprocessing. The paper states
     neither the colour nor whether it crops; white is the colour that this harness gives transparency
     everywhere. An image in which the subject is not found counts whole, and the score's note says so; the details have
-    the share of the image that its mask covers.
+    the share of the image that its mask covers. Masks are kept beside the embeddings.
 
     Attributes:
         encoder: what embeds images.
@@ -72,6 +73,10 @@ class ClipISeg(ReferenceMetric):
             scores.append(finite_score(self, item, value, _note(image, compared, item.class_noun), details))
         return scores
 
+    def masks(self) -> MaskStore | None:
+        store = self.encoder.store
+        return MaskStore(Path(store).expanduser() / "masks", self.segmenter) if store else None
+
     def weights(self) -> Mapping[str, str]:
         return {**self.encoder.weights(), **self.segmenter.weights()}
 
@@ -95,6 +100,7 @@ class SubjectEmbedder:
         self._segmenter = metric.segmenter.load()
         store = metric.encoder.store
         self._kept = EmbeddingStore(Path(store).expanduser() / self._key() if store else None)
+        self._masks = metric.masks()
 
     def _key(self) -> str:
         """16 hex digits over all that decides a row."""
@@ -119,6 +125,10 @@ class SubjectEmbedder:
             for batch in batches([file for file, _ in group], CHUNK):
                 images = [read_image(file) for file in batch]
                 found = self._segmenter.segment(images, noun)
+                # Before the embeddings: an image that has one is not segmented again.
+                for file, one in zip(batch, found, strict=True):
+                    if self._masks:
+                        self._masks.keep(content_digest(file), noun, one.mask)
                 metric = self._metric
                 cut = [
                     cut_out(image, one.mask, metric.background, metric.crop)

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import cache
+from functools import cache, cached_property
 from typing import Protocol
 
 import numpy as np
@@ -120,7 +120,7 @@ class SegmenterSpec(ABC):
     def weights(self) -> Mapping[str, str]:
         """The versions of all its weights, those of the box finder included, as in `Metric.weights`."""
 
-    @property
+    @cached_property
     def key(self) -> str:
         """All that decides a mask: the classes, their settings and the weights."""
         return json.dumps([settings(self), sorted(self.weights().items())])

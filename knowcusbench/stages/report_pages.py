@@ -4,6 +4,7 @@ them."""
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import yaml
@@ -14,9 +15,12 @@ from knowcusbench.report import EffectsInput, Leaderboard, ReportInput, Statisti
 from knowcusbench.report.ablation import Ablation
 from knowcusbench.report.agreement import Agreement
 from knowcusbench.report.effects import confusions
-from knowcusbench.report.html import GalleryInput, PagesInput
+from knowcusbench.report.html import Failure, GalleryInput, PagesInput
 from knowcusbench.report.types import RowKind
+from knowcusbench.stages.generate import GENERATE
 from knowcusbench.stages.prepare import Run
+from knowcusbench.stages.report_masks import mask_layers
+from knowcusbench.stages.score import SCORE
 from knowcusbench.store import read_json
 
 DRAWING = ("bench", "generate")
@@ -44,6 +48,7 @@ def pages_input(
     folder = run.store.provenance("", "").parent
     records = {name: read_json(folder / name) for name in sorted(names_in(folder))}
     labels = tuple(row.label for row in board.rows if row.kind in OWN)
+    commands = _commands(run, labels, records)
     return PagesInput(
         board=board,
         statistics=statistics,
@@ -62,7 +67,8 @@ def pages_input(
             failed={label: _failed(run, label) for label in labels},
             image=run.store.image,
             subjects=dict(_subjects(run, configs)),
-            commands=_commands(run, labels, records),
+            commands={label: _with_verb(words, GENERATE) for label, words in commands.items()},
+            masks=mask_layers(run, labels, {label: _with_verb(words, SCORE) for label, words in commands.items()}),
         ),
         identity=read_json(run.store.identity),
         configs=configs,
@@ -78,10 +84,12 @@ def _drawn(run: Run, label: str) -> Iterator[str]:
         yield from (name.removesuffix(".png") for name in names_in(folder) if name.endswith(".png"))
 
 
-def _failed(run: Run, label: str) -> dict[str, str]:
-    """Why samples of the method could not be drawn, by id."""
+def _failed(run: Run, label: str) -> dict[str, Failure]:
+    """What went wrong with the images of the method that could not be drawn, by id."""
+    known = [entry.name for entry in fields(Failure)]
     ids = (name.removesuffix(".json") for name in names_in(run.store.failure(label, "").parent))
-    return {sample: str(read_json(run.store.failure(label, sample))["error"]) for sample in ids}
+    records = {name: read_json(run.store.failure(label, name)) for name in ids}
+    return {name: Failure(**{key: record[key] for key in known if key in record}) for name, record in records.items()}
 
 
 def _subjects(run: Run, configs: Mapping[str, Any]) -> Iterator[tuple[tuple[str, str, int], str]]:
@@ -96,21 +104,23 @@ def _subjects(run: Run, configs: Mapping[str, Any]) -> Iterator[tuple[tuple[str,
 
 
 def _commands(run: Run, labels: Sequence[str], records: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
-    """For each method the last command that drew images, as one that draws what is missing where the run is now. The
-    command that is at work has no record yet."""
+    """For each method the words, but for the verb, of the last command that drew images, with the run where it is now.
+    The command that is at work has no record yet."""
     place = [f"run.root={_quoted(str(run.store.root.parent))}", f"run.name={_quoted(run.store.root.name)}"]
     drawing = [(name, record["command"]) for name, record in records.items() if record["verb"] in DRAWING]
     words = {run.label: sys.argv} | {name.removesuffix(".json").partition("-")[2]: command for name, command in drawing}
     return {
         label: [
-            "knowcusbench",
-            "generate",
             *(word for word in arguments if not word.startswith(("run.root=", "run.name="))),
             *place,
         ]
         for label, (program, *arguments) in words.items()
         if label in labels and program == "knowcusbench"
     }
+
+
+def _with_verb(words: Sequence[str], verb: str) -> list[str]:
+    return ["knowcusbench", verb, *words]
 
 
 def _quoted(text: str) -> str:

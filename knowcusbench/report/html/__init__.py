@@ -2,6 +2,6 @@
 disk, need no network, and show their tables and pictures without JavaScript too."""
 
 from knowcusbench.report.html.pages import write_html
-from knowcusbench.report.html.types import GalleryInput, PagesInput
+from knowcusbench.report.html.types import Failure, GalleryInput, MaskLayer, PagesInput, ScoredMask
 
-__all__ = ["GalleryInput", "PagesInput", "write_html"]
+__all__ = ["Failure", "GalleryInput", "MaskLayer", "PagesInput", "ScoredMask", "write_html"]

@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jinja2 import Environment
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from knowcusbench.benchmark.types import Concept, Prompt, Task
 from knowcusbench.files import names_in, write_atomic
 from knowcusbench.report.columns import MISSING
 from knowcusbench.report.html.cube import Scores, score_cube
 from knowcusbench.report.html.environment import file_name
+from knowcusbench.report.html.masks import MaskFolder
 from knowcusbench.report.html.thumbnails import Picture, outdated, write_pictures
 from knowcusbench.report.html.types import GalleryInput
 from knowcusbench.report.types import Column
@@ -28,8 +29,11 @@ ANY = 16 * "0"
 PAGE_BYTES = 2_500_000
 """About as much goes on a page; a concept with more samples has several."""
 
-PICTURE_BYTES, SAMPLE_BYTES = 400, 600
-"""What a picture with its scores, and a sample without its texts, take on a page."""
+PICTURE_BYTES, SAMPLE_BYTES, MASK_BYTES = 400, 600, 60
+"""What a picture with its scores, a sample without its texts, and what is known of a mask take on a page."""
+
+ERROR_LENGTH = 160
+"""Characters of an error in the place of a picture; the report's first page has all of it."""
 
 EXTREMES = 6
 """Best and worst samples shown of each column."""
@@ -37,9 +41,9 @@ EXTREMES = 6
 FOLDER = "gallery"
 
 
-ID, SCORE = "\0id", "\0score"
-"""What stands for a sample's id and score where a figure is rendered for all samples of a method at once. A label is a
-file's name, which can't have the character 0."""
+ID, SCORE, ERROR = "\0id", "\0score", "\0error"
+"""What stands for a sample's id, score and error where a figure is rendered for all samples of a method at once. A
+label is a file's name, which can't have the character 0."""
 
 
 class SampleView(NamedTuple):
@@ -89,6 +93,7 @@ class Gallery:
         }
         self._plan = {name: inputs.plan[name].tolist() for name in inputs.plan.columns}
         self.faults: list[str] = []
+        self.masks = [MaskFolder(layer, self.root) for layer in inputs.masks]
 
     @cached_property
     def cube(self) -> Scores:
@@ -102,7 +107,7 @@ class Gallery:
     def _pages(self, concept: Concept) -> Iterator[Page]:
         knowledge, prompts = self._plan["knowledge"], self._plan["prompt"]
         rows = sorted(self.by_concept.get(concept.name, []), key=knowledge.__getitem__)
-        fixed = SAMPLE_BYTES + PICTURE_BYTES * len(self.inputs.methods)
+        fixed = SAMPLE_BYTES + (PICTURE_BYTES + MASK_BYTES * len(self.masks)) * len(self.inputs.methods)
         ends = np.cumsum([fixed + 2 * len(prompts[row]) for row in rows]) // PAGE_BYTES
         name = file_name(concept.name)
         for number, (_, members) in enumerate(groupby(zip(rows, ends, strict=True), key=lambda pair: pair[1])):
@@ -111,8 +116,10 @@ class Gallery:
             )
 
     def write_pictures(self) -> None:
-        """Make the small and large pictures that are missing, and note which images can't be read."""
+        """Make the pictures and masks that are missing, and note which images can't be read."""
         self.faults = write_pictures([picture for group in self._pictures() for picture in outdated(group)])
+        for masks in self.masks:
+            masks.write()
 
     def _pictures(self) -> Iterator[list[Picture]]:
         """All pictures, by the directory they are in."""
@@ -138,8 +145,8 @@ class Gallery:
     def _references(concept: Concept) -> str:
         return f"references/{file_name(concept.name)}"
 
-    def references(self, concept: Concept) -> list[tuple[str, str, str]]:
-        """Small and large picture and name of each of the concept's references."""
+    def references(self, concept: Concept) -> list[tuple[int, str, str, str]]:
+        """Number, small and large picture and name of each of the concept's references."""
         folder = self._references(concept)
         there = set(names_in(self.root / folder))
         found = []
@@ -148,7 +155,7 @@ class Gallery:
                 large = f"{number}.large.webp" if f"{number}.large.webp" in there else f"{number}.webp"
                 held_out = number >= len(concept.images)
                 name = f"{file.name} (held out)" if held_out else file.name
-                found.append((f"{folder}/{number}.webp", f"{folder}/{large}", name))
+                found.append((number, f"{folder}/{number}.webp", f"{folder}/{large}", name))
         return found
 
     def samples(self, page: Page) -> Iterator[tuple[int, Iterator[SampleView]]]:
@@ -181,13 +188,13 @@ class Gallery:
         macro = self._environment.get_template("figure.html.jinja").module.figure  # type: ignore[attr-defined]
         place = f"{self._folder(concept, label)}/{ID}"
         kinds = {
-            kind: str(macro(label, SCORE, small, large, absent))
-            for kind, small, large, absent in (
-                ("large", f"{place}.webp", f"{place}.large.webp", ""),
-                ("small", f"{place}.webp", f"{place}.webp", ""),
-                ("unreadable", "", "", "unreadable"),
-                ("failed", "", "", "failed"),
-                ("not drawn", "", "", "not drawn"),
+            kind: str(macro(label, SCORE, small, large, absent, error))
+            for kind, small, large, absent, error in (
+                ("large", f"{place}.webp", f"{place}.large.webp", "", ""),
+                ("small", f"{place}.webp", f"{place}.webp", "", ""),
+                ("unreadable", "", "", "unreadable", ""),
+                ("failed", "", "", "failed", ERROR),
+                ("not drawn", "", "", "not drawn", ""),
             )
         }
         there = self._there(concept, label)
@@ -200,7 +207,8 @@ class Gallery:
                 kind = "unreadable"
             else:
                 kind = "large" if f"{sample}.large.webp" in there else "small"
-            return kinds[kind].replace(ID, sample).replace(SCORE, score)
+            made = kinds[kind].replace(ID, sample).replace(SCORE, score)
+            return made.replace(ERROR, _shortened(failed[sample].error)) if kind == "failed" else made
 
         return figure
 
@@ -230,6 +238,10 @@ class Gallery:
                 for label in inputs.methods
             ],
             "samples": dict(self._scores(page)),
+            "masks": [[masks.layer.title, masks.folder] for masks in self.masks],
+            "references": [
+                [masks.of_reference(file) for masks in self.masks] for file in (*concept.images, *concept.held_out)
+            ],
         }
 
     def _command(self, label: str, concept: Concept) -> list[str]:
@@ -241,14 +253,18 @@ class Gallery:
         return [f"rm {before}", f"{after} && {shlex.join(self.inputs.commands[label])}"]
 
     def _scores(self, page: Page) -> Iterator[tuple[str, list[Any]]]:
-        """By sample: template, then a list of scores for each method."""
+        """By sample: template, a list of scores for each method, and of masks for each method where there are any."""
         for task, columns in self.columns.items():
             rows = [row for row in page.rows if self._plan["task"][row] == task]
             of_task = self.cube[rows][:, :, [self.metrics.index(column.metric) for column in columns]]
             values = of_task.astype(np.float64).round(5).astype(object)
             values[np.isnan(of_task)] = None
             for row, methods in zip(rows, values.tolist(), strict=True):
-                yield self._plan["id"][row], [self._plan["prompt"][row], methods]
+                sample = self._plan["id"][row]
+                known = [self._plan["prompt"][row], methods]
+                if self.masks:
+                    known.append([[m.of_sample(label, sample) for m in self.masks] for label in self.inputs.methods])
+                yield sample, known
 
     def extremes(self, column: Column) -> tuple[list[Extreme], list[Extreme]]:
         """The best and the worst pictures of a column among the methods that compete."""
@@ -265,7 +281,7 @@ class Gallery:
             page, sample = self._page_of[row], self._plan["id"][row]
             there = f"{sample}.webp" in self._there(page.concept, label)
             return Extreme(
-                address=f"{page.file}#s{sample}",
+                address=self.address(sample),
                 prompt=Prompt(self._plan["prompt"][row], "").fill(
                     page.concept.knowledge[self._plan["knowledge"][row]].phrase
                 ),
@@ -277,9 +293,22 @@ class Gallery:
         count = min(EXTREMES, len(order) // 2)
         return [view(int(place)) for place in order[:count]], [view(int(place)) for place in order[::-1][:count]]
 
+    def address(self, sample: str) -> str:
+        """Where a sample is in the gallery; empty for what is none."""
+        row = self._row_of.get(sample)
+        return "" if row is None else f"{self._page_of[row].file}#s{sample}"
+
+    @cached_property
+    def _row_of(self) -> dict[str, int]:
+        return {sample: row for row, sample in enumerate(self._plan["id"])}
+
     @cached_property
     def _page_of(self) -> dict[int, Page]:
         return {row: page for page in self.pages for row in page.rows}
+
+
+def _shortened(error: str) -> Markup:
+    return escape(error if len(error) <= ERROR_LENGTH else f"{error[: ERROR_LENGTH - 1]}…")
 
 
 def _score(value: float, decimals: int) -> str:

@@ -16,7 +16,7 @@ from knowcusbench.report.html.gallery import Gallery, write_gallery
 from knowcusbench.report.html.heat import breakdowns, confusion_tables
 from knowcusbench.report.html.plots import OWN, interval_plots, line_plots, pareto_plots
 from knowcusbench.report.html.significance import ALPHA, significant_marks
-from knowcusbench.report.html.types import PagesInput
+from knowcusbench.report.html.types import Failure, PagesInput
 from knowcusbench.report.types import Column, Leaderboard, Row, RowKind
 
 ASSETS = ("report.css", "tables.js", "gallery.js")
@@ -28,6 +28,24 @@ NAMED = 12
 """Missing samples listed by name; the gallery shows them all."""
 
 
+MOST_FAILURES = 30
+"""Different failures told; the run's folder has them all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailureGroup:
+    """Images of a method that failed in the same way.
+
+    Attributes:
+        first: the failure of one of them.
+        ids: of all, and the page of the gallery that has the image's place; none for an image that has no place there.
+    """
+
+    method: str
+    first: Failure
+    ids: Sequence[tuple[str, str]]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Coverage:
     """How much of the plan a method has done in a task.
@@ -36,7 +54,7 @@ class Coverage:
         planned, drawn: samples of the plan, and how many have an image.
         scored: how many every metric of the task has scored.
         missing: ids of samples that nobody has drawn yet.
-        failed: ids of samples that could not be drawn, and why.
+        failed: ids of samples that could not be drawn.
     """
 
     method: str
@@ -45,7 +63,7 @@ class Coverage:
     drawn: int
     scored: int
     missing: Sequence[str]
-    failed: Sequence[tuple[str, str]]
+    failed: Sequence[str]
 
     @property
     def complete(self) -> bool:
@@ -86,6 +104,8 @@ def _index(inputs: PagesInput, gallery: Gallery) -> dict[str, Any]:
         "coverage_rows": list(coverage_rows(inputs)),
         "faults": gallery.faults,
         "named": NAMED,
+        "failures": list(failure_groups(gallery)),
+        "most_failures": MOST_FAILURES,
         "intervals": interval_plots(board),
         "pareto": pareto_plots(board, COST),
         "breakdowns": [(column, breakdowns(inputs.statistics, column, methods, concepts)) for column in scores],
@@ -133,8 +153,24 @@ def coverage_rows(inputs: PagesInput) -> Iterator[Coverage]:
                     drawn=len(ids) - len(missing),
                     scored=scored,
                     missing=[sample for sample in missing if sample not in reasons],
-                    failed=[(sample, reasons[sample]) for sample in missing if sample in reasons],
+                    failed=[sample for sample in missing if sample in reasons],
                 )
+
+
+def failure_groups(gallery: Gallery) -> Iterator[FailureGroup]:
+    """What went wrong, the most frequent first. A sample that has an image after all is left out."""
+    found: dict[tuple[str, str, str], list[tuple[str, Failure]]] = {}
+    for label, failures in gallery.inputs.failed.items():
+        drawn = gallery.inputs.drawn.get(label, frozenset())
+        for name, failure in sorted(failures.items()):
+            if name not in drawn:
+                found.setdefault((label, failure.stage, failure.error), []).append((name, failure))
+    for (label, _, _), members in sorted(found.items(), key=lambda group: -len(group[1])):
+        yield FailureGroup(
+            method=label,
+            first=members[0][1],
+            ids=[(name, gallery.address(name)) for name, _ in members],
+        )
 
 
 def _by_column(columns: Sequence[Column], inputs: PagesInput) -> Iterator[tuple[Column, list[Any], list[Any]]]:

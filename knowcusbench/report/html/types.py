@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -12,6 +12,55 @@ from knowcusbench.report.ablation import Ablation
 from knowcusbench.report.agreement import Agreement
 from knowcusbench.report.statistics import Statistics
 from knowcusbench.report.types import Column, Leaderboard
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """An image that could not be drawn.
+
+    Attributes:
+        error: the last attempt's, with its type.
+        stage: what the image was for: "generate", or a stage whose images are not in the gallery.
+        attempts: how often it was tried.
+        traceback: of the last attempt.
+    """
+
+    error: str
+    stage: str = "generate"
+    attempts: int = 1
+    prompt: str = ""
+    noise_seed: int = 0
+    traceback: str = ""
+
+
+class ScoredMask(NamedTuple):
+    """The name of the mask that a score was computed with, the share of the image that it covers (None if that is not
+    known), and the score's note."""
+
+    name: str
+    coverage: float | None
+    note: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskLayer:
+    """The masks that a metric's scores were computed with.
+
+    Attributes:
+        title: the metric's heading.
+        directory: where masks are kept; None if there is none of its segmenter.
+        names: of the files there.
+        scored: label -> sample id -> mask; of all scores, also of those whose mask was not kept.
+        references: reference image -> name of its mask.
+        remedy: commands that compute what was not kept.
+    """
+
+    title: str
+    directory: Path | None
+    names: frozenset[str]
+    scored: Mapping[str, Mapping[str, ScoredMask]]
+    references: Mapping[Path, str] = field(default_factory=dict)
+    remedy: Sequence[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,11 +75,12 @@ class GalleryInput:
         columns: the leaderboard's columns of scores.
         scores: columns sample_id, method, metric, value; NaN is a missing value.
         drawn: label -> ids of the samples that have an image.
-        failed: label -> id -> why drawing a sample failed.
+        failed: label -> id -> what went wrong, of samples and of images for other stages.
         image: the image file of a label, concept and sample id.
         subjects: (label, concept, index of the knowledge item) -> what stands in the place of `{}` in that method's
             prompts, where it is not the knowledge phrase.
         commands: label -> the command that draws what is missing of the method; none where it is not known.
+        masks: of the metrics that segment images.
     """
 
     concepts: tuple[Concept, ...]
@@ -41,9 +91,10 @@ class GalleryInput:
     scores: pd.DataFrame
     drawn: Mapping[str, frozenset[str]]
     image: Callable[[str, str, str], Path]
-    failed: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    failed: Mapping[str, Mapping[str, Failure]] = field(default_factory=dict)
     subjects: Mapping[tuple[str, str, int], str] = field(default_factory=dict)
     commands: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    masks: tuple[MaskLayer, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

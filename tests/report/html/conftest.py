@@ -25,7 +25,7 @@ from knowcusbench.report import (
     build_leaderboard,
     build_statistics,
 )
-from knowcusbench.report.html import GalleryInput, PagesInput, write_html
+from knowcusbench.report.html import Failure, GalleryInput, MaskLayer, PagesInput, ScoredMask, write_html
 from knowcusbench.report.leaderboard import place_of
 from knowcusbench.report.types import RowKind
 
@@ -63,6 +63,35 @@ def concepts(folder: Path) -> tuple[Concept, ...]:
         )
         made.append(Concept(name, HOSTILE[number], (file,), items, prompts))
     return tuple(made)
+
+
+def mask_layer(folder: Path, everything: tuple[Concept, ...], plan: pd.DataFrame) -> MaskLayer:
+    """Masks of the images of two methods: the left half of each, but for mokus' third, which was not kept, and the
+    others' fourth, which can't be read. The references' are their top."""
+    place = folder / "kept" / "segmenter"
+    place.mkdir(parents=True)
+    half = np.zeros((260, 260), dtype=np.bool_)
+    half[:, :130] = True
+    names = [f"{sample}-noun.png" for sample in plan["id"]]
+    for name in names[:2] + names[3:]:
+        Image.fromarray(half).save(place / name)
+    (place / names[3]).write_bytes(b"damaged")
+    top = np.zeros((200, 300), dtype=np.bool_)
+    top[:50] = True
+    for number in range(len(everything)):
+        Image.fromarray(top).save(place / f"reference-{number}.png")
+    notes = {names[4]: f"whole image: {SCRIPT}"}
+    scored = {
+        sample: ScoredMask(name, 0.5, notes.get(name, "")) for sample, name in zip(plan["id"], names, strict=True)
+    }
+    return MaskLayer(
+        title=f"Seg {IMAGE}",
+        directory=place,
+        names=frozenset(file.name for file in place.iterdir()),
+        scored={"base": scored, "mokus": scored},
+        references={one.images[0]: f"reference-{number}.png" for number, one in enumerate(everything)},
+        remedy=["mv here there", f"echo {SCRIPT}"],
+    )
 
 
 def made_up_input(folder: Path, **changes: Any) -> tuple[PagesInput, ReportInput]:
@@ -120,10 +149,22 @@ def made_up_input(folder: Path, **changes: Any) -> tuple[PagesInput, ReportInput
         columns=statistics.columns,
         scores=scores,
         drawn={label: frozenset(plan["id"]) - ({first} if label == "mokus" else set()) for label in METHODS},
-        failed={"mokus": {first: f"out of memory {SCRIPT}"}},
+        failed={
+            "mokus": {
+                first: Failure(
+                    error=f"OutOfMemoryError: out of memory {SCRIPT}",
+                    attempts=3,
+                    prompt=f"a photo of {IMAGE}",
+                    noise_seed=2**63 - 1,
+                    traceback=f"Traceback: {QUOTES}",
+                ),
+                "f" * 16: Failure(error="RuntimeError: no", stage="effects"),
+            }
+        },
         image=image,
         subjects={("anchor", one.name, number): one.anchor for one in everything for number in range(2)},
         commands={"mokus": ["knowcusbench", "generate", "method=mokus", "run.name='a b'"]},
+        masks=(mask_layer(folder, everything, plan),),
     )
     record = {
         "time": "2026-01-01T00:00:00+00:00",

@@ -10,7 +10,7 @@ from playwright.sync_api import Page, expect
 
 from knowcusbench.report.html.environment import file_name
 
-from .conftest import HOSTILE, METHODS, METRICS
+from .conftest import HOSTILE, IMAGE, METHODS, METRICS, QUOTES, SCRIPT
 
 Opened = Callable[..., Page]
 
@@ -140,10 +140,75 @@ def test_what_could_not_be_drawn_or_read_is_told(opened: Opened, pages) -> None:
     expect(page.get_by_text("Not complete.")).to_be_visible()
     row = page.locator("#coverage tr.gap")
     assert "mokus reconstruction 16 15 15 1 failed" in " ".join(row.inner_text().split())
-    assert "out of memory" in row.inner_text()
     assert "not an image" in page.locator("#coverage li").inner_text()
     page = opened(CONCEPT)
-    assert page.locator(".absent").all_inner_texts() == ["failed", "unreadable"]
+    failed, unreadable = page.locator(".absent").all()
+    assert failed.inner_text().split() == f"failed OutOfMemoryError: out of memory {SCRIPT}".split()
+    assert unreadable.inner_text() == "unreadable"
+    failed.click()
+    expect(page.locator("#failures")).to_be_in_viewport()
+
+
+def test_every_failure_is_told_with_its_error_prompt_and_place(opened: Opened, pages) -> None:
+    page = opened("index.html")
+    page.locator(".notice").get_by_role("link", name="why").click()
+    first, second = page.locator("#failures details").all()
+    expect(first).to_be_in_viewport()
+    for text in (SCRIPT, IMAGE, QUOTES, str(2**63 - 1), "1 of mokus"):
+        assert text in first.inner_text()
+    assert second.inner_text().startswith("1 of mokus (effects): RuntimeError: no")
+    assert second.get_by_role("link").count() == 0
+    sample = pages[1].gallery.plan["id"].iloc[0]
+    first.get_by_role("link", name=sample).click()
+    expect(page.locator(f"#s{sample}")).to_be_in_viewport()
+
+
+def opened_picture(page: Page, sample: str, label: str) -> None:
+    page.locator(f"#s{sample}").get_by_role("link", name=label, exact=True).click()
+
+
+def test_a_mask_is_laid_over_its_picture_and_stays_with_the_next(opened: Opened, pages) -> None:
+    plan = pages[1].gallery.plan
+    page = opened(CONCEPT)
+    opened_picture(page, plan["id"].iloc[5], "mokus")
+    mask, toggle = page.locator("#viewer-mask"), page.locator("#viewer-toggle")
+    expect(page.locator("#viewer-masks")).to_have_text(f"Seg {IMAGE}: the mask covers 50.0% of the picture")
+    expect(mask).to_be_hidden()
+    page.keyboard.press("m")
+    expect(mask).to_be_visible()
+    expect(toggle).to_have_attribute("aria-pressed", "true")
+    page.wait_for_function("document.getElementById('viewer-mask').naturalWidth > 0")
+    assert mask.bounding_box() == page.locator("#viewer-image").bounding_box()
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#viewer-title")).to_contain_text("<i>")
+    expect(mask).to_be_hidden()
+    expect(toggle).to_be_disabled()
+    page.keyboard.press("ArrowLeft")
+    expect(mask).to_be_visible()
+    toggle.click()
+    expect(mask).to_be_hidden()
+
+
+def test_a_mask_that_was_not_kept_is_told_with_the_way_to_it(opened: Opened, pages) -> None:
+    plan = pages[1].gallery.plan
+    page = opened(CONCEPT)
+    opened_picture(page, plan["id"].iloc[2], "mokus")
+    expect(page.locator("#viewer-toggle")).to_be_disabled()
+    expect(page.locator("#viewer-masks")).to_contain_text("covers 50.0% of the picture; it was not kept")
+    page.get_by_role("link", name="how to get it").click()
+    count = 2 * (len(plan) - 2)
+    expect(page.get_by_text(f"{count} of {2 * len(plan)} scored pictures")).to_be_visible()
+    assert page.locator("pre").inner_text() == f"mv here there\necho {SCRIPT}"
+
+
+def test_a_reference_opens_large_and_shows_its_mask(opened: Opened) -> None:
+    page = opened(CONCEPT)
+    page.locator(".references a").first.click()
+    expect(page.locator("#viewer-title")).to_have_text("dog · reference")
+    expect(page.locator("#viewer-table")).to_be_hidden()
+    expect(page.locator("#viewer-masks")).to_contain_text("covers 25.0% of the picture")
+    page.locator("#viewer-toggle").click()
+    expect(page.locator("#viewer-mask")).to_be_visible()
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -26,7 +26,7 @@ def test_every_score_stands_in_the_page_of_its_concept(pages):
         text = (folder / "gallery" / f"{file_name(concept.name)}.html").read_text()
         data = json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])
         tasks = dict(re.findall(r'id="s(\w{16})" data-task="(\w+)"', text))
-        for sample, (_, methods) in data["samples"].items():
+        for sample, (_, methods, _) in data["samples"].items():
             for method, values in zip(data["methods"], methods, strict=True):
                 for (key, *_), value in zip(data["columns"][tasks[sample]], values, strict=True):
                     if value is not None:

@@ -98,30 +98,62 @@ const viewer = document.getElementById("viewer");
 const part = (name) => document.getElementById(`viewer-${name}`);
 let open = null;
 
-const links = () => [...document.querySelectorAll(".sample:not([hidden]) figure:not([hidden]) a")];
+let layer = null;
+
+const PICTURES = "figure:not([hidden]) a:not(.absent)";
+const around = () => (open.closest(".references") ? ".references" : ".sample:not([hidden])");
+const links = () => [...document.querySelectorAll(`${around()} ${PICTURES}`)];
 
 function show(link) {
   open = link;
+  const image = part("image");
+  const found = link.closest(".references") ? showReference(link) : showSample(link);
+  image.onload = () => image.classList.toggle("pixels", image.naturalWidth < 256);
+  image.src = link.href;
+  showMasks(found);
+  const all = links();
+  const place = all.indexOf(link);
+  part("place").textContent = `${place + 1} of ${all.length}`;
+  part("before").disabled = place <= 0;
+  part("after").disabled = place + 1 >= all.length;
+  if (!viewer.open) viewer.showModal();
+}
+
+function facts(pairs) {
+  part("facts").replaceChildren(...pairs.flatMap(([name, text]) => [element("dt", name), element("dd", text)]));
+}
+
+// What is known of a picture goes into the viewer; returns what is known of its masks.
+function showReference(link) {
+  const figure = link.closest("figure");
+  const name = figure.querySelector("figcaption").textContent;
+  part("title").textContent = `${words(data.concept)} · reference`;
+  part("image").alt = `reference ${name}`;
+  part("prompt").hidden = true;
+  facts([["file", name]]);
+  part("table").hidden = part("redraw").hidden = true;
+  return data.references[Number(figure.dataset.reference)];
+}
+
+function showSample(link) {
   const sample = link.closest(".sample");
   const figure = link.closest("figure");
   const method = [...sample.querySelectorAll("figure")].indexOf(figure);
   const id = sample.id.slice(1);
-  const [template, scores] = data.samples[id];
+  const [template, scores, masks] = data.samples[id];
   const about = data.methods[method];
   const number = Number(planned[samples.indexOf(sample)].dataset.knowledge);
   const [phrase, question, answer, aspect] = data.knowledge[number];
   part("title").textContent = `${about.label} · ${words(data.concept)}`;
-  const image = part("image");
-  image.alt = `${about.label}: ${template.replace("{}", () => about.subjects[number])}`;
-  image.onload = () => image.classList.toggle("pixels", image.naturalWidth < 256);
-  image.src = link.href;
+  part("image").alt = `${about.label}: ${template.replace("{}", () => about.subjects[number])}`;
+  part("prompt").hidden = false;
   part("prompt").textContent = template.replace("{}", () => about.subjects[number]);
-  const facts = [
+  facts([
     ["knowledge", phrase], ["question", question], ["answer", answer], ["its kind", words(aspect)],
     ["prompt", words(sample.dataset.prompt)], ["seed", sample.dataset.seed],
     ["noise seed", String(BigInt(`0x${id}`) >> 1n)], ["sample", id],
-  ];
-  part("facts").replaceChildren(...facts.flatMap(([name, text]) => [element("dt", name), element("dd", text)]));
+  ]);
+  part("table").hidden = false;
   part("scores").replaceChildren(
     ...data.columns[sample.dataset.task].map((column, place) => {
       const row = document.createElement("tr");
@@ -134,12 +166,45 @@ function show(link) {
   );
   part("redraw").hidden = about.command.length === 0;
   part("command").textContent = about.command.join(id);
-  const all = links();
-  const place = all.indexOf(link);
-  part("place").textContent = `${place + 1} of ${all.length}`;
-  part("before").disabled = place <= 0;
-  part("after").disabled = place + 1 >= all.length;
-  if (!viewer.open) viewer.showModal();
+  return masks?.[method];
+}
+
+// The masks of the picture that is open: by metric its file, the share that it covers in percent, and a note.
+let masks = [];
+
+function showMasks(found) {
+  masks = data.masks.map((_, place) => found?.[place] ?? null);
+  part("masks").replaceChildren(
+    ...masks.flatMap((mask, place) => {
+      const title = data.masks[place][0];
+      if (mask === null) return [];
+      const [file, covered, note] = mask;
+      const share = covered === null ? "a mask" : `the mask covers ${covered.toFixed(1)}% of the picture`;
+      const said = element("p", `${title}: ${share}${note && `; ${note}`}`);
+      if (!file) said.append("; it was not kept: ", Object.assign(element("a", "how to get it"), { href: "index.html#masks" }));
+      return [said];
+    }),
+  );
+  lay();
+}
+
+// Shows the chosen layer, if the picture has it.
+function lay() {
+  const file = layer === null ? "" : masks[layer]?.[0];
+  part("mask").hidden = !file;
+  if (file) part("mask").src = `${data.masks[layer][1]}/${file}`;
+  const toggle = part("toggle");
+  toggle.hidden = data.masks.length === 0;
+  toggle.disabled = !masks.some((mask) => mask?.[0]);
+  toggle.setAttribute("aria-pressed", String(Boolean(file)));
+  toggle.textContent = file && data.masks.length > 1 ? `Mask: ${data.masks[layer][0]}` : "Mask";
+}
+
+// From one layer that the picture has to the next, and then to none.
+function turn() {
+  const next = masks.findIndex((mask, place) => mask?.[0] && place > (layer ?? -1));
+  layer = next < 0 ? null : next;
+  lay();
 }
 
 function element(name, text) {
@@ -155,17 +220,21 @@ function step(by) {
   if (next) show(next);
 }
 
-document.getElementById("samples").addEventListener("click", (event) => {
-  const link = event.target.closest("figure a");
+document.getElementById("main").addEventListener("click", (event) => {
+  const link = event.target.closest("figure a:not(.absent)");
   if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
   event.preventDefault();
   show(link);
 });
 part("before").addEventListener("click", () => step(-1));
 part("after").addEventListener("click", () => step(1));
-viewer.addEventListener("keydown", (event) => {
+part("toggle").addEventListener("click", turn);
+// Of the document: a button that was pressed and is disabled since gets no keys.
+document.addEventListener("keydown", (event) => {
+  if (!viewer.open) return;
   if (event.key === "ArrowLeft") step(-1);
   if (event.key === "ArrowRight") step(1);
+  if (event.key === "m" && !event.ctrlKey && !event.metaKey && !event.altKey) turn();
 });
 viewer.addEventListener("click", (event) => { if (event.target === viewer) viewer.close(); });
 viewer.addEventListener("close", () => { open?.scrollIntoView({ block: "nearest" }); open?.focus({ preventScroll: true }); });
