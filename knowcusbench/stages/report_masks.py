@@ -36,10 +36,11 @@ def _layer(
     lacking = [label for label, masks in scored.items() if any(mask.name not in names for mask in masks.values())]
     return MaskLayer(
         title=run.metrics[name].title,
+        segmenter=store.settings,
         directory=store.directory if names else None,
         names=names,
         scored=scored,
-        references=dict(_references(run)) if names else {},
+        references=dict(_references(run)),
         remedy=_remedy(run, name, store, {label: commands[label] for label in lacking if label in commands}),
     )
 

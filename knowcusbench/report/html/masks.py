@@ -34,7 +34,10 @@ class MaskFolder:
 
     def __init__(self, layer: MaskLayer, root: Path) -> None:
         self.layer = layer
-        self.folder = f"masks/{layer.directory.name}" if layer.directory else ""
+        # What was exported once stays, also where the cache is another.
+        exported = [name for name in sorted(names_in(root / "masks")) if name.startswith(layer.segmenter)]
+        name = layer.directory.name if layer.directory else "".join(exported[-1:])
+        self.folder = f"masks/{name}" if name else ""
         self._place = root / self.folder
 
     def write(self) -> None:
@@ -58,9 +61,10 @@ class MaskFolder:
     def of_reference(self, file: Path) -> list[str | float | None] | None:
         """The same of a reference."""
         name = self.layer.references.get(file, "")
-        if self.layer.directory is None or name not in self._there & self.layer.names:
+        if name not in self._there:
             return None
-        return self._said(name, float(read_mask(self.layer.directory / name).mean()), "")
+        with Image.open(io.BytesIO((self._place / name).read_bytes())) as picture:
+            return self._said(name, float((np.asarray(picture) != AROUND).mean()), "")
 
     def _said(self, name: str, coverage: float | None, note: str) -> list[str | float | None]:
         shown = name if name in self._there else ""

@@ -48,7 +48,8 @@ class MaskLayer:
 
     Attributes:
         title: the metric's heading.
-        directory: where masks are kept; None if there is none of its segmenter.
+        segmenter: with which the name of the directory begins, whatever the segmenter's weights.
+        directory: where masks are kept; None if there is none of its segmenter, as in another cache.
         names: of the files there.
         scored: label -> sample id -> mask; of all scores, also of those whose mask was not kept.
         references: reference image -> name of its mask.
@@ -56,6 +57,7 @@ class MaskLayer:
     """
 
     title: str
+    segmenter: str
     directory: Path | None
     names: frozenset[str]
     scored: Mapping[str, Mapping[str, ScoredMask]]

@@ -86,6 +86,7 @@ def mask_layer(folder: Path, everything: tuple[Concept, ...], plan: pd.DataFrame
     }
     return MaskLayer(
         title=f"Seg {IMAGE}",
+        segmenter="segmenter",
         directory=place,
         names=frozenset(file.name for file in place.iterdir()),
         scored={"base": scored, "mokus": scored},

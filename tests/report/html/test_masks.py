@@ -1,9 +1,11 @@
 """Overlays of masks: what a metric did not look at is dark, with a line along the subject's edge."""
 
+from dataclasses import replace
+
 import numpy as np
 from PIL import Image
 
-from knowcusbench.report.html.masks import AROUND, LINE, SUBJECT, WIDTH, overlay, write_overlays
+from knowcusbench.report.html.masks import AROUND, LINE, SUBJECT, WIDTH, MaskFolder, overlay, write_overlays
 
 
 def test_the_subject_stays_clear_within_a_line_that_lies_on_it():
@@ -50,3 +52,15 @@ def test_a_damaged_mask_has_no_overlay_and_the_others_do(tmp_path):
     Image.fromarray(np.ones((4, 4), dtype=np.bool_)).save(tmp_path / "b.png")
     write_overlays([tmp_path / "a.png", tmp_path / "b.png"], tmp_path / "made")
     assert [file.name for file in (tmp_path / "made").iterdir()] == ["b.png"]
+
+
+def test_what_was_exported_stays_where_the_cache_is_another(pages):
+    folder, made, _ = pages
+    (layer,) = made.gallery.masks
+    here = MaskFolder(layer, folder / "gallery")
+    elsewhere = MaskFolder(replace(layer, directory=None, names=frozenset()), folder / "gallery")
+    assert elsewhere.folder == here.folder != ""
+    assert elsewhere.counts == here.counts
+    reference = next(iter(layer.references))
+    assert elsewhere.of_reference(reference) == here.of_reference(reference) == ["reference-0.png", 25.0, ""]
+    assert MaskFolder(replace(layer, segmenter="other", directory=None), folder / "gallery").counts[0] == 0
