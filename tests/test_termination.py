@@ -14,9 +14,9 @@ import pytest
 from knowcusbench import termination
 from knowcusbench.termination import Terminated, terminable
 
-WORDS = ("method=base", "metrics=[clip_i]", "effects.enabled=false", "grid.prompts=1", "grid.knowledge_items=4")
-SAMPLES = 8 * 4 * 2 * 2
-"""Eight concepts, four items, alone and in a prompt, two seeds."""
+WORDS = ("method=base", "metrics=[clip_i]", "effects.enabled=false", "grid.prompts=1", "grid.concepts=[r*]")
+SAMPLES = 3 * 5 * 2 * 2
+"""Three concepts, five items, alone and in a prompt, two seeds."""
 
 
 def test_the_block_is_left_where_it_is_and_signals_are_as_before():
