@@ -36,11 +36,10 @@ class MaskStore:
     @cached_property
     def directory(self) -> Path:
         """Raises WeightsError if the segmenter's weights can't be had."""
-        return self.root / f"{self.settings}-{_short(self.segmenter.key)}"
+        return self.root / f"{self._settings}-{_short(self.segmenter.key)}"
 
     @cached_property
-    def settings(self) -> str:
-        """16 hex digits of the segmenter's settings, with which the directory's name begins."""
+    def _settings(self) -> str:
         return _short(json.dumps(settings(self.segmenter)))
 
     def keep(self, digest: str, class_noun: str, mask: Mask) -> None:
@@ -54,7 +53,7 @@ class MaskStore:
     def names(self) -> frozenset[str]:
         """The names of all masks that are there, as by `mask_name`."""
         # Weights may be large and elsewhere: they are looked for only where such a segmenter has been at work.
-        if not any(name.startswith(self.settings) for name in names_in(self.root)):
+        if not any(name.startswith(self._settings) for name in names_in(self.root)):
             return frozenset()
         return frozenset(names_in(self.directory))
 

@@ -35,8 +35,8 @@ def _layer(
     scored = {label: dict(_scored(run, label, name, nouns)) for label in labels}
     lacking = [label for label, masks in scored.items() if any(mask.name not in names for mask in masks.values())]
     return MaskLayer(
+        metric=name,
         title=run.metrics[name].title,
-        segmenter=store.settings,
         directory=store.directory if names else None,
         names=names,
         scored=scored,

@@ -12,9 +12,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from knowcusbench.errors import ImageError
-from knowcusbench.files import names_in, write_atomic
+from knowcusbench.files import modified_in, names_in, write_atomic
 from knowcusbench.metrics.masks import read_mask
 from knowcusbench.metrics.segmentation import Mask
+from knowcusbench.report.html.environment import file_name
 from knowcusbench.report.html.thumbnails import LARGE
 from knowcusbench.report.html.types import MaskLayer
 
@@ -34,24 +35,22 @@ class MaskFolder:
 
     def __init__(self, layer: MaskLayer, root: Path) -> None:
         self.layer = layer
-        # What was exported once stays, also where the cache is another.
-        exported = [name for name in sorted(names_in(root / "masks")) if name.startswith(layer.segmenter)]
-        name = layer.directory.name if layer.directory else "".join(exported[-1:])
-        self.folder = f"masks/{name}" if name else ""
+        self.folder = f"masks/{file_name(layer.metric)}"
         self._place = root / self.folder
 
     def write(self) -> None:
-        """Draw the overlays that are missing."""
+        """Draw the overlays that are missing or older than their mask. Those that are there stay, also where the cache
+        is another."""
         if self.layer.directory:
+            kept, made = modified_in(self.layer.directory), modified_in(self._place)
             scored = (mask.name for masks in self.layer.scored.values() for mask in masks.values())
             wanted = {*scored, *self.layer.references.values()} & self.layer.names
-            missing = sorted(wanted.difference(self._there))
-            write_overlays([self.layer.directory / name for name in missing], self._place)
-            del self._there
+            outdated = sorted(name for name in wanted if made.get(name, 0.0) < kept.get(name, 0.0))
+            write_overlays([self.layer.directory / name for name in outdated], self._place)
 
     @cached_property
     def _there(self) -> frozenset[str]:
-        return frozenset(names_in(self._place)) if self.folder else frozenset()
+        return frozenset(names_in(self._place))
 
     def of_sample(self, label: str, sample: str) -> list[str | float | None] | None:
         """Name, or "" if there is no overlay, coverage in percent, and note. None for a sample without a score."""

@@ -47,8 +47,7 @@ class MaskLayer:
     """The masks that a metric's scores were computed with.
 
     Attributes:
-        title: the metric's heading.
-        segmenter: with which the name of the directory begins, whatever the segmenter's weights.
+        metric, title: the metric's name and heading.
         directory: where masks are kept; None if there is none of its segmenter, as in another cache.
         names: of the files there.
         scored: label -> sample id -> mask; of all scores, also of those whose mask was not kept.
@@ -56,8 +55,8 @@ class MaskLayer:
         remedy: commands that compute what was not kept.
     """
 
+    metric: str
     title: str
-    segmenter: str
     directory: Path | None
     names: frozenset[str]
     scored: Mapping[str, Mapping[str, ScoredMask]]

@@ -86,7 +86,7 @@ def mask_layer(folder: Path, everything: tuple[Concept, ...], plan: pd.DataFrame
     }
     return MaskLayer(
         title=f"Seg {IMAGE}",
-        segmenter="segmenter",
+        metric="clip_i_seg",
         directory=place,
         names=frozenset(file.name for file in place.iterdir()),
         scored={"base": scored, "mokus": scored},

@@ -1,5 +1,6 @@
 """Overlays of masks: what a metric did not look at is dark, with a line along the subject's edge."""
 
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -59,8 +60,23 @@ def test_what_was_exported_stays_where_the_cache_is_another(pages):
     (layer,) = made.gallery.masks
     here = MaskFolder(layer, folder / "gallery")
     elsewhere = MaskFolder(replace(layer, directory=None, names=frozenset()), folder / "gallery")
-    assert elsewhere.folder == here.folder != ""
     assert elsewhere.counts == here.counts
     reference = next(iter(layer.references))
     assert elsewhere.of_reference(reference) == here.of_reference(reference) == ["reference-0.png", 25.0, ""]
-    assert MaskFolder(replace(layer, segmenter="other", directory=None), folder / "gallery").counts[0] == 0
+    assert MaskFolder(replace(layer, metric="other"), folder / "gallery").counts[0] == 0
+
+
+def test_only_what_is_missing_or_older_than_its_mask_is_drawn(pages, tmp_path):
+    _, made, _ = pages
+    layer = made.gallery.masks[0]
+    drawn = MaskFolder(layer, tmp_path)
+    drawn.write()
+    files = sorted((tmp_path / drawn.folder).iterdir())
+    assert len(files) == len(layer.names) - 1
+    changed = layer.directory / files[0].name
+    for file in files:
+        file.write_bytes(b"as it was")
+    later = files[0].stat().st_mtime + 10
+    os.utime(changed, (later, later))
+    MaskFolder(layer, tmp_path).write()
+    assert [file.name for file in files if file.read_bytes() != b"as it was"] == [changed.name]
