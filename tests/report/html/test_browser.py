@@ -125,7 +125,7 @@ def test_the_viewer_is_worked_with_keys(opened: Opened) -> None:
     expect(title).to_have_text("mokus · dog")
     page.keyboard.press("Escape")
     expect(page.get_by_role("dialog")).to_be_hidden()
-    assert page.evaluate("document.activeElement.querySelector('img').alt") == "mokus"
+    page.wait_for_function("document.activeElement.querySelector('img')?.alt === 'mokus'")
 
 
 def test_a_control_shows_the_prompt_that_it_was_given(opened: Opened, pages) -> None:
