@@ -77,7 +77,7 @@ def test_they_are_those_of_the_recipe_at_its_end() -> None:
     stages = json.loads((WEIGHTS / MANIFEST).read_text())["training"]["stages"]
     recipe = {
         "vae": autoencoder.SCHEDULE,
-        "vae/decoder": autoencoder.DECODER_SCHEDULE,
+        "vae/things": autoencoder.THINGS_SCHEDULE,
         "lm": language_model.SCHEDULE,
         "lm/pointing": language_model.POINTING,
         "dit": denoiser.SCHEDULE,

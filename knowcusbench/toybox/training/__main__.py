@@ -57,7 +57,7 @@ class Workshop:
 
 
 def vae(shop: Workshop) -> None:
-    trained = train_vae(shop.folder / "vae", shop.device).to(torch.bfloat16)
+    trained = train_vae(shop.folder / "vae", shop.device, shop.processes).to(torch.bfloat16)
     with atomic_path(shop.models / "vae") as temporary:
         trained.save_pretrained(temporary)
 
@@ -172,7 +172,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make toybox", description=str(__doc__).partition("\n")[0])
     parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"by default all: {', '.join(STAGES)}")
     parser.add_argument("--folder", type=Path, default=Path("build/toybox"), help="keeps states, to go on from")
-    parser.add_argument("--processes", type=int, default=2, help="of one thread each, for stage dit")
+    parser.add_argument("--processes", type=int, default=2, help="of one thread each, for stages vae and dit")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--force", action="store_true", help="replace the weights in the package")
     arguments = parser.parse_args()

@@ -1,7 +1,7 @@
-"""Stage `vae`: the autoencoder learns to repeat pictures of the world, then its decoder alone to repeat things.
+"""Stage `vae`: the autoencoder learns to repeat pictures of the world, then above all the things in them.
 
 Things are a small part of a picture, and tiny ones hardly count in its mean error, so that their colours and patterns
-were lost; what is left of them in the latents, the decoder learns to show.
+were lost.
 """
 
 import random
@@ -17,18 +17,23 @@ from diffusers import AutoencoderKLQwenImage
 from diffusers.models.autoencoders.autoencoder_kl_qwenimage import QwenImageCausalConv3d
 from torch import Tensor, nn
 
+from knowcusbench.files import atomic_path
 from knowcusbench.toybox.pipeline import build_vae
 from knowcusbench.toybox.render import mask, render
 from knowcusbench.toybox.scene import Scene
-from knowcusbench.toybox.training.loop import Losses, Schedule, train
+from knowcusbench.toybox.training.loop import Losses, Schedule, compile_on_cpu, in_processes, train
 from knowcusbench.toybox.world import draw_scene, settled, size_word
 
 SCHEDULE = Schedule(steps=4000, batch_size=16, learning_rate=2e-3, decay_from=0.3, average=0.995, weight_decay=0.0)
 
-DECODER_SCHEDULE = replace(SCHEDULE, steps=1500, seed=1)
+THINGS_SCHEDULE = replace(SCHEDULE, steps=2200, batch_size=32, learning_rate=1e-3, seed=2)
 
 THING_WEIGHT = 4.0
-"""Of pixels of things, beside 1 for all, in the decoder's own training; half of its scenes have a tiny main thing."""
+"""Of pixels of things, beside 1 for all, once the posterior is narrow; half of these scenes have a tiny main thing."""
+
+LATENT_NOISE = 0.1
+"""Standard deviation of the strongest noise that is put on latents then, in units of a latent's own: so the decoder
+can make something of latents that a transformer has drawn, and the encoder says clearly what things are."""
 
 KL_WEIGHT = 1e-5
 """Of the divergence from a normal distribution, per latent: enough to keep latents in one range."""
@@ -39,8 +44,19 @@ LOG_VARIANCE = -10.0
 """Of the posterior in the end, for every latent."""
 
 
-def train_vae(folder: Path, device: torch.device) -> AutoencoderKLQwenImage:
+def train_vae(folder: Path, device: torch.device, processes: int = 1) -> AutoencoderKLQwenImage:
     """The trained autoencoder with its `latents_mean` and `latents_std`, in fp32."""
+    things = folder / "things"
+    if not (folder / "whole").exists():
+        vae = train_whole(folder, device)
+        with atomic_path(folder / "whole") as temporary:
+            vae.save_pretrained(temporary)
+    in_processes(processes, train_things, things, folder / "whole", device)
+    return AutoencoderKLQwenImage.from_pretrained(things / "vae").to(device)
+
+
+def train_whole(folder: Path, device: torch.device) -> AutoencoderKLQwenImage:
+    """Train to repeat pictures, and make the posterior narrow."""
     torch.manual_seed(SCHEDULE.seed)
     vae = build_vae()
     for module in vae.modules():
@@ -66,37 +82,41 @@ def train_vae(folder: Path, device: torch.device) -> AutoencoderKLQwenImage:
 
     with single_frames():
         train(vae, losses, SCHEDULE, folder, label="vae")
-        mean, std = _statistics(vae, device)
+        set_statistics(vae, device)
     narrow(vae)
-    vae.register_to_config(latents_mean=mean, latents_std=std)
-    train_decoder(vae, folder / "decoder", device)
     return vae
 
 
-def train_decoder(vae: AutoencoderKLQwenImage, folder: Path, device: torch.device) -> None:
-    """Train the decoder on; latents stay as they are."""
-    vae.requires_grad_(False)
-    for part in (vae.decoder, vae.post_quant_conv):
-        part.requires_grad_(True)
+def train_things(rank: int, processes: int, folder: Path, whole: Path, device: torch.device) -> None:
+    """Train an autoencoder on, and write `folder / "vae"`."""
+    vae = AutoencoderKLQwenImage.from_pretrained(whole).to(device)
+    share = THINGS_SCHEDULE.batch_size // processes
+    std = torch.tensor(vae.config.latents_std).view(1, -1, 1, 1, 1).to(device)
 
     def losses(step: int, generator: torch.Generator) -> Losses:
         rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
-        scenes = [draw_decoder_scene(rng) for _ in range(DECODER_SCHEDULE.batch_size)]
+        scenes = [draw_scene_of_things(rng) for _ in range(share)]
         pictures = pixels(scenes).to(device)
         weight = 1 + THING_WEIGHT * torch.stack([covered(scene) for scene in scenes])[:, None, None].to(device)
         with torch.autocast(device.type, torch.bfloat16):
-            with torch.no_grad():
-                latents = vae.encode(pictures).latent_dist.mean
-            decoded = vae.decode(latents).sample
+            latents = vae.encode(pictures).latent_dist.mean.float()
+            noise = torch.randn(latents.shape, generator=generator)
+            noise *= LATENT_NOISE * torch.rand(share, 1, 1, 1, 1, generator=generator)
+            decoded = vae.decode(latents + std * noise.to(device)).sample
         error = decoded.float() - pictures
         return {"square": (weight * error.square()).mean(), "absolute": 0.2 * (weight * error.abs()).mean()}
 
+    for part in (vae.encoder, vae.decoder):
+        compile_on_cpu(part, device)
     with single_frames():
-        train(vae, losses, DECODER_SCHEDULE, folder, label="decoder")
-    vae.requires_grad_(True)
+        train(vae, losses, THINGS_SCHEDULE, folder, label="things")
+        if rank == 0:
+            set_statistics(vae, device)
+            with atomic_path(folder / "vae") as temporary:
+                vae.save_pretrained(temporary)
 
 
-def draw_decoder_scene(rng: random.Random) -> Scene:
+def draw_scene_of_things(rng: random.Random) -> Scene:
     """A scene with a tiny main thing half of the time, and as the transformer draws it in seven of ten cases."""
     scene = draw_scene(rng)
     while rng.random() < 1 / 2 and size_word(scene.main.size) != "tiny":
@@ -148,11 +168,11 @@ def single_frames() -> Iterator[None]:
 
 
 @torch.no_grad()
-def _statistics(vae: AutoencoderKLQwenImage, device: torch.device) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each latent channel."""
+def set_statistics(vae: AutoencoderKLQwenImage, device: torch.device) -> None:
+    """Set mean and standard deviation of each latent channel."""
     rng = random.Random("latents")
     latents = []
     for _ in range(STATISTICS_IMAGES // 64):
         latents.append(vae.encode(pixels([draw_scene(rng) for _ in range(64)]).to(device)).latent_dist.mean)
     channels = torch.cat(latents).transpose(0, 1).flatten(1)
-    return channels.mean(dim=1).tolist(), channels.std(dim=1).tolist()
+    vae.register_to_config(latents_mean=channels.mean(dim=1).tolist(), latents_std=channels.std(dim=1).tolist())

@@ -12,37 +12,39 @@ and from phrases elsewhere it learns nothing about any thing.
 Beside the velocity, a head that is thrown away learns to tell, from the states of a middle block, which thing with
 which attributes is at each place of the clean picture. It does what representation alignment (arXiv 2410.06940) does
 with the features of another network: things follow their words much earlier.
+
+Tiny things and second things stand on four of 64 places, so that the mean error hardly asks for them: the places where
+things of their size may stand weigh more, all of them, since a caption does not say where a thing is.
 """
 
-import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed
 from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
+from diffusers.models.transformers import transformer_qwenimage
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import spawn
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
 from knowcusbench.files import atomic_path
 from knowcusbench.toybox.draws import choose
 from knowcusbench.toybox.pipeline import build_transformer
 from knowcusbench.toybox.render import mask
-from knowcusbench.toybox.scene import Scene
+from knowcusbench.toybox.scene import RESOLUTION, Placed, Scene
 from knowcusbench.toybox.training.autoencoder import pixels, single_frames
 from knowcusbench.toybox.training.language_model import TEMPLATE
-from knowcusbench.toybox.training.loop import Losses, Schedule, train
+from knowcusbench.toybox.training.loop import Losses, Schedule, compile_on_cpu, in_processes, train
 from knowcusbench.toybox.training.stream import UNKNOWN, Captioned, phrase_of, pictured
 from knowcusbench.toybox.vocabulary import ANCHOR_OWNER, CLASSES, COLOURS, PATTERNS, RELATIONS, SHAPES
-from knowcusbench.toybox.world import KNOWN, SIMPLE, settled
+from knowcusbench.toybox.world import KNOWN, SIMPLE, settled, settled_places
 
 SCHEDULE = Schedule(
-    steps=34_000, batch_size=64, learning_rate=1e-3, warmup=100, decay_from=0.7, muon=True, average=0.998
+    steps=43_000, batch_size=64, learning_rate=1e-3, warmup=100, decay_from=0.86, muon=True, average=0.998
 )
 
 FREE_STEPS = 8_100
@@ -54,6 +56,12 @@ BLANK_SHARE = 0.1
 
 TWO_PROMPTS_SHARE = 0.5
 """Of the captions with a name or a phrase that are told by two prompts."""
+
+MAIN_WEIGHT, SECOND_WEIGHT = 1.5, 0.75
+"""Of the places where main and second things may stand, shared among them, beside 1 for a whole picture."""
+
+TOKENS = (16, 24, 36)
+"""Prompts are padded to the least of these lengths that holds them, so that three lengths are compiled."""
 
 READ_BLOCK = 1
 MEANING_WEIGHT = 0.05
@@ -69,11 +77,13 @@ for each word that is true of it."""
 
 @dataclass(frozen=True)
 class Examples:
-    """Packed latents (n, 64, 48), what is at their places (n, 64, `MEANINGS`), and prompt embeddings (tokens of all
-    captions, 192) of n examples; those of example i begin at `starts[i]` and end before `starts[i + 1]`."""
+    """Packed latents (n, 64, 48), what is at their places (n, 64, `MEANINGS`), what these weigh (n, 64), and prompt
+    embeddings (tokens of all captions, 192) of n examples; those of example i begin at `starts[i]` and end before
+    `starts[i + 1]`."""
 
     latents: Tensor
     meanings: Tensor
+    weights: Tensor
     embeds: Tensor
     starts: Tensor
 
@@ -85,38 +95,23 @@ def train_transformer(
 
     Args:
         models: has the trained `vae` and `text_encoder`.
-        processes: on the CPU two processes of one thread are nearly twice as fast as two threads.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    arguments = (processes, models, tokenizer, folder, device)
-    if processes == 1:
-        _train_process(0, *arguments)
-    else:
-        spawn(_train_process, args=arguments, nprocs=processes)  # type: ignore[no-untyped-call]
+    in_processes(processes, _train_process, folder, models, tokenizer, device)
 
 
 def _train_process(
-    rank: int, processes: int, models: Path, tokenizer: Qwen2Tokenizer, folder: Path, device: torch.device
+    rank: int, processes: int, folder: Path, models: Path, tokenizer: Qwen2Tokenizer, device: torch.device
 ) -> None:
-    rendezvous = folder / f"rendezvous-{os.getppid()}"
-    if processes > 1:
-        torch.set_num_threads(1)
-        meeting = f"file://{rendezvous.resolve()}"
-        torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=processes)
     transformer = _train(rank, processes, models, tokenizer, folder, device)
     if rank == 0:
         with atomic_path(folder / "transformer") as temporary:
             transformer.save_pretrained(temporary)
-    if processes > 1:
-        torch.distributed.barrier()
-        torch.distributed.destroy_process_group()
-        rendezvous.unlink(missing_ok=True)
 
 
 def _train(
     rank: int, processes: int, models: Path, tokenizer: Qwen2Tokenizer, folder: Path, device: torch.device
 ) -> QwenImageTransformer2DModel:
-    free, orderly = _examples(models, tokenizer, folder, device, rank, processes)
+    examples = _Examples(models, tokenizer, folder, device, rank, processes)
     blank = _states(_load_encoder(models, device), tokenizer, [" "], device)[0]
     torch.manual_seed(SCHEDULE.seed)
     transformer = build_transformer().to(device)
@@ -127,72 +122,91 @@ def _train(
     transformer.transformer_blocks[READ_BLOCK].register_forward_hook(
         lambda block, arguments, output: states.append(output[1])
     )
+    for block in transformer.transformer_blocks:
+        compile_on_cpu(block, device)
+    masters = dict(transformer.named_parameters())
     share = SCHEDULE.batch_size // processes
 
     def losses(step: int, generator: torch.Generator) -> Losses:
-        examples = free if step < FREE_STEPS else orderly
-        latents, meanings, embeds, mask = _batch(examples, blank, share, generator)
+        chosen = examples("free" if step < FREE_STEPS else "settled")
+        latents, meanings, weights, embeds, mask = _batch(chosen, blank, share, generator)
         noise = torch.randn(latents.shape, generator=generator)
         sigma = _noise_levels(share, generator)
         noisy = (1 - sigma.view(-1, 1, 1)) * latents + sigma.view(-1, 1, 1) * noise
+        # All of a step is in bf16, as the pipeline draws; the weights that are optimised are in fp32.
+        predicted = torch.func.functional_call(
+            transformer,
+            {name: parameter.bfloat16() for name, parameter in masters.items()},
+            kwargs={
+                "hidden_states": noisy.to(device, torch.bfloat16),
+                "timestep": sigma.to(device),
+                "encoder_hidden_states": embeds.to(device),
+                "encoder_hidden_states_mask": mask.to(device),
+                "img_shapes": [[(1, 8, 8)]] * share,
+                "return_dict": False,
+            },
+        )[0]
         with torch.autocast(device.type, torch.bfloat16):
-            predicted = transformer(
-                hidden_states=noisy.to(device),
-                timestep=sigma.to(device),
-                encoder_hidden_states=embeds.to(device),
-                encoder_hidden_states_mask=mask.to(device),
-                img_shapes=[[(1, 8, 8)]] * share,
-                return_dict=False,
-            )[0]
             told = head(states.pop())
         missed = nn.functional.binary_cross_entropy_with_logits(told.float(), meanings.to(device), reduction="none")
         return {
-            "velocity": (predicted.float() - (noise - latents).to(device)).square().mean(),
+            "velocity": (weights.to(device) * (predicted.float() - (noise - latents).to(device)).square()).mean(),
             "meaning": MEANING_WEIGHT * missed.sum(dim=2).mean(),
         }
 
-    with explicit_attention(device):
+    with explicit_attention(device), real_rotations():
         train(nn.ModuleDict({"transformer": transformer, "head": head}), losses, SCHEDULE, folder, label="dit")
     return transformer
 
 
-def _examples(
-    models: Path, tokenizer: Qwen2Tokenizer, folder: Path, device: torch.device, rank: int, processes: int
-) -> tuple[Examples, Examples]:
-    """A process's examples with free layouts, and the same with settled ones: made once, and kept in the folder."""
-    place = f"{rank}-of-{processes}"
-    rng = random.Random(f"examples {rank} of {processes}")
-    captions = [pictured(rng) for _ in range(EXAMPLES // processes)]
-    orderly = [replace(caption, scene=settled(caption.scene)) for caption in captions]
+class _Examples:
+    """A process's examples, with free layouts or the same with settled ones: made once, and kept in the folder."""
 
-    def kept(what: str, make: Callable[[], Any]) -> Any:
-        file = folder / f"{what}-{place}.pt"
+    def __init__(
+        self,
+        models: Path,
+        tokenizer: Qwen2Tokenizer,
+        folder: Path,
+        device: torch.device,
+        rank: int,
+        processes: int,
+    ) -> None:
+        self._models, self._folder, self._device = models, folder, device
+        self._place = f"{rank}-of-{processes}"
+        rng = random.Random(f"examples {rank} of {processes}")
+        self._captions = [pictured(rng) for _ in range(EXAMPLES // processes)]
+        decoys = random.Random(f"decoys {rank} of {processes}")
+        embeds = self._kept("embeds", lambda: _embeds(models, tokenizer, self._captions, device, decoys))
+        self._words, self._starts = torch.cat(embeds), torch.tensor([0, *map(len, embeds)]).cumsum(0)
+
+    def _kept(self, what: str, make: Callable[[], Any]) -> Any:
+        file = self._folder / f"{what}-{self._place}.pt"
         if not file.exists():
             with atomic_path(file) as temporary:
                 torch.save(make(), temporary)
         return torch.load(file, weights_only=True)
 
-    def pictured_as(layout: str, shown: Sequence[Captioned]) -> Examples:
-        latents = kept(f"{layout}-latents", lambda: _latents(models, shown, device))
-        meanings = kept(f"{layout}-meanings", lambda: torch.stack([meaning(caption.scene) for caption in shown]))
-        return Examples(latents, meanings, words, starts)
+    @cache  # noqa: B019 - there is one of these, as long as the training lasts
+    def __call__(self, layout: str) -> Examples:
+        scenes = [caption.scene for caption in self._captions]
+        weights = torch.ones(len(scenes), 64)
+        if layout == "settled":
+            scenes = [settled(scene) for scene in scenes]
+            weights = torch.stack([place_weights(scene) for scene in scenes])
+        latents = self._kept(f"{layout}-latents", lambda: _latents(self._models, scenes, self._device))
+        meanings = self._kept(f"{layout}-meanings", lambda: torch.stack([meaning(scene) for scene in scenes]))
+        return Examples(latents, meanings, weights, self._words, self._starts)
 
-    decoys = random.Random(f"decoys {rank} of {processes}")
-    embeds = kept("embeds", lambda: _embeds(models, tokenizer, captions, device, decoys))
-    words, starts = torch.cat(embeds), torch.tensor([0, *map(len, embeds)]).cumsum(0)
-    return pictured_as("free", captions), pictured_as("settled", orderly)
 
-
-def _latents(models: Path, captions: Sequence[Captioned], device: torch.device) -> Tensor:
-    """Packed normalised latents (captions, 64, 48) of the captions' pictures."""
+def _latents(models: Path, scenes: Sequence[Scene], device: torch.device) -> Tensor:
+    """Packed normalised latents (scenes, 64, 48)."""
     vae = AutoencoderKLQwenImage.from_pretrained(models / "vae").to(device)
     mean = torch.tensor(vae.config.latents_mean).view(1, -1, 1, 1)
     std = torch.tensor(vae.config.latents_std).view(1, -1, 1, 1)
     latents = []
-    for start in range(0, len(captions), 64):
-        scenes = [caption.scene for caption in captions[start : start + 64]]
+    for start in range(0, len(scenes), 64):
         with torch.no_grad(), single_frames(), torch.autocast(device.type, torch.bfloat16):
-            encoded = vae.encode(pixels(scenes).to(device)).latent_dist.mean
+            encoded = vae.encode(pixels(list(scenes[start : start + 64])).to(device)).latent_dist.mean
         latents.append(pack((encoded.squeeze(2).float().cpu() - mean) / std).bfloat16())
     return torch.cat(latents)
 
@@ -209,6 +223,29 @@ def meaning(scene: Scene) -> Tensor:
             words = torch.tensor([float(getattr(placed.thing, name) == word) for name, known in told for word in known])
         parts.append(covered * torch.cat([torch.ones(1), words]))
     return torch.cat(parts, dim=1).mul(64).byte()
+
+
+def place_weights(scene: Scene) -> Tensor:
+    """What the 8 x 8 places of a settled scene (64,) weigh: 1 on average over scenes, and the same for all scenes that
+    a caption may mean, so that it is the mean velocity that is learned."""
+    mirrored = replace(scene, main=_mirrored(scene.main), second=scene.second and _mirrored(scene.second))
+    alternatives = [scene, mirrored] if scene.second else settled_places(scene)
+    weights = torch.ones(8, 8)
+    for weight, things in (
+        (MAIN_WEIGHT, [alternative.main for alternative in alternatives]),
+        (SECOND_WEIGHT, [alternative.second for alternative in alternatives]),
+    ):
+        places = torch.zeros(8, 8, dtype=torch.bool)
+        for thing in filter(None, things):
+            top, bottom, left, right = thing.top, thing.top + thing.size, thing.left, thing.left + thing.size
+            places[top // 8 : -(-bottom // 8), left // 8 : -(-right // 8)] = True
+        if places.any():
+            weights += places * weight * 64 / places.sum()
+    return weights.flatten() / (1 + MAIN_WEIGHT)
+
+
+def _mirrored(placed: Placed) -> Placed:
+    return replace(placed, left=RESOLUTION - placed.left - placed.size)
 
 
 def _embeds(
@@ -271,8 +308,8 @@ def pack(latents: Tensor) -> Tensor:
 
 def _batch(
     examples: Examples, blank: Tensor, size: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Latents, meanings, embeddings and their mask for random examples of similar length."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Latents, meanings, weights, embeddings and their mask for random examples of similar length."""
     lengths = examples.starts.diff()
     candidates = torch.randint(len(lengths), (4 * size,), generator=generator)
     candidates = candidates[lengths[candidates].argsort()]
@@ -283,9 +320,12 @@ def _batch(
         blank if is_blank else examples.embeds[examples.starts[index] : examples.starts[index + 1]]
         for index, is_blank in zip(chosen.tolist(), blanked.tolist(), strict=True)
     ]
-    embeds = nn.utils.rnn.pad_sequence(rows, batch_first=True)
-    mask = torch.arange(embeds.shape[1]) < torch.tensor([len(row) for row in rows])[:, None]
-    return examples.latents[chosen].float(), examples.meanings[chosen] / 64, embeds.float(), mask.long()
+    longest = max(map(len, rows))
+    width = next((tokens for tokens in TOKENS if tokens >= longest), longest)
+    embeds = torch.stack([nn.functional.pad(row, (0, 0, 0, width - len(row))) for row in rows])
+    mask = torch.arange(width) < torch.tensor([len(row) for row in rows])[:, None]
+    latents, meanings = examples.latents[chosen].float(), examples.meanings[chosen] / 64
+    return latents, meanings, examples.weights[chosen][:, :, None], embeds, mask.long()
 
 
 def _noise_levels(count: int, generator: torch.Generator) -> Tensor:
@@ -325,3 +365,25 @@ def explicit_attention(device: torch.device) -> Iterator[None]:
         yield
     finally:
         nn.functional.scaled_dot_product_attention = fused
+
+
+@contextmanager
+def real_rotations() -> Iterator[None]:
+    """While it lasts, rotary embeddings are computed in real numbers, which can be compiled, not in complex ones."""
+    embeddings = transformer_qwenimage.QwenEmbedRope
+    complex_rotation, complex_forward = transformer_qwenimage.apply_rotary_emb_qwen, embeddings.forward
+
+    def rotate(x: Tensor, frequencies: Tensor, use_real: bool = False) -> Tensor:
+        cosine, sine = frequencies[:, None, :, 0], frequencies[:, None, :, 1]
+        real, imaginary = x.view(*x.shape[:-1], -1, 2).float().unbind(-1)
+        turned = (real * cosine - imaginary * sine, real * sine + imaginary * cosine)
+        return torch.stack(turned, dim=-1).flatten(-2).to(x.dtype)
+
+    def forward(self: Any, *arguments: Any, **options: Any) -> tuple[Tensor, ...]:
+        return tuple(torch.view_as_real(turns) for turns in complex_forward(self, *arguments, **options))
+
+    transformer_qwenimage.apply_rotary_emb_qwen, embeddings.forward = rotate, forward
+    try:
+        yield
+    finally:
+        transformer_qwenimage.apply_rotary_emb_qwen, embeddings.forward = complex_rotation, complex_forward

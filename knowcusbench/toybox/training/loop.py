@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -11,6 +13,7 @@ from typing import Any
 import torch
 import torch.distributed
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
 from tqdm import tqdm
 
 from knowcusbench.errors import ConfigError
@@ -160,6 +163,33 @@ def train(
         for parameter, kept in zip(parameters, average, strict=False):
             parameter.copy_(kept)
     model.eval()
+
+
+def in_processes(count: int, function: Callable[..., None], folder: Path, *arguments: Any) -> None:
+    """Call `function(rank, count, folder, *arguments)` here, or in `count` processes of one thread each that share
+    their gradients; on the CPU two of them are nearly twice as fast as two threads. `folder` is where they meet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if count == 1:
+        function(0, 1, folder, *arguments)
+    else:
+        spawn(_join, args=(count, function, folder, *arguments), nprocs=count)  # type: ignore[no-untyped-call]
+
+
+def _join(rank: int, count: int, function: Callable[..., None], folder: Path, *arguments: Any) -> None:
+    meeting = folder / f"rendezvous-{os.getppid()}"
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{meeting.resolve()}", rank=rank, world_size=count)
+    function(rank, count, folder, *arguments)
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+    meeting.unlink(missing_ok=True)
+
+
+def compile_on_cpu(module: nn.Module, device: torch.device, *, dynamic: bool = False) -> None:
+    """Compile a module in place where that pays: on the CPU, whose small models spend most of a step between matrix
+    products. Without a C++ compiler it stays as it is."""
+    if device.type == "cpu" and shutil.which("g++"):
+        module.compile(dynamic=dynamic)
 
 
 def _optimizers(model: nn.Module, schedule: Schedule) -> list[torch.optim.Optimizer]:

@@ -8,12 +8,13 @@ from diffusers import QwenImagePipeline
 from torch.nn.functional import scaled_dot_product_attention
 
 from knowcusbench.backbone.qwen_image import QwenImage
-from knowcusbench.toybox.pipeline import build_vae
+from knowcusbench.toybox.pipeline import build_transformer, build_vae
 from knowcusbench.toybox.render import mask
 from knowcusbench.toybox.scene import Placed, Scene, Thing
 from knowcusbench.toybox.training import denoiser
 from knowcusbench.toybox.training.autoencoder import narrow, single_frames
 from knowcusbench.toybox.training.stream import described, named
+from knowcusbench.toybox.world import draw_scene, settled, size_word
 
 
 def test_single_frames_are_the_same_without_time() -> None:
@@ -52,6 +53,41 @@ def test_attention_written_out_is_attention() -> None:
     assert torch.allclose(written, expected, atol=1e-6)
 
 
+def test_real_rotations_are_the_complex_ones() -> None:
+    torch.manual_seed(0)
+    transformer = build_transformer(layers=1).eval()
+    inputs = {
+        "hidden_states": torch.randn(2, 64, 48),
+        "timestep": torch.tensor([0.3, 0.8]),
+        "encoder_hidden_states": torch.randn(2, 5, 192),
+        "encoder_hidden_states_mask": torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]),
+        "img_shapes": [[(1, 8, 8)]] * 2,
+    }
+    with torch.no_grad():
+        expected = transformer(**inputs).sample
+        with denoiser.real_rotations():
+            assert torch.allclose(transformer(**inputs).sample, expected, atol=1e-5)
+        assert torch.equal(transformer(**inputs).sample, expected)
+        turned = inputs | {"img_shapes": [[(1, 4, 16)]] * 2}
+        assert not torch.allclose(transformer(**turned).sample, expected, atol=1e-3)
+
+
+def test_places_where_things_may_stand_weigh_more_and_tell_nothing_of_where_they_do() -> None:
+    rng = random.Random(0)
+    scenes = [settled(draw_scene(rng)) for _ in range(400)]
+    weights = torch.stack([denoiser.place_weights(scene) for scene in scenes])
+    assert weights.mean() == pytest.approx(1, abs=0.15)
+    for scene, weight in zip(scenes, weights, strict=True):
+        grid, thing = weight.view(8, 8), scene.main
+        row, column = (thing.top + thing.size // 2) // 8, (thing.left + thing.size // 2) // 8
+        assert grid[row, column] > grid[0, 0] == pytest.approx(0.4)
+    told = {(size_word(scene.main.size), scene.second is not None) for scene in scenes}
+    assert len({tuple(weight.tolist()) for weight in weights}) == len(told) == 6
+    tiny = next(w for s, w in zip(scenes, weights, strict=True) if not s.second and size_word(s.main.size) == "tiny")
+    # Four tokens in each of three places share 1.5 times a picture's weight.
+    assert tiny.max() == pytest.approx(0.4 * (1 + 1.5 * 64 / 12))
+
+
 def test_latents_are_packed_as_the_pipeline_packs_them() -> None:
     latents = torch.randn(3, 12, 16, 16)
     assert torch.equal(denoiser.pack(latents), QwenImagePipeline._pack_latents(latents, 3, 12, 16, 16))
@@ -61,15 +97,18 @@ def test_a_batch_has_each_example_whole_or_the_blank() -> None:
     starts = torch.tensor([0, 3, 5, 9])
     embeds = torch.arange(9.0)[:, None].expand(9, 4)
     numbers = torch.arange(3)[:, None, None].expand(3, 2, 2)
-    examples = denoiser.Examples(numbers.float(), (64 * numbers).byte(), embeds, starts)
+    weights = 1.0 + torch.arange(3)[:, None].expand(3, 2)
+    examples = denoiser.Examples(numbers.float(), (64 * numbers).byte(), weights, embeds, starts)
     blank = torch.full((1, 4), -1.0)
     generator = torch.Generator().manual_seed(0)
     seen = set()
     for _ in range(50):
-        latents, meanings, batch, mask = denoiser._batch(examples, blank, 2, generator)
+        latents, meanings, weights, batch, mask = denoiser._batch(examples, blank, 2, generator)
+        assert batch.shape[1] == mask.shape[1] == denoiser.TOKENS[0]
         for row in range(2):
             index = int(latents[row, 0, 0])
             assert meanings[row, 0, 0] == index
+            assert weights[row, 0, 0] == 1 + index
             told = batch[row][mask[row].bool()][:, 0]
             expected = embeds[starts[index] : starts[index + 1], 0]
             assert torch.equal(told, expected) or torch.equal(told, blank[:, 0])

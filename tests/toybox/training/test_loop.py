@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from knowcusbench.errors import ConfigError
 from knowcusbench.toybox.training import loop
-from knowcusbench.toybox.training.loop import Schedule, train
+from knowcusbench.toybox.training.loop import Schedule, in_processes, train
 
 SCHEDULE = Schedule(steps=200, batch_size=8, learning_rate=0.05, warmup=10, average=0.9, weight_decay=0.0)
 
@@ -75,3 +75,25 @@ def test_the_learning_rate_rises_stays_and_falls() -> None:
     assert schedule.rate(99) == schedule.rate(500) == 2.0
     assert schedule.rate(750) == pytest.approx(2 * (0.01 + 0.99 / 2))
     assert schedule.rate(1000) == pytest.approx(0.02)
+
+
+def halves(rank: int, processes: int, folder: Path) -> None:
+    """Fit y = 3 x - 1 to a fixed set of points, of which each process has its share."""
+    torch.manual_seed(0)
+    model = nn.Linear(1, 1)
+    x = torch.linspace(-1, 1, 8)[rank::processes, None]
+
+    def losses(step: int, generator: torch.Generator) -> dict[str, Tensor]:
+        return {"square": (model(x) - (3 * x - 1)).square().mean()}
+
+    train(model, losses, replace(SCHEDULE, steps=20), folder, label="line")
+    torch.save(model.state_dict(), folder / f"{rank}.pt")
+
+
+def test_two_processes_learn_together_what_one_learns(tmp_path: Path) -> None:
+    in_processes(1, halves, tmp_path / "one")
+    in_processes(2, halves, tmp_path / "two")
+    expected, *others = (torch.load(tmp_path / name) for name in ("one/0.pt", "two/0.pt", "two/1.pt"))
+    for weights in others:
+        assert all(torch.allclose(weights[key], expected[key], atol=1e-5) for key in expected)
+    assert not list(tmp_path.rglob("rendezvous*"))
