@@ -7,9 +7,12 @@ STAGES ?=
 NAME ?= eta
 METHODS ?= base,leak,anchor,mokus,naive_db,enc_ft
 ARGS ?=
+# A worker for every GPU, or for every core where there is none; ENGINE=local is this process alone.
+ENGINE ?= ray
 
 VENV := .venv
 BIN := $(VENV)/bin
+WORKERS = $(if $(findstring engine=,$(ARGS)),,engine=$(ENGINE))
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
@@ -21,14 +24,14 @@ help: ## list the targets
 	@echo "  make bench METHOD=mokus ARGS=\"benchmark=directory benchmark.path=DIR grid.seeds=[0,1] run.name=mine\""
 
 bench: $(INSTALLED) ## one method (METHOD=), from plan to leaderboard
-	$(BIN)/knowcusbench bench method=$(METHOD) $(ARGS)
+	$(BIN)/knowcusbench bench method=$(METHOD) $(WORKERS) $(ARGS)
 
 sweep: $(INSTALLED) ## all methods (METHODS=) into one run, compared
-	$(BIN)/knowcusbench bench -m method=$(METHODS) $(ARGS)
+	$(BIN)/knowcusbench bench -m method=$(METHODS) $(WORKERS) $(ARGS)
 
 ablation: $(INSTALLED) ## an ablation of the paper (NAME=items|eta|layers|editors|scope), with the controls
-	$(BIN)/knowcusbench bench ablation=$(NAME) $(ARGS)
-	$(BIN)/knowcusbench bench -m method=base,anchor run.name=ablation-$(NAME) $(ARGS)
+	$(BIN)/knowcusbench bench ablation=$(NAME) $(WORKERS) $(ARGS)
+	$(BIN)/knowcusbench bench -m method=base,anchor run.name=ablation-$(NAME) $(WORKERS) $(ARGS)
 
 probe: $(INSTALLED) ## edit one fact, and draw its phrase before and after
 	$(BIN)/knowcusbench probe $(ARGS)

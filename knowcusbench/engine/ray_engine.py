@@ -19,6 +19,9 @@ from knowcusbench.errors import ConfigError, RunError, UserError
 LOOK = 1.0
 """Seconds between two looks at which workers have come and gone."""
 
+WORKER_MEMORY = 2 * 2**30
+"""Bytes of main memory without which there is no room for one more worker on the CPU: its libraries take half."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RayEngine(Engine):
@@ -27,7 +30,8 @@ class RayEngine(Engine):
 
     Attributes:
         address: "auto" or an address joins a cluster that runs; null starts Ray on this machine.
-        workers: at most so many at once; null takes as many as there is room for.
+        workers: at most so many at once; null takes as many as there is room for (without GPUs, one for every two
+            gigabytes that Ray may use at most).
         gpus_per_worker: GPUs of a worker; null is one where the cluster has any.
         cpus_per_worker: processor cores of a worker.
         score_workers: so many workers score what is drawn while others draw; 0 scores afterwards with all of them.
@@ -116,6 +120,8 @@ class Pool:
         counts = [total.get("CPU", 0) / cpus]
         if gpus:
             counts.append(total.get("GPU", 0) / gpus)
+        elif "memory" in total:
+            counts.append(total["memory"] / WORKER_MEMORY)
         if self.engine.workers:
             counts.append(self.engine.workers)
         return max(1, int(min(counts)))

@@ -130,7 +130,7 @@ def main() -> None:
     composed = compose()
     recipe = OmegaConf.to_container(composed.recipe, resolve=True, enum_to_str=True)
     name = hashlib.sha256(json.dumps([weights_version(), recipe], default=str).encode()).hexdigest()[:12]
-    place = [f"run.root={folder}", f"run.name={name}"]
+    place = [f"run.root={folder}", f"run.name={name}", "engine=ray"]
     run_verb("bench", ["-m", f"method={','.join(METHODS)}", *place])
     other_prior = 0 if composed.recipe.dreambooth.prior_images else OTHER_PRIOR
     for label, overrides in VARIANTS.items():

@@ -56,6 +56,11 @@ def test_it_gives_what_the_local_engine_gives(engine):
     assert list(engine.run(squares, [])) == []
 
 
+def test_there_are_no_more_workers_than_memory_for_them(engine, monkeypatch):
+    monkeypatch.setattr(ray_engine, "WORKER_MEMORY", ray.cluster_resources()["memory"] / 1.5)
+    assert engine.parallelism == 1
+
+
 def test_workers_live_on_and_share_the_work(engine):
     def make_pids():
         def work(job):

@@ -83,7 +83,7 @@ def test_they_are_those_of_the_recipe_at_its_end() -> None:
         "dit": denoiser.SCHEDULE,
         "oracle": oracle_stage.SCHEDULE,
         "clip": clip.SCHEDULE,
-        "pickscore": preference.SCHEDULE,
+        "preference": preference.SCHEDULE,
         "sam": segmenter.SCHEDULE,
     }
     assert stages.keys() == recipe.keys()
