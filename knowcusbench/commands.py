@@ -165,8 +165,8 @@ def run_stages(verb: str, composed: DictConfig) -> None:
 
     with tracked(config.tracker, run, resolved) as observe:
         for stage in stages:
-            if stage is report:
-                # Its pages show how the run came about, by this command too.
+            if stage is report and seconds:
+                # Its pages show how the run came about, by what this command has done so far too.
                 keep_record()
             started = time.perf_counter()
             if stage is generate and score in stages and run.engine.beside:
