@@ -152,9 +152,22 @@ def run_stages(verb: str, composed: DictConfig) -> None:
         log.info("benchmark: %s", note)
     in_bench = [stage for stage in STAGES if stage is not effects or run.effects.enabled]
     stages = in_bench if verb == "bench" else [stage for stage in STAGES if stage.__name__ == verb]
-    seconds = {}
+    record = provenance() | {"verb": verb, "seconds": {}, "benchmark": run.benchmark.digest}
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
+    seconds: dict[str, float] = record["seconds"]
+
+    def keep_record() -> None:
+        record.update(recorded_weights(run.store))
+        if score in stages:
+            record["metric_weights"] = {name: dict(metric.weights()) for name, metric in run.metrics.items()}
+        with writing():
+            write_json(run.store.provenance(stamp, run.label), record)
+
     with tracked(config.tracker, run, resolved) as observe:
         for stage in stages:
+            if stage is report and seconds:
+                # Its pages show how the run came about, by what this command has done so far too.
+                keep_record()
             started = time.perf_counter()
             if stage is generate and score in stages and run.engine.beside:
                 _generate_and_score(run, run.engine.beside)
@@ -162,13 +175,7 @@ def run_stages(verb: str, composed: DictConfig) -> None:
                 stage(run)
             seconds[stage.__name__] = round(time.perf_counter() - started, 3)
             observe(stage.__name__, seconds[stage.__name__])
-    record = provenance() | {"verb": verb, "seconds": seconds, "benchmark": run.benchmark.digest}
-    record |= recorded_weights(run.store)
-    if score in stages:
-        record["metric_weights"] = {name: dict(metric.weights()) for name, metric in run.metrics.items()}
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
-    with writing():
-        write_json(run.store.provenance(stamp, run.label), record)
+    keep_record()
     if generate in stages and (missing := len(run.plan) - len(existing_images(run))):
         raise IncompleteError(
             f"{run.label}: {missing} of {len(run.plan)} images are missing; {run.store.root}/failures says why, and "
@@ -215,6 +222,8 @@ def explain(error: Exception) -> str:
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) and key:
         return f"{key}: unknown key{did_you_mean(key, _known_keys())}"
     first = str(cause).partition("\n")[0]
+    if key and "is not a ListConfig" in first:
+        return f'{key}: a list is expected, as in "{key}=[a,b]"'
     return f"{key}: {first}" if key else first
 
 

@@ -35,7 +35,9 @@ def resolve_source(path: str | None, repo: str | None, revision: str | None) -> 
 def _local(path: str) -> Path:
     directory = Path(os.path.expanduser(path))
     if not directory.is_dir():
-        raise BenchmarkError(f"benchmark.path={path}: no such directory")
+        raise BenchmarkError(
+            f"benchmark.path={path}: no such directory; give the one with the release's concept_image/"
+        )
     return directory
 
 

@@ -25,7 +25,7 @@ from knowcusbench.effects.spec import EffectsSpec
 from knowcusbench.effects.text import Probe
 from knowcusbench.engine.base import Engine
 from knowcusbench.errors import ConfigError, RunError
-from knowcusbench.files import write_atomic
+from knowcusbench.files import names_in, write_atomic
 from knowcusbench.metrics.base import Metric
 from knowcusbench.metrics.protocol import Reduction
 from knowcusbench.plan import counts, make_plan, select_concepts
@@ -134,8 +134,11 @@ def recorded_config(composed: DictConfig) -> DictConfig:
     store = RunStore.of(composed.run)
     recorded = [OmegaConf.create(store.config(label).read_text()) for label in store.labels()]
     if not recorded:
+        place = store.root.parent
+        runs = [name for name in names_in(place) if RunStore(place / name).labels() and name != store.root.name]
+        others = did_you_mean(store.root.name, runs) if runs else ""
         raise RunError(
-            f"{store.root} has no results to report; make some with `knowcusbench bench`, or name another run"
+            f"{store.root} has no results to report; make some with `knowcusbench bench`, or name another run{others}"
         )
     metrics = OmegaConf.merge(*(config.metrics for config in recorded))
     shown = {key: value for key, value in composed.report.items() if key != "truth"}

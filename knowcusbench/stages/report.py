@@ -1,7 +1,8 @@
 """The report stage: all methods of the run directory in one leaderboard, and metrics against the truth."""
 
 import math
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,8 @@ from knowcusbench.report import (
     write_statistics,
 )
 from knowcusbench.report.html import write_html
-from knowcusbench.report.types import FLOORS
+from knowcusbench.report.leaderboard import kind_of
+from knowcusbench.report.types import FLOORS, RowKind
 from knowcusbench.stages.effects import INTERFERENCE, PICTURES, TEXT
 from knowcusbench.stages.generate import GENERATE
 from knowcusbench.stages.paper import write_paper
@@ -49,6 +51,9 @@ from knowcusbench.store import read_lines, read_table, writing
 
 SAMPLE = ["task", "concept", "knowledge_aspect", "prompt_aspect"]
 """Columns of the plan by which scores are told apart."""
+
+SWEPT = re.compile(r"(?P<method>[^,=]+),(?P<key>[\w.]+)=(?P<value>(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)")
+"""The label of a method with one number set by a sweep. A number of a logarithmic axis has no sign."""
 
 
 def report(run: Run) -> None:
@@ -206,6 +211,7 @@ def ablation_input(run: Run, inputs: ReportInput, measured: EffectsInput | None)
     """The results of a run that compares values of a setting; None for any other run."""
     configs = {label: yaml.safe_load(run.store.config(label).read_text()) for label in inputs.methods}
     compared = {label: config["ablation"] for label, config in configs.items() if config.get("ablation")}
+    compared = compared or swept(list(inputs.methods))
     if not compared:
         return None
     first = next(iter(compared.values()))
@@ -217,7 +223,11 @@ def ablation_input(run: Run, inputs: ReportInput, measured: EffectsInput | None)
             [Setting(label=label, value=node["value"], taught=node["taught"]) for label, node in compared.items()],
             list(first["values"]),
         ),
-        controls=[label for label in inputs.methods if label not in compared],
+        controls=[
+            label
+            for label, name in inputs.methods.items()
+            if label not in compared and kind_of(name) is RowKind.CONTROL
+        ],
         metrics=inputs.metrics,
         scores=_concatenated(
             _of_samples(run, list(inputs.methods), run.store.scores),
@@ -226,6 +236,21 @@ def ablation_input(run: Run, inputs: ReportInput, measured: EffectsInput | None)
         effects=measured,
         costs=inputs.costs,
     )
+
+
+def swept(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What a plain sweep over a number, `-m recipe.ultraedit.eta=1e-3,1e-2`, compares, in the form of an ablation's
+    configuration by label. Nothing if labels tell of no such sweep, or of several."""
+    found = {label: match for label in labels if (match := SWEPT.fullmatch(label))}
+    values = {label: float(match["value"]) for label, match in found.items()}
+    sweeps = {(match["method"], match["key"]) for match in found.values()}
+    if len(sweeps) != 1 or len(values) < 2 or min(values.values()) == 0:
+        return {}
+    ((_, key),) = sweeps
+    # As in the ablation: what was not taught does not count.
+    taught = {label: int(value) if key == "method.items" else None for label, value in values.items()}
+    shared = {"name": key, "title": key, "scale": "log", "values": sorted(values.values())}
+    return {label: shared | {"value": value, "taught": taught[label]} for label, value in values.items()}
 
 
 def _in_order(settings: list[Setting], values: list[float | str]) -> list[Setting]:

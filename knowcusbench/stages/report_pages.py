@@ -2,7 +2,6 @@
 them."""
 
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
@@ -104,11 +103,14 @@ def _subjects(run: Run, configs: Mapping[str, Any]) -> Iterator[tuple[tuple[str,
 
 
 def _commands(run: Run, labels: Sequence[str], records: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
-    """For each method the words, but for the verb, of the last command that drew images, with the run where it is now.
-    The command that is at work has no record yet."""
+    """For each method the words, but for the verb, of the last command that drew images, with the run where it is
+    now."""
     place = [f"run.root={_quoted(str(run.store.root.parent))}", f"run.name={_quoted(run.store.root.name)}"]
-    drawing = [(name, record["command"]) for name, record in records.items() if record["verb"] in DRAWING]
-    words = {run.label: sys.argv} | {name.removesuffix(".json").partition("-")[2]: command for name, command in drawing}
+    words = {
+        name.removesuffix(".json").partition("-")[2]: record["command"]
+        for name, record in records.items()
+        if record["verb"] in DRAWING
+    }
     return {
         label: [
             *(word for word in arguments if not word.startswith(("run.root=", "run.name="))),

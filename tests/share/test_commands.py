@@ -39,7 +39,7 @@ def test_export_then_leaderboard(call, run_words, tmp_path):
 
 
 WRONG = [
-    (("export", "run.name=no-such-run"), "has no results"),
+    (("export", "run.name=no-such-run"), "has no results to report; .* or name another run; (known|did you mean)"),
     (("export", "--group"), "expected one argument"),
     (("export", "--grup", "a"), "--grup: no such option; did you mean '--group'"),
     (("export", "bundle.tar"), r"bundle\.tar: expected a file name that ends in \.zip"),

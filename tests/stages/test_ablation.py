@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 from knowcusbench.adaptation.storage import load_record
 from knowcusbench.config import register
+from knowcusbench.stages.report import swept
 from knowcusbench.toybox.benchmark import knowledge
 from knowcusbench.toybox.concepts import DEVELOPMENT_CONCEPTS, NOVEL_CONCEPTS
 from knowcusbench.toybox.language import known_items
@@ -250,3 +251,32 @@ def test_a_wrong_word_in_the_probe_is_one_line(
 ) -> None:
     assert command("probe", tmp_path, "recipe.probe.answr=guitar") == 2
     assert "did you mean 'recipe.probe.answer'" in capsys.readouterr().err
+
+
+def test_a_plain_sweep_over_one_number_is_told_by_its_labels() -> None:
+    found = swept(["base", "mokus,method.items=2", "mokus,method.items=10"])
+    assert {label: (node["value"], node["taught"]) for label, node in found.items()} == {
+        "mokus,method.items=2": (2, 2),
+        "mokus,method.items=10": (10, 10),
+    }
+    assert {node["value"]: node["taught"] for node in swept(["mokus,a.b=1e-05", "mokus,a.b=.5"]).values()} == {
+        1e-5: None,
+        0.5: None,
+    }
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ["base", "mokus"],
+        ["mokus,a.b=1", "mokus"],
+        ["mokus,a.b=1", "enc_ft,a.b=2"],
+        ["mokus,a.b=1", "mokus,a.c=2"],
+        ["mokus,a.b=0", "mokus,a.b=1"],
+        ["mokus,a.b=-1", "mokus,a.b=-2"],
+        ["mokus,a.b=x", "mokus,a.b=y"],
+        ["mokus,a.b=1,a.c=1", "mokus,a.b=2,a.c=1"],
+    ],
+)
+def test_no_other_sweep_has_curves(labels: list[str]) -> None:
+    assert swept(labels) == {}

@@ -110,6 +110,14 @@ def main_exit(*words: str) -> int:
     return 0
 
 
+def test_the_page_of_provenance_has_the_command_that_wrote_it(drawn: Path) -> None:
+    (file,) = (drawn / "provenance").iterdir()
+    record = json.loads(file.read_text())
+    page = (drawn / "report" / "provenance.html").read_text()
+    for text in (record["time"], record["packages"]["torch"], *record["metric_weights"]["clip_i"].values()):
+        assert text in page
+
+
 def test_scores_have_intervals_over_the_concepts(drawn: Path) -> None:
     row = board(drawn).loc["base"]
     assert row["reconstruction_clip_i_low"] < row["reconstruction_clip_i"] < row["reconstruction_clip_i_high"]

@@ -232,10 +232,13 @@ def test_provenance_names_versions_hardware_and_weights(finished_run):
     assert config["method"]["dreambooth"]["steps"] == 2
 
 
-def test_a_sweep_over_a_setting_gives_each_value_a_row(command, tmp_path):
+def test_a_sweep_over_a_setting_gives_each_value_a_row_and_the_metrics_curves(command, tmp_path):
     assert command("bench", tmp_path, "-m", "recipe.ultraedit.eta=1e-3,1e-2", "grid.tasks=[reconstruction]") == 0
     labels = {path.stem for path in (tmp_path / "run" / "configs").iterdir()}
     assert labels == {"mokus,recipe.ultraedit.eta=0.001", "mokus,recipe.ultraedit.eta=0.01"}
+    curves = pd.read_csv(tmp_path / "run" / "report" / "ablation.csv")
+    assert set(curves["setting"]) == {0.001, 0.01}
+    assert '<section id="ablation">' in (tmp_path / "run" / "report" / "index.html").read_text()
 
 
 def test_another_configuration_is_refused_with_the_keys_that_differ(run, command, capsys):

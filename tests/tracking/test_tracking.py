@@ -36,7 +36,10 @@ def where(tmp_path_factory):
 
 
 @pytest.fixture
-def call(where, capsys):
+def call(where, capsys, tmp_path, monkeypatch):
+    """Runs a command; nothing may be left where it was called, as MLflow does by itself in `mlruns/`."""
+    monkeypatch.chdir(tmp_path)
+
     def run(*words):
         try:
             main([words[0], *where[1], "run.label=anchor", *words[1:]])
@@ -45,7 +48,8 @@ def call(where, capsys):
             code = stop.code
         return code, capsys.readouterr().err
 
-    return run
+    yield run
+    assert list(tmp_path.iterdir()) == []
 
 
 def numbers(root):

@@ -45,10 +45,12 @@ def levels(values: NDArray[np.float64]) -> NDArray[np.intp]:
 def breakdowns(
     statistics: Statistics, column: Column, methods: Sequence[str], concepts: Sequence[str]
 ) -> list[HeatTable]:
-    """A table for every way of breaking a column down: a row per level, a column per method."""
+    """A table for every way of breaking a column down: a row per level, a column per method. One with a single row
+    would only repeat the leaderboard."""
     own = statistics.breakdown
     own = own[(own["task"] == column.task) & (own["metric"] == column.metric)]
-    return [_breakdown(own[own["by"] == by], by, column, methods, concepts) for by in BREAKDOWN_BY]
+    tables = [_breakdown(own[own["by"] == by], by, column, methods, concepts) for by in BREAKDOWN_BY]
+    return [table for table in tables if len(table.rows) > 1] or tables
 
 
 def _breakdown(

@@ -149,8 +149,8 @@ function showSample(link) {
   part("prompt").hidden = false;
   part("prompt").textContent = template.replace("{}", () => about.subjects[number]);
   facts([
-    ["knowledge", phrase], ["question", question], ["answer", answer], ["its kind", words(aspect)],
-    ["prompt", words(sample.dataset.prompt)], ["seed", sample.dataset.seed],
+    ["knowledge", phrase], ["question", question], ["answer", answer], ["knowledge aspect", words(aspect)],
+    ["prompt aspect", words(sample.dataset.prompt)], ["seed", sample.dataset.seed],
     ["noise seed", String(BigInt(`0x${id}`) >> 1n)], ["sample", id],
   ]);
   part("table").hidden = false;

@@ -1,4 +1,5 @@
-// Sorting of tables: every part of a table by itself. The first click puts the best on top.
+// Sorting of tables: every part of a table by itself. The first click puts the best on top. And a shade where a table
+// goes on beyond the right edge.
 "use strict";
 
 for (const table of document.querySelectorAll("table[data-sortable]")) {
@@ -27,4 +28,12 @@ function sort(table, head, place) {
     rows.sort((a, b) => (isNaN(value(a)) - isNaN(value(b))) || sign * (value(a) - value(b)) || 0);
     body.append(...rows);
   }
+}
+
+const shade = ({ target }) =>
+  target.classList.toggle("more", target.scrollLeft + target.clientWidth < target.scrollWidth - 1);
+const widths = new ResizeObserver((entries) => entries.forEach(shade));
+for (const region of document.querySelectorAll(".scroll")) {
+  region.addEventListener("scroll", shade, { passive: true });
+  widths.observe(region);
 }
