@@ -14,18 +14,15 @@ import psutil
 import torch
 from packaging.requirements import Requirement
 
-from knowcusbench.adaptation.method import Method
 from knowcusbench.backbone.base import BackboneSpec, Skeleton
 from knowcusbench.backbone.loading import cached
-from knowcusbench.benchmark.release import load_benchmark
-from knowcusbench.benchmark.source import resolve_source
 from knowcusbench.config import Config, build
 from knowcusbench.device import resolve_device
 from knowcusbench.errors import RunError, UserError
-from knowcusbench.plan import make_plan, select_concepts
+from knowcusbench.files import is_remote
 from knowcusbench.rates import matmul_flops
-from knowcusbench.stages.adapt import adapt_jobs
-from knowcusbench.stages.estimate import GIB, HOUR, size
+from knowcusbench.stages.estimate import GIB, duration, size, work_of
+from knowcusbench.stages.prepare import planned
 
 OPTIONAL = {
     "bitsandbytes": "backbone.quantization=bitsandbytes_nf4",
@@ -74,7 +71,7 @@ def doctor(config: Config, resolved: Mapping[str, Any]) -> None:
         "Hub and weights": lambda: weights(spec, resolved["metrics"]),
         "Model": lambda: model(spec, resolved),
         "Memory": lambda: memory(spec, config, resolved),
-        "Plan": lambda: plan(spec, config),
+        "Plan": lambda: plan(config, resolved),
     }
     missing = []
     for title, look in sections.items():
@@ -229,28 +226,31 @@ def memory(spec: BackboneSpec, config: Config, resolved: Mapping[str, Any]) -> I
     yield Finding(Mark.missing, "memory", f"too little on {device}, whatever the options; use a larger device")
 
 
-def plan(spec: BackboneSpec, config: Config) -> Iterator[Finding]:
+def plan(config: Config, resolved: Mapping[str, Any]) -> Iterator[Finding]:
     """Disk and time of the plan."""
-    root = resolve_source(config.benchmark.path, config.benchmark.repo, config.benchmark.revision)
-    benchmark = load_benchmark(root)
-    concepts = select_concepts(benchmark, config.grid)
-    samples = make_plan(concepts, config.grid)
-    method: Method = build(config.method, "method").for_benchmark(benchmark.concepts)
-    footprint = spec.footprint()
-    passes = sum(method.training_passes(job.concept) for job in adapt_jobs(concepts, method))
-    flops = len(samples) * footprint.image_flops + passes * footprint.training_step_flops
+    run = planned(config, resolved, makes_results=False)
+    work = work_of(run)
     device = resolve_device(config.device)
     rate = matmul_flops(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
-    hours = f"{flops / rate / HOUR:.3g} hours at least, at {rate / 1e12:.3g} TFLOP/s (a matrix product here)"
-    yield Finding(Mark.ok, "time", f"{len(samples):,} images and {passes:,} training passes: {hours}")
-    height, width = footprint.image_size
-    images = len(samples) * height * width * 3
-    yield _disk("images", Path(config.run.root), images)
-    yield _disk("cache", Path(config.cache_dir).expanduser(), 0)
-    here = all(
-        Path(source).expanduser().exists() or cached(source, revision) for source, revision in spec.weight_files()
+    least = duration((work.sampling + work.training) / rate)
+    beside = f", {work.beside:,} more of the effects" if work.beside else ""
+    yield Finding(
+        Mark.ok,
+        "time",
+        f"{len(run.plan):,} images{beside} and {work.passes:,} training passes: at least {least} on one device, at "
+        f"{rate / 1e12:.3g} TFLOP/s (a matrix product here)",
     )
-    download = 0 if here else sum(footprint.parameters.values()) * 2
+    # Embeddings are kept beside the images, but not in an object store.
+    remote = is_remote(run.store.root)
+    need = work.image_bytes + (0 if remote else work.embeds_bytes)
+    if remote:
+        yield Finding(Mark.ok, "images", f"{size(need)} at most, at {run.store.root}")
+    else:
+        yield _disk("images, embeddings", run.store.root.parent, need)
+    yield _disk("cache", Path(config.cache_dir).expanduser(), 0)
+    files = run.backbone.weight_files()
+    here = all(Path(source).expanduser().exists() or cached(source, revision) for source, revision in files)
+    download = 0 if here else sum(run.backbone.footprint().parameters.values()) * 2
     yield _disk("weights", Path(huggingface_hub.constants.HF_HUB_CACHE), download)
 
 

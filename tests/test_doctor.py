@@ -1,6 +1,7 @@
 """The doctor says what is missing, and whether the configuration can run."""
 
 import importlib.metadata
+import re
 import shutil
 from collections import namedtuple
 from pathlib import Path
@@ -54,7 +55,18 @@ def test_full_size_without_its_weights_is_explained(consult, sample_benchmark) -
     for text in ("20,430,401,088 parameters", "8,292,166,656 parameters", "240 layers", "16 matrices [(18944, 3584)]"):
         assert text in report
     assert "yuvalkirstain/PickScore_v1 is not on this machine" in report
-    assert "1,950 images and 6,000 training passes" in report
+    # 6 unrelated prompts, 2 seeds, without and with 12 adaptations; 12 concepts' 5 items alone, 5 seeds, with all.
+    beside = 6 * 2 * 13 + 12 * 5 * 5
+    assert f"1,950 images, {beside} more of the effects and 6,000 training passes" in report
+    # 8-bit RGB, and prompts of 64 tokens of 3584 numbers in bf16: 12 concepts' items alone and in their prompts.
+    prompts = 1950 // 5
+    assert f"{((1950 + beside) * 3 * 1024**2 + prompts * 64 * 3584 * 2) / 2**30:.2f} GiB at most" in report
+
+
+def test_a_run_in_an_object_store_is_no_matter_of_this_disk(consult) -> None:
+    code, report, _ = consult("run.root=memory://runs")
+    assert code == 0
+    assert "MiB at most, at memory:/" in report
 
 
 def on_a_gpu(monkeypatch, free: int) -> None:
@@ -80,6 +92,9 @@ def test_an_option_is_named_that_makes_it_fit(consult, sample_benchmark, monkeyp
     _, report, _ = consult("backbone=qwen_image", "benchmark=directory", f"benchmark.path={sample_benchmark}")
     assert "NVIDIA Test" in report
     assert "at 500 TFLOP/s" in report
+    # 69.45 TFLOP a forward: 50 steps with guidance for each of 1,950 + 456 pictures, three for each training pass.
+    hours = float(re.search(r"at least ([0-9.]+) hours on one device", report)[1])
+    assert hours == pytest.approx((2406 * 100 + 6000 * 3) * 69.45e12 / 500e12 / 3600, rel=0.03)
     line = next((line for line in report.splitlines() if line.startswith("  NO  memory")), None)
     assert (line is None) if fits is None else line.endswith(fits)
 
@@ -90,7 +105,7 @@ def test_a_wrong_layer_and_a_full_disk_are_told_with_everything_else(consult, mo
     code, report, error = consult("editor.layers=[3,99]")
     assert code == 2
     assert "layer 99: the text encoder has layers 0 to 5" in report
-    assert "6.09 MiB at most, 0.00 MiB are free" in report
+    assert "MiB at most, 0.00 MiB are free" in report
     assert "2 things missing" in error
 
 

@@ -36,7 +36,7 @@ from knowcusbench.adaptation.dreambooth import Objective, posterior_draws
 from knowcusbench.adaptation.editor import Fact
 from knowcusbench.adaptation.measure import measured
 from knowcusbench.adaptation.ultraedit import UltraEdit
-from knowcusbench.backbone.base import LatentDistribution
+from knowcusbench.backbone.base import LatentDistribution, PromptEmbeds
 from knowcusbench.backbone.footprint import TRAINING_FORWARDS, checkpoint_flops, decode_flops, meta_vae
 from knowcusbench.backbone.loading import Checkpoint, open_checkpoint, quiet_libraries
 from knowcusbench.backbone.lora import trainable
@@ -190,7 +190,8 @@ def training(backbone: QwenImage, size: Size, rates: Rates) -> Iterator[Timing]:
     height = width = size.image * 2 // size.checkpoint.pixels_per_token
     shape = (1, int(size.checkpoint.vae["z_dim"]), height, width)
     latents = LatentDistribution(torch.zeros(shape, device=backbone.device), torch.ones(shape, device=backbone.device))
-    objective = Objective(posterior_draws(latents, 1, generator), backbone.encode("sks dog"), 1.0)
+    prompt = backbone.encode("sks dog")
+    objective = Objective(posterior_draws(latents, 1, generator), prompt, 1.0)
     with trainable(backbone.transformer, backbone.lora_targets, 4, 4, 0) as parameters:
         optimizer = torch.optim.AdamW(parameters.values(), lr=2e-4)
 
@@ -202,7 +203,7 @@ def training(backbone: QwenImage, size: Size, rates: Rates) -> Iterator[Timing]:
 
         with measured("training", backbone.device) as meter:
             took = median_seconds(step, backbone.device, size.training_steps)
-    forward = checkpoint_flops(size.checkpoint, meta_vae(size.checkpoint), height=size.image, width=size.image)
+    forward = forward_flops(size, prompt)
     passes = TRAINING_FORWARDS if backbone.spec.gradient_checkpointing else TRAINING_FORWARDS - 1
     floor, bound = rates.floor(passes * forward, passes * weight_bytes(backbone.transformer))
     peak = meter.cost.peak_memory_bytes
@@ -246,14 +247,22 @@ def sampling(backbone: QwenImage, size: Size, rates: Rates) -> Iterator[Timing]:
     started = seconds(lambda: backbone.sample(embeds, range(count)), backbone.device)
     with measured("sampling", backbone.device) as meter:
         took = seconds(lambda: backbone.sample(embeds, range(count)), backbone.device)
-    vae = meta_vae(size.checkpoint)
-    forwards = backbone.spec.steps * (2 if backbone.spec.true_cfg_scale > 1 else 1)
-    pixels: dict[str, int] = {"height": size.image, "width": size.image}
-    flops = count * (forwards * checkpoint_flops(size.checkpoint, vae, **pixels) + decode_flops(vae, **pixels))
-    floor, bound = rates.floor(flops, forwards * weight_bytes(backbone.transformer))
+    conditions = [embeds]
+    if backbone.spec.true_cfg_scale > 1:
+        conditions.append(backbone.encode(backbone.spec.negative_prompt))
+    steps = backbone.spec.steps
+    decoding = decode_flops(meta_vae(size.checkpoint), height=size.image, width=size.image)
+    flops = count * (steps * sum(forward_flops(size, condition) for condition in conditions) + decoding)
+    floor, bound = rates.floor(flops, steps * len(conditions) * weight_bytes(backbone.transformer))
     what = f"sampling: {size.image} x {size.image}, {backbone.spec.steps} steps, guidance, {count} at once, an image"
     what += f" (the first batch took {started:.1f} s)"
     yield Timing(what, took / count, floor / count, bound, meter.cost.peak_memory_bytes, "1.3 x floor")
+
+
+def forward_flops(size: Size, prompt: PromptEmbeds) -> float:
+    """Of the transformer at batch 1, for a prompt of this length: a longer one would flatter."""
+    pixels = {"height": size.image, "width": size.image}
+    return checkpoint_flops(size.checkpoint, meta_vae(size.checkpoint), **pixels, tokens=prompt.embeds.shape[1])
 
 
 def metrics(size: Size, rates: Rates, device: torch.device) -> Iterator[Timing]:

@@ -76,10 +76,15 @@ def weight_bytes(
     return {name: round(count * bytes_each[name]) for name, count in parameters.items()}
 
 
-def checkpoint_flops(checkpoint: Checkpoint, vae: Any, *, height: int, width: int) -> float:
-    """Floating-point operations of one forward of the transformer at batch 1. Every block adds the same: two are
-    counted."""
-    one, two = (transformer_flops(few_blocks(checkpoint, blocks), vae, height=height, width=width) for blocks in (1, 2))
+def checkpoint_flops(
+    checkpoint: Checkpoint, vae: Any, *, height: int, width: int, tokens: int = PROMPT_TOKENS
+) -> float:
+    """Floating-point operations of one forward of the transformer at batch 1, for a prompt of `tokens`. Every block
+    adds the same: two are counted."""
+    one, two = (
+        transformer_flops(few_blocks(checkpoint, blocks), vae, height=height, width=width, tokens=tokens)
+        for blocks in (1, 2)
+    )
     return one + (two - one) * (int(checkpoint.transformer["num_layers"]) - 1)
 
 
@@ -89,15 +94,15 @@ def few_blocks(checkpoint: Checkpoint, blocks: int) -> Any:
         return QwenImageTransformer2DModel.from_config({**checkpoint.transformer, "num_layers": blocks})
 
 
-def transformer_flops(transformer: Any, vae: Any, *, height: int, width: int) -> float:
-    """Floating-point operations of one forward at batch 1."""
+def transformer_flops(transformer: Any, vae: Any, *, height: int, width: int, tokens: int = PROMPT_TOKENS) -> float:
+    """Floating-point operations of one forward at batch 1, for a prompt of `tokens`."""
     stride = 2 ** (len(vae.config.temperal_downsample) + 1)
     rows, columns = height // stride, width // stride
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         transformer(
             hidden_states=torch.empty(1, rows * columns, transformer.config.in_channels, device="meta"),
             timestep=torch.empty(1, device="meta"),
-            encoder_hidden_states=torch.empty(1, PROMPT_TOKENS, transformer.config.joint_attention_dim, device="meta"),
+            encoder_hidden_states=torch.empty(1, tokens, transformer.config.joint_attention_dim, device="meta"),
             img_shapes=[[(1, rows, columns)]],
         )
     return float(counter.get_total_flops())

@@ -166,8 +166,9 @@ class QwenImageSpec(BackboneSpec):
         transformer, text_encoder, _ = meta_models(checkpoint)
         layer_count = int(checkpoint.text_encoder.text_config.num_hidden_layers)
         published = published_shapes()
+        is_copy = checkpoint.directory != published_checkpoint().directory
         return Skeleton(
-            source=str(checkpoint.directory),
+            source=str(checkpoint.directory) if is_copy else f"{self.source}, as published (no copy of it is here)",
             expected_parameters=published["parameters"] if self.source == published["source"] else {},
             transformer=transformer,
             text_encoder=text_encoder,

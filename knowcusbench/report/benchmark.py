@@ -13,6 +13,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -55,9 +56,12 @@ def main() -> None:
         print(f"report of {len(methods)} methods and {len(METRICS)} metrics: {seconds}, peak {peak():.2f} GB")
         total = sum(page.stat().st_size for page in pages)
         print(f"  {len(pages)} pages, {total / 1e6:.0f} MB, the largest {pages[-1].stat().st_size / 1e6:.1f} MB")
-        make_files(run)
-        jobs, seconds = timed(lambda: (len(existing_images(run)), generate_jobs(run)))
-        print(f"resume scan of {jobs[0]:,} images: {seconds}, {len(jobs[1])} jobs left, peak {peak():.2f} GB")
+        runs = [replace(run, label=method) for method in methods]
+        for one in runs:
+            make_files(one)
+        found, seconds = timed(lambda: [(len(existing_images(one)), len(generate_jobs(one))) for one in runs])
+        images, jobs = (sum(counts) for counts in zip(*found, strict=True))
+        print(f"resume scan of {images:,} images: {seconds}, {jobs} jobs left, peak {peak():.2f} GB")
 
 
 def made_up_benchmark(prompts: int) -> Benchmark:
@@ -133,7 +137,7 @@ def make_scores(run: Run, methods: tuple[str, ...]) -> None:
 
 
 def make_files(run: Run) -> None:
-    """Empty image files of the run's first method, for all samples but the last concept's."""
+    """Empty image files of the run's method, for all samples but the last concept's."""
     done = run.plan[run.plan["concept"] != run.concepts[-1].name]
     for concept in run.concepts:
         run.store.image(run.label, concept.name, "0").parent.mkdir(parents=True, exist_ok=True)

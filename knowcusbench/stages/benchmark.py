@@ -2,8 +2,8 @@
 
     python -m knowcusbench.stages.benchmark [--rounds 3]
 
-All ways draw samples of the embedded benchmark with its backbone, in turns, on one thread each. The shortest of several
-rounds counts, since other programs may run beside.
+All ways draw samples of the embedded benchmark with its backbone, in turns, and compute on one thread each; the harness
+writes on another one. The shortest of several rounds counts, since other programs may run beside.
 """
 
 import argparse
@@ -126,8 +126,9 @@ def bare(
 
 
 def draw(run: Run) -> None:
-    """The generate stage, from nothing."""
-    shutil.rmtree(run.store.image(run.label, "", "").parent.parent, ignore_errors=True)
+    """The generate stage, from nothing: prompts are encoded again too, as the loop does."""
+    for made in (run.store.image(run.label, "", "").parent.parent, run.store.prompts):
+        shutil.rmtree(made, ignore_errors=True)
     generate(run)
 
 

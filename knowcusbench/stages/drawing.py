@@ -7,8 +7,10 @@ import socket
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -17,7 +19,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from knowcusbench.adaptation.measure import measured
-from knowcusbench.adaptation.types import Adapter
+from knowcusbench.adaptation.types import Adapter, Cost
 from knowcusbench.backbone.base import Backbone, PromptEmbeds
 from knowcusbench.backbone.prompt_store import encoded_prompts
 from knowcusbench.claims import Claim
@@ -110,22 +112,59 @@ def draw_cells(
 ) -> Iterator[Drawn]:
     """Draw cells with the backbone as it is adapted now, `text_encoder` being its text encoder's adapter, and write the
     pictures that are missing. Yields what became of each. The pictures of a cell differ in the noise seed only, and
-    make one batch: on a GPU the batch size can change an image's last bits."""
+    make one batch: on a GPU the batch size can change an image's last bits. A cell is written, and claimed as long,
+    while the next one is drawn."""
     claims = desk.store.claims(desk.label, desk.stage)
     batches = Batches()
-    for start in range(0, len(cells), ENCODED_AHEAD):
-        chunk = [cell for cell in cells[start : start + ENCODED_AHEAD] if any(picture.missing for picture in cell)]
-        with measured(desk.stage, backbone.device) as encoding:
-            prompts = list(dict.fromkeys(cell[0].prompt for cell in chunk))
-            embeds = _encoded(backbone, text_encoder, prompts, desk.store)
-        if chunk:
-            desk.write(concept, prompts=len(prompts), seconds=encoding.cost.total_seconds)
-        for cell in chunk:
-            with claims.of(cell[0].id) as claim:
-                if not claim:
-                    yield Drawn(busy=True)
-                elif any(picture.missing for picture in cell):
-                    yield _draw_cell(backbone, embeds(cell[0].prompt), cell, desk, concept, batches, claim)
+    with Writer() as writer:
+        for start in range(0, len(cells), ENCODED_AHEAD):
+            chunk = [cell for cell in cells[start : start + ENCODED_AHEAD] if any(picture.missing for picture in cell)]
+            with measured(desk.stage, backbone.device) as encoding:
+                prompts = list(dict.fromkeys(cell[0].prompt for cell in chunk))
+                embeds = _encoded(backbone, text_encoder, prompts, desk.store)
+            if chunk:
+                desk.write(concept, prompts=len(prompts), seconds=encoding.cost.total_seconds)
+            for cell in chunk:
+                with ExitStack() as held:
+                    claim = held.enter_context(claims.of(cell[0].id))
+                    if not claim:
+                        yield Drawn(busy=True)
+                    elif any(picture.missing for picture in cell):
+                        sheet = _draw_cell(backbone, embeds(cell[0].prompt), cell, desk, batches)
+                        yield from writer.written()
+                        writer.write(partial(_keep, sheet, cell, desk, concept, claim), held.pop_all())
+            # Before the next line of the journal, which has one writer.
+            yield from writer.written()
+
+
+class Writer:
+    """Writes one cell at a time beside whatever the caller does: PNGs are packed and flushed while the next cell is
+    drawn. Left by an error too, it first ends what it is at."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "writer")
+        self._pending: Future[Drawn] | None = None
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown()
+
+    def write(self, keep: Callable[[], Drawn], held: ExitStack) -> None:
+        """Begin to write, and release what is `held` in the end. What was begun before must have been asked for."""
+
+        def work() -> Drawn:
+            with held:
+                return keep()
+
+        self._pending = self._thread.submit(work)
+
+    def written(self) -> Iterator[Drawn]:
+        """Wait for what was begun, if anything was; raises what went wrong with it."""
+        if pending := self._pending:
+            self._pending = None
+            yield pending.result()
 
 
 def _encoded(
@@ -137,34 +176,51 @@ def _encoded(
     return encoded_prompts(store.prompts, backbone, text_encoder, prompts)
 
 
+@dataclass(frozen=True)
+class Sheet:
+    """A cell as it was drawn.
+
+    Attributes:
+        images: by picture id.
+        batches: their sizes.
+        errors: what went wrong with the other pictures.
+        cost: of drawing.
+    """
+
+    images: Mapping[str, Image.Image]
+    batches: Sequence[int]
+    errors: Mapping[str, Mapping[str, object]]
+    cost: Cost
+
+
 def _draw_cell(
-    backbone: Backbone,
-    embeds: PromptEmbeds,
-    cell: Sequence[Picture],
-    desk: Desk,
-    concept: str,
-    batches: "Batches",
-    claim: Claim,
-) -> Drawn:
+    backbone: Backbone, embeds: PromptEmbeds, cell: Sequence[Picture], desk: Desk, batches: "Batches"
+) -> Sheet:
     with measured(desk.stage, backbone.device) as meter:
         images, sizes, errors = _images(backbone, embeds, cell, desk.retries, batches)
-    failed = tuple(picture.id for picture in cell if picture.id in errors and picture.missing)
-    written = [picture for picture in cell if picture.id in images and picture.missing]
+    return Sheet(images, sizes, errors, meter.cost)
+
+
+def _keep(sheet: Sheet, cell: Sequence[Picture], desk: Desk, concept: str, claim: Claim) -> Drawn:
+    """Write what is missing of a cell, unless another process has taken it over."""
+    failed = tuple(picture.id for picture in cell if picture.id in sheet.errors and picture.missing)
+    written = [picture for picture in cell if picture.id in sheet.images and picture.missing]
     if not claim.holds():
         return Drawn(busy=True)
     for picture in written:
-        write_atomic(picture.path, png_bytes(images[picture.id], picture.record))
+        write_atomic(picture.path, png_bytes(sheet.images[picture.id], picture.record))
         remove(desk.store.failure(desk.label, picture.id))
     for name in failed:
-        write_json(desk.store.failure(desk.label, name), {"stage": desk.stage, "concept": concept, **errors[name]})
+        failure = {"stage": desk.stage, "concept": concept, **sheet.errors[name]}
+        write_json(desk.store.failure(desk.label, name), failure)
     desk.write(
         concept,
-        images=len(images),
+        images=len(sheet.images),
         written=[picture.id for picture in written],
         failed=list(failed),
-        batches=sizes,
-        seconds=meter.cost.total_seconds,
-        peak_memory_bytes=meter.cost.peak_memory_bytes,
+        batches=list(sheet.batches),
+        seconds=sheet.cost.total_seconds,
+        peak_memory_bytes=sheet.cost.peak_memory_bytes,
     )
     return Drawn(written=len(written), failed=failed)
 

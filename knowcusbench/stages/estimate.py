@@ -1,5 +1,7 @@
 """What a plan costs, before a weight is loaded."""
 
+from dataclasses import dataclass
+
 from knowcusbench.benchmark.types import Task
 from knowcusbench.plan import counts
 from knowcusbench.stages.adapt import adapt_jobs
@@ -10,36 +12,69 @@ HOUR = 3600
 TIB, GIB, MIB = 2**40, 2**30, 2**20
 
 
+@dataclass(frozen=True)
+class Work:
+    """What one method of a run takes, the text encoder's part and metrics left out: they are small beside sampling.
+
+    Attributes:
+        beside: pictures of the effects stage, which come on top of the samples.
+        passes: training passes.
+        sampling, training: floating-point operations.
+        prompts: that are encoded for the samples.
+        image_bytes: of all pictures, uncompressed.
+        embeds_bytes: of the embeddings of `prompts`, each of 64 tokens.
+    """
+
+    beside: int
+    passes: int
+    sampling: float
+    training: float
+    prompts: int
+    image_bytes: int
+    embeds_bytes: int
+
+
+def work_of(run: Run) -> Work:
+    """Counted from the plan and the backbone's configuration files."""
+    footprint = run.backbone.footprint()
+    beside = effects_pictures(run)
+    passes = sum(run.method.training_passes(job.concept) for job in adapt_jobs(run.concepts, run.method))
+    prompts = len(run.plan.drop_duplicates(["concept", "knowledge", "prompt"]))
+    height, width = footprint.image_size
+    return Work(
+        beside=beside,
+        passes=passes,
+        sampling=(len(run.plan) + beside) * footprint.image_flops,
+        training=passes * footprint.training_step_flops,
+        prompts=prompts,
+        image_bytes=(len(run.plan) + beside) * height * width * 3,
+        embeds_bytes=prompts * footprint.prompt_embeds_bytes,
+    )
+
+
 def plan_summary(run: Run, assumed_tflops: float) -> str:
     """Samples by task, floating-point operations, hours and bytes of one method, as text.
 
-    Hours are a floor: every operation at `assumed_tflops`, nothing waiting for anything. Text encoding, editing and
-    metrics are small beside sampling and are not counted.
+    Hours are a floor: every operation at `assumed_tflops`, nothing waiting for anything.
     """
-    footprint = run.backbone.footprint()
-    by_task = counts(run.plan)
-    passes = sum(run.method.training_passes(job.concept) for job in adapt_jobs(run.concepts, run.method))
-    beside = effects_pictures(run)
-    sampling = (len(run.plan) + beside) * footprint.image_flops
-    training = passes * footprint.training_step_flops
-    hours = (sampling + training) / (assumed_tflops * 1e12) / HOUR
-    prompts = len(run.plan.drop_duplicates(["concept", "knowledge", "prompt"]))
+    footprint, work = run.backbone.footprint(), work_of(run)
+    hours = (work.sampling + work.training) / (assumed_tflops * 1e12) / HOUR
     height, width = footprint.image_size
     parameters = ", ".join(f"{name} {count:,}" for name, count in footprint.parameters.items())
     lines = [
         ("run", f"{run.store.root} ({run.label})"),
         ("benchmark", f"{run.benchmark.root} ({run.benchmark.digest[:12]})"),
         ("concepts", f"{len(run.concepts)}, {sum(len(c.knowledge) for c in run.concepts)} knowledge items"),
-        *((task, f"{count:,} samples") for task, count in by_task.items()),
+        *((task, f"{count:,} samples") for task, count in counts(run.plan).items()),
         ("total", f"{len(run.plan):,} samples of {height} x {width} pixels"),
-        ("effects", f"{beside:,} more pictures, without and with adaptations"),
+        ("effects", f"{work.beside:,} more pictures, without and with adaptations"),
         ("parameters", parameters),
-        ("training", f"{passes:,} passes, {training:.3g} FLOP"),
-        ("sampling", f"{footprint.image_flops:.3g} FLOP an image, {sampling:.3g} FLOP"),
+        ("training", f"{work.passes:,} passes, {work.training:.3g} FLOP"),
+        ("sampling", f"{footprint.image_flops:.3g} FLOP an image, {work.sampling:.3g} FLOP"),
         ("GPU-hours", f"{hours:.3g} at least, at {assumed_tflops:g} TFLOP/s"),
         ("weights", size(sum(footprint.weight_bytes.values()))),
-        ("embeddings", f"{size(prompts * footprint.prompt_embeds_bytes)} for {prompts:,} prompts of 64 tokens"),
-        ("images", f"{size(len(run.plan) * height * width * 3)} at most (uncompressed)"),
+        ("embeddings", f"{size(work.embeds_bytes)} for {work.prompts:,} prompts of 64 tokens"),
+        ("images", f"{size(work.image_bytes)} at most (uncompressed)"),
     ]
     lines += [("note", note) for note in run.benchmark.notes]
     return "\n".join(f"{name:>14}  {value}" for name, value in lines)
@@ -61,3 +96,11 @@ def size(count: float) -> str:
         if count >= unit:
             return f"{count / unit:.2f} {name}"
     return f"{count / MIB:.2f} MiB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: 3.2 hours."""
+    for unit, name in ((HOUR, "hours"), (60, "minutes")):
+        if seconds >= 2 * unit:
+            return f"{seconds / unit:,.1f} {name}"
+    return f"{seconds:.1f} seconds"

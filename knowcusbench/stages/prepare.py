@@ -155,12 +155,28 @@ def prepare(config: Config, resolved: Mapping[str, Any], *, makes_results: bool)
     `makes_results` says whether the method is to become part of the run. Raises RunError, naming the keys that differ,
     if the directory was made with another configuration.
     """
+    run = planned(config, resolved, makes_results=makes_results)
+    for metric in run.metrics.values():
+        metric.check(run.concepts)
+    _check_paper(run)
+    identity = _identity(run.benchmark, resolved)
+    with writing():
+        _claim(run.store, identity)
+        if makes_results:
+            _claim_ablation(run.store, resolved["ablation"])
+            _claim_label(run.store, run.label, resolved)
+        if not run.store.plan.exists():
+            write_table(run.store.plan, run.plan)
+    return run
+
+
+def planned(config: Config, resolved: Mapping[str, Any], *, makes_results: bool) -> Run:
+    """What `prepare` opens; nothing is written."""
     root = resolve_source(config.benchmark.path, config.benchmark.repo, config.benchmark.revision)
     benchmark = load_benchmark(root)
     concepts = select_concepts(benchmark, config.grid)
-    store = RunStore.of(config.run)
-    run = Run(
-        store=store,
+    return Run(
+        store=RunStore.of(config.run),
         label=config.run.label or "",
         benchmark=benchmark,
         concepts=concepts,
@@ -179,18 +195,6 @@ def prepare(config: Config, resolved: Mapping[str, Any], *, makes_results: bool)
         engine=build(config.engine, "engine"),
         cache=AdapterCache(Path(config.cache_dir).expanduser() / "adapters"),
     )
-    for metric in run.metrics.values():
-        metric.check(concepts)
-    _check_paper(run)
-    identity = _identity(benchmark, resolved)
-    with writing():
-        _claim(store, identity)
-        if makes_results:
-            _claim_ablation(store, resolved["ablation"])
-            _claim_label(store, run.label, resolved)
-        if not store.plan.exists():
-            write_table(store.plan, run.plan)
-    return run
 
 
 def paper_choice(report: ReportConfig, *, partial: bool) -> Choice:

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -201,8 +201,20 @@ def _score_ceiling(run: Run, name: str, metric: Metric) -> None:
     path = run.store.ceilings(name)
     if path.exists() and set(read_table(path)["protocol"]) == {run.protocols[name]}:
         return
-    values = [
-        (concept.name, real_image_ceiling(metric, concept, run.gallery), run.protocols[name])
-        for concept in run.concepts
-    ]
-    write_table(path, pd.DataFrame(values, columns=["concept", "value", "protocol"]))
+    worker = partial(CeilingWorker, metric, run.gallery)
+    found = dict(run.engine.run(worker, run.concepts))
+    # Whole or not at all: what an engine had to leave out is tried again by the next command.
+    if len(found) == len(run.concepts):
+        values = [(concept.name, found[concept.name], run.protocols[name]) for concept in run.concepts]
+        write_table(path, pd.DataFrame(values, columns=["concept", "value", "protocol"]))
+
+
+@dataclass(frozen=True)
+class CeilingWorker:
+    """Scores concepts' references among each other; yields each concept's name and value."""
+
+    metric: Metric
+    gallery: Mapping[str, tuple[Path, ...]]
+
+    def __call__(self, concept: Concept) -> Iterator[tuple[str, float]]:
+        yield concept.name, real_image_ceiling(self.metric, concept, self.gallery)

@@ -5,8 +5,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from knowcusbench.backbone.benchmark import Rates, full_size, image_size, main, random_backbone, small_size
+from knowcusbench.backbone.benchmark import (
+    Rates,
+    forward_flops,
+    full_size,
+    image_size,
+    main,
+    random_backbone,
+    small_size,
+)
 from knowcusbench.backbone.qwen_image import QwenImageSpec
 
 
@@ -35,6 +44,19 @@ def test_every_piece_is_timed_once_and_kept(tmp_path: Path, capsys: pytest.Captu
     assert not result["machine"]["full_size"]
     main([*words, "--offload", "text_encoder", "--only", "edit"])
     assert set(json.loads(output.read_text())["pieces"]) == {"edit"}
+
+
+@pytest.mark.parametrize("prompt", ["a dog", "a photo of sks dog on the beach"])
+def test_the_operations_of_a_pass_are_those_of_the_prompt_that_is_timed(prompt: str) -> None:
+    """Counted while the transformer runs."""
+    size = small_size()
+    spec = QwenImageSpec(source="random", height=64, width=64, steps=2, device="cpu", gradient_checkpointing=False)
+    backbone = random_backbone(size, spec, torch.device("cpu"))
+    embeds = backbone.encode(prompt)
+    latents = torch.randn(1, size.checkpoint.vae["z_dim"], 8, 8)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        backbone.velocity(latents, torch.tensor([0.5]), embeds)
+    assert forward_flops(size, embeds) == pytest.approx(counter.get_total_flops(), rel=1e-3)
 
 
 def test_random_weights_draw_finite_images_that_are_no_noise_of_nan() -> None:

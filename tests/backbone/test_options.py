@@ -1,6 +1,7 @@
 """Options of speed and memory: what each does to the pixels decides whether it is part of a run's fingerprint."""
 
 import importlib
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,11 @@ from torch._dynamo.utils import counters
 
 from knowcusbench.adaptation.types import Adaptation, Adapter
 from knowcusbench.backbone.lora import trainable
-from knowcusbench.backbone.qwen_image import QwenImage
+from knowcusbench.backbone.qwen_image import QwenImage, QwenImageSpec
+from knowcusbench.backbone.step_lora import StepLora
+from knowcusbench.benchmark.types import Benchmark
 from knowcusbench.errors import ConfigError
-from knowcusbench.stages.prepare import INDIFFERENT_KEYS
+from knowcusbench.stages.prepare import INDIFFERENT_KEYS, _identity
 
 PROMPT = "a red robot on the beach"
 
@@ -44,6 +47,23 @@ def compiled(miniature: Path) -> QwenImage:
     torch._dynamo.reset()
     counters.clear()
     return miniature_spec(miniature, compile="eager").load()
+
+
+@pytest.mark.parametrize(
+    ("options", "indifferent"),
+    [(QwenImageSpec, {"device", "offload", "gradient_checkpointing"}), (StepLora, set())],
+)
+def test_every_option_is_part_of_what_a_run_is_but_those_that_change_no_pixel(options, indifferent) -> None:
+    """Also one that is added later: it is either compared, or must be named here."""
+    names = [field.name for field in fields(options)]
+
+    def identity(**changes: str) -> object:
+        node = {**dict.fromkeys(names), **changes}
+        backbone = node if options is QwenImageSpec else {"step_lora": node}
+        resolved = {"grid": {}, "metrics": {}, "cache_dir": "/cache", "backbone": backbone}
+        return _identity(Benchmark(Path(), (), "digest"), resolved)
+
+    assert {name for name in names if identity(**{name: "another"}) == identity()} == indifferent
 
 
 def test_torch_choosing_the_attention_itself_is_the_default(miniature: Path, plain: np.ndarray) -> None:

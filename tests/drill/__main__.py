@@ -6,7 +6,8 @@
     python -m tests.drill disk                  a disk that is full (needs the right to mount one in memory)
 
 Every part makes the embedded benchmark's samples with short training (`WORDS`), and compares with the undisturbed run:
-images and scores byte by byte, none missing, and none written twice as an observer of the file system counts it.
+images and scores byte by byte, none missing, and none written twice: as an observer of the file system counts it, and
+by the journals of all processes.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from pathlib import Path
 
 import psutil
 
+from knowcusbench.store import read_lines
 from tests.drill.observer import Observed, observed
 
 WORDS = (
@@ -85,9 +87,22 @@ def compare(root: Path, run: Path, seen: Observed) -> str:
     pictures = [name for name in wanted if name.endswith(".png")]
     unseen = set(pictures) - set(seen.written)
     faults += [f"{name}: the observer did not see it written" for name in unseen]
+    drawn, recorded = journals(run / "run")
+    faults += [f"{name}: recorded {count} times" for name, count in recorded.items() if count > 1]
     if faults:
         sys.exit("\n".join([f"{run}: {len(faults)} faults", *faults[:20]]))
-    return f"{len(wanted)} files the same byte by byte, of {len(pictures)} images none missing and none written twice"
+    return (
+        f"{len(wanted)} files the same byte by byte, of {len(pictures)} images none missing and none written twice; "
+        f"by the journals {drawn} drawn for them"
+    )
+
+
+def journals(run: Path) -> tuple[int, Counter[str]]:
+    """How many pictures the processes of a run say that they drew to the end, and how often each was then written. A
+    prompt's seeds are drawn together: of a batch that was killed between two files, one is drawn again and dropped."""
+    lines = [line for folder in (run / "journal").iterdir() for line in read_lines(folder)]
+    written = (f"{line['stage']} {name}" for line in lines for name in line.get("written", ()))
+    return sum(line.get("images", 0) for line in lines), Counter(written)
 
 
 def results(run: Path) -> dict[str, bytes]:

@@ -1,6 +1,8 @@
 """Drawing when something goes wrong: short memory, failing samples, other processes."""
 
 import json
+import os
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from PIL import Image
 from knowcusbench.backbone.qwen_image import QwenImage
 from knowcusbench.engine.base import WorkerBroken
 from knowcusbench.errors import ConfigError
+from knowcusbench.files import write_atomic
 from knowcusbench.stages.drawing import Desk, Picture, draw_cells
 from knowcusbench.store import RunStore
 
@@ -149,6 +152,40 @@ def test_what_was_taken_over_meanwhile_is_not_written(backbone, desk, tmp_path, 
     assert not (tmp_path / "images").exists()
 
 
+def test_a_cell_is_written_and_kept_claimed_while_the_next_one_is_drawn(
+    backbone, desk, tmp_path, undisturbed, monkeypatch
+):
+    cells, claims = cells_in(tmp_path / "images"), desk.store.claims("mokus", "generate").directory
+    next_one = threading.Event()
+    claimed: list[set[str]] = []
+
+    def note(seeds):
+        claimed.append({name.partition(".")[0] for name in os.listdir(claims) if name.endswith(".claim")})
+        if len(claimed) == 2:
+            next_one.set()
+
+    def write_late(path: Path, data: bytes) -> None:
+        assert next_one.wait(60)
+        write_atomic(path, data)
+
+    spoil(monkeypatch, note)
+    monkeypatch.setattr("knowcusbench.stages.drawing.write_atomic", write_late)
+    assert [drawn.written for drawn in draw_cells(backbone, cells, desk)] == [3, 3]
+    assert claimed == [{cells[0][0].id}, {cells[0][0].id, cells[1][0].id}]
+    assert drawn_in(tmp_path / "images") == undisturbed
+    assert os.listdir(claims) == []
+
+
+def test_what_was_drawn_is_written_when_the_next_cell_ends_the_command(
+    backbone, desk, tmp_path, undisturbed, monkeypatch
+):
+    tried = spoil(monkeypatch, lambda seeds: ConfigError("no more") if len(tried) > 1 else None)
+    with pytest.raises(ConfigError):
+        list(draw_cells(backbone, cells_in(tmp_path / "images"), desk))
+    assert drawn_in(tmp_path / "images") == {name: data for name, data in undisturbed.items() if name[0] == "a"}
+    assert os.listdir(desk.store.claims("mokus", "generate").directory) == []
+
+
 def test_a_run_with_a_sample_that_fails_goes_on_and_says_so(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -180,7 +217,9 @@ def test_a_run_in_which_nothing_can_be_drawn_ends_early(
     tried = spoil(monkeypatch, lambda seeds: ValueError("bad weather"))
     assert command("bench", tmp_path, "method=base", "metrics=[clip_i]", "engine.retries=0") == 2
     assert "none of the first 4 images could be drawn (ValueError: bad weather)" in capsys.readouterr().err
-    assert len(tried) == 6
+    assert len(tried) == 9, (
+        "two cells, and the one that was drawn while the second was recorded: a batch and two singles"
+    )
 
 
 @pytest.mark.parametrize("number", [28, 13], ids=["full disk", "no rights"])
@@ -195,8 +234,6 @@ def test_a_disk_that_takes_no_more_is_one_line_and_nothing_is_lost(
             raise OSError(number, "No more", str(path))
         write_atomic(path, data)
         written.append(path)
-
-    from knowcusbench.stages.drawing import write_atomic
 
     monkeypatch.setattr("knowcusbench.stages.drawing.write_atomic", full)
     assert command("bench", tmp_path, *words) == 2
