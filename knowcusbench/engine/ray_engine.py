@@ -2,6 +2,7 @@
 
 import atexit
 import sys
+import textwrap
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -107,6 +108,15 @@ class Pool:
     def __init__(self, engine: RayEngine) -> None:
         self.ray = _ray(engine.address, engine.show_output)
         self.engine = engine
+        raised = self.ray.exceptions
+        # What a call of a worker that is no more raises. Ray itself kills workers before a node runs out of memory.
+        self.deaths: tuple[type[Exception], ...] = (
+            raised.RayActorError,
+            raised.OutOfMemoryError,
+            raised.NodeDiedError,
+            raised.WorkerCrashedError,
+            raised.ObjectLostError,
+        )
         self._starting: dict[Any, Any] = {}
         self._idle: list[Any] = []
         self._busy: list[Any] = []
@@ -155,8 +165,10 @@ class Pool:
 
     def close(self) -> None:
         with self._lock:
-            for worker in [*self._idle, *self._busy, *self._starting.values()]:
-                self.ray.kill(worker)
+            # Where Ray was shut down its workers are gone, and asking it to end one would start it anew.
+            if self.ray.is_initialized():
+                for worker in [*self._idle, *self._busy, *self._starting.values()]:
+                    self.ray.kill(worker)
             self._idle, self._busy, self._starting = [], [], {}
 
     def _needs(self) -> tuple[float, float]:
@@ -181,7 +193,7 @@ class Pool:
                 try:
                     self.ray.get(reference)
                     self._idle.append(worker)
-                except self.ray.exceptions.RayActorError:
+                except self.deaths:
                     self.ray.kill(worker)
 
 
@@ -236,7 +248,7 @@ class _Dispatch(Generic[Job, Result]):
                 # A user's mistake is one line, without the worker's traceback.
                 raise (error.cause if isinstance(error.cause, UserError | OSError) else error) from None
             self._died(stream, str(error.cause))
-        except (self.ray.exceptions.RayActorError, self.ray.exceptions.ObjectLostError) as error:
+        except self.pool.deaths as error:
             self._died(stream, str(error).partition("\n")[0])
         else:
             # It does something: deaths are counted in a row.
@@ -249,8 +261,9 @@ class _Dispatch(Generic[Job, Result]):
         if deaths < self.retries:
             self.waiting.append((job, deaths + 1))
         else:
+            name = textwrap.shorten(str(job), 160, placeholder=" ...")
             tqdm.write(
-                f"knowcusbench: {job}: left out, since {deaths + 1} workers died at it ({reason})", file=sys.stderr
+                f"knowcusbench: {name}: left out, since {deaths + 1} workers died at it ({reason})", file=sys.stderr
             )
 
     def _refuse_to_wait(self, started: float) -> None:

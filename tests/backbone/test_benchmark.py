@@ -53,7 +53,8 @@ def test_the_operations_of_a_pass_are_those_of_the_prompt_that_is_timed(prompt: 
     spec = QwenImageSpec(source="random", height=64, width=64, steps=2, device="cpu", gradient_checkpointing=False)
     backbone = random_backbone(size, spec, torch.device("cpu"))
     embeds = backbone.encode(prompt)
-    latents = torch.randn(1, size.checkpoint.vae["z_dim"], 8, 8)
+    edge = 2 * size.image // size.checkpoint.pixels_per_token
+    latents = torch.randn(1, size.checkpoint.vae["z_dim"], edge, edge)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         backbone.velocity(latents, torch.tensor([0.5]), embeds)
     assert forward_flops(size, embeds) == pytest.approx(counter.get_total_flops(), rel=1e-3)
