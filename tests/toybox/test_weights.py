@@ -30,7 +30,14 @@ from knowcusbench.toybox.world import NAMED, draw_scene
 
 @pytest.fixture(scope="module")
 def world() -> QwenImage:
-    spec = QwenImageSpec(source=str(WEIGHTS / "pipeline"), height=64, width=64, steps=8, gradient_checkpointing=False)
+    spec = QwenImageSpec(
+        source=str(WEIGHTS / "pipeline"),
+        height=64,
+        width=64,
+        steps=8,
+        gradient_checkpointing=False,
+        attention="_native_math",
+    )
     return spec.load()
 
 
