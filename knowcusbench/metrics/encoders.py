@@ -25,8 +25,9 @@ from knowcusbench.metrics.memo import Memo, content_digest
 READERS = 4
 """Threads that read and preprocess images while others are encoded."""
 
-LEAST = 4
-"""On the CPU fewer rows go through other kernels, whose last bits differ; batches of any size from four up agree."""
+LEAST = 8
+"""On the CPU fewer rows go through other kernels, whose last bits differ: fewer than two to six, by model and processor.
+Batches of any size from eight up agree."""
 
 SPEED = ("device", "batch_size", "store")
 """Fields of an encoder's specification that change how fast embeddings are made, not what they are."""

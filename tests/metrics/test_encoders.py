@@ -47,6 +47,6 @@ def test_no_bit_depends_on_the_batch(encoders, name):
 
 def test_on_a_gpu_every_batch_is_full(monkeypatch):
     monkeypatch.setattr("knowcusbench.metrics.encoders.resolve_device", torch.device)
-    assert (filled_size(64, "cuda"), filled_size(64, "cpu"), filled_size(1, "cpu")) == (64, 4, 4)
+    assert (filled_size(64, "cuda"), filled_size(64, "cpu"), filled_size(1, "cpu")) == (64, 8, 8)
     assert filled([1, 2], 4) == [1, 2, 2, 2]
     assert filled([1, 2, 3, 4, 5], 4) == [1, 2, 3, 4, 5]

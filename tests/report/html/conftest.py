@@ -250,6 +250,7 @@ def opened(context: Callable[..., BrowserContext], pages: tuple[Path, Any, Any])
 
     def open_page(name: str, **settings: Any) -> Page:
         page = context(**settings).new_page()
+        page.set_default_navigation_timeout(120_000)  # A busy machine takes its time.
         page.on("console", lambda message: troubles.append(f"console: {message.text}"))
         page.on("pageerror", lambda error: troubles.append(f"error: {error}"))
         # What was still loading when the page was left is no trouble.
