@@ -26,7 +26,7 @@ READERS = 4
 """Threads that read and preprocess images while others are encoded."""
 
 LEAST = 8
-"""On the CPU fewer rows go through other kernels, whose last bits differ: fewer than two to six, by model and processor.
+"""On the CPU fewer rows go through other kernels, whose last bits differ: up to five of them, by model and processor.
 Batches of any size from eight up agree."""
 
 SPEED = ("device", "batch_size", "store")
