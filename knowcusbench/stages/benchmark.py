@@ -91,6 +91,8 @@ def load(spec: QwenImageSpec) -> Any:
     with quiet_libraries():
         pipeline = QwenImagePipeline.from_pretrained(spec.source, dtype=getattr(torch, spec.dtype))
     pipeline.set_progress_bar_config(disable=True)
+    if spec.attention:
+        pipeline.transformer.set_attention_backend(spec.attention)
     return pipeline
 
 
