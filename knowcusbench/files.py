@@ -9,9 +9,10 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from itertools import groupby
 from pathlib import Path
 from typing import Any, cast
 
@@ -183,6 +184,16 @@ def remove(path: Path) -> None:
 
 def _beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
+
+
+def remove_leftovers(paths: Iterable[Path]) -> None:
+    """Remove what writers of these files left beside them when they were killed. For paths that nobody else writes."""
+    for folder, own in groupby(sorted(paths), key=lambda path: path.parent):
+        starts = tuple(f".{path.name}." for path in own)
+        if not is_remote(folder) and folder.is_dir():
+            for name in os.listdir(folder):
+                if name.startswith(starts) and name.endswith(".tmp"):
+                    remove(folder / name)
 
 
 def _linked(temporary: Path, path: Path, data: bytes) -> bool:

@@ -25,7 +25,7 @@ from knowcusbench.backbone.prompt_store import encoded_prompts
 from knowcusbench.claims import Claim
 from knowcusbench.engine.base import WorkerBroken
 from knowcusbench.errors import UserError
-from knowcusbench.files import is_remote, remove, write_atomic
+from knowcusbench.files import is_remote, remove, remove_leftovers, write_atomic
 from knowcusbench.store import RunStore, append_line, write_json
 
 PNG_COMPRESSION = 6
@@ -207,6 +207,7 @@ def _keep(sheet: Sheet, cell: Sequence[Picture], desk: Desk, concept: str, claim
     written = [picture for picture in cell if picture.id in sheet.images and picture.missing]
     if not claim.holds():
         return Drawn(busy=True)
+    remove_leftovers(picture.path for picture in written)
     for picture in written:
         write_atomic(picture.path, png_bytes(sheet.images[picture.id], picture.record))
         remove(desk.store.failure(desk.label, picture.id))

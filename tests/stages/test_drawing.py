@@ -176,6 +176,15 @@ def test_a_cell_is_written_and_kept_claimed_while_the_next_one_is_drawn(
     assert os.listdir(claims) == []
 
 
+def test_what_a_killed_writer_left_is_gone(backbone, desk, tmp_path, undisturbed):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    (folder / ".a0.png.123-0123abcd.tmp").write_bytes(b"half")
+    (folder / ".c0.png.123-0123abcd.tmp").write_bytes(b"somebody else's")
+    list(draw_cells(backbone, cells_in(folder), desk))
+    assert sorted(os.listdir(folder)) == sorted([".c0.png.123-0123abcd.tmp", *undisturbed])
+
+
 def test_what_was_drawn_is_written_when_the_next_cell_ends_the_command(
     backbone, desk, tmp_path, undisturbed, monkeypatch
 ):
