@@ -60,18 +60,17 @@ def build_statistics(inputs: ReportInput) -> Statistics:
     pair makes each of them harder to prove."""
     columns = score_columns(inputs)
     labels = [label for label, name in inputs.methods.items() if kind_of(name) is RowKind.METHOD]
-    by_sample = [(column, _by_sample(inputs.scores, column, labels)) for column in columns]
-    reduction = inputs.reduction
+    differences, ranks = [], []
+    for column in columns:
+        wide = _by_sample(inputs.scores, column, labels)
+        differences += _differences(column, wide, inputs.reduction)
+        ranks += _ranks(column, wide, inputs.reduction)
     shown = inputs.scores[inputs.scores["metric"].isin(list(inputs.metrics))]
     return Statistics(
         columns=columns,
-        differences=pd.DataFrame(
-            [row for column, wide in by_sample for row in _differences(column, wide, reduction)], columns=DIFFERENCES
-        ),
-        breakdown=pd.DataFrame(_breakdown(shown, reduction), columns=BREAKDOWN),
-        ranks=pd.DataFrame(
-            [row for column, wide in by_sample for row in _ranks(column, wide, reduction)], columns=RANKS
-        ),
+        differences=pd.DataFrame(differences, columns=DIFFERENCES),
+        breakdown=pd.DataFrame(_breakdown(shown, inputs.reduction), columns=BREAKDOWN),
+        ranks=pd.DataFrame(ranks, columns=RANKS),
     )
 
 

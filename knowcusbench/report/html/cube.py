@@ -15,14 +15,12 @@ def score_cube(plan: pd.DataFrame, methods: Sequence[str], metrics: Sequence[str
     `scores` has the columns sample_id, method, metric and value; rows of other samples, methods or metrics are passed
     over.
     """
-    places = [
-        _codes(scores["sample_id"], plan["id"]),
-        _codes(scores["method"], methods),
-        _codes(scores["metric"], metrics),
-    ]
-    known = np.logical_and.reduce([place >= 0 for place in places])
     cube = np.full((len(plan), len(methods), len(metrics)), np.nan, dtype=np.float32)
-    cube[tuple(place[known] for place in places)] = scores["value"].to_numpy(np.float32)[known]
+    for number, metric in enumerate(metrics):
+        own = scores[scores["metric"] == metric]
+        samples, rows = _codes(own["sample_id"], plan["id"]), _codes(own["method"], methods)
+        known = (samples >= 0) & (rows >= 0)
+        cube[samples[known], rows[known], number] = own["value"].to_numpy(np.float32)[known]
     return cube
 
 
