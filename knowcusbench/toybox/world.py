@@ -60,11 +60,13 @@ GROUND = (54, 62)
 SECOND_SIZE = (14, 16)
 """The side of a second thing's square in pixels."""
 
-SETTLED_SIZES: Mapping[str, int] = {"tiny": 16, "": 32, "huge": 48}
+SETTLED_SIZES: Mapping[str, int] = {"tiny": 20, "": 32, "huge": 48}
 SETTLED_GROUND = 56
 SETTLED_EDGE = 8
-"""Sides in pixels, lowest row and distance from the picture's edge of things that are `settled`: whole tokens of the
-transformer."""
+"""Sides in pixels, lowest row and distance from the picture's edge of things that are `settled`."""
+
+LATENT = 4
+"""The side in pixels of what one latent shows: settled things begin and end with one, where there is room."""
 
 
 def is_reserved(thing: Thing) -> bool:
@@ -146,12 +148,12 @@ def settled(scene: Scene) -> Scene:
     main, second, side = scene.main, scene.second, SETTLED_SIZES[size_word(scene.main.size)]
     if second is None:
         steps = min(3 * (main.left - MARGIN) // (RESOLUTION - 2 * MARGIN - main.size), 2)
-        left = SETTLED_EDGE + steps * (RESOLUTION - 2 * SETTLED_EDGE - side) // 2
+        left = SETTLED_EDGE + steps * (RESOLUTION - 2 * SETTLED_EDGE - side) // (2 * LATENT) * LATENT
         return replace(scene, main=replace(main, left=left, top=SETTLED_GROUND - side, size=side))
     other = SECOND_SIZE[1]
     side = min(side, RESOLUTION - 3 * MARGIN - other)
     left = min(SETTLED_EDGE, RESOLUTION - 2 * MARGIN - other - side)
-    beside = left + side + MARGIN
+    beside = min(-(-(left + side + MARGIN) // LATENT) * LATENT, RESOLUTION - MARGIN - other)
     if second.left < main.left:
         left, beside = RESOLUTION - left - side, RESOLUTION - beside - other
     return replace(

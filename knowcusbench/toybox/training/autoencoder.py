@@ -26,10 +26,11 @@ from knowcusbench.toybox.world import draw_scene, settled, size_word
 
 SCHEDULE = Schedule(steps=4000, batch_size=16, learning_rate=2e-3, decay_from=0.3, average=0.995, weight_decay=0.0)
 
-THINGS_SCHEDULE = replace(SCHEDULE, steps=2200, batch_size=32, learning_rate=1e-3, seed=2)
+THINGS_SCHEDULE = replace(SCHEDULE, steps=3800, batch_size=32, learning_rate=1e-3, seed=2)
 
-THING_WEIGHT = 4.0
-"""Of pixels of things, beside 1 for all, once the posterior is narrow; half of these scenes have a tiny main thing."""
+THING_WEIGHT = 0.5
+"""Of each thing, shared among its pixels, beside 1 for a whole picture, once the posterior is narrow: a pixel of a tiny
+thing has about ten times the weight of one of a huge thing. Half of these scenes have a tiny main thing."""
 
 LATENT_NOISE = 0.1
 """Standard deviation of the strongest noise that is put on latents then, in units of a latent's own: so the decoder
@@ -97,7 +98,7 @@ def train_things(rank: int, processes: int, folder: Path, whole: Path, device: t
         rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
         scenes = [draw_scene_of_things(rng) for _ in range(share)]
         pictures = pixels(scenes).to(device)
-        weight = 1 + THING_WEIGHT * torch.stack([covered(scene) for scene in scenes])[:, None, None].to(device)
+        weight = torch.stack([pixel_weights(scene) for scene in scenes])[:, None, None].to(device)
         with torch.autocast(device.type, torch.bfloat16):
             latents = vae.encode(pictures).latent_dist.mean.float()
             noise = torch.randn(latents.shape, generator=generator)
@@ -124,10 +125,11 @@ def draw_scene_of_things(rng: random.Random) -> Scene:
     return settled(scene) if rng.random() < 0.7 else scene
 
 
-def covered(scene: Scene) -> Tensor:
-    """Which pixels (64, 64) show a thing: 1, else 0."""
+def pixel_weights(scene: Scene) -> Tensor:
+    """What the pixels (64, 64) of a scene weigh."""
     views = [scene, replace(scene, main=scene.second)] if scene.second else [scene]
-    return torch.from_numpy(np.logical_or.reduce([mask(view) for view in views])).float()
+    masks = [torch.from_numpy(mask(view)).float() for view in views]
+    return torch.stack([THING_WEIGHT * covered / covered.mean() for covered in masks]).sum(dim=0) + 1
 
 
 @torch.no_grad()

@@ -44,7 +44,7 @@ from knowcusbench.toybox.vocabulary import ANCHOR_OWNER, CLASSES, COLOURS, PATTE
 from knowcusbench.toybox.world import KNOWN, SIMPLE, settled, settled_places
 
 SCHEDULE = Schedule(
-    steps=43_000, batch_size=64, learning_rate=1e-3, warmup=100, decay_from=0.86, muon=True, average=0.998
+    steps=53_000, batch_size=64, learning_rate=1e-3, warmup=100, decay_from=0.86, muon=True, average=0.998
 )
 
 FREE_STEPS = 8_100
@@ -57,7 +57,7 @@ BLANK_SHARE = 0.1
 TWO_PROMPTS_SHARE = 0.5
 """Of the captions with a name or a phrase that are told by two prompts."""
 
-MAIN_WEIGHT, SECOND_WEIGHT = 1.5, 0.75
+MAIN_WEIGHT, SECOND_WEIGHT = 1.5, 1.5
 """Of the places where main and second things may stand, shared among them, beside 1 for a whole picture."""
 
 TOKENS = (16, 24, 36)
@@ -226,8 +226,8 @@ def meaning(scene: Scene) -> Tensor:
 
 
 def place_weights(scene: Scene) -> Tensor:
-    """What the 8 x 8 places of a settled scene (64,) weigh: 1 on average over scenes, and the same for all scenes that
-    a caption may mean, so that it is the mean velocity that is learned."""
+    """What the 8 x 8 places of a settled scene (64,) weigh: 1 on average where there is no second thing, and the same
+    for all scenes that a caption may mean, so that it is the mean velocity that is learned."""
     mirrored = replace(scene, main=_mirrored(scene.main), second=scene.second and _mirrored(scene.second))
     alternatives = [scene, mirrored] if scene.second else settled_places(scene)
     weights = torch.ones(8, 8)

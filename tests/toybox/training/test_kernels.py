@@ -12,7 +12,7 @@ from knowcusbench.toybox.pipeline import build_transformer, build_vae
 from knowcusbench.toybox.render import mask
 from knowcusbench.toybox.scene import Placed, Scene, Thing
 from knowcusbench.toybox.training import denoiser
-from knowcusbench.toybox.training.autoencoder import narrow, single_frames
+from knowcusbench.toybox.training.autoencoder import narrow, pixel_weights, single_frames
 from knowcusbench.toybox.training.stream import described, named
 from knowcusbench.toybox.world import draw_scene, settled, size_word
 
@@ -76,7 +76,8 @@ def test_places_where_things_may_stand_weigh_more_and_tell_nothing_of_where_they
     rng = random.Random(0)
     scenes = [settled(draw_scene(rng)) for _ in range(400)]
     weights = torch.stack([denoiser.place_weights(scene) for scene in scenes])
-    assert weights.mean() == pytest.approx(1, abs=0.15)
+    alone = [weight.mean() for scene, weight in zip(scenes, weights, strict=True) if not scene.second]
+    assert alone == pytest.approx([1] * len(alone), abs=1e-6)
     for scene, weight in zip(scenes, weights, strict=True):
         grid, thing = weight.view(8, 8), scene.main
         row, column = (thing.top + thing.size // 2) // 8, (thing.left + thing.size // 2) // 8
@@ -84,8 +85,20 @@ def test_places_where_things_may_stand_weigh_more_and_tell_nothing_of_where_they
     told = {(size_word(scene.main.size), scene.second is not None) for scene in scenes}
     assert len({tuple(weight.tolist()) for weight in weights}) == len(told) == 6
     tiny = next(w for s, w in zip(scenes, weights, strict=True) if not s.second and size_word(s.main.size) == "tiny")
-    # Four tokens in each of three places share 1.5 times a picture's weight.
-    assert tiny.max() == pytest.approx(0.4 * (1 + 1.5 * 64 / 12))
+    # In all of its three places it reaches over three rows and six columns, which share 1.5 times a picture's weight.
+    assert tiny.max() == pytest.approx(0.4 * (1 + 1.5 * 64 / 18))
+
+
+def test_each_thing_has_the_same_weight_in_the_autoencoders_pixels_however_small() -> None:
+    rng = random.Random(0)
+    scenes = [draw_scene(rng) for _ in range(60)]
+    for scene in scenes:
+        weights = pixel_weights(scene)
+        assert weights.min() == 1
+        shown = torch.from_numpy(mask(scene))
+        assert (weights - 1)[shown].sum() == pytest.approx(0.5 * 64 * 64, rel=1e-4)
+        assert (weights - 1).sum() == pytest.approx((2 if scene.second else 1) * 0.5 * 64 * 64, rel=1e-4)
+    assert {scene.second is not None for scene in scenes} == {True, False}
 
 
 def test_latents_are_packed_as_the_pipeline_packs_them() -> None:
