@@ -60,7 +60,8 @@ def build_statistics(inputs: ReportInput) -> Statistics:
     pair makes each of them harder to prove."""
     columns = score_columns(inputs)
     labels = [label for label, name in inputs.methods.items() if kind_of(name) is RowKind.METHOD]
-    differences, ranks = [], []
+    differences: list[tuple[object, ...]] = []
+    ranks: list[tuple[object, ...]] = []
     for column in columns:
         wide = _by_sample(inputs.scores, column, labels)
         differences += _differences(column, wide, inputs.reduction)
