@@ -13,7 +13,7 @@ Beside the velocity, a head that is thrown away learns to tell, from the states 
 which attributes is at each place of the clean picture. It does what representation alignment (arXiv 2410.06940) does
 with the features of another network: things follow their words much earlier.
 
-Tiny things and second things stand on four of 64 places, so that the mean error hardly asks for them: the places where
+Tiny things and second things stand on few of 64 places, so that the mean error hardly asks for them: the places where
 things of their size may stand weigh more, all of them, since a caption does not say where a thing is.
 """
 
