@@ -42,6 +42,8 @@ class DreamBooth:
         prior_images: class images for prior preservation, drawn by the unadapted backbone from the class noun; 0 is
             off, and the class noun itself then absorbs much of the concept (the `leak` control shows how much).
         prior_weight: of the prior loss.
+        prior_prompts: what the class images are drawn and trained from, in turn; `{}` stands for the class noun. Other
+            prompts preserve what else the backbone draws.
         use_released: take the LoRA that the benchmark's release ships for the concept instead of training one.
     """
 
@@ -55,6 +57,7 @@ class DreamBooth:
     seed: int = 42
     prior_images: int = 0
     prior_weight: float = 1.0
+    prior_prompts: tuple[str, ...] = ("{}",)
     use_released: bool = False
 
     def __post_init__(self) -> None:
@@ -63,6 +66,11 @@ class DreamBooth:
                 "dreambooth: expected steps, rank and batch_size of at least 1 and prior_images of at least 0, found "
                 f"steps={self.steps}, rank={self.rank}, batch_size={self.batch_size}, "
                 f"prior_images={self.prior_images}"
+            )
+        if not self.prior_prompts or 0 < self.prior_images < len(self.prior_prompts):
+            raise ConfigError(
+                "dreambooth: expected at least one of prior_prompts, and a class image for each, found "
+                f"{len(self.prior_prompts)} prior_prompts and prior_images={self.prior_images}"
             )
 
     @property
@@ -101,13 +109,15 @@ class DreamBooth:
         generator = torch.Generator().manual_seed(self.seed)
         losses = []
         with measured("visual", backbone.device) as meter:
-            objectives = self._objectives(concept, backbone, instance_prompt, generator)
+            instance, prior = self._objectives(concept, backbone, instance_prompt, generator)
             with trainable(backbone.transformer, backbone.lora_targets, self.rank, self.alpha, self.seed) as parameters:
                 optimizer = torch.optim.AdamW(
                     parameters.values(), lr=self.learning_rate, weight_decay=self.weight_decay
                 )
-                for _ in trange(self.steps, desc=f"dreambooth {concept.name}", leave=False, disable=None):
-                    loss = torch.stack([objective.loss(backbone, generator) for objective in objectives]).sum()
+                for step in trange(self.steps, desc=f"dreambooth {concept.name}", leave=False, disable=None):
+                    loss = instance.loss(backbone, generator)
+                    if prior:
+                        loss = loss + prior[step % len(prior)].loss(backbone, generator)
                     loss.backward()  # type: ignore[no-untyped-call]
                     torch.nn.utils.clip_grad_norm_(parameters.values(), self.max_grad_norm)
                     optimizer.step()
@@ -120,19 +130,22 @@ class DreamBooth:
 
     def _objectives(
         self, concept: Concept, backbone: Backbone, instance_prompt: str, generator: torch.Generator
-    ) -> list["Objective"]:
-        """What is learned: the reference images under the instance prompt, and the class images under the class noun
-        where prior preservation is on."""
-        instance = backbone.encode_images([read_image(path) for path in concept.images])
-        batches = posterior_draws(instance, self.batch_size, generator)
-        objectives = [Objective(batches, backbone.encode(instance_prompt), 1.0)]
-        if self.prior_images:
-            embeds = backbone.encode(concept.class_noun)
-            seeds = class_seeds(concept.class_noun, self.prior_images)
-            images = backbone.encode_images(backbone.sample(embeds, seeds))
+    ) -> tuple["Objective", list["Objective"]]:
+        """What is learned: the reference images under the instance prompt, and in turn the class images of each prior
+        prompt, where prior preservation is on."""
+        references = backbone.encode_images([read_image(path) for path in concept.images])
+        batches = posterior_draws(references, self.batch_size, generator)
+        instance = Objective(batches, backbone.encode(instance_prompt), 1.0)
+        if not self.prior_images:
+            return instance, []
+        prior = []
+        seeds = class_seeds(concept.class_noun, self.prior_images)
+        for number, prompt in enumerate(self.prior_prompts):
+            embeds = backbone.encode(prompt.replace("{}", concept.class_noun))
+            images = backbone.encode_images(backbone.sample(embeds, seeds[number :: len(self.prior_prompts)]))
             batches = posterior_draws(images, self.batch_size, generator)
-            objectives.append(Objective(batches, embeds, self.prior_weight))
-        return objectives
+            prior.append(Objective(batches, embeds, self.prior_weight))
+        return instance, prior
 
 
 @dataclass(frozen=True)

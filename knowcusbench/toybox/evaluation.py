@@ -24,7 +24,7 @@ from knowcusbench.toybox.render import mask, render
 from knowcusbench.toybox.scene import Thing
 from knowcusbench.toybox.training.segmenter import WHOLE, iou
 from knowcusbench.toybox.training.stream import SHOWN_NAMED, is_held_out, phrase_of
-from knowcusbench.toybox.world import KNOWN, NAMED, SIMPLE, draw_scene, settled, settled_places
+from knowcusbench.toybox.world import KNOWN, NAMED, SIMPLE, draw_scene, settled
 
 Figures = dict[str, float]
 
@@ -126,19 +126,13 @@ def caption_figures(backbone: QwenImage, oracle: Oracle, count: int = 200) -> Fi
 def drawn_mask_figures(backbone: QwenImage, predictor: MaskPredictor, count: int = 100) -> Figures:
     """Mean IoU of masks of drawn pictures with the renderer's mask of what was asked for.
 
-    Pictures of descriptions without a second thing. Where the thing stands is not said: of the places that it may have,
-    the one counts whose rendered picture is nearest. What the transformer draws askew counts against the masks.
+    Pictures of descriptions without a second thing. What the transformer draws askew counts against the masks.
     """
     rng = random.Random("masks")
-    scenes = [scene for scene in (draw_scene(rng) for _ in range(2 * count)) if not scene.second][:count]
+    scenes = [settled(scene) for scene in (draw_scene(rng) for _ in range(2 * count)) if not scene.second][:count]
     images = draw(backbone, [caption(scene, rng) for scene in scenes])
     found = predictor.predict(images, [WHOLE] * len(images))
-    overlaps = []
-    for scene, image, covered in zip(scenes, images, found, strict=True):
-        pixels = np.asarray(image, float)
-        places = settled_places(scene)
-        nearest = min(places, key=lambda place: float(abs(np.asarray(render(place), float) - pixels).mean()))
-        overlaps.append(iou(covered, mask(nearest)))
+    overlaps = [iou(covered, mask(scene)) for scene, covered in zip(scenes, found, strict=True)]
     return {"SAM: iou drawn": mean(overlaps)}
 
 

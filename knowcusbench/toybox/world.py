@@ -139,35 +139,29 @@ def compose(
 
 
 def settled(scene: Scene) -> Scene:
-    """The same scene with its main thing in one of three places (left, middle, right; two beside a second thing) and
-    in the one size of its size's word.
+    """The same scene with its main thing in the one size of its size's word, at the place that its background has for
+    it: the left, the middle or the right; the left or the right beside a second thing.
 
-    So are the pictures that a small transformer learns to draw: the thousands of layouts of `compose` cost it its
-    contours. What reads pictures learns from all layouts.
+    So are the pictures that a small transformer learns to draw. The thousands of layouts of `compose` cost it its
+    contours; and of a few layouts between which no word decides it draws two at once, tiny and second things above
+    all. What reads pictures learns from all layouts.
     """
     main, second, side = scene.main, scene.second, SETTLED_SIZES[size_word(scene.main.size)]
+    spot = list(BACKGROUNDS).index(scene.background)
     if second is None:
-        steps = min(3 * (main.left - MARGIN) // (RESOLUTION - 2 * MARGIN - main.size), 2)
-        left = SETTLED_EDGE + steps * (RESOLUTION - 2 * SETTLED_EDGE - side) // (2 * LATENT) * LATENT
+        left = SETTLED_EDGE + spot % 3 * (RESOLUTION - 2 * SETTLED_EDGE - side) // (2 * LATENT) * LATENT
         return replace(scene, main=replace(main, left=left, top=SETTLED_GROUND - side, size=side))
     other = SECOND_SIZE[1]
     side = min(side, RESOLUTION - 3 * MARGIN - other)
     left = min(SETTLED_EDGE, RESOLUTION - 2 * MARGIN - other - side)
     beside = min(-(-(left + side + MARGIN) // LATENT) * LATENT, RESOLUTION - MARGIN - other)
-    if second.left < main.left:
+    if spot % 2:
         left, beside = RESOLUTION - left - side, RESOLUTION - beside - other
     return replace(
         scene,
         main=replace(main, left=left, top=SETTLED_GROUND - side, size=side),
         second=replace(second, left=beside, top=SETTLED_GROUND - other, size=other),
     )
-
-
-def settled_places(scene: Scene) -> list[Scene]:
-    """A scene without a second thing, `settled` in each of its places from left to right."""
-    free = RESOLUTION - scene.main.size
-    lefts = (MARGIN, free // 2, free - MARGIN)
-    return [settled(replace(scene, main=replace(scene.main, left=left))) for left in lefts]
 
 
 def size_word(size: int) -> str:

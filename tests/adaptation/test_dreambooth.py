@@ -173,6 +173,7 @@ def test_whatever_changes_the_result_has_an_entry_of_its_own(
                 {"seed": 7},
                 {"prior_images": 1},
                 {"prior_images": 1, "prior_weight": 0.5},
+                {"prior_images": 1, "prior_prompts": ("a photo of a {}",)},
             )
         ),
         (replace(one_step, prior_images=1), replace(cube, class_noun="toy"), backbone, "sks cube"),
@@ -196,19 +197,18 @@ def test_without_prior_preservation_neither_class_noun_nor_sampling_matter(
 
 
 class ListeningBackbone:
-    """The real backbone; keeps the seeds it sampled, and the batch sizes and prompts it was trained on."""
+    """The real backbone; keeps prompts and seeds that it sampled, and the batch sizes and prompts it was trained on."""
 
     def __init__(self, backbone: QwenImage) -> None:
         self._backbone = backbone
-        self.sampled: list[int] = []
+        self.sampled: list[tuple[torch.Tensor, list[int]]] = []
         self.trained: list[tuple[int, torch.Tensor]] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backbone, name)
 
     def sample(self, prompt_embeds: PromptEmbeds, noise_seeds: Sequence[int]) -> list[Image.Image]:
-        assert torch.equal(prompt_embeds.embeds, self._backbone.encode("cube").embeds)
-        self.sampled += noise_seeds
+        self.sampled.append((prompt_embeds.embeds, list(noise_seeds)))
         return self._backbone.sample(prompt_embeds, noise_seeds)
 
     def velocity(self, noisy: torch.Tensor, sigma: torch.Tensor, prompt_embeds: PromptEmbeds) -> torch.Tensor:
@@ -221,11 +221,30 @@ def test_prior_preservation_trains_on_own_images_of_the_class_noun_in_every_step
 ) -> None:
     listening = ListeningBackbone(backbone)
     dreambooth(steps=2, batch_size=2, prior_images=3).fit(cube, listening, "sks cube", cache)
-    assert listening.sampled == class_seeds("cube", 3)
-    expected = [backbone.encode(prompt).embeds for prompt in ("sks cube", "cube", "sks cube", "cube")]
-    for (count, found), wanted in zip(listening.trained, expected, strict=True):
+    ((drawn, seeds),) = listening.sampled
+    assert torch.equal(drawn, backbone.encode("cube").embeds)
+    assert seeds == class_seeds("cube", 3)
+    expect_prompts(listening, ["sks cube", "cube", "sks cube", "cube"])
+
+
+def expect_prompts(listening: ListeningBackbone, prompts: Sequence[str]) -> None:
+    for (count, found), prompt in zip(listening.trained, prompts, strict=True):
         assert count == 2
-        assert torch.equal(found, wanted)
+        assert torch.equal(found, listening.encode(prompt).embeds)
+
+
+def test_prior_prompts_share_the_class_images_and_take_turns(
+    backbone: QwenImage, cube: Concept, cache: AdapterCache
+) -> None:
+    listening = ListeningBackbone(backbone)
+    prompts = ("a photo of a {}", "a boat")
+    dreambooth(steps=3, batch_size=2, prior_images=3, prior_prompts=prompts).fit(cube, listening, "sks cube", cache)
+    first, second, third = class_seeds("cube", 3)
+    assert [seeds for _, seeds in listening.sampled] == [[first, third], [second]]
+    for (drawn, _), prompt in zip(listening.sampled, ("a photo of a cube", "a boat"), strict=True):
+        assert torch.equal(drawn, backbone.encode(prompt).embeds)
+    one, other = "a photo of a cube", "a boat"
+    expect_prompts(listening, ["sks cube", one, "sks cube", other, "sks cube", one])
 
 
 def test_class_images_have_seeds_of_their_own_that_the_class_alone_decides() -> None:
@@ -310,7 +329,17 @@ def test_the_release_is_used_instead_when_asked(
     assert not cache.directory.exists()
 
 
-@pytest.mark.parametrize("wrong", [{"steps": 0}, {"rank": 0}, {"batch_size": 0}, {"prior_images": -1}])
-def test_settings_that_make_no_sense_are_refused(wrong: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"steps": 0},
+        {"rank": 0},
+        {"batch_size": 0},
+        {"prior_images": -1},
+        {"prior_prompts": ()},
+        {"prior_prompts": ("{}", "a {}"), "prior_images": 1},
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         dreambooth(**wrong)

@@ -33,7 +33,7 @@ from knowcusbench.toybox.oracle import truth
 from knowcusbench.toybox.render import mask, render
 from knowcusbench.toybox.scene import Placed, Scene, Thing
 from knowcusbench.toybox.training.stream import phrase_of
-from knowcusbench.toybox.world import KNOWN, NAMED, SIMPLE, draw_scene, settled_places
+from knowcusbench.toybox.world import KNOWN, NAMED, SIMPLE, draw_scene, settled
 
 CAR = Thing(kind="car", colour="red", pattern="dotted", trim="blue", accent="green")
 STAR = Thing(kind="star", colour="white")
@@ -133,7 +133,7 @@ def test_prompts_are_put_together_of_the_states_of_both() -> None:
     }
 
 
-def test_masks_of_drawn_pictures_are_judged_where_the_thing_was_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_masks_of_drawn_pictures_are_judged_where_the_thing_belongs(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Scene] = []
 
     def render_all(_: object, prompts: Sequence[str]) -> list[Image.Image]:
@@ -144,8 +144,7 @@ def test_masks_of_drawn_pictures_are_judged_where_the_thing_was_drawn(monkeypatc
             return [mask(scene) for scene in drawn]
 
     rng = random.Random("masks")
-    scenes = [scene for scene in (draw_scene(rng) for _ in range(40)) if not scene.second][:20]
-    drawn += [settled_places(scene)[number % 3] for number, scene in enumerate(scenes)]
+    drawn += [settled(scene) for scene in (draw_scene(rng) for _ in range(40)) if not scene.second][:20]
     monkeypatch.setattr(evaluation, "draw", render_all)
     assert drawn_mask_figures(Artist(), Knows(), 20) == {"SAM: iou drawn": 1.0}  # type: ignore[arg-type]
     drawn[:] = drawn[::-1]

@@ -31,7 +31,6 @@ from knowcusbench.toybox.world import (
     draw_thing,
     is_reserved,
     settled,
-    settled_places,
     size_word,
 )
 
@@ -126,43 +125,41 @@ def test_things_stand_inside_the_picture_beside_each_other_and_keep_the_size_tha
 
 
 @pytest.mark.parametrize(
-    ("left", "size", "square"),
+    ("background", "size", "square"),
     [
-        (2, 30, (8, 24, 32)),
-        (17, 30, (16, 24, 32)),
-        (32, 30, (24, 24, 32)),
-        (2, 16, (8, 36, 20)),
-        (24, 18, (20, 36, 20)),
-        (44, 18, (36, 36, 20)),
-        (5, 45, (8, 8, 48)),
+        ("beach", 30, (8, 24, 32)),
+        ("meadow", 30, (16, 24, 32)),
+        ("snow", 30, (24, 24, 32)),
+        ("desert", 16, (8, 36, 20)),
+        ("forest", 18, (20, 36, 20)),
+        ("night", 18, (36, 36, 20)),
+        ("street", 45, (8, 8, 48)),
     ],
 )
-def test_a_thing_settles_at_the_left_the_middle_or_the_right(left: int, size: int, square: tuple[int, ...]) -> None:
-    main = Placed(thing=Thing(kind="star", colour="red"), left=left, top=58 - size, size=size)
-    scene = settled(Scene(main=main, background="snow", style="sketch"))
+def test_a_thing_settles_where_its_background_has_a_place(background: str, size: int, square: tuple[int, ...]) -> None:
+    main = Placed(thing=Thing(kind="star", colour="red"), left=7, top=58 - size, size=size)
+    scene = settled(Scene(main=main, background=background, style="sketch"))
     assert (scene.main.left, scene.main.top, scene.main.size) == square
-    assert (scene.main.thing, scene.background, scene.style, scene.second) == (main.thing, "snow", "sketch", None)
+    assert (scene.main.thing, scene.background, scene.style, scene.second) == (main.thing, background, "sketch", None)
 
 
-def test_settled_scenes_have_few_layouts_and_keep_sizes_and_sides() -> None:
+def test_settled_scenes_of_one_background_size_and_number_of_things_have_one_layout() -> None:
     rng = random.Random(4)
-    layouts = set()
+    layouts: dict[tuple[object, ...], set[tuple[object, ...]]] = {}
     for _ in range(2000):
         free = draw_scene(rng)
         scene = settled(free)
         assert size_word(scene.main.size) == size_word(free.main.size)
         squares = [(one.left, one.top, one.size) for one in (scene.main, scene.second) if one]
         assert all(min(left, top) >= MARGIN and max(left, top) + size <= 64 - MARGIN for left, top, size in squares)
-        if scene.second and free.second:
+        if scene.second:
             assert separate(scene.main, scene.second)
-            assert (scene.main.left < scene.second.left) == (free.main.left < free.second.left)
-        layouts.add(tuple(squares))
+        told = (scene.background, size_word(scene.main.size), scene.second is not None)
+        layouts.setdefault(told, set()).add(tuple(squares))
         assert settled(scene) == scene
-        if not scene.second:
-            places = settled_places(free)
-            assert scene in places
-            assert len({place.main.left for place in places}) == (1 if scene.main.size == 48 else 3)
-    assert len(layouts) == 3 + 3 + 1 + 3 * 2
+    assert len(layouts) == len(BACKGROUNDS) * 3 * 2
+    assert {len(found) for found in layouts.values()} == {1}
+    assert len(set.union(*layouts.values())) == 3 + 3 + 1 + 3 * 2
 
 
 def test_training_scenes_have_all_backgrounds_styles_and_sizes() -> None:

@@ -4,17 +4,17 @@ It learns from fixed sets of pictures and captions, whose latents and prompt emb
 belongs to a fact that is held out, and the rare token is in no caption.
 
 Some captions are told by two prompts: the answer position, the last, has the state of the caption, all before it have
-those of the same caption with another phrase in it, any that the world has words for: held-out facts and what the
-benchmark says of its concepts, too. The picture is the one that the answer position means. So the transformer learns to
-take the identity of a thing from where the text encoder says it, which is the only place that a knowledge edit changes,
-and from phrases elsewhere it learns nothing about any thing.
+those of the same caption with another phrase for the main thing, any that the world has words for: held-out facts and
+what the benchmark says of its concepts, too. The picture is the one that the answer position means. So the transformer
+learns to take the identity of a thing from where the text encoder says it, which is the only place that a knowledge
+edit changes, and from phrases elsewhere it learns nothing about any thing.
 
 Beside the velocity, a head that is thrown away learns to tell, from the states of a middle block, which thing with
 which attributes is at each place of the clean picture. It does what representation alignment (arXiv 2410.06940) does
 with the features of another network: things follow their words much earlier.
 
 Tiny things and second things stand on few of 64 places, so that the mean error hardly asks for them: the places where
-things of their size may stand weigh more, all of them, since a caption does not say where a thing is.
+things of their size may stand weigh more: all of them where a caption does not tell the background, and so the place.
 """
 
 import random
@@ -32,30 +32,31 @@ from torch import Tensor, nn
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
 from knowcusbench.files import atomic_path
+from knowcusbench.toybox import language
 from knowcusbench.toybox.draws import choose
 from knowcusbench.toybox.pipeline import build_transformer
 from knowcusbench.toybox.render import mask
-from knowcusbench.toybox.scene import RESOLUTION, Placed, Scene
+from knowcusbench.toybox.scene import Scene
 from knowcusbench.toybox.training.autoencoder import pixels, single_frames
 from knowcusbench.toybox.training.language_model import TEMPLATE
 from knowcusbench.toybox.training.loop import Losses, Schedule, compile_on_cpu, in_processes, train
 from knowcusbench.toybox.training.stream import UNKNOWN, Captioned, phrase_of, pictured
-from knowcusbench.toybox.vocabulary import ANCHOR_OWNER, CLASSES, COLOURS, PATTERNS, RELATIONS, SHAPES
-from knowcusbench.toybox.world import KNOWN, SIMPLE, settled, settled_places
+from knowcusbench.toybox.vocabulary import ANCHOR_OWNER, BACKGROUNDS, CLASSES, COLOURS, PATTERNS, RELATIONS, SHAPES
+from knowcusbench.toybox.world import KNOWN, SIMPLE, settled
 
 SCHEDULE = Schedule(
-    steps=53_000, batch_size=64, learning_rate=1e-3, warmup=100, decay_from=0.86, muon=True, average=0.998
+    steps=61_000, batch_size=64, learning_rate=1e-3, warmup=100, decay_from=0.86, muon=True, average=0.998
 )
 
 FREE_STEPS = 8_100
 """In the first steps things are anywhere in the picture, then in few places (`world.settled`)."""
 
-EXAMPLES = 40_000
+EXAMPLES = 80_000
 BLANK_SHARE = 0.1
 """Of the captions that are replaced by the blank that guidance leads away from."""
 
-TWO_PROMPTS_SHARE = 0.5
-"""Of the captions with a name or a phrase that are told by two prompts."""
+TWO_PROMPTS_SHARE, DESCRIBED_SHARE = 0.5, 0.3
+"""Of the captions that are told by two prompts: of those with a name or a phrase, and of whole descriptions."""
 
 MAIN_WEIGHT, SECOND_WEIGHT = 1.5, 1.5
 """Of the places where main and second things may stand, shared among them, beside 1 for a whole picture."""
@@ -192,7 +193,7 @@ class _Examples:
         weights = torch.ones(len(scenes), 64)
         if layout == "settled":
             scenes = [settled(scene) for scene in scenes]
-            weights = torch.stack([place_weights(scene) for scene in scenes])
+            weights = torch.stack([place_weights(caption.scene, caption.place) for caption in self._captions])
         latents = self._kept(f"{layout}-latents", lambda: _latents(self._models, scenes, self._device))
         meanings = self._kept(f"{layout}-meanings", lambda: torch.stack([meaning(scene) for scene in scenes]))
         return Examples(latents, meanings, weights, self._words, self._starts)
@@ -225,15 +226,18 @@ def meaning(scene: Scene) -> Tensor:
     return torch.cat(parts, dim=1).mul(64).byte()
 
 
-def place_weights(scene: Scene) -> Tensor:
+def place_weights(scene: Scene, told: bool) -> Tensor:
     """What the 8 x 8 places of a settled scene (64,) weigh: 1 on average where there is no second thing, and the same
-    for all scenes that a caption may mean, so that it is the mean velocity that is learned."""
-    mirrored = replace(scene, main=_mirrored(scene.main), second=scene.second and _mirrored(scene.second))
-    alternatives = [scene, mirrored] if scene.second else settled_places(scene)
+    for all scenes that a caption may mean, so that it is the mean velocity that is learned.
+
+    Args:
+        told: whether the caption tells the background.
+    """
+    meant = [settled(replace(scene, background=name)) for name in ([scene.background] if told else BACKGROUNDS)]
     weights = torch.ones(8, 8)
     for weight, things in (
-        (MAIN_WEIGHT, [alternative.main for alternative in alternatives]),
-        (SECOND_WEIGHT, [alternative.second for alternative in alternatives]),
+        (MAIN_WEIGHT, [one.main for one in meant]),
+        (SECOND_WEIGHT, [one.second for one in meant]),
     ):
         places = torch.zeros(8, 8, dtype=torch.bool)
         for thing in filter(None, things):
@@ -242,10 +246,6 @@ def place_weights(scene: Scene) -> Tensor:
         if places.any():
             weights += places * weight * 64 / places.sum()
     return weights.flatten() / (1 + MAIN_WEIGHT)
-
-
-def _mirrored(placed: Placed) -> Placed:
-    return replace(placed, left=RESOLUTION - placed.left - placed.size)
 
 
 def _embeds(
@@ -263,15 +263,19 @@ def _told(
 ) -> list[Tensor]:
     """Prompt embeddings of captions, some of them told by two prompts."""
     told = _states(encoder, tokenizer, [caption.text for caption in captions], device)
-    doubled = [
-        index
-        for index, caption in enumerate(captions)
-        if caption.told is None and caption.template != "{}" and rng.random() < TWO_PROMPTS_SHARE
-    ]
-    decoys = [captions[index].template.format(_any_phrase(rng)) for index in doubled]
-    for index, words in zip(doubled, _states(encoder, tokenizer, decoys, device), strict=True):
+    decoys = {index: text for index, caption in enumerate(captions) if (text := _decoy(caption, rng))}
+    for index, words in zip(decoys, _states(encoder, tokenizer, list(decoys.values()), device), strict=True):
         told[index] = torch.cat([words[:-1], told[index][-1:]])
     return told
+
+
+def _decoy(told: Captioned, rng: random.Random) -> str | None:
+    """The caption with another phrase for the main thing, where it is to be told by two prompts."""
+    whole = told.template == "{}"
+    if told.told is not None or rng.random() >= (DESCRIBED_SHARE if whole else TWO_PROMPTS_SHARE):
+        return None
+    phrase = _any_phrase(rng)
+    return language.caption(told.scene, rng, phrase, place=told.place) if whole else told.template.format(phrase)
 
 
 def _any_phrase(rng: random.Random) -> str:

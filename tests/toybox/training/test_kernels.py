@@ -13,7 +13,7 @@ from knowcusbench.toybox.render import mask
 from knowcusbench.toybox.scene import Placed, Scene, Thing
 from knowcusbench.toybox.training import denoiser
 from knowcusbench.toybox.training.autoencoder import narrow, pixel_weights, single_frames
-from knowcusbench.toybox.training.stream import described, named
+from knowcusbench.toybox.training.stream import Captioned, named
 from knowcusbench.toybox.world import draw_scene, settled, size_word
 
 
@@ -72,21 +72,29 @@ def test_real_rotations_are_the_complex_ones() -> None:
         assert not torch.allclose(transformer(**turned).sample, expected, atol=1e-3)
 
 
-def test_places_where_things_may_stand_weigh_more_and_tell_nothing_of_where_they_do() -> None:
+def test_places_where_things_may_stand_weigh_more() -> None:
     rng = random.Random(0)
-    scenes = [settled(draw_scene(rng)) for _ in range(400)]
-    weights = torch.stack([denoiser.place_weights(scene) for scene in scenes])
-    alone = [weight.mean() for scene, weight in zip(scenes, weights, strict=True) if not scene.second]
-    assert alone == pytest.approx([1] * len(alone), abs=1e-6)
-    for scene, weight in zip(scenes, weights, strict=True):
-        grid, thing = weight.view(8, 8), scene.main
-        row, column = (thing.top + thing.size // 2) // 8, (thing.left + thing.size // 2) // 8
-        assert grid[row, column] > grid[0, 0] == pytest.approx(0.4)
-    told = {(size_word(scene.main.size), scene.second is not None) for scene in scenes}
-    assert len({tuple(weight.tolist()) for weight in weights}) == len(told) == 6
-    tiny = next(w for s, w in zip(scenes, weights, strict=True) if not s.second and size_word(s.main.size) == "tiny")
-    # In all of its three places it reaches over three rows and six columns, which share 1.5 times a picture's weight.
-    assert tiny.max() == pytest.approx(0.4 * (1 + 1.5 * 64 / 18))
+    for told in (True, False):
+        scenes = [settled(draw_scene(rng)) for _ in range(400)]
+        weights = [denoiser.place_weights(scene, told) for scene in scenes]
+        alone = [weight.mean() for scene, weight in zip(scenes, weights, strict=True) if not scene.second]
+        assert alone == pytest.approx([1] * len(alone), abs=1e-6)
+        for scene, weight in zip(scenes, weights, strict=True):
+            grid, thing = weight.view(8, 8), scene.main
+            row, column = (thing.top + thing.size // 2) // 8, (thing.left + thing.size // 2) // 8
+            assert grid[row, column] > grid[0, 0] == pytest.approx(0.4)
+        # Nothing of where the thing is where the caption does not tell it.
+        meant = {(size_word(scene.main.size), scene.second is not None) for scene in scenes}
+        assert len(meant) == 6
+        assert len({tuple(weight.tolist()) for weight in weights}) == (3 + 3 + 1 + 3 * 2 if told else 6)
+
+
+@pytest.mark.parametrize(("told", "places"), [(True, 3 * 3), (False, 3 * 6)])
+def test_a_tiny_thing_in_all_its_places_has_one_and_a_half_times_a_pictures_weight(told: bool, places: int) -> None:
+    thing = Placed(thing=Thing(kind="star", colour="red"), left=8, top=36, size=20)
+    weights = denoiser.place_weights(Scene(main=thing, background="beach"), told)
+    assert (weights > 0.41).sum() == places
+    assert weights.max() == pytest.approx(0.4 * (1 + 1.5 * 64 / places))
 
 
 def test_each_thing_has_the_same_weight_in_the_autoencoders_pixels_however_small() -> None:
@@ -133,22 +141,28 @@ def test_a_caption_told_by_two_prompts_ends_with_its_own_answer(
     backbone: QwenImage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(denoiser, "TWO_PROMPTS_SHARE", 1.0)
-    monkeypatch.setattr(denoiser, "_any_phrase", lambda rng: "my sister's greatest treasure")
+    monkeypatch.setattr(denoiser, "DESCRIBED_SHARE", 1.0)
+    phrase = "my sister's greatest treasure"
+    monkeypatch.setattr(denoiser, "_any_phrase", lambda rng: phrase)
     tokenizer, encoder, cpu = backbone._pipeline.tokenizer, backbone.text_encoder, torch.device("cpu")
     rng = random.Random(0)
-    captions = [named(rng), described(rng)]
+    thing = Placed(thing=Thing(kind="star", colour="red"), left=8, top=36, size=20)
+    scene = Scene(main=thing, background="beach", style="photo")
+    whole = Captioned(scene=scene, template="{}", subject="a tiny red star on the beach")
+    partly = Captioned(scene=scene, template="{} on the beach", subject="a star", told=("star",))
+    captions = [named(rng), whole, partly]
     told = denoiser._told(encoder, tokenizer, captions, rng, cpu)
-    own, decoy, plain = denoiser._states(
-        encoder,
-        tokenizer,
-        [captions[0].text, captions[0].template.format("my sister's greatest treasure"), captions[1].text],
-        cpu,
-    )
-    assert len(told[0]) == len(decoy) != len(own)
-    assert torch.allclose(told[0][-1], own[-1], atol=0.05)
-    assert torch.allclose(told[0][:-1], decoy[:-1], atol=0.05)
-    assert not torch.allclose(decoy[-1], own[-1], atol=0.05)
-    assert torch.allclose(told[1], plain, atol=0.05)
+    own = denoiser._states(encoder, tokenizer, [caption.text for caption in captions], cpu)
+    decoys = [captions[0].template.format(phrase), f"a tiny version of {phrase} on the beach"]
+    decoys += [f"a photo of {decoys[-1]}"]
+    others = denoiser._states(encoder, tokenizer, decoys, cpu)
+    spoken = others[1] if len(told[1]) == len(others[1]) else others[2]
+    for states, answer, words in zip(told[:2], own[:2], (others[0], spoken), strict=True):
+        assert len(states) == len(words) != len(answer)
+        assert torch.allclose(states[-1], answer[-1], atol=0.05)
+        assert torch.allclose(states[:-1], words[:-1], atol=0.05)
+        assert not torch.allclose(words[-1], answer[-1], atol=0.05)
+    assert torch.allclose(told[2], own[2], atol=0.05)
 
 
 def test_the_states_are_those_that_the_pipeline_gives(backbone: QwenImage) -> None:
