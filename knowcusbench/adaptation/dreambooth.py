@@ -34,11 +34,12 @@ class DreamBooth:
 
     Attributes:
         steps: optimiser steps.
-        learning_rate: constant.
+        learning_rate: constant, or falling linearly to zero with `decay`.
         rank, alpha: of the LoRA; its scaling is alpha / rank.
         batch_size: reference images per step, taken in a new order every epoch.
         weight_decay, max_grad_norm: of AdamW and of the clipping.
         seed: of LoRA initialisation, image order, posterior, noise and noise levels.
+        contexts: what the reference images are trained from, in turn; `{}` stands for the instance prompt.
         prior_images: class images for prior preservation, drawn by the unadapted backbone from the class noun; 0 is
             off, and the class noun itself then absorbs much of the concept (the `leak` control shows how much).
         prior_weight: of the prior loss.
@@ -55,6 +56,8 @@ class DreamBooth:
     weight_decay: float = 1e-4
     max_grad_norm: float = 1.0
     seed: int = 42
+    decay: bool = False
+    contexts: tuple[str, ...] = ("{}",)
     prior_images: int = 0
     prior_weight: float = 1.0
     prior_prompts: tuple[str, ...] = ("{}",)
@@ -66,6 +69,11 @@ class DreamBooth:
                 "dreambooth: expected steps, rank and batch_size of at least 1 and prior_images of at least 0, found "
                 f"steps={self.steps}, rank={self.rank}, batch_size={self.batch_size}, "
                 f"prior_images={self.prior_images}"
+            )
+        if not self.contexts or not all("{}" in context for context in self.contexts):
+            raise ConfigError(
+                "dreambooth: expected at least one of contexts, with {} for the instance prompt in each, found "
+                f"contexts={list(self.contexts)}"
             )
         if not self.prior_prompts or 0 < self.prior_images < len(self.prior_prompts):
             raise ConfigError(
@@ -79,7 +87,7 @@ class DreamBooth:
         return 0 if self.use_released else self.steps * self.batch_size * (2 if self.prior_images else 1)
 
     def fit(self, concept: Concept, backbone: Backbone, instance_prompt: str, cache: AdapterCache) -> Adaptation:
-        """Teach the transformer that `instance_prompt` shows the concept (its prompt is all there is: no template).
+        """Teach the transformer that `instance_prompt` shows the concept (in the `contexts`, by default alone).
 
         The result has a transformer adapter and the cost of stage "visual". Raises MethodError for a concept without
         reference images, or without a released checkpoint where that is asked for.
@@ -109,15 +117,15 @@ class DreamBooth:
         generator = torch.Generator().manual_seed(self.seed)
         losses = []
         with measured("visual", backbone.device) as meter:
-            instance, prior = self._objectives(concept, backbone, instance_prompt, generator)
+            terms = self._objectives(concept, backbone, instance_prompt, generator)
             with trainable(backbone.transformer, backbone.lora_targets, self.rank, self.alpha, self.seed) as parameters:
                 optimizer = torch.optim.AdamW(
                     parameters.values(), lr=self.learning_rate, weight_decay=self.weight_decay
                 )
                 for step in trange(self.steps, desc=f"dreambooth {concept.name}", leave=False, disable=None):
-                    loss = instance.loss(backbone, generator)
-                    if prior:
-                        loss = loss + prior[step % len(prior)].loss(backbone, generator)
+                    if self.decay:
+                        optimizer.param_groups[0]["lr"] = self.learning_rate * (1 - step / self.steps)
+                    loss = torch.stack([term[step % len(term)].loss(backbone, generator) for term in terms]).sum()
                     loss.backward()  # type: ignore[no-untyped-call]
                     torch.nn.utils.clip_grad_norm_(parameters.values(), self.max_grad_norm)
                     optimizer.step()
@@ -130,22 +138,23 @@ class DreamBooth:
 
     def _objectives(
         self, concept: Concept, backbone: Backbone, instance_prompt: str, generator: torch.Generator
-    ) -> tuple["Objective", list["Objective"]]:
-        """What is learned: the reference images under the instance prompt, and in turn the class images of each prior
-        prompt, where prior preservation is on."""
+    ) -> list[list["Objective"]]:
+        """What is learned in every step, by term of the loss one of the term's objectives in turn: the reference images
+        under the instance prompt in a context, and where prior preservation is on, class images under their prompt."""
         references = backbone.encode_images([read_image(path) for path in concept.images])
         batches = posterior_draws(references, self.batch_size, generator)
-        instance = Objective(batches, backbone.encode(instance_prompt), 1.0)
-        if not self.prior_images:
-            return instance, []
-        prior = []
-        seeds = class_seeds(concept.class_noun, self.prior_images)
-        for number, prompt in enumerate(self.prior_prompts):
-            embeds = backbone.encode(prompt.replace("{}", concept.class_noun))
-            images = backbone.encode_images(backbone.sample(embeds, seeds[number :: len(self.prior_prompts)]))
-            batches = posterior_draws(images, self.batch_size, generator)
-            prior.append(Objective(batches, embeds, self.prior_weight))
-        return instance, prior
+        prompts = [context.replace("{}", instance_prompt) for context in self.contexts]
+        terms = [[Objective(batches, backbone.encode(prompt), 1.0) for prompt in prompts]]
+        if self.prior_images:
+            prompts = [prompt.replace("{}", concept.class_noun) for prompt in self.prior_prompts]
+            seeds = class_seeds(concept.class_noun, self.prior_images)
+            prior = []
+            for number, embeds in enumerate(map(backbone.encode, prompts)):
+                images = backbone.encode_images(backbone.sample(embeds, seeds[number :: len(prompts)]))
+                draws = posterior_draws(images, self.batch_size, generator)
+                prior.append(Objective(draws, embeds, self.prior_weight))
+            terms.append(prior)
+        return terms
 
 
 @dataclass(frozen=True)

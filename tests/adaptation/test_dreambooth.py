@@ -171,6 +171,8 @@ def test_whatever_changes_the_result_has_an_entry_of_its_own(
                 {"weight_decay": 0.1},
                 {"max_grad_norm": 0.1},
                 {"seed": 7},
+                {"decay": True},
+                {"contexts": ("a photo of {}",)},
                 {"prior_images": 1},
                 {"prior_images": 1, "prior_weight": 0.5},
                 {"prior_images": 1, "prior_prompts": ("a photo of a {}",)},
@@ -245,6 +247,30 @@ def test_prior_prompts_share_the_class_images_and_take_turns(
         assert torch.equal(drawn, backbone.encode(prompt).embeds)
     one, other = "a photo of a cube", "a boat"
     expect_prompts(listening, ["sks cube", one, "sks cube", other, "sks cube", one])
+
+
+def test_the_instance_prompt_stands_in_each_context_in_turn(
+    backbone: QwenImage, cube: Concept, cache: AdapterCache
+) -> None:
+    listening = ListeningBackbone(backbone)
+    dreambooth(steps=3, batch_size=2, contexts=("{}", "a photo of {}")).fit(cube, listening, "sks cube", cache)
+    expect_prompts(listening, ["sks cube", "a photo of sks cube", "sks cube"])
+
+
+def test_a_decaying_rate_falls_linearly_to_zero(
+    backbone: QwenImage, cube: Concept, cache: AdapterCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = []
+
+    class Watched(torch.optim.AdamW):
+        def step(self, *arguments: Any) -> Any:
+            rates.append(self.param_groups[0]["lr"])
+            return super().step(*arguments)
+
+    monkeypatch.setattr(torch.optim, "AdamW", Watched)
+    dreambooth(steps=4, learning_rate=8e-3, decay=True).fit(cube, backbone, "sks cube", cache)
+    dreambooth(steps=2, learning_rate=8e-3).fit(cube, backbone, "sks cube", cache)
+    assert rates == pytest.approx([8e-3, 6e-3, 4e-3, 2e-3, 8e-3, 8e-3])
 
 
 def test_class_images_have_seeds_of_their_own_that_the_class_alone_decides() -> None:
@@ -336,6 +362,8 @@ def test_the_release_is_used_instead_when_asked(
         {"rank": 0},
         {"batch_size": 0},
         {"prior_images": -1},
+        {"contexts": ()},
+        {"contexts": ("{}", "a photo")},
         {"prior_prompts": ()},
         {"prior_prompts": ("{}", "a {}"), "prior_images": 1},
     ],
