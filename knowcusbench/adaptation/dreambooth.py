@@ -40,8 +40,8 @@ class DreamBooth:
         weight_decay, max_grad_norm: of AdamW and of the clipping.
         seed: of LoRA initialisation, image order, posterior, noise and noise levels.
         contexts: what the reference images are trained from, in turn; `{}` stands for the instance prompt.
-        prior_images: class images for prior preservation, drawn by the unadapted backbone from the class noun; 0 is
-            off, and the class noun itself then absorbs much of the concept (the `leak` control shows how much).
+        prior_images: class images for prior preservation, drawn by the unadapted backbone; 0 is off, and the class noun
+            itself then absorbs much of the concept (the `leak` control shows how much).
         prior_weight: of the prior loss.
         prior_prompts: what the class images are drawn and trained from, in turn; `{}` stands for the class noun. Other
             prompts preserve what else the backbone draws.
