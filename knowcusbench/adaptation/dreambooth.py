@@ -34,11 +34,12 @@ class DreamBooth:
 
     Attributes:
         steps: optimiser steps.
-        learning_rate: constant, or falling linearly to zero with `decay`.
+        learning_rate: constant, or the first with `decay`.
         rank, alpha: of the LoRA; its scaling is alpha / rank.
         batch_size: reference images per step, taken in a new order every epoch.
         weight_decay, max_grad_norm: of AdamW and of the clipping.
         seed: of LoRA initialisation, image order, posterior, noise and noise levels.
+        decay: whether the learning rate falls linearly to zero.
         contexts: what the reference images are trained from, in turn; `{}` stands for the instance prompt.
         prior_images: class images for prior preservation, drawn by the unadapted backbone; 0 is off, and the class noun
             itself then absorbs much of the concept (the `leak` control shows how much).
