@@ -40,7 +40,7 @@ TEMPLATE_TEXT = (
 is as long as in Qwen-Image (34 tokens before the prompt), which the pipeline takes for granted."""
 
 
-LAYERS, HEADS, CHANNELS = 4, 6, 12
+LAYERS, HEADS, CHANNELS = 6, 6, 12
 """Of the embedded world's transformer (heads of 32) and of its latents."""
 
 

@@ -34,7 +34,8 @@ def world() -> QwenImage:
         source=str(WEIGHTS / "pipeline"),
         height=64,
         width=64,
-        steps=8,
+        steps=6,
+        true_cfg_scale=1.5,
         gradient_checkpointing=False,
         attention="_native_math",
     )

@@ -30,7 +30,7 @@ from knowcusbench.toybox.training.loop import Losses, Schedule, train
 from knowcusbench.toybox.training.oracle import disturb
 from knowcusbench.toybox.vocabulary import STYLES
 
-SCHEDULE = Schedule(steps=1500, batch_size=16, learning_rate=2e-3, decay_from=0.3, average=0.99, weight_decay=0.01)
+SCHEDULE = Schedule(steps=3200, batch_size=16, learning_rate=2e-3, decay_from=0.47, average=0.99, weight_decay=0.01)
 
 POINTS = 1 / 4
 """How many batches are prompted by points."""

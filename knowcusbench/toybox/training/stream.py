@@ -77,21 +77,22 @@ class Captioned:
 
 
 def described(rng: random.Random) -> Captioned:
-    """A scene whose main thing is described, one time in five incompletely, and then down to the bare noun."""
+    """A scene whose main thing is described, one time in five incompletely, down to the bare noun, and then it is of
+    the middle size."""
     scene = draw_scene(rng)
     place = rng.random() < 2 / 3
     if rng.random() < 1 / 5:
-        thing = scene.main.thing
+        scene, thing = replace(scene, main=unsized(scene)), scene.main.thing
         words = [word for word in (thing.colour, thing.pattern) if word != "plain" and rng.random() < 1 / 3]
         told = (*words, thing.kind)
         subject = " ".join(told) if rng.random() < 1 / 2 else with_article(" ".join(told))
-        template = caption(replace(scene, main=unsized(scene)), rng, "{}", place=place)
+        template = caption(scene, rng, "{}", place=place)
         return Captioned(scene=scene, template=template, subject=subject, told=told, place=place)
     return Captioned(scene=scene, template="{}", subject=caption(scene, rng, place=place), place=place)
 
 
 def unsized(scene: Scene) -> Placed:
-    """The main thing as if it were of the middle size, of which a caption says nothing."""
+    """The main thing in the middle size, of which a caption says nothing."""
     return replace(scene.main, size=SIZES[""][0])
 
 

@@ -1,5 +1,6 @@
 """The faster forms of layers that training uses equal the ordinary ones."""
 
+import math
 import random
 
 import pytest
@@ -13,8 +14,8 @@ from knowcusbench.toybox.render import mask
 from knowcusbench.toybox.scene import Placed, Scene, Thing
 from knowcusbench.toybox.training import denoiser
 from knowcusbench.toybox.training.autoencoder import narrow, pixel_weights, single_frames
-from knowcusbench.toybox.training.stream import Captioned, named
-from knowcusbench.toybox.world import draw_scene, settled, size_word
+from knowcusbench.toybox.training.stream import Captioned, named, pictured
+from knowcusbench.toybox.world import NAMED, draw_scene, settled, size_word
 
 
 def test_single_frames_are_the_same_without_time() -> None:
@@ -119,7 +120,7 @@ def test_a_batch_has_each_example_whole_or_the_blank() -> None:
     embeds = torch.arange(9.0)[:, None].expand(9, 4)
     numbers = torch.arange(3)[:, None, None].expand(3, 2, 2)
     weights = 1.0 + torch.arange(3)[:, None].expand(3, 2)
-    examples = denoiser.Examples(numbers.float(), (64 * numbers).byte(), weights, embeds, starts)
+    examples = denoiser.Examples(numbers.float(), (64 * numbers).byte(), weights, embeds, starts, torch.arange(3))
     blank = torch.full((1, 4), -1.0)
     generator = torch.Generator().manual_seed(0)
     seen = set()
@@ -135,6 +136,45 @@ def test_a_batch_has_each_example_whole_or_the_blank() -> None:
             assert torch.equal(told, expected) or torch.equal(told, blank[:, 0])
             seen.add((index, len(told)))
     assert {(0, 3), (1, 2), (2, 4)} <= seen
+
+
+def test_examples_are_drawn_as_often_as_they_have_lots() -> None:
+    numbers = torch.arange(3)[:, None, None].expand(3, 2, 2)
+    embeds, starts = torch.ones(3, 4), torch.arange(4)
+    lots = torch.tensor([0, 0, 0, 2])
+    examples = denoiser.Examples(numbers.float(), numbers.byte(), numbers[..., 0].float(), embeds, starts, lots)
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.cat([denoiser._batch(examples, embeds[:1], 8, generator)[0][:, 0, 0] for _ in range(100)])
+    assert set(drawn.tolist()) == {0, 2}
+    assert (drawn == 0).float().mean() == pytest.approx(0.75, abs=0.05)
+
+
+def test_whole_descriptions_changed_things_and_simple_phrases_have_more_lots() -> None:
+    rng = random.Random(0)
+    size = {"tiny": 20, "": 32, "huge": 48}
+    placed = {word: Placed(thing=NAMED["zam"], left=8, top=8, size=size[word]) for word in size}
+    of_size = {
+        word: denoiser.lots(Captioned(scene=Scene(main=main, background="beach"), template="{}", subject=""))
+        for word, main in placed.items()
+    }
+    assert of_size == {"tiny": 3, "": 2, "huge": 3}
+    examples = [pictured(rng) for _ in range(4_000)]
+    partly = [example for example in examples if example.told]
+    names = [example for example in examples if example.name and not example.change and example.template != "{}"]
+    changed = [example for example in examples if example.change]
+    simple = [example for example in examples if not example.name and not example.told and example.template != "{}"]
+    assert {denoiser.lots(example) for example in (*partly, *names)} == {1}
+    assert {denoiser.lots(example) for example in (*changed, *simple)} == {2}
+    assert min(map(len, (partly, names, changed, simple))) > 100
+
+
+def test_most_noise_levels_are_high_and_all_occur() -> None:
+    levels = denoiser._noise_levels(20_000, torch.Generator().manual_seed(0))
+    assert 0 < levels.min() < 0.01
+    assert 0.99 < levels.max() < 1
+    # Of the logit-normal part half are above 1 / (1 + exp(-1.4)), of the uniform part the rest of the way to 1.
+    middle = 1 / (1 + math.exp(-1.4))
+    assert (levels > middle).float().mean() == pytest.approx(0.65 / 2 + 0.35 * (1 - middle), abs=0.01)
 
 
 def test_a_caption_told_by_two_prompts_ends_with_its_own_answer(

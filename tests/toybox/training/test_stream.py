@@ -24,7 +24,7 @@ from knowcusbench.toybox.training.stream import (
     spoken,
 )
 from knowcusbench.toybox.vocabulary import ANCHOR_OWNER, COLOURS, PATTERNS, RELATIONS
-from knowcusbench.toybox.world import KNOWN, NAMED, SIMPLE, is_reserved
+from knowcusbench.toybox.world import KNOWN, NAMED, SIMPLE, is_reserved, size_word
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +117,7 @@ def test_the_incomplete_description_goes_down_to_the_noun() -> None:
     assert 600 < len(told) < 1_000
     assert {"toy", "a toy"} <= {example.subject for example in told}
     assert not [example for example in told if "tiny" in example.text or "huge" in example.text]
+    assert {size_word(example.scene.main.size) for example in told} == {""}
 
 
 def test_answers_are_those_of_the_facts() -> None:
