@@ -90,7 +90,8 @@ def test_an_item_of_its_own_is_asked_for_itself_alone(finished_run):
 
 @pytest.mark.parametrize("method", ["mokus", "naive_db"])
 def test_together_means_the_sum_of_all_adaptations(finished_run, cache_dir, method):
-    backbone = miniature_spec(embedded("pipeline", str(cache_dir)), steps=2, attention="_native_math").load()
+    options = {"steps": 2, "true_cfg_scale": 1.5, "attention": "_native_math"}
+    backbone = miniature_spec(embedded("pipeline", str(cache_dir)), **options).load()
     parts = [path.parent for path in sorted((finished_run / "adaptations" / method).rglob("adaptation.json"))]
     assert len(parts) == {"mokus": 2, "naive_db": 4}[method]
     drawn = sorted((finished_run / "together" / method / "dog3").iterdir())
