@@ -15,7 +15,7 @@ from knowcusbench.toybox.scene import Placed, Scene, Thing
 from knowcusbench.toybox.training import denoiser
 from knowcusbench.toybox.training.autoencoder import narrow, pixel_weights, single_frames
 from knowcusbench.toybox.training.stream import Captioned, named, pictured
-from knowcusbench.toybox.world import NAMED, draw_scene, settled, size_word
+from knowcusbench.toybox.world import NAMED, SETTLED_SIZES, draw_scene, settled, size_word
 
 
 def test_single_frames_are_the_same_without_time() -> None:
@@ -151,8 +151,7 @@ def test_examples_are_drawn_as_often_as_they_have_lots() -> None:
 
 def test_whole_descriptions_changed_things_and_simple_phrases_have_more_lots() -> None:
     rng = random.Random(0)
-    size = {"tiny": 20, "": 32, "huge": 48}
-    placed = {word: Placed(thing=NAMED["zam"], left=8, top=8, size=size[word]) for word in size}
+    placed = {word: Placed(thing=NAMED["zam"], left=8, top=8, size=size) for word, size in SETTLED_SIZES.items()}
     of_size = {
         word: denoiser.lots(Captioned(scene=Scene(main=main, background="beach"), template="{}", subject=""))
         for word, main in placed.items()
