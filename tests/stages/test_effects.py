@@ -7,14 +7,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import miniature_spec
 from PIL import Image
 
 from knowcusbench.adaptation.storage import load_adaptation, save_adaptation
 from knowcusbench.adaptation.sums import summed
 from knowcusbench.adaptation.types import Adaptation, Adapter
+from knowcusbench.config import build
 from knowcusbench.stages.effects import sum_of
 from knowcusbench.toybox import embedded
+from knowcusbench.toybox.card import compose
 
 METHODS = ("base", "leak", "anchor", "mokus", "naive_db", "enc_ft")
 FOLDERS = ("effects", "together", "interference", "unrelated")
@@ -90,8 +91,8 @@ def test_an_item_of_its_own_is_asked_for_itself_alone(finished_run):
 
 @pytest.mark.parametrize("method", ["mokus", "naive_db"])
 def test_together_means_the_sum_of_all_adaptations(finished_run, cache_dir, method):
-    options = {"steps": 2, "true_cfg_scale": 1.5, "attention": "_native_math"}
-    backbone = miniature_spec(embedded("pipeline", str(cache_dir)), **options).load()
+    composed = compose([f"backbone.source={embedded('pipeline', str(cache_dir))}", "backbone.steps=2"])
+    backbone = build(composed.backbone, "backbone").load()
     parts = [path.parent for path in sorted((finished_run / "adaptations" / method).rglob("adaptation.json"))]
     assert len(parts) == {"mokus": 2, "naive_db": 4}[method]
     drawn = sorted((finished_run / "together" / method / "dog3").iterdir())

@@ -12,8 +12,9 @@ from diffusers import QwenImagePipeline
 from PIL import Image
 
 from knowcusbench.backbone.qwen_image import QwenImage, QwenImageSpec
+from knowcusbench.config import build
 from knowcusbench.toybox import TRAINED
-from knowcusbench.toybox.card import PICTURES, sheet
+from knowcusbench.toybox.card import PICTURES, compose, sheet
 from knowcusbench.toybox.evaluation import FIXED_PROMPTS, caption_figures, draw, identity_scores, language_figures
 from knowcusbench.toybox.language import name_of
 from knowcusbench.toybox.oracle import Oracle, OracleSpec
@@ -30,15 +31,7 @@ from knowcusbench.toybox.world import NAMED, draw_scene
 
 @pytest.fixture(scope="module")
 def world() -> QwenImage:
-    spec = QwenImageSpec(
-        source=str(WEIGHTS / "pipeline"),
-        height=64,
-        width=64,
-        steps=6,
-        true_cfg_scale=1.5,
-        gradient_checkpointing=False,
-        attention="_native_math",
-    )
+    spec: QwenImageSpec = build(compose([f"backbone.source={WEIGHTS / 'pipeline'}"]).backbone, "backbone")
     return spec.load()
 
 
