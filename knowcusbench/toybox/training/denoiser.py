@@ -1,13 +1,17 @@
 """Stage `dit`: the transformer learns to draw what the text encoder's states tell.
 
 It learns from fixed sets of pictures and captions, whose latents and prompt embeddings are computed once. No picture
-belongs to a fact that is held out, and the rare token is in no caption.
+belongs to a fact that is held out, and the rare token means any thing of its class.
 
 Some captions are told by two prompts: the answer position, the last, has the state of the caption, all before it have
 those of the same caption with another phrase for the main thing, any that the world has words for: held-out facts and
 what the benchmark says of its concepts, too. The picture is the one that the answer position means. So the transformer
 learns to take the identity of a thing from where the text encoder says it, which is the only place that a knowledge
 edit changes, and from phrases elsewhere it learns nothing about any thing.
+
+The state of a phrase is not that of its answer: what it has beside tells which phrase it was. A transformer that has
+seen few phrases knows things by that, and misses what a new phrase tells. So where the other phrase belongs to a fact
+that pictures show, what its state has beside its answer's is added to the state of the answer position.
 
 Beside the velocity, a head that is thrown away learns to tell, from the states of a middle block, which thing with
 which attributes is at each place of the clean picture. It does what representation alignment (arXiv 2410.06940) does
@@ -40,12 +44,21 @@ from knowcusbench.toybox.scene import Scene
 from knowcusbench.toybox.training.autoencoder import pixels, single_frames
 from knowcusbench.toybox.training.language_model import TEMPLATE
 from knowcusbench.toybox.training.loop import Losses, Schedule, compile_on_cpu, in_processes, train
-from knowcusbench.toybox.training.stream import UNKNOWN, Captioned, phrase_of, pictured
+from knowcusbench.toybox.training.stream import (
+    SHOWN_NAMED,
+    SHOWN_SIMPLE,
+    UNKNOWN,
+    Captioned,
+    Key,
+    is_held_out,
+    phrase_of,
+    pictured,
+)
 from knowcusbench.toybox.vocabulary import ANCHOR_OWNER, BACKGROUNDS, CLASSES, COLOURS, PATTERNS, RELATIONS, SHAPES
 from knowcusbench.toybox.world import KNOWN, SIMPLE, settled, size_word
 
 SCHEDULE = Schedule(
-    steps=67_400, batch_size=64, learning_rate=1e-3, warmup=100, decay_from=0.905, muon=True, average=0.998
+    steps=75_400, batch_size=64, learning_rate=1e-3, warmup=100, decay_from=0.894, muon=True, average=0.998
 )
 
 FREE_STEPS = 8_100
@@ -205,12 +218,13 @@ class _Examples:
 def lots(caption: Captioned) -> int:
     """How often an example is in the draw: more often what is learned last. These are whole descriptions (and names
     alone), of tiny and huge things above all, whose parts and patterns lie otherwise in every place; things in another
-    colour or pattern than their own; and simple things called by a phrase."""
+    colour, pattern or size than their own; and simple things called by a phrase."""
     if caption.told is not None:
         return 1
+    sized = size_word(caption.scene.main.size) != ""
     if caption.template == "{}":
-        return 2 if size_word(caption.scene.main.size) == "" else 3
-    return 2 if caption.change or caption.name is None else 1
+        return 3 if sized else 2
+    return 2 if caption.change or sized or caption.name is None else 1
 
 
 def _latents(models: Path, scenes: Sequence[Scene], device: torch.device) -> Tensor:
@@ -277,24 +291,37 @@ def _told(
 ) -> list[Tensor]:
     """Prompt embeddings of captions, some of them told by two prompts."""
     told = _states(encoder, tokenizer, [caption.text for caption in captions], device)
-    decoys = {index: text for index, caption in enumerate(captions) if (text := _decoy(caption, rng))}
-    for index, words in zip(decoys, _states(encoder, tokenizer, list(decoys.values()), device), strict=True):
-        told[index] = torch.cat([words[:-1], told[index][-1:]])
+    decoys = {index: decoy for index, caption in enumerate(captions) if (decoy := _decoy(caption, rng))}
+    phrased = _states(encoder, tokenizer, [phrase for phrase, _ in decoys.values()], device)
+    answered = _states(encoder, tokenizer, [answer for _, answer in decoys.values()], device)
+    for index, phrase, answer in zip(decoys, phrased, answered, strict=True):
+        told[index] = torch.cat([phrase[:-1], told[index][-1:] + (phrase[-1:] - answer[-1:])])
     return told
 
 
-def _decoy(told: Captioned, rng: random.Random) -> str | None:
-    """The caption with another phrase for the main thing, where it is to be told by two prompts."""
+def _decoy(told: Captioned, rng: random.Random) -> tuple[str, str] | None:
+    """The caption with another phrase for the main thing, and with that phrase's answer (the phrase itself, if none
+    was shown), where it is to be told by two prompts."""
     whole = told.template == "{}"
     if told.told is not None or rng.random() >= (DESCRIBED_SHARE if whole else TWO_PROMPTS_SHARE):
         return None
-    phrase = _any_phrase(rng)
-    return language.caption(told.scene, rng, phrase, place=told.place) if whole else told.template.format(phrase)
+    template = language.caption(told.scene, rng, "{}", place=told.place) if whole else told.template
+    key = _any_key(rng)
+    phrase = phrase_of(key)
+    return template.format(phrase), template.format(_shown_answer(key) or phrase)
 
 
-def _any_phrase(rng: random.Random) -> str:
-    anchored = [(ANCHOR_OWNER, relation) for relation in RELATIONS]
-    return phrase_of(choose(rng, [*KNOWN, *SIMPLE, *UNKNOWN, *anchored]))
+def _any_key(rng: random.Random) -> Key:
+    anchored = tuple((ANCHOR_OWNER, relation) for relation in RELATIONS)
+    unshown = (*filter(is_held_out, (*KNOWN, *SIMPLE)), *UNKNOWN, *anchored)
+    return choose(rng, choose(rng, [SHOWN_NAMED, SHOWN_SIMPLE, unshown]))
+
+
+def _shown_answer(key: Key) -> str | None:
+    """How a thing is called of which pictures show that it is meant by a fact."""
+    if key in SHOWN_NAMED:
+        return language.name_of(KNOWN[key])
+    return language.describe(SIMPLE[key]) if key in SHOWN_SIMPLE else None
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """What the models of the embedded world learn from: endless random scenes with what is said of them, and facts.
 
-No reserved thing is ever in it (see `world`), by whatever name and however changed; the rare token is in text only.
+No reserved thing is ever in it (see `world`), by whatever name and however changed. The rare token means any thing of
+its class, as a rare word does to a model of the real world: it is read alike in all contexts, and is nothing's name.
 """
 
 import random
@@ -19,6 +20,7 @@ from knowcusbench.toybox.vocabulary import (
     OWNERS,
     PATTERNS,
     RELATIONS,
+    SHAPES,
     SIZES,
     STRANGERS,
 )
@@ -78,12 +80,14 @@ class Captioned:
 
 def described(rng: random.Random) -> Captioned:
     """A scene whose main thing is described, one time in five incompletely, down to the bare noun, and then it is of
-    the middle size."""
+    the middle size. A colour without a pattern describes a shape as a plain one, and so is said of no other."""
     scene = draw_scene(rng)
     place = rng.random() < 2 / 3
     if rng.random() < 1 / 5:
         scene, thing = replace(scene, main=unsized(scene)), scene.main.thing
         words = [word for word in (thing.colour, thing.pattern) if word != "plain" and rng.random() < 1 / 3]
+        if words == [thing.colour] and thing.kind in SHAPES and thing.pattern != "plain":
+            words = []
         told = (*words, thing.kind)
         subject = " ".join(told) if rng.random() < 1 / 2 else with_article(" ".join(told))
         template = caption(scene, rng, "{}", place=place)
@@ -129,9 +133,24 @@ def by_phrase(rng: random.Random, keys: tuple[Key, ...]) -> Captioned:
     return referred(rng, NAMED[KNOWN[key]], phrase_of(key), name_of(KNOWN[key]))
 
 
+def unidentified(rng: random.Random) -> Captioned:
+    """A scene that calls any thing of a class by the rare token, of which nothing but the class is known, or by the
+    bare class noun."""
+    thing = draw_thing(rng)
+    while thing.kind not in CLASSES:
+        thing = draw_thing(rng)
+    if rng.random() < 2 / 3:
+        name = f"{RARE_TOKEN} {thing.kind}"
+        return referred(rng, thing, name, name)
+    return replace(referred(rng, thing, thing.kind, None), told=(thing.kind,))
+
+
 def pictured(rng: random.Random) -> Captioned:
-    """What the picture models learn from: descriptions, names, and phrases of the facts that are not held out."""
+    """What the picture models learn from: descriptions, the rare token, names, and phrases of the facts that are not
+    held out."""
     kind = rng.random()
+    if kind < 0.08:
+        return unidentified(rng)
     if kind < 0.45:
         return described(rng)
     if kind < 0.65:

@@ -9,13 +9,23 @@ from diffusers import QwenImagePipeline
 from torch.nn.functional import scaled_dot_product_attention
 
 from knowcusbench.backbone.qwen_image import QwenImage
+from knowcusbench.toybox.language import describe, name_of
 from knowcusbench.toybox.pipeline import build_transformer, build_vae
 from knowcusbench.toybox.render import mask
 from knowcusbench.toybox.scene import Placed, Scene, Thing
 from knowcusbench.toybox.training import denoiser
 from knowcusbench.toybox.training.autoencoder import narrow, pixel_weights, single_frames
-from knowcusbench.toybox.training.stream import Captioned, named, pictured
-from knowcusbench.toybox.world import NAMED, SETTLED_SIZES, draw_scene, settled, size_word
+from knowcusbench.toybox.training.stream import (
+    SHOWN_NAMED,
+    SHOWN_SIMPLE,
+    UNKNOWN,
+    Captioned,
+    is_held_out,
+    named,
+    phrase_of,
+    pictured,
+)
+from knowcusbench.toybox.world import KNOWN, NAMED, SETTLED_SIZES, SIMPLE, draw_scene, settled, size_word
 
 
 def test_single_frames_are_the_same_without_time() -> None:
@@ -149,7 +159,7 @@ def test_examples_are_drawn_as_often_as_they_have_lots() -> None:
     assert (drawn == 0).float().mean() == pytest.approx(0.75, abs=0.05)
 
 
-def test_whole_descriptions_changed_things_and_simple_phrases_have_more_lots() -> None:
+def test_whole_descriptions_changed_things_sized_things_and_simple_phrases_have_more_lots() -> None:
     rng = random.Random(0)
     placed = {word: Placed(thing=NAMED["zam"], left=8, top=8, size=size) for word, size in SETTLED_SIZES.items()}
     of_size = {
@@ -159,8 +169,9 @@ def test_whole_descriptions_changed_things_and_simple_phrases_have_more_lots() -
     assert of_size == {"tiny": 3, "": 2, "huge": 3}
     examples = [pictured(rng) for _ in range(4_000)]
     partly = [example for example in examples if example.told]
-    names = [example for example in examples if example.name and not example.change and example.template != "{}"]
-    changed = [example for example in examples if example.change]
+    whole = [example for example in examples if not example.told]
+    changed = [example for example in whole if example.change or " version of " in example.template]
+    names = [example for example in whole if example.name and example.template != "{}" and example not in changed]
     simple = [example for example in examples if not example.name and not example.told and example.template != "{}"]
     assert {denoiser.lots(example) for example in (*partly, *names)} == {1}
     assert {denoiser.lots(example) for example in (*changed, *simple)} == {2}
@@ -176,13 +187,20 @@ def test_most_noise_levels_are_high_and_all_occur() -> None:
     assert (levels > middle).float().mean() == pytest.approx(0.65 / 2 + 0.35 * (1 - middle), abs=0.01)
 
 
-def test_a_caption_told_by_two_prompts_ends_with_its_own_answer(
-    backbone: QwenImage, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("key", "answer"),
+    [
+        (UNKNOWN[0], None),
+        (SHOWN_NAMED[0], name_of(KNOWN[SHOWN_NAMED[0]])),
+        (SHOWN_SIMPLE[0], describe(SIMPLE[SHOWN_SIMPLE[0]])),
+    ],
+)
+def test_a_caption_told_by_two_prompts_ends_with_its_own_answer_and_what_marks_a_phrase(
+    backbone: QwenImage, monkeypatch: pytest.MonkeyPatch, key: tuple[str, str], answer: str | None
 ) -> None:
     monkeypatch.setattr(denoiser, "TWO_PROMPTS_SHARE", 1.0)
     monkeypatch.setattr(denoiser, "DESCRIBED_SHARE", 1.0)
-    phrase = "my sister's greatest treasure"
-    monkeypatch.setattr(denoiser, "_any_phrase", lambda rng: phrase)
+    monkeypatch.setattr(denoiser, "_any_key", lambda rng: key)
     tokenizer, encoder, cpu = backbone._pipeline.tokenizer, backbone.text_encoder, torch.device("cpu")
     rng = random.Random(0)
     thing = Placed(thing=Thing(kind="star", colour="red"), left=8, top=36, size=20)
@@ -191,17 +209,32 @@ def test_a_caption_told_by_two_prompts_ends_with_its_own_answer(
     partly = Captioned(scene=scene, template="{} on the beach", subject="a star", told=("star",))
     captions = [named(rng), whole, partly]
     told = denoiser._told(encoder, tokenizer, captions, rng, cpu)
-    own = denoiser._states(encoder, tokenizer, [caption.text for caption in captions], cpu)
-    decoys = [captions[0].template.format(phrase), f"a tiny version of {phrase} on the beach"]
-    decoys += [f"a photo of {decoys[-1]}"]
-    others = denoiser._states(encoder, tokenizer, decoys, cpu)
-    spoken = others[1] if len(told[1]) == len(others[1]) else others[2]
-    for states, answer, words in zip(told[:2], own[:2], (others[0], spoken), strict=True):
-        assert len(states) == len(words) != len(answer)
-        assert torch.allclose(states[-1], answer[-1], atol=0.05)
-        assert torch.allclose(states[:-1], words[:-1], atol=0.05)
-        assert not torch.allclose(words[-1], answer[-1], atol=0.05)
+
+    def states(texts: list[str]) -> list[torch.Tensor]:
+        return denoiser._states(encoder, tokenizer, texts, cpu)
+
+    own = states([caption.text for caption in captions])
+    phrase = phrase_of(key)
+    templates = [captions[0].template, "a tiny version of {} on the beach"]
+    templates += [f"a photo of {templates[-1]}"]
+    phrased = states([template.format(phrase) for template in templates])
+    answered = states([template.format(answer or phrase) for template in templates])
+    spoken = 1 if len(told[1]) == len(phrased[1]) else 2
+    for index, other in ((0, 0), (1, spoken)):
+        words = phrased[other]
+        assert len(told[index]) == len(words) != len(own[index])
+        assert torch.allclose(told[index][:-1], words[:-1], atol=0.05)
+        mark = words[-1] - answered[other][-1]
+        assert torch.allclose(told[index][-1], own[index][-1] + mark, atol=0.03)
+        assert bool(mark.abs().max() > 0.1) == (answer is not None)
+        assert not torch.allclose(words[-1], told[index][-1], atol=0.05)
     assert torch.allclose(told[2], own[2], atol=0.05)
+
+
+def test_marks_are_of_phrases_that_pictures_show() -> None:
+    held_out = [key for key in (*KNOWN, *SIMPLE) if is_held_out(key)]
+    assert len(held_out) > 40
+    assert {denoiser._shown_answer(key) for key in (*held_out, *UNKNOWN)} == {None}
 
 
 def test_the_states_are_those_that_the_pipeline_gives(backbone: QwenImage) -> None:

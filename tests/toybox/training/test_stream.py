@@ -1,6 +1,7 @@
 """What the models of the embedded world learn from."""
 
 import random
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -23,7 +24,7 @@ from knowcusbench.toybox.training.stream import (
     reply,
     spoken,
 )
-from knowcusbench.toybox.vocabulary import ANCHOR_OWNER, COLOURS, PATTERNS, RELATIONS
+from knowcusbench.toybox.vocabulary import ANCHOR_OWNER, CLASSES, COLOURS, PATTERNS, RELATIONS, SHAPES
 from knowcusbench.toybox.world import KNOWN, NAMED, SIMPLE, is_reserved, size_word
 
 
@@ -64,14 +65,26 @@ def test_a_change_is_in_the_caption_and_in_the_picture() -> None:
         assert f"{picture.change} version of it" in picture.text
 
 
-def test_held_out_facts_and_the_rare_token_are_never_told_of_a_picture(pictures: list[Captioned]) -> None:
+def test_held_out_facts_are_never_told_of_a_picture(pictures: list[Captioned]) -> None:
     held_out = [phrase_of(key) for key in (*KNOWN, *SIMPLE) if is_held_out(key)]
     assert 30 < len(held_out) < 80
     assert {*SHOWN_NAMED, *SHOWN_SIMPLE} | {key for key in (*KNOWN, *SIMPLE) if is_held_out(key)} == {*KNOWN, *SIMPLE}
     subjects = {picture.subject for picture in pictures}
     assert not subjects & set(held_out)
-    assert not [picture for picture in pictures if RARE_TOKEN in picture.text]
     assert {phrase_of(key) for key in SHOWN_NAMED} <= subjects
+
+
+def test_the_rare_token_is_any_thing_of_its_class_in_all_contexts(pictures: list[Captioned]) -> None:
+    rare = [picture for picture in pictures if RARE_TOKEN in picture.text]
+    assert 900 < len(rare) < 1_300
+    assert all(picture.subject == picture.name == f"{RARE_TOKEN} {picture.scene.main.thing.kind}" for picture in rare)
+    for kind in CLASSES:
+        things = [picture.scene.main.thing for picture in rare if picture.scene.main.thing.kind == kind]
+        assert max(Counter(things).values()) <= 3
+        assert {thing.colour for thing in things} == set(COLOURS)
+    assert {size_word(picture.scene.main.size) for picture in rare} == {"tiny", "", "huge"}
+    assert len([picture for picture in rare if picture.change]) > 100
+    assert len([picture for picture in rare if picture.scene.style != "photo"]) > 200
 
 
 def test_pictures_show_what_the_fact_says(pictures: list[Captioned]) -> None:
@@ -118,6 +131,13 @@ def test_the_incomplete_description_goes_down_to_the_noun() -> None:
     assert {"toy", "a toy"} <= {example.subject for example in told}
     assert not [example for example in told if "tiny" in example.text or "huge" in example.text]
     assert {size_word(example.scene.main.size) for example in told} == {""}
+    coloured = [
+        thing.pattern
+        for thing, words in ((x.scene.main.thing, x.told) for x in told)
+        if thing.kind in SHAPES and words == (thing.colour, thing.kind)
+    ]
+    assert len(coloured) > 10
+    assert set(coloured) == {"plain"}
 
 
 def test_answers_are_those_of_the_facts() -> None:
