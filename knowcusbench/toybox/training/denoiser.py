@@ -11,8 +11,7 @@ edit changes, and from phrases elsewhere it learns nothing about any thing.
 
 The state of a phrase is not that of its answer: what it has beside tells which phrase it was. A transformer that has
 seen few phrases knows things by that, and misses what a new phrase tells. So where the other phrase belongs to a fact
-that pictures show, what its state has beside its answer's is added to the state of the answer position, often blended
-with the same of yet another phrase, since there are few.
+that pictures show, what its state has beside its answer's is added to the state of the answer position.
 
 Beside the velocity, a head that is thrown away learns to tell, from the states of a middle block, which thing with
 which attributes is at each place of the clean picture. It does what representation alignment (arXiv 2410.06940) does
@@ -22,7 +21,6 @@ Tiny things and second things stand on few of 64 places, so that the mean error 
 things of their size may stand weigh more: all of them where a caption does not tell the background, and so the place.
 """
 
-import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -60,7 +58,7 @@ from knowcusbench.toybox.vocabulary import ANCHOR_OWNER, BACKGROUNDS, CLASSES, C
 from knowcusbench.toybox.world import KNOWN, SIMPLE, settled, size_word
 
 SCHEDULE = Schedule(
-    steps=82_600, batch_size=64, learning_rate=1e-3, warmup=100, decay_from=0.9128, muon=True, average=0.998
+    steps=75_400, batch_size=64, learning_rate=1e-3, warmup=100, decay_from=0.894, muon=True, average=0.998
 )
 
 FREE_STEPS = 8_100
@@ -72,9 +70,6 @@ BLANK_SHARE = 0.1
 
 TWO_PROMPTS_SHARE, DESCRIBED_SHARE = 0.5, 0.5
 """Of the captions that are told by two prompts: of those with a name or a phrase, and of whole descriptions."""
-
-BLENDED_SHARE = 0.5
-"""Of the captions that are told by two prompts, whose other phrase's mark is blended with that of one more."""
 
 MAIN_WEIGHT, SECOND_WEIGHT = 1.5, 1.5
 """Of the places where main and second things may stand, shared among them, beside 1 for a whole picture."""
@@ -299,11 +294,8 @@ def _told(
     decoys = {index: decoy for index, caption in enumerate(captions) if (decoy := _decoy(caption, rng))}
     phrased = _states(encoder, tokenizer, [phrase for phrase, _ in decoys.values()], device)
     answered = _states(encoder, tokenizer, [answer for _, answer in decoys.values()], device)
-    marks = [phrase[-1:] - answer[-1:] for phrase, answer in zip(phrased, answered, strict=True)]
-    for index, phrase, mark in zip(decoys, phrased, marks, strict=True):
-        turn = rng.uniform(0, math.pi / 2) if rng.random() < BLENDED_SHARE else 0.0
-        blend = math.cos(turn) * mark + math.sin(turn) * rng.choice(marks)
-        told[index] = torch.cat([phrase[:-1], told[index][-1:] + blend])
+    for index, phrase, answer in zip(decoys, phrased, answered, strict=True):
+        told[index] = torch.cat([phrase[:-1], told[index][-1:] + (phrase[-1:] - answer[-1:])])
     return told
 
 

@@ -101,9 +101,9 @@ def unsized(scene: Scene) -> Placed:
 
 
 def referred(rng: random.Random, thing: Thing, subject: str, name: str | None) -> Captioned:
-    """A scene whose main thing is called by a name or a phrase, one time in four in another colour or pattern."""
+    """A scene whose main thing is called by a name or a phrase, one time in six in another colour or pattern."""
     change = ""
-    if rng.random() < 1 / 4:
+    if rng.random() < 1 / 6:
         change = choose(rng, [*COLOURS, *PATTERNS])
         changed = replace(thing, colour=change) if change in COLOURS else replace(thing, pattern=change)
         if changed == thing or is_reserved(changed):
@@ -149,13 +149,13 @@ def pictured(rng: random.Random) -> Captioned:
     """What the picture models learn from: descriptions, the rare token, names, and phrases of the facts that are not
     held out."""
     kind = rng.random()
-    if kind < 0.12:
+    if kind < 0.08:
         return unidentified(rng)
-    if kind < 0.46:
+    if kind < 0.45:
         return described(rng)
-    if kind < 0.64:
+    if kind < 0.65:
         return named(rng)
-    return by_phrase(rng, SHOWN_NAMED if kind < 0.88 else SHOWN_SIMPLE)
+    return by_phrase(rng, SHOWN_NAMED if kind < 0.9 else SHOWN_SIMPLE)
 
 
 def reply(example: Captioned, rng: random.Random) -> str:

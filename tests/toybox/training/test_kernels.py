@@ -200,7 +200,6 @@ def test_a_caption_told_by_two_prompts_ends_with_its_own_answer_and_what_marks_a
 ) -> None:
     monkeypatch.setattr(denoiser, "TWO_PROMPTS_SHARE", 1.0)
     monkeypatch.setattr(denoiser, "DESCRIBED_SHARE", 1.0)
-    monkeypatch.setattr(denoiser, "BLENDED_SHARE", 0.0)
     monkeypatch.setattr(denoiser, "_any_key", lambda rng: key)
     tokenizer, encoder, cpu = backbone._pipeline.tokenizer, backbone.text_encoder, torch.device("cpu")
     rng = random.Random(0)
@@ -230,31 +229,6 @@ def test_a_caption_told_by_two_prompts_ends_with_its_own_answer_and_what_marks_a
         assert bool(mark.abs().max() > 0.1) == (answer is not None)
         assert not torch.allclose(words[-1], told[index][-1], atol=0.05)
     assert torch.allclose(told[2], own[2], atol=0.05)
-
-
-def test_marks_are_blended_without_getting_longer(backbone: QwenImage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(denoiser, "TWO_PROMPTS_SHARE", 1.0)
-    monkeypatch.setattr(denoiser, "BLENDED_SHARE", 1.0)
-    keys = iter(SHOWN_NAMED[:2])
-    monkeypatch.setattr(denoiser, "_any_key", lambda rng: next(keys))
-    monkeypatch.setattr(random.Random, "choice", lambda rng, marks: marks[1])
-    tokenizer, encoder, cpu = backbone._pipeline.tokenizer, backbone.text_encoder, torch.device("cpu")
-    thing = Placed(thing=Thing(kind="star", colour="red"), left=8, top=36, size=32)
-    scene = Scene(main=thing, background="beach", style="photo")
-    captions = [Captioned(scene=scene, template="a photo of {}", subject="a red star")] * 2
-
-    def last(subjects: list[str]) -> torch.Tensor:
-        states = denoiser._states(encoder, tokenizer, [f"a photo of {subject}" for subject in subjects], cpu)
-        return torch.stack([state[-1] for state in states]).float()
-
-    told = torch.stack([state[-1] for state in denoiser._told(encoder, tokenizer, captions, random.Random(0), cpu)])
-    marks = last([*map(phrase_of, SHOWN_NAMED[:2])]) - last([name_of(KNOWN[key]) for key in SHOWN_NAMED[:2]])
-    added = told.float() - last(["a red star"])
-    own, other = torch.linalg.lstsq(marks.T, added[0]).solution
-    assert min(own, other) > 0.05
-    assert math.hypot(own, other) == pytest.approx(1, abs=0.03)
-    assert torch.allclose(added[0], own * marks[0] + other * marks[1], atol=0.05)
-    assert torch.nn.functional.cosine_similarity(added[1], marks[1], dim=0) > 0.99
 
 
 def test_marks_are_of_phrases_that_pictures_show() -> None:
