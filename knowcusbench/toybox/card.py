@@ -128,8 +128,10 @@ def main() -> None:
     folder = parser.parse_args().folder
     here = {**provenance(), "command": "make toybox-eval"}
     composed = compose()
-    recipe = OmegaConf.to_container(composed.recipe, resolve=True, enum_to_str=True)
-    name = hashlib.sha256(json.dumps([weights_version(), recipe], default=str).encode()).hexdigest()[:12]
+    recipe, drawing = (
+        OmegaConf.to_container(part, resolve=True, enum_to_str=True) for part in (composed.recipe, composed.backbone)
+    )
+    name = hashlib.sha256(json.dumps([weights_version(), recipe, drawing], default=str).encode()).hexdigest()[:12]
     place = [f"run.root={folder}", f"run.name={name}", "engine=ray"]
     run_verb("bench", ["-m", f"method={','.join(METHODS)}", *place])
     other_prior = 0 if composed.recipe.dreambooth.prior_images else OTHER_PRIOR
