@@ -13,6 +13,9 @@ The state of a phrase is not that of its answer: what it has beside tells which 
 seen few phrases knows things by that, and misses what a new phrase tells. So where the other phrase belongs to a fact
 that pictures show, what its state has beside its answer's is added to the state of the answer position.
 
+What an edit or a held-out fact tells is told by the answer position alone. So captions of the rare token, and of simple
+things, have no words of their own: all are told by two prompts, simple things by another simple thing's phrase.
+
 Beside the velocity, a head that is thrown away learns to tell, from the states of a middle block, which thing with
 which attributes is at each place of the clean picture. It does what representation alignment (arXiv 2410.06940) does
 with the features of another network: things follow their words much earlier.
@@ -35,6 +38,7 @@ from diffusers.models.transformers import transformer_qwenimage
 from torch import Tensor, nn
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
+from knowcusbench.benchmark.types import RARE_TOKEN
 from knowcusbench.files import atomic_path
 from knowcusbench.toybox import language
 from knowcusbench.toybox.draws import choose
@@ -58,7 +62,7 @@ from knowcusbench.toybox.vocabulary import ANCHOR_OWNER, BACKGROUNDS, CLASSES, C
 from knowcusbench.toybox.world import KNOWN, SIMPLE, settled, size_word
 
 SCHEDULE = Schedule(
-    steps=75_400, batch_size=64, learning_rate=1e-3, warmup=100, decay_from=0.894, muon=True, average=0.998
+    steps=82_000, batch_size=64, learning_rate=1e-3, warmup=100, decay_from=0.9195, muon=True, average=0.998
 )
 
 FREE_STEPS = 8_100
@@ -69,10 +73,13 @@ BLANK_SHARE = 0.1
 """Of the captions that are replaced by the blank that guidance leads away from."""
 
 TWO_PROMPTS_SHARE, DESCRIBED_SHARE = 0.5, 0.5
-"""Of the captions that are told by two prompts: of those with a name or a phrase, and of whole descriptions."""
+"""Of the captions that are told by two prompts: of those with a name or a phrase, and of whole descriptions. Those of
+the rare token and of simple things always are."""
 
 MAIN_WEIGHT, SECOND_WEIGHT = 1.5, 1.5
 """Of the places where main and second things may stand, shared among them, beside 1 for a whole picture."""
+
+SIMPLE_PHRASES = frozenset(map(phrase_of, SHOWN_SIMPLE))
 
 TOKENS = (16, 24, 36)
 """Prompts are padded to the least of these lengths that holds them, so that three lengths are compiled."""
@@ -303,10 +310,12 @@ def _decoy(told: Captioned, rng: random.Random) -> tuple[str, str] | None:
     """The caption with another phrase for the main thing, and with that phrase's answer (the phrase itself, if none
     was shown), where it is to be told by two prompts."""
     whole = told.template == "{}"
-    if told.told is not None or rng.random() >= (DESCRIBED_SHARE if whole else TWO_PROMPTS_SHARE):
+    simple = told.name is None and (not whole or told.subject in SIMPLE_PHRASES)
+    always = simple or told.subject.startswith(f"{RARE_TOKEN} ")
+    if told.told is not None or rng.random() >= (1 if always else DESCRIBED_SHARE if whole else TWO_PROMPTS_SHARE):
         return None
     template = language.caption(told.scene, rng, "{}", place=told.place) if whole else told.template
-    key = _any_key(rng)
+    key = choose(rng, SHOWN_SIMPLE) if simple else _any_key(rng)
     phrase = phrase_of(key)
     return template.format(phrase), template.format(_shown_answer(key) or phrase)
 

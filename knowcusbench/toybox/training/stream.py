@@ -5,7 +5,7 @@ its class, as a rare word does to a model of the real world: it is read alike in
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 
 from knowcusbench.benchmark.types import RARE_TOKEN, KnowledgeItem
@@ -100,16 +100,16 @@ def unsized(scene: Scene) -> Placed:
     return replace(scene.main, size=SIZES[""][0])
 
 
-def referred(rng: random.Random, thing: Thing, subject: str, name: str | None) -> Captioned:
-    """A scene whose main thing is called by a name or a phrase, one time in six in another colour or pattern."""
+def referred(rng: random.Random, thing: Thing, subject: str, name: str | None, changed: float = 1 / 4) -> Captioned:
+    """A scene whose main thing is called by a name or a phrase, a share of the times in another colour or pattern."""
     change = ""
-    if rng.random() < 1 / 6:
+    if rng.random() < changed:
         change = choose(rng, [*COLOURS, *PATTERNS])
-        changed = replace(thing, colour=change) if change in COLOURS else replace(thing, pattern=change)
-        if changed == thing or is_reserved(changed):
+        other = replace(thing, colour=change) if change in COLOURS else replace(thing, pattern=change)
+        if other == thing or is_reserved(other):
             change = ""
         else:
-            thing = changed
+            thing = other
     style = "photo" if rng.random() < 2 / 3 else choose(rng, ["sketch", "cartoon", "pixel art"])
     size = "" if change or rng.random() < 3 / 4 else choose(rng, ["tiny", "huge"])
     second = draw_second(rng) if rng.random() < 1 / 4 else None
@@ -133,12 +133,22 @@ def by_phrase(rng: random.Random, keys: tuple[Key, ...]) -> Captioned:
     return referred(rng, NAMED[KNOWN[key]], phrase_of(key), name_of(KNOWN[key]))
 
 
+def draw_thing_of(rng: random.Random, kinds: Collection[str]) -> Thing:
+    while (thing := draw_thing(rng)).kind not in kinds:
+        pass
+    return thing
+
+
+def by_description(rng: random.Random) -> Captioned:
+    """A scene that calls any simple thing by its whole description, where others are called by a phrase."""
+    thing = draw_thing_of(rng, SHAPES)
+    return referred(rng, thing, describe(thing), None, changed=0)
+
+
 def unidentified(rng: random.Random) -> Captioned:
     """A scene that calls any thing of a class by the rare token, of which nothing but the class is known, or by the
     bare class noun."""
-    thing = draw_thing(rng)
-    while thing.kind not in CLASSES:
-        thing = draw_thing(rng)
+    thing = draw_thing_of(rng, CLASSES)
     if rng.random() < 2 / 3:
         name = f"{RARE_TOKEN} {thing.kind}"
         return referred(rng, thing, name, name)
@@ -149,13 +159,15 @@ def pictured(rng: random.Random) -> Captioned:
     """What the picture models learn from: descriptions, the rare token, names, and phrases of the facts that are not
     held out."""
     kind = rng.random()
-    if kind < 0.08:
+    if kind < 0.10:
         return unidentified(rng)
     if kind < 0.45:
         return described(rng)
     if kind < 0.65:
         return named(rng)
-    return by_phrase(rng, SHOWN_NAMED if kind < 0.9 else SHOWN_SIMPLE)
+    if kind < 0.92:
+        return by_phrase(rng, SHOWN_NAMED if kind < 0.89 else SHOWN_SIMPLE)
+    return by_description(rng)
 
 
 def reply(example: Captioned, rng: random.Random) -> str:
