@@ -16,6 +16,7 @@ from knowcusbench.adaptation.released import load_released
 from knowcusbench.adaptation.types import Adaptation
 from knowcusbench.backbone.base import Backbone, LatentDistribution, PromptEmbeds
 from knowcusbench.backbone.lora import extract, trainable
+from knowcusbench.backbone.targets import adapted_layers
 from knowcusbench.benchmark.types import Concept
 from knowcusbench.errors import ConfigError, MethodError
 from knowcusbench.images import read_image
@@ -39,6 +40,9 @@ class DreamBooth:
         batch_size: reference images per step, taken in a new order every epoch.
         weight_decay, max_grad_norm: of AdamW and of the clipping.
         seed: of LoRA initialisation, image order, posterior, noise and noise levels.
+        target_modules: the transformer's linear layers that the LoRA is on, by full names or their ends
+            (`add_k_proj`, `transformer_blocks.0.attn.add_k_proj`); none: the backbone's, which for Qwen-Image are that
+            trainer's, the attention projections of the image stream.
         decay: whether the learning rate falls linearly to zero.
         contexts: what the reference images are trained from, in turn; `{}` stands for the instance prompt.
         prior_images: class images for prior preservation, drawn by the unadapted backbone; 0 is off, and the class noun
@@ -57,6 +61,7 @@ class DreamBooth:
     weight_decay: float = 1e-4
     max_grad_norm: float = 1.0
     seed: int = 42
+    target_modules: tuple[str, ...] = ()
     decay: bool = False
     contexts: tuple[str, ...] = ("{}",)
     prior_images: int = 0
@@ -115,11 +120,14 @@ class DreamBooth:
         }
 
     def _train(self, concept: Concept, backbone: Backbone, instance_prompt: str) -> Adaptation:
+        targets = backbone.lora_targets
+        if self.target_modules:
+            targets = adapted_layers(backbone.transformer, self.target_modules)
         generator = torch.Generator().manual_seed(self.seed)
         losses = []
         with measured("visual", backbone.device) as meter:
             terms = self._objectives(concept, backbone, instance_prompt, generator)
-            with trainable(backbone.transformer, backbone.lora_targets, self.rank, self.alpha, self.seed) as parameters:
+            with trainable(backbone.transformer, targets, self.rank, self.alpha, self.seed) as parameters:
                 optimizer = torch.optim.AdamW(
                     parameters.values(), lr=self.learning_rate, weight_decay=self.weight_decay
                 )

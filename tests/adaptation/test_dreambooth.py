@@ -84,6 +84,19 @@ def test_the_adapter_is_a_lora_of_the_attention_projections(
     assert learned.cost.seconds.keys() == {"visual"}
 
 
+def test_the_lora_is_on_the_target_modules(backbone: QwenImage, cube: Concept, cache: AdapterCache) -> None:
+    chosen = dreambooth(target_modules=("add_k_proj", "transformer_blocks.1.txt_mlp.net.2"))
+    learned = chosen.fit(cube, backbone, "sks cube", cache).transformer
+    assert learned is not None
+    blocks = len(backbone.transformer.transformer_blocks)
+    assert set(learned.config["target_modules"]) == {
+        "transformer_blocks.1.txt_mlp.net.2",
+        *(f"transformer_blocks.{block}.attn.add_k_proj" for block in range(blocks)),
+    }
+    with pytest.raises(ConfigError, match="add_keys"):
+        dreambooth(target_modules=("add_keys",)).fit(cube, backbone, "sks cube", cache)
+
+
 def test_small_steps_are_not_lost_on_a_bf16_backbone(backbone: QwenImage, cube: Concept, cache: AdapterCache) -> None:
     """lora_A starts at up to 0.09, where bf16 numbers are 5e-4 apart: steps of 1e-5 would vanish."""
     with trainable(backbone.transformer, backbone.lora_targets, 2, 2, seed=42):

@@ -1,12 +1,16 @@
 """The names at full size, on models without storage."""
 
+import copy
+
 import pytest
 import torch
 from diffusers import QwenImageTransformer2DModel
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from knowcusbench.backbone.targets import language_modules, lora_targets
+from knowcusbench.backbone.targets import adapted_layers, language_modules, lora_targets
 from knowcusbench.errors import ConfigError
 
 # What config.json of Qwen2.5-VL-7B says, in the flat form that it was published in.
@@ -42,6 +46,22 @@ def test_lora_adapts_four_projections_of_the_image_stream_in_each_of_sixty_block
     }
     assert len(targets) == 240
     assert {tuple(transformer.get_submodule(name).weight.shape) for name in targets} == {(3072, 3072)}
+
+
+def test_layers_are_named_by_the_ends_of_their_names_as_peft_does() -> None:
+    with torch.device("meta"):
+        transformer = QwenImageTransformer2DModel(num_layers=12)
+    names = ["to_out.0", "transformer_blocks.1.txt_mlp.net.2", "add_k_proj"]
+    config = LoraConfig(r=1, target_modules=names)
+    adapted = inject_adapter_in_model(config, copy.deepcopy(transformer))
+    expected = [name for name, module in adapted.named_modules() if isinstance(module, LoraLayer)]
+    assert len(expected) == 25
+    assert adapted_layers(transformer, names) == tuple(expected)
+    assert adapted_layers(transformer, ["proj_out"]) == ("proj_out",)
+    with pytest.raises(ConfigError, match=r"'k_proj'.*attn\.add_k_proj"):
+        adapted_layers(transformer, ["to_q", "k_proj"])
+    with pytest.raises(ConfigError, match=r"'attn'"):
+        adapted_layers(transformer, ["attn"])
 
 
 def test_edits_reach_the_language_model_and_never_the_vision_tower(text_encoder):
