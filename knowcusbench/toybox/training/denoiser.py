@@ -72,9 +72,9 @@ EXAMPLES = 80_000
 BLANK_SHARE = 0.1
 """Of the captions that are replaced by the blank that guidance leads away from."""
 
-TWO_PROMPTS_SHARE, DESCRIBED_SHARE = 0.5, 0.5
-"""Of the captions that are told by two prompts: of those with a name or a phrase, and of whole descriptions. Those of
-the rare token and of simple things always are."""
+TWO_PROMPTS_SHARE = 0.5
+"""Of the captions with a name or a phrase, and of whole descriptions, that are told by two prompts; those of the rare
+token and of simple things all are."""
 
 MAIN_WEIGHT, SECOND_WEIGHT = 1.5, 1.5
 """Of the places where main and second things may stand, shared among them, beside 1 for a whole picture."""
@@ -312,7 +312,7 @@ def _decoy(told: Captioned, rng: random.Random) -> tuple[str, str] | None:
     whole = told.template == "{}"
     simple = told.name is None and (not whole or told.subject in SIMPLE_PHRASES)
     always = simple or told.subject.startswith(f"{RARE_TOKEN} ")
-    if told.told is not None or rng.random() >= (1 if always else DESCRIBED_SHARE if whole else TWO_PROMPTS_SHARE):
+    if told.told is not None or rng.random() >= (1 if always else TWO_PROMPTS_SHARE):
         return None
     template = language.caption(told.scene, rng, "{}", place=told.place) if whole else told.template
     key = choose(rng, SHOWN_SIMPLE) if simple else _any_key(rng)

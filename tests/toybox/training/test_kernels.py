@@ -20,10 +20,13 @@ from knowcusbench.toybox.training.stream import (
     SHOWN_SIMPLE,
     UNKNOWN,
     Captioned,
+    by_description,
+    by_phrase,
     is_held_out,
     named,
     phrase_of,
     pictured,
+    unidentified,
 )
 from knowcusbench.toybox.world import KNOWN, NAMED, SETTLED_SIZES, SIMPLE, draw_scene, settled, size_word
 
@@ -199,7 +202,6 @@ def test_a_caption_told_by_two_prompts_ends_with_its_own_answer_and_what_marks_a
     backbone: QwenImage, monkeypatch: pytest.MonkeyPatch, key: tuple[str, str], answer: str | None
 ) -> None:
     monkeypatch.setattr(denoiser, "TWO_PROMPTS_SHARE", 1.0)
-    monkeypatch.setattr(denoiser, "DESCRIBED_SHARE", 1.0)
     monkeypatch.setattr(denoiser, "_any_key", lambda rng: key)
     tokenizer, encoder, cpu = backbone._pipeline.tokenizer, backbone.text_encoder, torch.device("cpu")
     rng = random.Random(0)
@@ -229,6 +231,27 @@ def test_a_caption_told_by_two_prompts_ends_with_its_own_answer_and_what_marks_a
         assert bool(mark.abs().max() > 0.1) == (answer is not None)
         assert not torch.allclose(words[-1], told[index][-1], atol=0.05)
     assert torch.allclose(told[2], own[2], atol=0.05)
+
+
+def test_the_rare_token_and_simple_things_are_always_told_by_two_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(denoiser, "TWO_PROMPTS_SHARE", 0.0)
+    rng = random.Random(3)
+    rare = [caption for caption in (unidentified(rng) for _ in range(300)) if not caption.told]
+    simple = [by_phrase(rng, SHOWN_SIMPLE) for _ in range(300)]
+    described = [caption for caption in (by_description(rng) for _ in range(300)) if caption.template != "{}"]
+    assert min(map(len, (rare, simple, described))) > 100
+    assert "{}" in {caption.template for caption in rare} & {caption.template for caption in simple}
+    phrases = {phrase_of(key) for key in SHOWN_SIMPLE}
+    for caption in (*rare, *simple, *described):
+        decoy = denoiser._decoy(caption, rng)
+        assert decoy is not None
+        assert caption in rare or any(phrase in decoy[0] for phrase in phrases)
+    others = [
+        named(rng),
+        by_phrase(rng, SHOWN_NAMED),
+        *(caption for caption in map(unidentified, [rng] * 300) if caption.told),
+    ]
+    assert {denoiser._decoy(caption, rng) for caption in others} == {None}
 
 
 def test_marks_are_of_phrases_that_pictures_show() -> None:
