@@ -16,10 +16,7 @@ DECODER_LAYER = "model.language_model.layers.{}"
 
 def lora_targets(transformer: nn.Module) -> tuple[str, ...]:
     """Full names of the attention projections of the image stream, block by block."""
-    endings = tuple(f".attn.{layer}" for layer in LORA_LAYERS)
-    return tuple(
-        name for name, module in transformer.named_modules() if isinstance(module, nn.Linear) and name.endswith(endings)
-    )
+    return adapted_layers(transformer, [f"attn.{layer}" for layer in LORA_LAYERS])
 
 
 def adapted_layers(transformer: nn.Module, names: Sequence[str]) -> tuple[str, ...]:
