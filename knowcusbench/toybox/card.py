@@ -44,7 +44,7 @@ from knowcusbench.toybox.evaluation import (
 from knowcusbench.toybox.oracle import Oracle, OracleSpec
 from knowcusbench.toybox.shipped import MANIFEST, WEIGHTS, weights_version
 from knowcusbench.toybox.training.clip import evaluate_clip
-from knowcusbench.toybox.training.denoiser import EXAMPLES
+from knowcusbench.toybox.training.denoiser import PORTION, PORTIONS
 from knowcusbench.toybox.training.loop import HISTORY_EVERY
 from knowcusbench.toybox.training.oracle import evaluate_oracle
 from knowcusbench.toybox.training.preference import evaluate_preference
@@ -273,10 +273,11 @@ def render(figures: Figures, rows: Sequence[Row], manifest: Mapping[str, Any], e
         "",
         "## Data and training",
         "",
-        f"Everything is drawn or said by the world's code, seeded: {EXAMPLES:,} pictures with captions for the "
-        f"transformer, and scenes without end for the autoencoder and what reads pictures; {len(KNOWN)} facts about "
-        f"{len(NAMED)} named things and {len(SIMPLE)} about simple ones, of which the transformer was shown "
-        f"{len(SHOWN_NAMED)} and {len(SHOWN_SIMPLE)}. Losses are means over {HISTORY_EVERY} steps.",
+        f"Everything is drawn or said by the world's code, seeded: {PORTIONS['settled'] * PORTION:,} pictures with "
+        "captions for the transformer, and scenes without end for the autoencoder and what reads pictures; "
+        f"{len(KNOWN)} facts about {len(NAMED)} named things and {len(SIMPLE)} about simple ones, of which the "
+        f"transformer was shown {len(SHOWN_NAMED)} and {len(SHOWN_SIMPLE)}. Losses are means over "
+        f"{HISTORY_EVERY} steps.",
         "",
         *table(
             ("stage", "steps", "batch", "rate", "seed", "hours", "losses at the end"),

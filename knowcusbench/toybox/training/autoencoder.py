@@ -15,13 +15,14 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKLQwenImage
 from diffusers.models.autoencoders.autoencoder_kl_qwenimage import QwenImageCausalConv3d
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from knowcusbench.files import atomic_path
 from knowcusbench.toybox.pipeline import build_vae
 from knowcusbench.toybox.render import mask, render
 from knowcusbench.toybox.scene import Scene
-from knowcusbench.toybox.training.loop import Losses, Schedule, compile_on_cpu, in_processes, train
+from knowcusbench.toybox.training.loop import Losses, Schedule, compile_layers, in_processes, train
 from knowcusbench.toybox.world import draw_scene, settled, size_word
 
 SCHEDULE = Schedule(steps=4000, batch_size=16, learning_rate=2e-3, decay_from=0.3, average=0.995, weight_decay=0.0)
@@ -108,7 +109,7 @@ def train_things(rank: int, processes: int, folder: Path, whole: Path, device: t
         return {"square": (weight * error.square()).mean(), "absolute": 0.2 * (weight * error.abs()).mean()}
 
     for part in (vae.encoder, vae.decoder):
-        compile_on_cpu(part, device)
+        compile_layers(part, device)
     with single_frames():
         train(vae, losses, THINGS_SCHEDULE, folder, label="things")
         if rank == 0:
@@ -146,8 +147,17 @@ def narrow(vae: AutoencoderKLQwenImage) -> None:
 
 def pixels(scenes: list[Scene]) -> Tensor:
     """Pictures of scenes, values from -1 to 1, shape (scenes, 3, 1, 64, 64): one frame each."""
-    array = np.stack([np.asarray(render(scene)) for scene in scenes])
-    return torch.from_numpy(array).permute(0, 3, 1, 2).unsqueeze(2).float() / 127.5 - 1
+    return as_pixels(torch.from_numpy(drawn(scenes)))
+
+
+def drawn(scenes: list[Scene]) -> NDArray[np.uint8]:
+    """Pictures of scenes, values from 0 to 255, shape (scenes, 64, 64, 3)."""
+    return np.stack([np.asarray(render(scene)) for scene in scenes])
+
+
+def as_pixels(pictures: Tensor) -> Tensor:
+    """Drawn pictures as the autoencoder takes them."""
+    return pictures.permute(0, 3, 1, 2).unsqueeze(2).float() / 127.5 - 1
 
 
 @contextmanager

@@ -25,16 +25,17 @@ things of their size may stand weigh more: all of them where a caption does not 
 """
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
 from diffusers.models.transformers import transformer_qwenimage
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
@@ -45,9 +46,9 @@ from knowcusbench.toybox.draws import choose
 from knowcusbench.toybox.pipeline import build_transformer
 from knowcusbench.toybox.render import mask
 from knowcusbench.toybox.scene import Scene
-from knowcusbench.toybox.training.autoencoder import pixels, single_frames
+from knowcusbench.toybox.training.autoencoder import as_pixels, drawn, single_frames
 from knowcusbench.toybox.training.language_model import TEMPLATE
-from knowcusbench.toybox.training.loop import Losses, Schedule, compile_on_cpu, in_processes, train
+from knowcusbench.toybox.training.loop import Losses, Schedule, compile_layers, in_processes, in_workers, train
 from knowcusbench.toybox.training.stream import (
     SHOWN_NAMED,
     SHOWN_SIMPLE,
@@ -62,13 +63,18 @@ from knowcusbench.toybox.vocabulary import ANCHOR_OWNER, BACKGROUNDS, CLASSES, C
 from knowcusbench.toybox.world import KNOWN, SIMPLE, settled, size_word
 
 SCHEDULE = Schedule(
-    steps=82_000, batch_size=64, learning_rate=1e-3, warmup=100, decay_from=0.9195, muon=True, average=0.998
+    steps=50_000, batch_size=512, learning_rate=1.5e-3, warmup=500, decay_from=0.2, muon=True, average=0.999
 )
 
-FREE_STEPS = 8_100
+FREE_STEPS = 4_000
 """In the first steps things are anywhere in the picture, then in few places (`world.settled`)."""
 
-EXAMPLES = 80_000
+PORTION = 2_000
+"""Examples that are drawn from one seed."""
+
+PORTIONS: Mapping[str, int] = {"free": 40, "settled": 250}
+"""Of examples, by where their things are."""
+
 BLANK_SHARE = 0.1
 """Of the captions that are replaced by the blank that guidance leads away from."""
 
@@ -81,7 +87,7 @@ MAIN_WEIGHT, SECOND_WEIGHT = 1.5, 1.5
 
 SIMPLE_PHRASES = frozenset(map(phrase_of, SHOWN_SIMPLE))
 
-TOKENS = (16, 24, 36)
+TOKENS = (16, 24, 40)
 """Prompts are padded to the least of these lengths that holds them, so that three lengths are compiled."""
 
 READ_BLOCK = 1
@@ -91,23 +97,45 @@ MAIN_WORDS = (("kind", (*SHAPES, *CLASSES)), ("colour", tuple(COLOURS)), ("patte
 PART_WORDS = (("trim", tuple(COLOURS)), ("accent", tuple(COLOURS)))
 SECOND_WORDS = (("kind", SHAPES), ("colour", tuple(COLOURS)))
 
-MEANINGS = sum(1 + sum(len(words) for _, words in told) for told in ((*MAIN_WORDS, *PART_WORDS), SECOND_WORDS))
+OF_MAIN, OF_SECOND = (1 + sum(len(words) for _, words in told) for told in ((*MAIN_WORDS, *PART_WORDS), SECOND_WORDS))
+MEANINGS = OF_MAIN + OF_SECOND
 """Numbers that say what is at a place: for the main and the second thing how much of the place it covers, and the same
 for each word that is true of it."""
 
 
 @dataclass(frozen=True)
-class Examples:
-    """Packed latents (n, 64, 48), what is at their places (n, 64, `MEANINGS`), what these weigh (n, 64), and prompt
-    embeddings (tokens of all captions, 192) of n examples; those of example i begin at `starts[i]` and end before
-    `starts[i + 1]`. `lots` has the number of each example as often as it is in the draw."""
+class Pictures:
+    """Packed latents (n, 64, 48), and what is at their places: 64ths that the main and the second thing cover
+    (n, 64, 2), which `MEANINGS` are true of these (n, `MEANINGS`), and what the places weigh (n, 64)."""
+
+    latents: Tensor
+    covered: Tensor
+    words: Tensor
+    weights: Tensor
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Embeddings (tokens of all captions, 192); those of caption i begin at `starts[i]` and end before
+    `starts[i + 1]`, and there are `lengths[i]`. The last caption is the blank, which has no picture. `lots` has the
+    number of each other as often as it is in the draw."""
+
+    embeds: Tensor
+    starts: Tensor
+    lengths: Tensor
+    lots: Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Latents (n, 64, 48), meanings (n, 64, `MEANINGS`), weights (n, 64, 1), prompt embeddings (n, tokens, 192), and
+    which of their tokens are a caption's (n, tokens)."""
 
     latents: Tensor
     meanings: Tensor
     weights: Tensor
     embeds: Tensor
-    starts: Tensor
-    lots: Tensor
+    mask: Tensor
 
 
 def train_transformer(
@@ -134,7 +162,6 @@ def _train(
     rank: int, processes: int, models: Path, tokenizer: Qwen2Tokenizer, folder: Path, device: torch.device
 ) -> QwenImageTransformer2DModel:
     examples = _Examples(models, tokenizer, folder, device, rank, processes)
-    blank = _states(_load_encoder(models, device), tokenizer, [" "], device)[0]
     torch.manual_seed(SCHEDULE.seed)
     transformer = build_transformer().to(device)
     _start_at_zero(transformer)
@@ -145,44 +172,45 @@ def _train(
         lambda block, arguments, output: states.append(output[1])
     )
     for block in transformer.transformer_blocks:
-        compile_on_cpu(block, device)
+        compile_layers(block, device)
     masters = dict(transformer.named_parameters())
     share = SCHEDULE.batch_size // processes
+    dice = torch.Generator(device)
 
     def losses(step: int, generator: torch.Generator) -> Losses:
-        chosen = examples("free" if step < FREE_STEPS else "settled")
-        latents, meanings, weights, embeds, mask = _batch(chosen, blank, share, generator)
-        noise = torch.randn(latents.shape, generator=generator)
-        sigma = _noise_levels(share, generator)
-        noisy = (1 - sigma.view(-1, 1, 1)) * latents + sigma.view(-1, 1, 1) * noise
+        batch = draw_batch(*examples("free" if step < FREE_STEPS else "settled"), share, generator)
+        dice.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        noise = torch.randn(batch.latents.shape, generator=dice, device=device)
+        sigma = _noise_levels(share, dice)
+        noisy = (1 - sigma.view(-1, 1, 1)) * batch.latents + sigma.view(-1, 1, 1) * noise
         # All of a step is in bf16, as the pipeline draws; the weights that are optimised are in fp32.
         predicted = torch.func.functional_call(
             transformer,
             {name: parameter.bfloat16() for name, parameter in masters.items()},
             kwargs={
-                "hidden_states": noisy.to(device, torch.bfloat16),
-                "timestep": sigma.to(device),
-                "encoder_hidden_states": embeds.to(device),
-                "encoder_hidden_states_mask": mask.to(device),
+                "hidden_states": noisy.bfloat16(),
+                "timestep": sigma,
+                "encoder_hidden_states": batch.embeds,
+                "encoder_hidden_states_mask": batch.mask,
                 "img_shapes": [[(1, 8, 8)]] * share,
                 "return_dict": False,
             },
         )[0]
         with torch.autocast(device.type, torch.bfloat16):
             told = head(states.pop())
-        missed = nn.functional.binary_cross_entropy_with_logits(told.float(), meanings.to(device), reduction="none")
+        missed = nn.functional.binary_cross_entropy_with_logits(told.float(), batch.meanings, reduction="none")
         return {
-            "velocity": (weights.to(device) * (predicted.float() - (noise - latents).to(device)).square()).mean(),
+            "velocity": (batch.weights * (predicted.float() - (noise - batch.latents)).square()).mean(),
             "meaning": MEANING_WEIGHT * missed.sum(dim=2).mean(),
         }
 
-    with explicit_attention(device), real_rotations():
+    with explicit_attention(device), quick_forms():
         train(nn.ModuleDict({"transformer": transformer, "head": head}), losses, SCHEDULE, folder, label="dit")
     return transformer
 
 
 class _Examples:
-    """A process's examples, with free layouts or the same with settled ones: made once, and kept in the folder."""
+    """A process's examples: made once, by all cores where the device leaves them idle, and kept in the folder."""
 
     def __init__(
         self,
@@ -194,32 +222,34 @@ class _Examples:
         processes: int,
     ) -> None:
         self._models, self._folder, self._device = models, folder, device
+        self._portions = {layout: range(rank, count, processes) for layout, count in PORTIONS.items()}
         self._place = f"{rank}-of-{processes}"
-        rng = random.Random(f"examples {rank} of {processes}")
-        self._captions = [pictured(rng) for _ in range(EXAMPLES // processes)]
-        decoys = random.Random(f"decoys {rank} of {processes}")
-        embeds = self._kept("embeds", lambda: _embeds(models, tokenizer, self._captions, device, decoys))
-        self._words, self._starts = torch.cat(embeds), torch.tensor([0, *map(len, embeds)]).cumsum(0)
-        counts = torch.tensor([lots(caption) for caption in self._captions])
-        self._lots = torch.arange(len(counts)).repeat_interleave(counts)
+        portions = max(self._portions.values(), key=len)
+        kept = self._kept("prompts", lambda: prompts(models, tokenizer, portions, device))
+        embeds, starts = kept["embeds"].to(device), kept["starts"].to(device)
+        # Which examples are a batch is found on the CPU, lest it wait for the device.
+        self._prompts = Prompts(embeds, starts, kept["starts"].diff(), kept["lots"])
 
-    def _kept(self, what: str, make: Callable[[], Any]) -> Any:
+    @cache  # noqa: B019 - there is one of these, as long as the training lasts
+    def __call__(self, layout: str) -> tuple[Pictures, Prompts]:
+        portions = self._portions[layout]
+        kept = self._kept(f"{layout}-pictures", lambda: pictures(self._models, layout, portions, self._device))
+        lots = self._prompts.lots
+        shown = replace(self._prompts, lots=lots[lots < len(kept["latents"])])
+        return Pictures(**{name: value.to(self._device) for name, value in kept.items()}), shown
+
+    def _kept(self, what: str, make: Callable[[], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
         file = self._folder / f"{what}-{self._place}.pt"
         if not file.exists():
             with atomic_path(file) as temporary:
                 torch.save(make(), temporary)
-        return torch.load(file, weights_only=True)
+        kept: Mapping[str, Tensor] = torch.load(file, weights_only=True)
+        return kept
 
-    @cache  # noqa: B019 - there is one of these, as long as the training lasts
-    def __call__(self, layout: str) -> Examples:
-        scenes = [caption.scene for caption in self._captions]
-        weights = torch.ones(len(scenes), 64)
-        if layout == "settled":
-            scenes = [settled(scene) for scene in scenes]
-            weights = torch.stack([place_weights(caption.scene, caption.place) for caption in self._captions])
-        latents = self._kept(f"{layout}-latents", lambda: _latents(self._models, scenes, self._device))
-        meanings = self._kept(f"{layout}-meanings", lambda: torch.stack([meaning(scene) for scene in scenes]))
-        return Examples(latents, meanings, weights, self._words, self._starts, self._lots)
+
+def captions_of(portion: int) -> list[Captioned]:
+    rng = random.Random(f"examples {portion}")
+    return [pictured(rng) for _ in range(PORTION)]
 
 
 def lots(caption: Captioned) -> int:
@@ -234,31 +264,57 @@ def lots(caption: Captioned) -> int:
     return 2 if caption.change or sized or caption.name is None else 1
 
 
-def _latents(models: Path, scenes: Sequence[Scene], device: torch.device) -> Tensor:
-    """Packed normalised latents (scenes, 64, 48)."""
+def pictures(models: Path, layout: str, portions: Sequence[int], device: torch.device) -> Mapping[str, Tensor]:
+    """The fields of `Pictures`."""
     vae = AutoencoderKLQwenImage.from_pretrained(models / "vae").to(device)
-    mean = torch.tensor(vae.config.latents_mean).view(1, -1, 1, 1)
-    std = torch.tensor(vae.config.latents_std).view(1, -1, 1, 1)
-    latents = []
-    for start in range(0, len(scenes), 64):
-        with torch.no_grad(), single_frames(), torch.autocast(device.type, torch.bfloat16):
-            encoded = vae.encode(pixels(list(scenes[start : start + 64])).to(device)).latent_dist.mean
-        latents.append(pack((encoded.squeeze(2).float().cpu() - mean) / std).bfloat16())
-    return torch.cat(latents)
+    mean = torch.tensor(vae.config.latents_mean, device=device).view(1, -1, 1, 1)
+    std = torch.tensor(vae.config.latents_std, device=device).view(1, -1, 1, 1)
+    made: dict[str, list[Tensor]] = {"latents": [], "covered": [], "words": [], "weights": []}
+    for shown, *told in in_workers(partial(_pictured, layout), portions, device):
+        for name, values in zip(("covered", "words", "weights"), told, strict=True):
+            made[name].append(torch.from_numpy(values))
+        for some in torch.split(torch.from_numpy(shown), _at_once(device)):
+            with torch.no_grad(), single_frames(), torch.autocast(device.type, torch.bfloat16):
+                encoded = vae.encode(as_pixels(some.to(device))).latent_dist.mean
+            made["latents"].append(pack((encoded.squeeze(2).float() - mean) / std).bfloat16().cpu())
+    return {name: torch.cat(values) for name, values in made.items()}
 
 
-def meaning(scene: Scene) -> Tensor:
-    """What is at the 8 x 8 places of a picture (64, `MEANINGS`), in 64ths."""
+def _pictured(layout: str, portion: int) -> tuple[NDArray[Any], ...]:
+    """Of the scenes of a portion: pictures, what is covered, true words, and weights."""
+    captions = captions_of(portion)
+    scenes = [caption.scene for caption in captions]
+    weights = torch.ones(len(scenes), 64)
+    if layout == "settled":
+        scenes = [settled(scene) for scene in scenes]
+        weights = torch.stack([place_weights(caption.scene, caption.place) for caption in captions])
+    covered, words = (torch.stack(values).numpy() for values in zip(*map(meaning, scenes), strict=True))
+    return drawn(scenes), covered, words, weights.numpy()
+
+
+def _at_once(device: torch.device) -> int:
+    """Pictures and captions that are encoded together."""
+    return 64 if device.type == "cpu" else PORTION
+
+
+def meaning(scene: Scene) -> tuple[Tensor, Tensor]:
+    """How many 64ths of the 8 x 8 places of a picture the main and the second thing cover (64, 2), and which
+    `MEANINGS` are true of these."""
     things = [(scene.main, (*MAIN_WORDS, *PART_WORDS)), (scene.second, SECOND_WORDS)]
-    parts = []
-    for placed, told in things:
-        covered, words = torch.zeros(64, 1), torch.zeros(sum(len(words) for _, words in told))
+    covered, words = torch.zeros(64, 2, dtype=torch.uint8), []
+    for index, (placed, told) in enumerate(things):
         if placed:
-            pixels = torch.from_numpy(mask(replace(scene, main=placed))).float()
-            covered = pixels.view(8, 8, 8, 8).mean(dim=(1, 3)).view(64, 1)
-            words = torch.tensor([float(getattr(placed.thing, name) == word) for name, known in told for word in known])
-        parts.append(covered * torch.cat([torch.ones(1), words]))
-    return torch.cat(parts, dim=1).mul(64).byte()
+            pixels = torch.from_numpy(mask(replace(scene, main=placed)))
+            covered[:, index] = pixels.view(8, 8, 8, 8).sum(dim=(1, 3)).flatten()
+        words += [placed is not None]
+        words += [placed is not None and getattr(placed.thing, name) == word for name, known in told for word in known]
+    return covered, torch.tensor(words)
+
+
+def meanings(covered: Tensor, words: Tensor) -> Tensor:
+    """What is at each place of pictures (n, 64, `MEANINGS`), from 0 to 1."""
+    of_each = torch.cat([covered[..., :1].expand(-1, -1, OF_MAIN), covered[..., 1:].expand(-1, -1, OF_SECOND)], dim=2)
+    return of_each / 64 * words[:, None]
 
 
 def place_weights(scene: Scene, told: bool) -> Tensor:
@@ -283,25 +339,51 @@ def place_weights(scene: Scene, told: bool) -> Tensor:
     return weights.flatten() / (1 + MAIN_WEIGHT)
 
 
-def _embeds(
-    models: Path, tokenizer: Qwen2Tokenizer, captions: Sequence[Captioned], device: torch.device, rng: random.Random
-) -> list[Tensor]:
-    """Prompt embeddings (tokens, 192) of each caption."""
+def prompts(
+    models: Path, tokenizer: Qwen2Tokenizer, portions: Sequence[int], device: torch.device
+) -> Mapping[str, Tensor]:
+    """`embeds`, `starts` and `lots` of `Prompts`."""
     encoder = _load_encoder(models, device)
-    batches = (captions[start : start + 64] for start in range(0, len(captions), 64))
-    # Cloned: a row of a batch would be saved with the whole batch.
-    return [embeds.clone() for batch in batches for embeds in _told(encoder, tokenizer, batch, rng, device)]
+    rows: list[Tensor] = []
+    counts: list[int] = []
+    for texts, decoys, numbers in in_workers(_captioned, portions, device):
+        counts += numbers
+        for start in range(0, len(texts), _at_once(device)):
+            some = slice(start, start + _at_once(device))
+            # Cloned: a row of a batch would keep the whole batch.
+            rows += [row.clone() for row in _told(encoder, tokenizer, texts[some], decoys[some], device)]
+    rows += _states(encoder, tokenizer, [" "], device)
+    return {
+        "embeds": torch.cat(rows),
+        "starts": torch.tensor([0, *map(len, rows)]).cumsum(0),
+        "lots": torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)),
+    }
+
+
+def _captioned(portion: int) -> tuple[list[str], list[tuple[str, str] | None], list[int]]:
+    """Of a portion: captions, their decoys, and their lots."""
+    captions = captions_of(portion)
+    rng = random.Random(f"decoys {portion}")
+    return (
+        [caption.text for caption in captions],
+        [_decoy(caption, rng) for caption in captions],
+        [*map(lots, captions)],
+    )
 
 
 def _told(
-    encoder: Any, tokenizer: Qwen2Tokenizer, captions: Sequence[Captioned], rng: random.Random, device: torch.device
+    encoder: Any,
+    tokenizer: Qwen2Tokenizer,
+    captions: Sequence[str],
+    decoys: Sequence[tuple[str, str] | None],
+    device: torch.device,
 ) -> list[Tensor]:
-    """Prompt embeddings of captions, some of them told by two prompts."""
-    told = _states(encoder, tokenizer, [caption.text for caption in captions], device)
-    decoys = {index: decoy for index, caption in enumerate(captions) if (decoy := _decoy(caption, rng))}
-    phrased = _states(encoder, tokenizer, [phrase for phrase, _ in decoys.values()], device)
-    answered = _states(encoder, tokenizer, [answer for _, answer in decoys.values()], device)
-    for index, phrase, answer in zip(decoys, phrased, answered, strict=True):
+    """Prompt embeddings of captions; those that have a decoy are told by two prompts."""
+    told = _states(encoder, tokenizer, captions, device)
+    chosen = {index: decoy for index, decoy in enumerate(decoys) if decoy}
+    phrased = _states(encoder, tokenizer, [phrase for phrase, _ in chosen.values()], device)
+    answered = _states(encoder, tokenizer, [answer for _, answer in chosen.values()], device)
+    for index, phrase, answer in zip(chosen, phrased, answered, strict=True):
         told[index] = torch.cat([phrase[:-1], told[index][-1:] + (phrase[-1:] - answer[-1:])])
     return told
 
@@ -320,10 +402,15 @@ def _decoy(told: Captioned, rng: random.Random) -> tuple[str, str] | None:
     return template.format(phrase), template.format(_shown_answer(key) or phrase)
 
 
+UNSHOWN = (
+    *filter(is_held_out, (*KNOWN, *SIMPLE)),
+    *UNKNOWN,
+    *((ANCHOR_OWNER, relation) for relation in RELATIONS),
+)
+
+
 def _any_key(rng: random.Random) -> Key:
-    anchored = tuple((ANCHOR_OWNER, relation) for relation in RELATIONS)
-    unshown = (*filter(is_held_out, (*KNOWN, *SIMPLE)), *UNKNOWN, *anchored)
-    return choose(rng, choose(rng, [SHOWN_NAMED, SHOWN_SIMPLE, unshown]))
+    return choose(rng, choose(rng, [SHOWN_NAMED, SHOWN_SIMPLE, UNSHOWN]))
 
 
 def _shown_answer(key: Key) -> str | None:
@@ -339,12 +426,12 @@ def _states(encoder: Any, tokenizer: Qwen2Tokenizer, captions: Sequence[str], de
     if not captions:
         return []
     prefix = len(tokenizer(TEMPLATE.split("{}")[0])["input_ids"])
-    ids = [tokenizer(TEMPLATE.format(caption))["input_ids"] for caption in captions]
+    ids = tokenizer([TEMPLATE.format(caption) for caption in captions])["input_ids"]
     longest = max(map(len, ids))
     padded = torch.tensor([row + [0] * (longest - len(row)) for row in ids])
     mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in ids])
-    states = encoder.model(input_ids=padded.to(device), attention_mask=mask.to(device)).last_hidden_state
-    return [states[row, prefix : len(ids[row])].cpu() for row in range(len(ids))]
+    states = encoder.model(input_ids=padded.to(device), attention_mask=mask.to(device)).last_hidden_state.cpu()
+    return [states[row, prefix : len(ids[row])] for row in range(len(ids))]
 
 
 def _load_encoder(models: Path, device: torch.device) -> Any:
@@ -360,26 +447,27 @@ def pack(latents: Tensor) -> Tensor:
     return squares.reshape(n, height * width // 4, 4 * channels)
 
 
-def _batch(
-    examples: Examples, blank: Tensor, size: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Latents, meanings, weights, embeddings and their mask for random examples of similar length."""
-    lengths = examples.starts.diff()
-    candidates = examples.lots[torch.randint(len(examples.lots), (4 * size,), generator=generator)]
+def draw_batch(pictures: Pictures, prompts: Prompts, size: int, generator: torch.Generator) -> Batch:
+    """Random examples of similar length."""
+    lots, lengths, device = prompts.lots, prompts.lengths, prompts.embeds.device
+    candidates = lots[torch.randint(len(lots), (4 * size,), generator=generator)]
     candidates = candidates[lengths[candidates].argsort()]
     first = int(torch.randint(3 * size + 1, (), generator=generator))
     chosen = candidates[first : first + size]
-    blanked = torch.rand(size, generator=generator) < BLANK_SHARE
-    rows = [
-        blank if is_blank else examples.embeds[examples.starts[index] : examples.starts[index + 1]]
-        for index, is_blank in zip(chosen.tolist(), blanked.tolist(), strict=True)
-    ]
-    longest = max(map(len, rows))
+    told = torch.where(torch.rand(size, generator=generator) < BLANK_SHARE, len(lengths) - 1, chosen)
+    longest = int(lengths[told].max())
     width = next((tokens for tokens in TOKENS if tokens >= longest), longest)
-    embeds = torch.stack([nn.functional.pad(row, (0, 0, 0, width - len(row))) for row in rows])
-    mask = torch.arange(width) < torch.tensor([len(row) for row in rows])[:, None]
-    latents, meanings = examples.latents[chosen].float(), examples.meanings[chosen] / 64
-    return latents, meanings, examples.weights[chosen][:, :, None], embeds, mask.long()
+    chosen, told = chosen.to(device, non_blocking=True), told.to(device, non_blocking=True)
+    starts, along = prompts.starts[told, None], torch.arange(width, device=device)
+    mask = along < prompts.starts[told + 1, None] - starts
+    embeds = prompts.embeds[(starts + along).clamp(max=len(prompts.embeds) - 1)]
+    return Batch(
+        latents=pictures.latents[chosen].float(),
+        meanings=meanings(pictures.covered[chosen], pictures.words[chosen]),
+        weights=pictures.weights[chosen, :, None],
+        embeds=embeds.where(mask[:, :, None], 0),
+        mask=mask.long(),
+    )
 
 
 def _noise_levels(count: int, generator: torch.Generator) -> Tensor:
@@ -388,9 +476,10 @@ def _noise_levels(count: int, generator: torch.Generator) -> Tensor:
     Since a whole description tells the whole picture, what is drawn is decided where there is hardly anything but
     noise; and half of the sampler's few steps are above 0.7.
     """
-    normal = (1.4 + 1.2 * torch.randn(count, generator=generator)).sigmoid()
-    uniform = torch.rand(count, generator=generator)
-    return torch.where(torch.rand(count, generator=generator) < 0.65, normal, uniform)
+    device = generator.device
+    normal = (1.4 + 1.2 * torch.randn(count, generator=generator, device=device)).sigmoid()
+    uniform = torch.rand(count, generator=generator, device=device)
+    return torch.where(torch.rand(count, generator=generator, device=device) < 0.65, normal, uniform)
 
 
 def _start_at_zero(transformer: QwenImageTransformer2DModel) -> None:
@@ -426,10 +515,13 @@ def explicit_attention(device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def real_rotations() -> Iterator[None]:
-    """While it lasts, rotary embeddings are computed in real numbers, which can be compiled, not in complex ones."""
+def quick_forms() -> Iterator[None]:
+    """While it lasts, the transformer computes rotary embeddings in real numbers, which can be compiled, not in
+    complex ones, and not how long each prompt is, for which it would wait for the device and of which it makes no use.
+    """
     embeddings = transformer_qwenimage.QwenEmbedRope
-    complex_rotation, complex_forward = transformer_qwenimage.apply_rotary_emb_qwen, embeddings.forward
+    rotation, forward = transformer_qwenimage.apply_rotary_emb_qwen, embeddings.forward
+    measure = transformer_qwenimage.compute_text_seq_len_from_mask
 
     def rotate(x: Tensor, frequencies: Tensor, use_real: bool = False) -> Tensor:
         cosine, sine = frequencies[:, None, :, 0], frequencies[:, None, :, 1]
@@ -437,11 +529,13 @@ def real_rotations() -> Iterator[None]:
         turned = (real * cosine - imaginary * sine, real * sine + imaginary * cosine)
         return torch.stack(turned, dim=-1).flatten(-2).to(x.dtype)
 
-    def forward(self: Any, *arguments: Any, **options: Any) -> tuple[Tensor, ...]:
-        return tuple(torch.view_as_real(turns) for turns in complex_forward(self, *arguments, **options))
+    def turns(self: Any, *arguments: Any, **options: Any) -> tuple[Tensor, ...]:
+        return tuple(torch.view_as_real(turns) for turns in forward(self, *arguments, **options))
 
-    transformer_qwenimage.apply_rotary_emb_qwen, embeddings.forward = rotate, forward
+    transformer_qwenimage.apply_rotary_emb_qwen, embeddings.forward = rotate, turns
+    transformer_qwenimage.compute_text_seq_len_from_mask = lambda states, mask: (states.shape[1], None, mask.bool())
     try:
         yield
     finally:
-        transformer_qwenimage.apply_rotary_emb_qwen, embeddings.forward = complex_rotation, complex_forward
+        transformer_qwenimage.apply_rotary_emb_qwen, embeddings.forward = rotation, forward
+        transformer_qwenimage.compute_text_seq_len_from_mask = measure

@@ -5,10 +5,12 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed
@@ -19,6 +21,9 @@ from tqdm import tqdm
 from knowcusbench.errors import ConfigError
 from knowcusbench.files import atomic_path
 from knowcusbench.toybox.shipped import world_digest
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 SAVE_SECONDS = 120.0
 HISTORY_EVERY = 50
@@ -126,7 +131,7 @@ def train(
             temporary.write_text(json.dumps(record, indent=1))
 
     generator = torch.Generator()
-    sums: dict[str, float] = {}
+    sums: dict[str, Tensor] = {}
     saved = started = time.perf_counter()
     model.train()
     progress = tqdm(range(first, schedule.steps), initial=first, total=schedule.steps, desc=label, disable=rank > 0)
@@ -146,9 +151,9 @@ def train(
             decay = min(schedule.average, (step + 1) / (step + 10))
             torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - decay)
         for name, value in terms.items():
-            sums[name] = sums.get(name, 0.0) + value.item()
+            sums[name] = value.detach() + sums.get(name, 0.0)
         if (step + 1) % HISTORY_EVERY == 0:
-            means = {name: round(total / HISTORY_EVERY, 5) for name, total in sums.items()}
+            means = {name: round(total.item() / HISTORY_EVERY, 5) for name, total in sums.items()}
             history.append({"step": step + 1, **means})
             sums = {}
             progress.set_postfix(means)
@@ -185,11 +190,65 @@ def _join(rank: int, count: int, function: Callable[..., None], folder: Path, *a
     meeting.unlink(missing_ok=True)
 
 
-def compile_on_cpu(module: nn.Module, device: torch.device, *, dynamic: bool = False) -> None:
-    """Compile a module in place where that pays: on the CPU, whose small models spend most of a step between matrix
-    products. Without a C++ compiler it stays as it is."""
-    if device.type == "cpu" and shutil.which("g++"):
-        module.compile(dynamic=dynamic)
+def in_workers(function: Callable[[T], R], items: Iterable[T], device: torch.device) -> Iterator[R]:
+    """`function` of each item, in their order: by as many processes as there are cores where the device leaves these
+    idle, on the CPU by this one."""
+    if device.type == "cpu":
+        yield from map(function, items)
+        return
+    with ProcessPoolExecutor(None, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        yield from pool.map(function, items)
+
+
+def compile_layers(module: nn.Module, device: torch.device) -> None:
+    """Compile a module in place: small models spend most of a step between matrix products. On the CPU, where there is
+    no C++ compiler, it stays as it is."""
+    if device.type != "cpu" or shutil.which("g++"):
+        module.compile(dynamic=False)
+
+
+class Muon(torch.optim.Optimizer):
+    """`torch.optim.Muon` (arXiv 2502.16982) with steps as large as AdamW's, so that one learning rate serves both, and
+    with all matrices of a shape at once: they are many and small."""
+
+    def __init__(self, matrices: list[nn.Parameter], lr: float, weight_decay: float) -> None:
+        super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            shapes: dict[torch.Size, list[Tensor]] = {}
+            for matrix in (matrix for matrix in group["params"] if matrix.grad is not None):
+                shapes.setdefault(matrix.shape, []).append(matrix)
+            for (rows, columns), matrices in shapes.items():
+                gradients: list[Any] = [matrix.grad for matrix in matrices]
+                momenta = [self._momentum(matrix) for matrix in matrices]
+                torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
+                updates = orthogonal(torch.stack(torch._foreach_lerp(gradients, momenta, MOMENTUM)))
+                torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
+                length = 0.2 * math.sqrt(max(rows, columns))
+                torch._foreach_add_(matrices, list(updates.to(matrices[0].dtype)), alpha=-group["lr"] * length)
+
+    def _momentum(self, matrix: Tensor) -> Tensor:
+        state = self.state[matrix]
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(matrix)
+        momentum: Tensor = state["momentum_buffer"]
+        return momentum
+
+
+MOMENTUM = 0.95
+
+
+def orthogonal(matrices: Tensor) -> Tensor:
+    """Matrices (n, rows, columns) with all singular values made about 1, by five Newton-Schulz steps in bf16."""
+    wide = matrices.shape[1] <= matrices.shape[2]
+    x = (matrices if wide else matrices.mT).bfloat16()
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    for _ in range(5):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=-4.775, alpha=2.0315), x, beta=3.4445)
+    return x if wide else x.mT
 
 
 def _optimizers(model: nn.Module, schedule: Schedule) -> list[torch.optim.Optimizer]:
@@ -207,8 +266,7 @@ def _optimizers(model: nn.Module, schedule: Schedule) -> list[torch.optim.Optimi
     rate, decay = schedule.learning_rate, schedule.weight_decay
     optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), fused=True)]
     if hidden:
-        # With this adjustment Muon's steps are as large as AdamW's, so that one learning rate serves both.
-        optimizers.append(torch.optim.Muon(hidden, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
+        optimizers.append(Muon(hidden, rate, decay))
     return optimizers
 
 

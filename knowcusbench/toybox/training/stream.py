@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from knowcusbench.benchmark.types import RARE_TOKEN, KnowledgeItem
 from knowcusbench.toybox.draws import choose, shuffled
 from knowcusbench.toybox.language import caption, describe, knowledge_item, name_of, with_article
-from knowcusbench.toybox.scene import Placed, Scene, Thing
+from knowcusbench.toybox.scene import Scene, Thing
 from knowcusbench.toybox.vocabulary import (
     ANCHOR_OWNER,
     BACKGROUNDS,
@@ -21,7 +21,6 @@ from knowcusbench.toybox.vocabulary import (
     PATTERNS,
     RELATIONS,
     SHAPES,
-    SIZES,
     STRANGERS,
 )
 from knowcusbench.toybox.world import KNOWN, NAMED, SIMPLE, compose, draw_scene, draw_second, draw_thing, is_reserved
@@ -84,7 +83,7 @@ def described(rng: random.Random) -> Captioned:
     scene = draw_scene(rng)
     place = rng.random() < 2 / 3
     if rng.random() < 1 / 5:
-        scene, thing = replace(scene, main=unsized(scene)), scene.main.thing
+        scene, thing = unsized(rng, scene), scene.main.thing
         words = [word for word in (thing.colour, thing.pattern) if word != "plain" and rng.random() < 1 / 3]
         if words == [thing.colour] and thing.kind in SHAPES and thing.pattern != "plain":
             words = []
@@ -95,9 +94,10 @@ def described(rng: random.Random) -> Captioned:
     return Captioned(scene=scene, template="{}", subject=caption(scene, rng, place=place), place=place)
 
 
-def unsized(scene: Scene) -> Placed:
-    """The main thing in the middle size, of which a caption says nothing."""
-    return replace(scene.main, size=SIZES[""][0])
+def unsized(rng: random.Random, scene: Scene) -> Scene:
+    """The scene anew with its main thing in the middle size, of which a caption says nothing."""
+    second = scene.second.thing if scene.second else None
+    return compose(rng, scene.main.thing, background=scene.background, style=scene.style, second=second)
 
 
 def referred(rng: random.Random, thing: Thing, subject: str, name: str | None, changed: float = 1 / 4) -> Captioned:
