@@ -44,7 +44,7 @@ from knowcusbench.toybox.evaluation import (
 from knowcusbench.toybox.oracle import Oracle, OracleSpec
 from knowcusbench.toybox.shipped import MANIFEST, WEIGHTS, weights_version
 from knowcusbench.toybox.training.clip import evaluate_clip
-from knowcusbench.toybox.training.denoiser import PORTION, PORTIONS
+from knowcusbench.toybox.training.examples import PORTION, PORTIONS
 from knowcusbench.toybox.training.loop import HISTORY_EVERY
 from knowcusbench.toybox.training.oracle import evaluate_oracle
 from knowcusbench.toybox.training.preference import evaluate_preference

@@ -70,11 +70,12 @@ Losses = Mapping[str, Tensor]
 
 def train(
     model: nn.Module,
-    losses: Callable[[int, torch.Generator], Losses],
+    losses: Callable[..., Losses],
     schedule: Schedule,
     folder: Path,
     *,
     label: str,
+    draw: Callable[[int, torch.Generator], tuple[Tensor, ...]] | None = None,
 ) -> None:
     """Train in place, and leave the (averaged) result in `model`.
 
@@ -83,7 +84,9 @@ def train(
     the batch, and gradients are averaged.
 
     Args:
-        losses: from a step and its generator.
+        losses: from what is drawn.
+        draw: from a step and its generator, tensors on the model's device, of few shapes; a GPU then replays a step as
+            a whole. By default the step and the generator are handed on.
         folder: keeps `state.pt` (written every two minutes) and `losses.json`.
 
     Raises ConfigError to go on with a state of another version of the world or of another schedule.
@@ -92,7 +95,10 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     state_file = folder / "state.pt"
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizers = _optimizers(model, schedule)
+    device = parameters[0].device
+    # Tensors, since a replayed step reads them where they were.
+    rate, fresh = torch.zeros((), device=device), torch.zeros((), device=device)
+    optimizers = _optimizers(model, schedule, rate)
     average = [parameter.detach().clone() for parameter in parameters] if schedule.average else []
     history: list[dict[str, float]] = []
     seconds, first = 0.0, 0
@@ -108,6 +114,8 @@ def train(
         model.load_state_dict(state["model"])
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
         for kept, saved in zip(average, state["average"], strict=True):
             kept.copy_(saved)
         history, seconds, first = state["history"], state["seconds"], state["step"]
@@ -130,16 +138,8 @@ def train(
         with atomic_path(folder / "losses.json") as temporary:
             temporary.write_text(json.dumps(record, indent=1))
 
-    generator = torch.Generator()
-    sums: dict[str, Tensor] = {}
-    saved = started = time.perf_counter()
-    model.train()
-    progress = tqdm(range(first, schedule.steps), initial=first, total=schedule.steps, desc=label, disable=rank > 0)
-    for step in progress:
-        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-            group["lr"] = schedule.rate(step)
-        generator.manual_seed((schedule.seed * 1_000_003 + step) * processes + rank)
-        terms = losses(step, generator)
+    def advance(*drawn: Any) -> Losses:
+        terms = losses(*drawn)
         torch.stack(list(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
         if processes > 1:
             _average_gradients(parameters, processes)
@@ -148,10 +148,24 @@ def train(
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         if average:
-            decay = min(schedule.average, (step + 1) / (step + 10))
-            torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - decay)
+            moved = torch._foreach_sub([parameter.detach() for parameter in parameters], average)
+            torch._foreach_mul_(moved, fresh)
+            torch._foreach_add_(average, moved)
+        return {name: value.detach() for name, value in terms.items()}
+
+    step_of = Replayed(advance) if draw and device.type == "cuda" and processes == 1 else advance
+    generator = torch.Generator()
+    sums: dict[str, Tensor] = {}
+    saved = started = time.perf_counter()
+    model.train()
+    progress = tqdm(range(first, schedule.steps), initial=first, total=schedule.steps, desc=label, disable=rank > 0)
+    for step in progress:
+        rate.fill_(schedule.rate(step))
+        fresh.fill_(1 - min(schedule.average, (step + 1) / (step + 10)))
+        generator.manual_seed((schedule.seed * 1_000_003 + step) * processes + rank)
+        terms = step_of(*(draw(step, generator) if draw else (step, generator)))
         for name, value in terms.items():
-            sums[name] = value.detach() + sums.get(name, 0.0)
+            sums[name] = value + sums.get(name, 0.0)
         if (step + 1) % HISTORY_EVERY == 0:
             means = {name: round(total.item() / HISTORY_EVERY, 5) for name, total in sums.items()}
             history.append({"step": step + 1, **means})
@@ -211,7 +225,7 @@ class Muon(torch.optim.Optimizer):
     """`torch.optim.Muon` (arXiv 2502.16982) with steps as large as AdamW's, so that one learning rate serves both, and
     with all matrices of a shape at once: they are many and small."""
 
-    def __init__(self, matrices: list[nn.Parameter], lr: float, weight_decay: float) -> None:
+    def __init__(self, matrices: list[nn.Parameter], lr: Tensor, weight_decay: float) -> None:
         super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -226,8 +240,8 @@ class Muon(torch.optim.Optimizer):
                 torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
                 updates = orthogonal(torch.stack(torch._foreach_lerp(gradients, momenta, MOMENTUM)))
                 torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
-                length = 0.2 * math.sqrt(max(rows, columns))
-                torch._foreach_add_(matrices, list(updates.to(matrices[0].dtype)), alpha=-group["lr"] * length)
+                steps = updates.float() * (group["lr"] * 0.2 * math.sqrt(max(rows, columns)))
+                torch._foreach_sub_(matrices, list(steps))
 
     def _momentum(self, matrix: Tensor) -> Tensor:
         state = self.state[matrix]
@@ -251,7 +265,40 @@ def orthogonal(matrices: Tensor) -> Tensor:
     return x if wide else x.mT
 
 
-def _optimizers(model: nn.Module, schedule: Schedule) -> list[torch.optim.Optimizer]:
+class Replayed:
+    """A function of tensors on a GPU that is recorded once for their shapes and then replayed: a step of a small model
+    is thousands of kernels, most of them shorter than their launch. What it returns is overwritten by the next call.
+    """
+
+    def __init__(self, function: Callable[..., Losses]) -> None:
+        self._function = function
+        self._calls: dict[tuple[torch.Size, ...], int] = {}
+        self._records: dict[tuple[torch.Size, ...], tuple[torch.cuda.CUDAGraph, tuple[Tensor, ...], Losses]] = {}
+        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, *inputs: Tensor) -> Losses:
+        shapes = tuple(value.shape for value in inputs)
+        calls = self._calls[shapes] = self._calls.get(shapes, 0) + 1
+        if calls < 4:  # What is compiled, loaded or allocated at first use can't be recorded.
+            self._stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self._stream):
+                result = self._function(*inputs)
+            torch.cuda.current_stream().wait_stream(self._stream)
+            return result
+        if shapes not in self._records:
+            graph, kept = torch.cuda.CUDAGraph(), tuple(value.clone() for value in inputs)
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+                result = self._function(*kept)
+            self._records[shapes] = graph, kept, result
+        graph, kept, result = self._records[shapes]
+        for old, new in zip(kept, inputs, strict=True):
+            old.copy_(new)
+        graph.replay()
+        return result
+
+
+def _optimizers(model: nn.Module, schedule: Schedule, rate: Tensor) -> list[torch.optim.Optimizer]:
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     hidden = [
         parameter
@@ -259,12 +306,15 @@ def _optimizers(model: nn.Module, schedule: Schedule) -> list[torch.optim.Optimi
         if schedule.muon and parameter.ndim == 2 and "blocks." in name and "_mod." not in name
     ]
     others = [parameter for parameter in trained.values() if not any(parameter is matrix for matrix in hidden)]
+    decay = schedule.weight_decay
     groups = [
-        {"params": [p for p in others if p.ndim > 1], "weight_decay": schedule.weight_decay},
+        {"params": [p for p in others if p.ndim > 1], "weight_decay": decay},
         {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    rate, decay = schedule.learning_rate, schedule.weight_decay
-    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), fused=True)]
+    replayed = rate.device.type == "cuda"
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), fused=True, capturable=replayed)
+    ]
     if hidden:
         optimizers.append(Muon(hidden, rate, decay))
     return optimizers
