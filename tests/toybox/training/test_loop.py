@@ -97,3 +97,68 @@ def test_two_processes_learn_together_what_one_learns(tmp_path: Path) -> None:
     for weights in others:
         assert all(torch.allclose(weights[key], expected[key], atol=1e-5) for key in expected)
     assert not list(tmp_path.rglob("rendezvous*"))
+
+
+def test_muon_steps_are_those_of_the_optimizer_that_takes_matrices_one_by_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(6, 6), (6, 6), (4, 9), (9, 4), (9, 4), (3, 3)]
+    values = [torch.randn(shape, generator=generator) for shape in shapes]
+    ours, theirs = ([nn.Parameter(value.clone()) for value in values] for _ in range(2))
+    rate = torch.tensor(0.02)
+    together = loop.Muon(ours, rate, weight_decay=0.1)
+    one_by_one = torch.optim.Muon(theirs, lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    for _ in range(3):
+        for matrix, other in zip(ours[:-1], theirs[:-1], strict=True):  # The last one has no gradient.
+            matrix.grad = torch.randn(matrix.shape, generator=generator)
+            other.grad = matrix.grad.clone()
+        together.step()
+        one_by_one.step()
+    for matrix, other, value in zip(ours, theirs, values, strict=True):
+        assert torch.allclose(matrix, other, atol=2e-3 * 0.06)
+        assert torch.equal(matrix, value) == (matrix is ours[-1])
+
+
+def test_what_is_drawn_is_what_losses_are_of(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(1, 1)
+
+    def draw(step: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        x = torch.randn(8, 1, generator=generator)
+        return x, 3 * x - 1
+
+    def losses(x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        return {"square": (model(x) - y).square().mean()}
+
+    train(model, losses, SCHEDULE, tmp_path / "drawn", label="line", draw=draw)
+    assert torch.equal(model.weight, regression(tmp_path / "whole").weight)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_replayed_step_is_the_step(tmp_path: Path) -> None:
+    weights = []
+    for replayed in (True, False):
+        torch.manual_seed(0)
+        model = nn.Linear(1, 1).cuda()
+
+        def draw(step: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+            x = torch.randn(8 + step % 2, 1, generator=generator).cuda()
+            return x, 3 * x - 1
+
+        def losses(x: Tensor, y: Tensor, model: nn.Linear = model) -> dict[str, Tensor]:
+            return {"square": (model(x) - y).square().mean()}
+
+        with pytest.MonkeyPatch.context() as patch:
+            if not replayed:
+                patch.setattr(loop, "Replayed", lambda function: function)
+            train(model, losses, SCHEDULE, tmp_path / str(replayed), label="line", draw=draw)
+        weights.append(model.weight.detach().cpu())
+    assert torch.allclose(*weights, atol=1e-5)
+
+
+def doubled(number: int) -> int:
+    return 2 * number
+
+
+def test_workers_answer_in_order() -> None:
+    for device in ("cpu", "cuda"):  # None of the workers needs the device itself.
+        assert list(loop.in_workers(doubled, range(20), torch.device(device))) == [*range(0, 40, 2)]
