@@ -1,8 +1,9 @@
 """DreamBooth with LoRA on the transformer: stage 1 of the paper, and the whole of its Naive-DB baseline."""
 
 import hashlib
+import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -24,6 +25,8 @@ from knowcusbench.images import read_image
 TRAINER = 1
 """Changes when the same settings would give other weights; part of the cache key."""
 
+TOKEN = "{token}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class DreamBooth:
@@ -44,7 +47,11 @@ class DreamBooth:
             (`add_k_proj`, `transformer_blocks.0.attn.add_k_proj`); none: the backbone's, which for Qwen-Image are that
             trainer's, the attention projections of the image stream.
         decay: whether the learning rate falls linearly to zero.
-        contexts: what the reference images are trained from, in turn; `{}` stands for the instance prompt.
+        contexts: what the reference images are trained from, in turn; `{}` stands for the instance prompt, `{token}`
+            for that without its class noun.
+        prompt_noise: standard deviation of the noise on these prompts' embeddings, new in every step (NEFTune, arXiv
+            2310.05914), in standard deviations of the embeddings; 0 is none. Without it the concept may be drawn from
+            the very states of the trained prompts alone.
         prior_images: class images for prior preservation, drawn by the unadapted backbone; 0 is off, and the class noun
             itself then absorbs much of the concept (the `leak` control shows how much).
         prior_weight: of the prior loss.
@@ -64,6 +71,7 @@ class DreamBooth:
     target_modules: tuple[str, ...] = ()
     decay: bool = False
     contexts: tuple[str, ...] = ("{}",)
+    prompt_noise: float = 0.0
     prior_images: int = 0
     prior_weight: float = 1.0
     prior_prompts: tuple[str, ...] = ("{}",)
@@ -76,11 +84,13 @@ class DreamBooth:
                 f"steps={self.steps}, rank={self.rank}, batch_size={self.batch_size}, "
                 f"prior_images={self.prior_images}"
             )
-        if not self.contexts or not all("{}" in context for context in self.contexts):
+        if not self.contexts or not all("{}" in context or TOKEN in context for context in self.contexts):
             raise ConfigError(
-                "dreambooth: expected at least one of contexts, with {} for the instance prompt in each, found "
-                f"contexts={list(self.contexts)}"
+                f"dreambooth: expected at least one of contexts, with {{}} for the instance prompt or {TOKEN} for that "
+                f"without its class noun in each, found contexts={list(self.contexts)}"
             )
+        if not 0 <= self.prompt_noise < math.inf:
+            raise ConfigError(f"dreambooth: expected prompt_noise of at least 0, found {self.prompt_noise}")
         if not self.prior_prompts or 0 < self.prior_images < len(self.prior_prompts):
             raise ConfigError(
                 "dreambooth: expected at least one of prior_prompts, and a class image for each, found "
@@ -114,10 +124,14 @@ class DreamBooth:
             "image_size": list(backbone.image_size),
             "images": concept.images_digest,
             "instance_prompt": instance_prompt,
-            "class_noun": concept.class_noun if self.prior_images else None,
+            "class_noun": concept.class_noun if self.prior_images or self._names_the_token else None,
             **({"class_images": dict(backbone.sampling)} if self.prior_images else {}),
             **backbone.settings,
         }
+
+    @property
+    def _names_the_token(self) -> bool:
+        return any(TOKEN in context for context in self.contexts)
 
     def _train(self, concept: Concept, backbone: Backbone, instance_prompt: str) -> Adaptation:
         targets = backbone.lora_targets
@@ -152,8 +166,9 @@ class DreamBooth:
         under the instance prompt in a context, and where prior preservation is on, class images under their prompt."""
         references = backbone.encode_images([read_image(path) for path in concept.images])
         batches = posterior_draws(references, self.batch_size, generator)
-        prompts = [context.replace("{}", instance_prompt) for context in self.contexts]
-        terms = [[Objective(batches, backbone.encode(prompt), 1.0) for prompt in prompts]]
+        token = instance_prompt.removesuffix(concept.class_noun).strip()
+        prompts = [context.replace(TOKEN, token).replace("{}", instance_prompt) for context in self.contexts]
+        terms = [[Objective(batches, backbone.encode(prompt), 1.0, self.prompt_noise) for prompt in prompts]]
         if self.prior_images:
             prompts = [prompt.replace("{}", concept.class_noun) for prompt in self.prior_prompts]
             seeds = class_seeds(concept.class_noun, self.prior_images)
@@ -168,18 +183,25 @@ class DreamBooth:
 
 @dataclass(frozen=True)
 class Objective:
-    """A term of the loss: endless batches of latents, the prompt that they are to be drawn from, and its weight."""
+    """A term of the loss: endless batches of latents, the prompt that they are to be drawn from, its weight, and how
+    much noise is on the prompt's embeddings, in their standard deviations."""
 
     batches: Iterator[Tensor]
     prompt_embeds: PromptEmbeds
     weight: float
+    prompt_noise: float = 0.0
 
     def loss(self, backbone: Backbone, generator: torch.Generator) -> Tensor:
         """The weighted flow-matching loss of the next batch at noise and noise levels from `generator`."""
         latents = next(self.batches)
         noise = torch.randn(latents.shape, generator=generator).to(latents.device)
         sigma = draw_sigmas(len(latents), generator).to(latents.device)
-        velocity = backbone.velocity(noisy_latents(latents, noise, sigma), sigma, self.prompt_embeds)
+        prompt = self.prompt_embeds
+        if self.prompt_noise:
+            embeds = prompt.embeds.float()
+            moved = torch.randn(embeds.shape, generator=generator).to(embeds.device) * embeds.std() * self.prompt_noise
+            prompt = replace(prompt, embeds=(embeds + moved).to(prompt.embeds.dtype))
+        velocity = backbone.velocity(noisy_latents(latents, noise, sigma), sigma, prompt)
         return self.weight * flow_matching_loss(velocity, latents, noise)
 
 

@@ -1,3 +1,4 @@
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -186,12 +187,15 @@ def test_whatever_changes_the_result_has_an_entry_of_its_own(
                 {"seed": 7},
                 {"decay": True},
                 {"contexts": ("a photo of {}",)},
+                {"prompt_noise": 0.1},
                 {"prior_images": 1},
                 {"prior_images": 1, "prior_weight": 0.5},
                 {"prior_images": 1, "prior_prompts": ("a photo of a {}",)},
             )
         ),
         (replace(one_step, prior_images=1), replace(cube, class_noun="toy"), backbone, "sks cube"),
+        (replace(one_step, contexts=("{token}",)), cube, backbone, "sks cube"),
+        (replace(one_step, contexts=("{token}",)), replace(cube, class_noun="toy"), backbone, "sks cube"),
         *(
             (replace(one_step, prior_images=1), cube, replace(backbone.spec, **change).load(), "sks cube")
             for change in ({"steps": 2}, {"true_cfg_scale": 2.0}, {"negative_prompt": "blurred"})
@@ -266,8 +270,24 @@ def test_the_instance_prompt_stands_in_each_context_in_turn(
     backbone: QwenImage, cube: Concept, cache: AdapterCache
 ) -> None:
     listening = ListeningBackbone(backbone)
-    dreambooth(steps=3, batch_size=2, contexts=("{}", "a photo of {}")).fit(cube, listening, "sks cube", cache)
-    expect_prompts(listening, ["sks cube", "a photo of sks cube", "sks cube"])
+    contexts = ("{}", "a photo of {}", "a {token} thing")
+    dreambooth(steps=4, batch_size=2, contexts=contexts).fit(cube, listening, "sks cube", cache)
+    expect_prompts(listening, ["sks cube", "a photo of sks cube", "a sks thing", "sks cube"])
+
+
+def test_noise_is_on_the_instance_prompts_embeddings_alone_and_new_in_every_step(
+    backbone: QwenImage, cube: Concept, cache: AdapterCache
+) -> None:
+    listening = ListeningBackbone(backbone)
+    dreambooth(steps=2, batch_size=2, prior_images=1, prompt_noise=0.5).fit(cube, listening, "sks cube", cache)
+    plain = backbone.encode("sks cube").embeds.float()
+    first, prior, second, _ = (embeds.float() for _, embeds in listening.trained)
+    assert torch.equal(prior, backbone.encode("cube").embeds.float())
+    for embeds in (first, second):
+        moved = (embeds - plain) / plain.std()
+        assert moved.std() == pytest.approx(0.5, rel=0.1)
+        assert moved.mean() == pytest.approx(0, abs=0.05)
+    assert not torch.equal(first, second)
 
 
 def test_a_decaying_rate_falls_linearly_to_zero(
@@ -377,6 +397,8 @@ def test_the_release_is_used_instead_when_asked(
         {"prior_images": -1},
         {"contexts": ()},
         {"contexts": ("{}", "a photo")},
+        {"prompt_noise": -0.1},
+        {"prompt_noise": math.nan},
         {"prior_prompts": ()},
         {"prior_prompts": ("{}", "a {}"), "prior_images": 1},
     ],
