@@ -280,7 +280,7 @@ def render(figures: Figures, rows: Sequence[Row], manifest: Mapping[str, Any], e
         f"{HISTORY_EVERY} steps.",
         "",
         *table(
-            ("stage", "steps", "batch", "rate", "seed", "hours", "losses at the end"),
+            ("stage", "steps", "batch", "rate", "seed", "hours", "on", "losses at the end"),
             [
                 (
                     name,
@@ -289,6 +289,7 @@ def render(figures: Figures, rows: Sequence[Row], manifest: Mapping[str, Any], e
                     stage["schedule"]["learning_rate"],
                     stage["schedule"]["seed"],
                     f"{stage['seconds'] / 3600:.2f}",
+                    stage.get("hardware", "CPU"),
                     ", ".join(f"{key} {value}" for key, value in stage["losses"][-1].items() if key != "step"),
                 )
                 for name, stage in training["stages"].items()

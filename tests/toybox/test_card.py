@@ -10,6 +10,7 @@ MANIFEST = {
         "provenance": {"git": {"commit": "c0ffee", "dirty": False}},
         "stages": {
             "vae": {
+                "hardware": "NVIDIA H100",
                 "schedule": {"steps": 7, "batch_size": 2, "learning_rate": 0.5, "seed": 3},
                 "seconds": 1800,
                 "losses": [{"step": 7, "square": 0.25}],
@@ -44,7 +45,7 @@ def test_every_target_is_compared_with_its_figure() -> None:
     assert judged["mokus: oracle_concept reconstruction"] == ["≥ 0.75", "0.800", "yes"]
     assert judged["mokus: oracle_concept generation"] == ["≥ 0.7", "0.600", "**no**"]
     assert judged["SAM: something"] == ["0.125"]
-    assert judged["vae"] == ["7", "2", "0.5", "3", "0.50", "square 0.25"]
+    assert judged["vae"] == ["7", "2", "0.5", "3", "0.50", "NVIDIA H100", "square 0.25"]
     assert '  "commit": "c0ffee",' in lines
     assert '  "eta": 0.001' in lines
 

@@ -22,10 +22,10 @@ from knowcusbench.toybox.training.examples import MEANINGS, load_examples, meani
 from knowcusbench.toybox.training.loop import Losses, Schedule, compile_layers, in_processes, train
 
 SCHEDULE = Schedule(
-    steps=20_000, batch_size=512, learning_rate=1.5e-3, warmup=500, decay_from=0.2, muon=True, average=0.999
+    steps=82_000, batch_size=64, learning_rate=1e-3, warmup=100, decay_from=0.9195, muon=True, average=0.998
 )
 
-FREE_STEPS = 2_500
+FREE_STEPS = 8_100
 """In the first steps things are anywhere in the picture, then in few places."""
 
 READ_BLOCK = 1

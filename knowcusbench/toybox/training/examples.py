@@ -57,7 +57,7 @@ from knowcusbench.toybox.world import KNOWN, SIMPLE, settled, size_word
 PORTION = 2_000
 """Examples that are drawn from one seed."""
 
-PORTIONS: Mapping[str, int] = {"free": 40, "settled": 160}
+PORTIONS: Mapping[str, int] = {"free": 40, "settled": 40}
 """Of examples, by where their things are: anywhere in the picture, or in few places (`world.settled`)."""
 
 BLANK_SHARE = 0.1

@@ -134,7 +134,8 @@ def train(
         }
         with atomic_path(state_file) as temporary:
             torch.save(state, temporary)
-        record = {**origin, "seconds": round(seconds, 1), "step": step, "losses": history}
+        hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+        record = {**origin, "hardware": hardware, "seconds": round(seconds, 1), "step": step, "losses": history}
         with atomic_path(folder / "losses.json") as temporary:
             temporary.write_text(json.dumps(record, indent=1))
 
