@@ -9,6 +9,7 @@ import pytest
 from knowcusbench.benchmark.types import RARE_TOKEN
 from knowcusbench.toybox.concepts import DEVELOPMENT_CONCEPTS, NOVEL_CONCEPTS
 from knowcusbench.toybox.language import knowledge_item, name_of
+from knowcusbench.toybox.scene import RESOLUTION
 from knowcusbench.toybox.training.stream import (
     SHOWN_NAMED,
     SHOWN_SIMPLE,
@@ -64,6 +65,14 @@ def test_a_change_is_in_the_caption_and_in_the_picture() -> None:
         attribute = shown.colour if picture.change in COLOURS else shown.pattern
         assert attribute == picture.change
         assert f"{picture.change} version of it" in picture.text
+
+
+def test_things_are_whole_in_the_picture_wherever_they_are(pictures: list[Captioned]) -> None:
+    placed = [thing for picture in pictures for thing in (picture.scene.main, picture.scene.second) if thing]
+    assert len(placed) > 1.2 * len(pictures)
+    for thing in placed:
+        assert min(thing.left, thing.top) >= 0
+        assert max(thing.left, thing.top) + thing.size <= RESOLUTION
 
 
 def test_held_out_facts_are_never_told_of_a_picture(pictures: list[Captioned]) -> None:
