@@ -72,6 +72,13 @@ MAIN_WEIGHT, SECOND_WEIGHT = 1.5, 1.5
 
 SIMPLE_PHRASES = frozenset(map(phrase_of, SHOWN_SIMPLE))
 
+UNSHOWN = (
+    *filter(is_held_out, (*KNOWN, *SIMPLE)),
+    *UNKNOWN,
+    *((ANCHOR_OWNER, relation) for relation in RELATIONS),
+)
+"""Of which no picture tells."""
+
 TOKENS = (24, 40)
 """Prompts are padded to the least of these lengths that holds them, so that two lengths are compiled."""
 
@@ -316,13 +323,6 @@ def _decoy(told: Captioned, rng: random.Random) -> tuple[str, str] | None:
     key = choose(rng, SHOWN_SIMPLE) if simple else _any_key(rng)
     phrase = phrase_of(key)
     return template.format(phrase), template.format(_shown_answer(key) or phrase)
-
-
-UNSHOWN = (
-    *filter(is_held_out, (*KNOWN, *SIMPLE)),
-    *UNKNOWN,
-    *((ANCHOR_OWNER, relation) for relation in RELATIONS),
-)
 
 
 def _any_key(rng: random.Random) -> Key:

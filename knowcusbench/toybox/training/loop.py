@@ -28,6 +28,9 @@ R = TypeVar("R")
 SAVE_SECONDS = 120.0
 HISTORY_EVERY = 50
 
+MOMENTUM = 0.95
+"""Of Muon."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
@@ -250,9 +253,6 @@ class Muon(torch.optim.Optimizer):
             state["momentum_buffer"] = torch.zeros_like(matrix)
         momentum: Tensor = state["momentum_buffer"]
         return momentum
-
-
-MOMENTUM = 0.95
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
