@@ -55,6 +55,7 @@ class DreamBooth:
         prior_images: class images for prior preservation, drawn by the unadapted backbone; 0 is off, and the class noun
             itself then absorbs much of the concept (the `leak` control shows how much).
         prior_weight: of the prior loss.
+        prior_every: steps from one prior loss to the next; a step with it takes twice as long.
         prior_prompts: what the class images are drawn and trained from, in turn; `{}` stands for the class noun. Other
             prompts preserve what else the backbone draws.
         use_released: take the LoRA that the benchmark's release ships for the concept instead of training one.
@@ -74,15 +75,16 @@ class DreamBooth:
     prompt_noise: float = 0.0
     prior_images: int = 0
     prior_weight: float = 1.0
+    prior_every: int = 1
     prior_prompts: tuple[str, ...] = ("{}",)
     use_released: bool = False
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.rank, self.batch_size) < 1 or self.prior_images < 0:
+        if min(self.steps, self.rank, self.batch_size, self.prior_every) < 1 or self.prior_images < 0:
             raise ConfigError(
-                "dreambooth: expected steps, rank and batch_size of at least 1 and prior_images of at least 0, found "
-                f"steps={self.steps}, rank={self.rank}, batch_size={self.batch_size}, "
-                f"prior_images={self.prior_images}"
+                "dreambooth: expected steps, rank, batch_size and prior_every of at least 1 and prior_images of at "
+                f"least 0, found steps={self.steps}, rank={self.rank}, batch_size={self.batch_size}, "
+                f"prior_every={self.prior_every}, prior_images={self.prior_images}"
             )
         if not self.contexts or not all("{}" in context or TOKEN in context for context in self.contexts):
             raise ConfigError(
@@ -100,7 +102,10 @@ class DreamBooth:
     @property
     def training_passes(self) -> int:
         """Forward and backward passes of the transformer at batch 1."""
-        return 0 if self.use_released else self.steps * self.batch_size * (2 if self.prior_images else 1)
+        if self.use_released:
+            return 0
+        prior_steps = -(-self.steps // self.prior_every) if self.prior_images else 0
+        return (self.steps + prior_steps) * self.batch_size
 
     def fit(self, concept: Concept, backbone: Backbone, instance_prompt: str, cache: AdapterCache) -> Adaptation:
         """Teach the transformer that `instance_prompt` shows the concept (in the `contexts`, by default alone).
@@ -140,7 +145,7 @@ class DreamBooth:
         generator = torch.Generator().manual_seed(self.seed)
         losses = []
         with measured("visual", backbone.device) as meter:
-            terms = self._objectives(concept, backbone, instance_prompt, generator)
+            references, prior = self._objectives(concept, backbone, instance_prompt, generator)
             with trainable(backbone.transformer, targets, self.rank, self.alpha, self.seed) as parameters:
                 optimizer = torch.optim.AdamW(
                     parameters.values(), lr=self.learning_rate, weight_decay=self.weight_decay
@@ -148,7 +153,11 @@ class DreamBooth:
                 for step in trange(self.steps, desc=f"dreambooth {concept.name}", leave=False, disable=None):
                     if self.decay:
                         optimizer.param_groups[0]["lr"] = self.learning_rate * (1 - step / self.steps)
-                    loss = torch.stack([term[step % len(term)].loss(backbone, generator) for term in terms]).sum()
+                    terms = [references[step % len(references)]]
+                    number, rest = divmod(step, self.prior_every)
+                    if prior and not rest:
+                        terms.append(prior[number % len(prior)])
+                    loss = torch.stack([term.loss(backbone, generator) for term in terms]).sum()
                     loss.backward()  # type: ignore[no-untyped-call]
                     torch.nn.utils.clip_grad_norm_(parameters.values(), self.max_grad_norm)
                     optimizer.step()
@@ -161,24 +170,23 @@ class DreamBooth:
 
     def _objectives(
         self, concept: Concept, backbone: Backbone, instance_prompt: str, generator: torch.Generator
-    ) -> list[list["Objective"]]:
-        """What is learned in every step, by term of the loss one of the term's objectives in turn: the reference images
-        under the instance prompt in a context, and where prior preservation is on, class images under their prompt."""
+    ) -> tuple[list["Objective"], list["Objective"]]:
+        """What is learned, in turn: the reference images under the instance prompt in its contexts, and where prior
+        preservation is on, class images under their prompts."""
         references = backbone.encode_images([read_image(path) for path in concept.images])
         batches = posterior_draws(references, self.batch_size, generator)
         token = instance_prompt.removesuffix(concept.class_noun).strip()
         prompts = [context.replace(TOKEN, token).replace("{}", instance_prompt) for context in self.contexts]
-        terms = [[Objective(batches, backbone.encode(prompt), 1.0, self.prompt_noise) for prompt in prompts]]
+        instance = [Objective(batches, backbone.encode(prompt), 1.0, self.prompt_noise) for prompt in prompts]
+        prior = []
         if self.prior_images:
             prompts = [prompt.replace("{}", concept.class_noun) for prompt in self.prior_prompts]
             seeds = class_seeds(concept.class_noun, self.prior_images)
-            prior = []
             for number, embeds in enumerate(map(backbone.encode, prompts)):
                 images = backbone.encode_images(backbone.sample(embeds, seeds[number :: len(prompts)]))
                 draws = posterior_draws(images, self.batch_size, generator)
                 prior.append(Objective(draws, embeds, self.prior_weight))
-            terms.append(prior)
-        return terms
+        return instance, prior
 
 
 @dataclass(frozen=True)

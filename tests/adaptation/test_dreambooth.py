@@ -190,6 +190,7 @@ def test_whatever_changes_the_result_has_an_entry_of_its_own(
                 {"prompt_noise": 0.1},
                 {"prior_images": 1},
                 {"prior_images": 1, "prior_weight": 0.5},
+                {"prior_images": 1, "prior_every": 2},
                 {"prior_images": 1, "prior_prompts": ("a photo of a {}",)},
             )
         ),
@@ -264,6 +265,16 @@ def test_prior_prompts_share_the_class_images_and_take_turns(
         assert torch.equal(drawn, backbone.encode(prompt).embeds)
     one, other = "a photo of a cube", "a boat"
     expect_prompts(listening, ["sks cube", one, "sks cube", other, "sks cube", one])
+
+
+def test_class_images_take_part_in_every_third_step(backbone: QwenImage, cube: Concept, cache: AdapterCache) -> None:
+    listening = ListeningBackbone(backbone)
+    prior = {"prior_images": 2, "prior_prompts": ("{}", "a boat"), "prior_every": 3}
+    trainer = dreambooth(steps=7, batch_size=2, contexts=("{}", "a photo of {}"), **prior)
+    trainer.fit(cube, listening, "sks cube", cache)
+    one, other = "sks cube", "a photo of sks cube"
+    expect_prompts(listening, [one, "cube", other, one, other, "a boat", one, other, one, "cube"])
+    assert trainer.training_passes == 2 * len(listening.trained)
 
 
 def test_the_instance_prompt_stands_in_each_context_in_turn(
@@ -395,6 +406,7 @@ def test_the_release_is_used_instead_when_asked(
         {"rank": 0},
         {"batch_size": 0},
         {"prior_images": -1},
+        {"prior_every": 0},
         {"contexts": ()},
         {"contexts": ("{}", "a photo")},
         {"prompt_noise": -0.1},
