@@ -147,7 +147,7 @@ def main() -> None:
     manifest = json.loads((WEIGHTS / MANIFEST).read_text())
     card = render(figures, rows, manifest, {"recipe": recipe, **here})
     write_atomic(CARD, card.replace(str(Path(composed.cache_dir).expanduser()), "<cache_dir>").encode())
-    sheet(draw(backbone, FIXED_PROMPTS)).save(PICTURES)
+    fixed_samples().save(PICTURES)
     print(CARD.read_text())
     print(f"written to {CARD}")
 
@@ -182,6 +182,12 @@ def adaptations(store: RunStore, label: str, concept: NovelConcept) -> list[Adap
     items = [None, *range(len(concept.known_as))]
     paths = [store.adaptation(label, concept.name, item) for item in items]
     return [load_adaptation(path) for path in paths if (path / RECORD_FILE).exists()]
+
+
+def fixed_samples() -> Image.Image:
+    """Seed 0 of `FIXED_PROMPTS` in a row, drawn in fp32: rounded to bf16, processors may draw another thing."""
+    backbone = build(compose(["backbone.dtype=float32"]).backbone, "backbone").load()
+    return sheet(draw(backbone, FIXED_PROMPTS))
 
 
 def sheet(images: Sequence[Image.Image]) -> Image.Image:
@@ -241,7 +247,7 @@ def render(figures: Figures, rows: Sequence[Row], manifest: Mapping[str, Any], e
         "",
         f"![fixed samples]({PICTURES.name})",
         "",
-        f"Seed 0 of: {'; '.join(FIXED_PROMPTS)}.",
+        f"Seed 0, in fp32, of: {'; '.join(FIXED_PROMPTS)}.",
         "",
         "## What was to be reached",
         "",
