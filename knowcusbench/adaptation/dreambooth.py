@@ -145,7 +145,7 @@ class DreamBooth:
         generator = torch.Generator().manual_seed(self.seed)
         losses = []
         with measured("visual", backbone.device) as meter:
-            references, prior = self._objectives(concept, backbone, instance_prompt, generator)
+            instance, prior = self._objectives(concept, backbone, instance_prompt, generator)
             with trainable(backbone.transformer, targets, self.rank, self.alpha, self.seed) as parameters:
                 optimizer = torch.optim.AdamW(
                     parameters.values(), lr=self.learning_rate, weight_decay=self.weight_decay
@@ -153,10 +153,9 @@ class DreamBooth:
                 for step in trange(self.steps, desc=f"dreambooth {concept.name}", leave=False, disable=None):
                     if self.decay:
                         optimizer.param_groups[0]["lr"] = self.learning_rate * (1 - step / self.steps)
-                    terms = [references[step % len(references)]]
-                    number, rest = divmod(step, self.prior_every)
-                    if prior and not rest:
-                        terms.append(prior[number % len(prior)])
+                    terms = [instance[step % len(instance)]]
+                    if prior and step % self.prior_every == 0:
+                        terms.append(prior[step // self.prior_every % len(prior)])
                     loss = torch.stack([term.loss(backbone, generator) for term in terms]).sum()
                     loss.backward()  # type: ignore[no-untyped-call]
                     torch.nn.utils.clip_grad_norm_(parameters.values(), self.max_grad_norm)

@@ -267,13 +267,13 @@ def test_prior_prompts_share_the_class_images_and_take_turns(
     expect_prompts(listening, ["sks cube", one, "sks cube", other, "sks cube", one])
 
 
-def test_class_images_take_part_in_every_third_step(backbone: QwenImage, cube: Concept, cache: AdapterCache) -> None:
+def test_class_images_take_part_in_every_second_step(backbone: QwenImage, cube: Concept, cache: AdapterCache) -> None:
     listening = ListeningBackbone(backbone)
-    prior = {"prior_images": 2, "prior_prompts": ("{}", "a boat"), "prior_every": 3}
-    trainer = dreambooth(steps=7, batch_size=2, contexts=("{}", "a photo of {}"), **prior)
+    prior = {"prior_images": 2, "prior_prompts": ("{}", "a boat"), "prior_every": 2}
+    trainer = dreambooth(steps=5, batch_size=2, contexts=("{}", "a photo of {}"), **prior)
     trainer.fit(cube, listening, "sks cube", cache)
     one, other = "sks cube", "a photo of sks cube"
-    expect_prompts(listening, [one, "cube", other, one, other, "a boat", one, other, one, "cube"])
+    expect_prompts(listening, [one, "cube", other, one, "a boat", other, one, "cube"])
     assert trainer.training_passes == 2 * len(listening.trained)
 
 
