@@ -1,4 +1,4 @@
-"""A content-addressed store of adapters that several methods share."""
+"""A content-addressed store of adapters that several methods share, and of the class images they are trained with."""
 
 import hashlib
 import json
@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from knowcusbench.adaptation.class_images import ClassImages
 from knowcusbench.adaptation.storage import is_saved, load_adaptation, save_adaptation
 from knowcusbench.adaptation.types import Adaptation
 from knowcusbench.claims import Claims
@@ -19,10 +20,15 @@ class AdapterCache:
     """Keeps expensive adaptations under a key made of everything that determines them.
 
     A later caller with the same key gets the same bytes, and the cost that the first one paid.
+
+    Attributes:
+        directory: of the adaptations.
+        class_images: those that trainings with prior preservation share, in a directory beside it.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self.class_images = ClassImages(directory.with_name(f"{directory.name}-class-images"))
         self._claims = Claims(directory.with_name(f"{directory.name}-claims"))
 
     def get(self, key: Mapping[str, Any], make: Callable[[], Adaptation]) -> Adaptation:

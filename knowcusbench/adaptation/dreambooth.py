@@ -1,6 +1,5 @@
 """DreamBooth with LoRA on the transformer: stage 1 of the paper, and the whole of its Naive-DB baseline."""
 
-import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -11,8 +10,9 @@ from torch import Tensor
 from tqdm import trange
 
 from knowcusbench.adaptation.cache import AdapterCache
+from knowcusbench.adaptation.class_images import ClassImages
 from knowcusbench.adaptation.flow_matching import draw_sigmas, flow_matching_loss, noisy_latents
-from knowcusbench.adaptation.measure import measured
+from knowcusbench.adaptation.measure import Meter, measured
 from knowcusbench.adaptation.released import load_released
 from knowcusbench.adaptation.types import Adaptation
 from knowcusbench.backbone.base import Backbone, LatentDistribution, PromptEmbeds
@@ -22,7 +22,7 @@ from knowcusbench.benchmark.types import Concept
 from knowcusbench.errors import ConfigError, MethodError
 from knowcusbench.images import read_image
 
-TRAINER = 1
+TRAINER = 2
 """Changes when the same settings would give other weights; part of the cache key."""
 
 TOKEN = "{token}"
@@ -42,6 +42,8 @@ class DreamBooth:
         rank, alpha: of the LoRA; its scaling is alpha / rank.
         batch_size: reference images per step, taken in a new order every epoch.
         weight_decay, max_grad_norm: of AdamW and of the clipping.
+        adam_beta2: how slowly AdamW forgets squared gradients. It remembers about 1 / (1 - beta2) steps: with far fewer
+            of them in all, the first gradients scale the last steps, too.
         seed: of LoRA initialisation, image order, posterior, noise and noise levels.
         target_modules: the transformer's linear layers that the LoRA is on, by full names or their ends
             (`add_k_proj`, `transformer_blocks.0.attn.add_k_proj`); none: the backbone's, which for Qwen-Image are that
@@ -68,6 +70,7 @@ class DreamBooth:
     batch_size: int = 1
     weight_decay: float = 1e-4
     max_grad_norm: float = 1.0
+    adam_beta2: float = 0.999
     seed: int = 42
     target_modules: tuple[str, ...] = ()
     decay: bool = False
@@ -91,6 +94,8 @@ class DreamBooth:
                 f"dreambooth: expected at least one of contexts, with {{}} for the instance prompt or {TOKEN} for that "
                 f"without its class noun in each, found contexts={list(self.contexts)}"
             )
+        if not 0 <= self.adam_beta2 < 1:
+            raise ConfigError(f"dreambooth: expected adam_beta2 of at least 0 and below 1, found {self.adam_beta2}")
         if not 0 <= self.prompt_noise < math.inf:
             raise ConfigError(f"dreambooth: expected prompt_noise of at least 0, found {self.prompt_noise}")
         if not self.prior_prompts or 0 < self.prior_images < len(self.prior_prompts):
@@ -118,7 +123,8 @@ class DreamBooth:
         if not concept.images:
             raise MethodError(f"concept {concept.name!r} has no reference images; DreamBooth needs at least one")
         return cache.get(
-            self._key(concept, backbone, instance_prompt), lambda: self._train(concept, backbone, instance_prompt)
+            self._key(concept, backbone, instance_prompt),
+            lambda: self._train(concept, backbone, instance_prompt, cache.class_images),
         )
 
     def _key(self, concept: Concept, backbone: Backbone, instance_prompt: str) -> dict[str, Any]:
@@ -138,17 +144,23 @@ class DreamBooth:
     def _names_the_token(self) -> bool:
         return any(TOKEN in context for context in self.contexts)
 
-    def _train(self, concept: Concept, backbone: Backbone, instance_prompt: str) -> Adaptation:
+    def _train(
+        self, concept: Concept, backbone: Backbone, instance_prompt: str, class_images: ClassImages
+    ) -> Adaptation:
         targets = backbone.lora_targets
         if self.target_modules:
             targets = adapted_layers(backbone.transformer, self.target_modules)
         generator = torch.Generator().manual_seed(self.seed)
         losses = []
         with measured("visual", backbone.device) as meter:
-            instance, prior = self._objectives(concept, backbone, instance_prompt, generator)
+            instance = self._instance(concept, backbone, instance_prompt, generator)
+            prior = self._prior(concept.class_noun, backbone, class_images, meter, generator)
             with trainable(backbone.transformer, targets, self.rank, self.alpha, self.seed) as parameters:
                 optimizer = torch.optim.AdamW(
-                    parameters.values(), lr=self.learning_rate, weight_decay=self.weight_decay
+                    parameters.values(),
+                    lr=self.learning_rate,
+                    betas=(0.9, self.adam_beta2),
+                    weight_decay=self.weight_decay,
                 )
                 for step in trange(self.steps, desc=f"dreambooth {concept.name}", leave=False, disable=None):
                     if self.decay:
@@ -167,25 +179,33 @@ class DreamBooth:
         tail = torch.stack(losses[-10:]).mean()
         return Adaptation(transformer=adapter, cost=meter.cost, details={"dreambooth_loss": float(tail)})
 
-    def _objectives(
+    def _instance(
         self, concept: Concept, backbone: Backbone, instance_prompt: str, generator: torch.Generator
-    ) -> tuple[list["Objective"], list["Objective"]]:
-        """What is learned, in turn: the reference images under the instance prompt in its contexts, and where prior
-        preservation is on, class images under their prompts."""
+    ) -> list["Objective"]:
+        """The reference images under the instance prompt in its contexts, in turn."""
         references = backbone.encode_images([read_image(path) for path in concept.images])
         batches = posterior_draws(references, self.batch_size, generator)
         token = instance_prompt.removesuffix(concept.class_noun).strip()
         prompts = [context.replace(TOKEN, token).replace("{}", instance_prompt) for context in self.contexts]
-        instance = [Objective(batches, backbone.encode(prompt), 1.0, self.prompt_noise) for prompt in prompts]
+        return [Objective(batches, backbone.encode(prompt), 1.0, self.prompt_noise) for prompt in prompts]
+
+    def _prior(
+        self,
+        class_noun: str,
+        backbone: Backbone,
+        class_images: ClassImages,
+        meter: Meter,
+        generator: torch.Generator,
+    ) -> list["Objective"]:
+        """Class images under their prompts, in turn; nothing where prior preservation is off."""
         prior = []
-        if self.prior_images:
-            prompts = [prompt.replace("{}", concept.class_noun) for prompt in self.prior_prompts]
-            seeds = class_seeds(concept.class_noun, self.prior_images)
-            for number, embeds in enumerate(map(backbone.encode, prompts)):
-                images = backbone.encode_images(backbone.sample(embeds, seeds[number :: len(prompts)]))
-                draws = posterior_draws(images, self.batch_size, generator)
-                prior.append(Objective(draws, embeds, self.prior_weight))
-        return instance, prior
+        for number, template in enumerate(self.prior_prompts if self.prior_images else ()):
+            prompt = template.replace("{}", class_noun)
+            count = len(range(number, self.prior_images, len(self.prior_prompts)))
+            images = backbone.encode_images(class_images.drawn(prompt, count, backbone, meter))
+            draws = posterior_draws(images, self.batch_size, generator)
+            prior.append(Objective(draws, backbone.encode(prompt), self.prior_weight))
+        return prior
 
 
 @dataclass(frozen=True)
@@ -221,10 +241,3 @@ def posterior_draws(latents: LatentDistribution, size: int, generator: torch.Gen
         chosen, order = order[:size], order[size:]
         mean, std = latents.mean[chosen], latents.std[chosen]
         yield mean + std * torch.randn(mean.shape, generator=generator).to(mean.device)
-
-
-def class_seeds(class_noun: str, count: int) -> list[int]:
-    """Noise seeds of the class images: the same for every concept of the class."""
-    return [
-        int(hashlib.sha256(f"class image {class_noun} {index}".encode()).hexdigest()[:15], 16) for index in range(count)
-    ]

@@ -14,9 +14,19 @@ from knowcusbench.adaptation.types import Cost
 
 @dataclass
 class Meter:
-    """Holds the cost once the measured block has ended."""
+    """Holds the cost once the measured block has ended.
+
+    Attributes:
+        cost: of the block, and of what it was charged.
+        charged: seconds that were spent before on what the block uses again.
+    """
 
     cost: Cost = field(default_factory=Cost)
+    charged: float = 0.0
+
+    def charge(self, seconds: float) -> None:
+        """Count what was spent on something that is used again as if it were spent now."""
+        self.charged += seconds
 
 
 @contextmanager
@@ -33,7 +43,7 @@ def measured(stage: str, device: torch.device) -> Iterator[Meter]:
     yield meter
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    meter.cost = Cost({stage: time.perf_counter() - started}, _peak(device))
+    meter.cost = Cost({stage: time.perf_counter() - started + meter.charged}, _peak(device))
 
 
 def _reset_peak(device: torch.device) -> None:

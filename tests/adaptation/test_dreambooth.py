@@ -1,3 +1,4 @@
+import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -12,7 +13,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from knowcusbench.adaptation.cache import AdapterCache
-from knowcusbench.adaptation.dreambooth import DreamBooth, Objective, class_seeds, posterior_draws
+from knowcusbench.adaptation.class_images import class_seeds
+from knowcusbench.adaptation.dreambooth import DreamBooth, Objective, posterior_draws
 from knowcusbench.adaptation.types import Adaptation, Adapter
 from knowcusbench.backbone.base import LatentDistribution, PromptEmbeds
 from knowcusbench.backbone.lora import extract, trainable
@@ -188,6 +190,7 @@ def test_whatever_changes_the_result_has_an_entry_of_its_own(
                 {"decay": True},
                 {"contexts": ("a photo of {}",)},
                 {"prompt_noise": 0.1},
+                {"adam_beta2": 0.9},
                 {"prior_images": 1},
                 {"prior_images": 1, "prior_weight": 0.5},
                 {"prior_images": 1, "prior_every": 2},
@@ -259,11 +262,10 @@ def test_prior_prompts_share_the_class_images_and_take_turns(
     listening = ListeningBackbone(backbone)
     prompts = ("a photo of a {}", "a boat")
     dreambooth(steps=3, batch_size=2, prior_images=3, prior_prompts=prompts).fit(cube, listening, "sks cube", cache)
-    first, second, third = class_seeds("cube", 3)
-    assert [seeds for _, seeds in listening.sampled] == [[first, third], [second]]
-    for (drawn, _), prompt in zip(listening.sampled, ("a photo of a cube", "a boat"), strict=True):
-        assert torch.equal(drawn, backbone.encode(prompt).embeds)
     one, other = "a photo of a cube", "a boat"
+    for (drawn, seeds), prompt, count in zip(listening.sampled, (one, other), (2, 1), strict=True):
+        assert torch.equal(drawn, backbone.encode(prompt).embeds)
+        assert seeds == class_seeds(prompt, count)
     expect_prompts(listening, ["sks cube", one, "sks cube", other, "sks cube", one])
 
 
@@ -304,23 +306,54 @@ def test_noise_is_on_the_instance_prompts_embeddings_alone_and_new_in_every_step
 def test_a_decaying_rate_falls_linearly_to_zero(
     backbone: QwenImage, cube: Concept, cache: AdapterCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rates = []
-
-    class Watched(torch.optim.AdamW):
-        def step(self, *arguments: Any) -> Any:
-            rates.append(self.param_groups[0]["lr"])
-            return super().step(*arguments)
-
-    monkeypatch.setattr(torch.optim, "AdamW", Watched)
+    rates = watched(monkeypatch, "lr")
     dreambooth(steps=4, learning_rate=8e-3, decay=True).fit(cube, backbone, "sks cube", cache)
     dreambooth(steps=2, learning_rate=8e-3).fit(cube, backbone, "sks cube", cache)
     assert rates == pytest.approx([8e-3, 6e-3, 4e-3, 2e-3, 8e-3, 8e-3])
 
 
-def test_class_images_have_seeds_of_their_own_that_the_class_alone_decides() -> None:
-    assert len(set(class_seeds("cube", 50))) == 50
-    assert class_seeds("cube", 50)[:3] == class_seeds("cube", 3)
-    assert not set(class_seeds("cube", 50)) & set(class_seeds("toy", 50))
+def test_adams_memory_of_squared_gradients_can_be_set(
+    backbone: QwenImage, cube: Concept, cache: AdapterCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    betas = watched(monkeypatch, "betas")
+    dreambooth(steps=1).fit(cube, backbone, "sks cube", cache)
+    dreambooth(steps=1, adam_beta2=0.95).fit(cube, backbone, "sks cube", cache)
+    assert betas == [(0.9, 0.999), (0.9, 0.95)]
+
+
+def watched(monkeypatch: pytest.MonkeyPatch, option: str) -> list[Any]:
+    """What AdamW's option is in every step from now on."""
+    found = []
+
+    class Watched(torch.optim.AdamW):
+        def step(self, *arguments: Any) -> Any:
+            found.append(self.param_groups[0][option])
+            return super().step(*arguments)
+
+    monkeypatch.setattr(torch.optim, "AdamW", Watched)
+    return found
+
+
+def test_class_images_are_drawn_for_the_first_concept_and_paid_by_all(
+    backbone: QwenImage, cube: Concept, cache: AdapterCache
+) -> None:
+    listening = ListeningBackbone(backbone)
+    trainer = dreambooth(steps=1, prior_images=2, prior_prompts=("{}", "a boat"))
+    trainer.fit(cube, listening, "sks cube", cache)
+    other = replace(cube, name="other", class_noun="boat", images_digest="other")
+    for record in cache.class_images.directory.glob("*/drawn.json"):
+        record.write_text(json.dumps({"seconds": 1000.0}))
+    cost = trainer.fit(other, listening, "sks boat", cache).cost
+    drawn = [backbone.encode(prompt).embeds for prompt in ("cube", "a boat", "boat")]
+    assert all(torch.equal(found, wanted) for (found, _), wanted in zip(listening.sampled, drawn, strict=True))
+    assert 1000 < cost.total_seconds < 1100
+
+
+def test_class_images_from_the_cache_train_the_same_weights(backbone: QwenImage, cube: Concept, tmp_path: Path) -> None:
+    trainer = dreambooth(steps=2, prior_images=2)
+    cache, fresh = AdapterCache(tmp_path / "one"), AdapterCache(tmp_path / "other")
+    replace(trainer, learning_rate=0.5).fit(cube, backbone, "sks cube", cache)
+    assert torch.equal(*(flat(trainer.fit(cube, backbone, "sks cube", it)) for it in (cache, fresh)))
 
 
 def numbered_posterior(count: int, std: float) -> LatentDistribution:
@@ -409,6 +442,7 @@ def test_the_release_is_used_instead_when_asked(
         {"prior_every": 0},
         {"contexts": ()},
         {"contexts": ("{}", "a photo")},
+        {"adam_beta2": 1.0},
         {"prompt_noise": -0.1},
         {"prompt_noise": math.nan},
         {"prior_prompts": ()},

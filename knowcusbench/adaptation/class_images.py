@@ -1,0 +1,59 @@
+"""Class images for prior preservation (DreamBooth, arXiv 2208.12242), drawn once for all who ask for the same."""
+
+import hashlib
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from knowcusbench.adaptation.measure import Meter
+from knowcusbench.backbone.base import Backbone
+from knowcusbench.files import atomic_path
+from knowcusbench.images import read_image
+
+RECORD = "drawn.json"
+
+
+@dataclass(frozen=True)
+class ClassImages:
+    """Keeps what the unadapted backbone drew of a prompt, for other concepts, settings of the training and runs.
+
+    Each prompt's images lie in a folder of their own, beside a record of what decides them and of how long they took.
+    """
+
+    directory: Path
+
+    def drawn(self, prompt: str, count: int, backbone: Backbone, meter: Meter) -> list[Image.Image]:
+        """`count` images of a prompt, of the backbone's size. If they were there already, `meter` is charged the
+        seconds that they took, so that a cost does not depend on who came first."""
+        key = {
+            "backbone": backbone.digest,
+            "image_size": list(backbone.image_size),
+            "sampling": dict(backbone.sampling),
+            "prompt": prompt,
+            "count": count,
+            **backbone.settings,
+        }
+        entry = self.directory / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
+        names = [f"{index:04}.png" for index in range(count)]
+        if entry.exists():
+            meter.charge(json.loads((entry / RECORD).read_text())["seconds"])
+            return [read_image(entry / name) for name in names]
+        started = time.perf_counter()
+        images = backbone.sample(backbone.encode(prompt), class_seeds(prompt, count))
+        record = {"seconds": time.perf_counter() - started, "key": key}
+        with atomic_path(entry) as temporary:
+            temporary.mkdir()
+            for name, image in zip(names, images, strict=True):
+                image.save(temporary / name)
+            (temporary / RECORD).write_text(json.dumps(record, indent=2) + "\n")
+        return images
+
+
+def class_seeds(prompt: str, count: int) -> list[int]:
+    """Noise seeds of a prompt's class images: the same for every concept."""
+    return [
+        int(hashlib.sha256(f"class image {prompt} {index}".encode()).hexdigest()[:15], 16) for index in range(count)
+    ]
