@@ -38,17 +38,18 @@ class ClassImages:
         }
         entry = self.directory / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
         names = [f"{index:04}.png" for index in range(count)]
-        if entry.exists():
-            meter.charge(json.loads((entry / RECORD).read_text())["seconds"])
+        record = entry / RECORD
+        if record.exists():
+            meter.charge(json.loads(record.read_text())["seconds"])
             return [read_image(entry / name) for name in names]
         started = time.perf_counter()
         images = backbone.sample(backbone.encode(prompt), class_seeds(prompt, count))
-        record = {"seconds": time.perf_counter() - started, "key": key}
+        seconds = time.perf_counter() - started
         with atomic_path(entry) as temporary:
             temporary.mkdir()
             for name, image in zip(names, images, strict=True):
                 image.save(temporary / name)
-            (temporary / RECORD).write_text(json.dumps(record, indent=2) + "\n")
+            (temporary / RECORD).write_text(json.dumps({"seconds": seconds, "key": key}, indent=2) + "\n")
         return images
 
 
