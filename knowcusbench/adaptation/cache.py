@@ -1,14 +1,12 @@
 """A content-addressed store of adapters that several methods share, and of the class images they are trained with."""
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from knowcusbench.adaptation.class_images import ClassImages
-from knowcusbench.adaptation.storage import is_saved, load_adaptation, save_adaptation
+from knowcusbench.adaptation.storage import entry_name, is_saved, load_adaptation, save_adaptation
 from knowcusbench.adaptation.types import Adaptation
 from knowcusbench.claims import Claims
 
@@ -37,10 +35,10 @@ class AdapterCache:
         The entry's `details` hold the key, for people who look into the cache. Of several processes that want the same
         entry at once, one makes it, and the others wait for it.
         """
-        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
-        entry = self.directory / digest
+        name = entry_name(key)
+        entry = self.directory / name
         while not is_saved(entry):
-            with self._claims.of(digest) as claim:
+            with self._claims.of(name) as claim:
                 if claim and not is_saved(entry):
                     made = make()
                     details = {**made.details, "key": dict(key)}

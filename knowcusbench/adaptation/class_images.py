@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from knowcusbench.adaptation.measure import Meter
+from knowcusbench.adaptation.storage import entry_name
 from knowcusbench.backbone.base import Backbone
 from knowcusbench.files import atomic_path
 from knowcusbench.images import read_image
@@ -36,7 +37,7 @@ class ClassImages:
             "count": count,
             **backbone.settings,
         }
-        entry = self.directory / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
+        entry = self.directory / entry_name(key)
         names = [f"{index:04}.png" for index in range(count)]
         record = entry / RECORD
         if record.exists():

@@ -66,6 +66,11 @@ def save_adaptation(adaptation: Adaptation, directory: Path) -> None:
         (temporary / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n")
 
 
+def entry_name(key: Mapping[str, Any]) -> str:
+    """The directory's name, in a content-addressed store, of what a key (JSON values only) determines."""
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
+
+
 def is_saved(directory: Path) -> bool:
     """Whether an adaptation is there, whole."""
     return (directory / RECORD_FILE).exists()

@@ -1,8 +1,7 @@
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,10 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from knowcusbench.adaptation.cache import AdapterCache
-from knowcusbench.adaptation.class_images import class_seeds
-from knowcusbench.adaptation.dreambooth import DreamBooth, Objective, posterior_draws
+from knowcusbench.adaptation.class_images import RECORD, class_seeds
+from knowcusbench.adaptation.dreambooth import DreamBooth
 from knowcusbench.adaptation.types import Adaptation, Adapter
-from knowcusbench.backbone.base import LatentDistribution, PromptEmbeds
+from knowcusbench.backbone.base import PromptEmbeds
 from knowcusbench.backbone.lora import extract, trainable
 from knowcusbench.backbone.qwen_image import QwenImage
 from knowcusbench.benchmark.types import Concept
@@ -341,7 +340,7 @@ def test_class_images_are_drawn_for_the_first_concept_and_paid_by_all(
     trainer = dreambooth(steps=1, prior_images=2, prior_prompts=("{}", "a boat"))
     trainer.fit(cube, listening, "sks cube", cache)
     other = replace(cube, name="other", class_noun="boat", images_digest="other")
-    for record in cache.class_images.directory.glob("*/drawn.json"):
+    for record in cache.class_images.directory.glob(f"*/{RECORD}"):
         record.write_text(json.dumps({"seconds": 1000.0}))
     cost = trainer.fit(other, listening, "sks boat", cache).cost
     drawn = [backbone.encode(prompt).embeds for prompt in ("cube", "a boat", "boat")]
@@ -354,60 +353,6 @@ def test_class_images_from_the_cache_train_the_same_weights(backbone: QwenImage,
     cache, fresh = AdapterCache(tmp_path / "one"), AdapterCache(tmp_path / "other")
     replace(trainer, learning_rate=0.5).fit(cube, backbone, "sks cube", cache)
     assert torch.equal(*(flat(trainer.fit(cube, backbone, "sks cube", it)) for it in (cache, fresh)))
-
-
-def numbered_posterior(count: int, std: float) -> LatentDistribution:
-    """Image n has latents of mean n."""
-    mean = torch.arange(count).float().view(-1, 1, 1, 1).expand(count, 1, 2, 2)
-    return LatentDistribution(mean, torch.full_like(mean, std))
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 7])
-def test_every_image_has_its_turn_before_any_comes_again(size: int) -> None:
-    draws = posterior_draws(numbered_posterior(5, 0.0), size, torch.Generator().manual_seed(0))
-    batches = list(islice(draws, 10))
-    assert all(batch.shape == (size, 1, 2, 2) for batch in batches)
-    order = [int(latents[0, 0, 0]) for batch in batches for latents in batch]
-    for start in range(0, len(order) - 4, 5):
-        assert sorted(order[start : start + 5]) == [0, 1, 2, 3, 4]
-
-
-def test_the_posterior_is_drawn_anew_every_time() -> None:
-    draws = posterior_draws(numbered_posterior(1, 0.5), 1, torch.Generator().manual_seed(0))
-    values = torch.cat(list(islice(draws, 2000))).flatten()
-    assert len(values.unique()) > 7900
-    assert values.mean().item() == pytest.approx(0.0, abs=0.02)
-    assert values.std().item() == pytest.approx(0.5, rel=0.03)
-
-
-class RecordingBackbone:
-    """Answers with a constant velocity, and keeps what it was asked."""
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[torch.Tensor, torch.Tensor]] = []
-
-    def velocity(self, noisy: torch.Tensor, sigma: torch.Tensor, prompt_embeds: PromptEmbeds) -> torch.Tensor:
-        self.asked.append((noisy, sigma))
-        return torch.full_like(noisy, 0.25)
-
-
-def constant(latents: torch.Tensor) -> Iterator[torch.Tensor]:
-    while True:
-        yield latents
-
-
-def test_a_step_asks_at_the_noisy_latents_and_compares_with_noise_minus_latents() -> None:
-    latents = torch.full((2, 1, 2, 2), 3.0)
-    model = RecordingBackbone()
-    objective = Objective(constant(latents), PromptEmbeds(torch.zeros(1, 1, 1), None), weight=0.5)
-
-    loss = objective.loss(model, torch.Generator().manual_seed(0))
-
-    ((noisy, sigma),) = model.asked
-    level = sigma.double().view(2, 1, 1, 1)
-    noise = (noisy.double() - (1 - level) * 3.0) / level
-    assert sigma[0] != sigma[1]
-    assert loss.item() == pytest.approx(0.5 * float((0.25 - (noise - 3.0)).square().mean()), rel=1e-4)
 
 
 def test_a_concept_without_images_is_named(backbone: QwenImage, cube: Concept, cache: AdapterCache) -> None:
