@@ -72,6 +72,15 @@ class Claims:
                 _held.pop(str(claim.path), None)
                 remove(claim.path)
 
+    def remove_dead(self) -> None:
+        """Remove claims of processes of this machine that are no more: of one that ended between the last file of a
+        piece and its release, nobody would take over the claim."""
+        for name in names_in(self.directory):
+            if name.endswith(SUFFIX):
+                with suppress(FileNotFoundError):
+                    if _is_of_dead_process((self.directory / name).read_bytes()):
+                        remove(self.directory / name)
+
     def _take(self, piece: str) -> "Claim | None":
         numbers = sorted(
             int(parts[1])

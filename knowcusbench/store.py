@@ -116,6 +116,11 @@ class RunStore:
     def claims(self, label: str, stage: str) -> Claims:
         return Claims(self.root / "claims" / label / stage)
 
+    def remove_dead_claims(self, label: str) -> None:
+        """Remove what processes that are no more were at work on."""
+        for stage in names_in(self.root / "claims" / label):
+            self.claims(label, stage).remove_dead()
+
     def unrelated(self, picture_id: str) -> Path:
         return self.root / "unrelated" / f"{picture_id}.png"
 

@@ -56,16 +56,31 @@ def test_a_claim_that_is_renewed_is_kept(directory: Path) -> None:
         assert claim.holds()
 
 
-def test_a_claim_of_a_dead_process_is_free_at_once(tmp_path: Path) -> None:
+def claim_and_die(directory: Path, piece: str) -> None:
     script = (
         "import os, sys; from pathlib import Path; from knowcusbench.claims import Claims\n"
-        "with Claims(Path(sys.argv[1])).of('piece') as claim: os.kill(os.getpid(), 9)"
+        "with Claims(Path(sys.argv[1])).of(sys.argv[2]) as claim: os.kill(os.getpid(), 9)"
     )
-    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False)
-    assert len(os.listdir(tmp_path)) == 1
+    subprocess.run([sys.executable, "-c", script, str(directory), piece], check=False)
+    assert (directory / f"{piece}.0.claim").exists()
+
+
+def test_a_claim_of_a_dead_process_is_free_at_once(tmp_path: Path) -> None:
+    claim_and_die(tmp_path, "piece")
     with Claims(tmp_path, lease=1e9).of("piece") as claim:
         assert claim
         assert claim.path.name == "piece.1.claim"
+
+
+def test_only_claims_of_dead_processes_are_removed(tmp_path: Path) -> None:
+    claims = Claims(tmp_path)
+    claims.remove_dead()  # Before there is anything.
+    claim_and_die(tmp_path, "dead")
+    (tmp_path / "half.0.claim").write_text('{"host": ')
+    with claims.of("alive") as claim:
+        (tmp_path / "remote.0.claim").write_text(json.dumps({**json.loads(claim.content()), "host": "elsewhere"}))
+        Claims(tmp_path).remove_dead()
+        assert sorted(os.listdir(tmp_path)) == ["alive.0.claim", "half.0.claim", "remote.0.claim"]
 
 
 def test_a_claim_of_another_machine_is_waited_for(tmp_path: Path) -> None:

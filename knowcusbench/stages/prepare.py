@@ -165,6 +165,7 @@ def prepare(config: Config, resolved: Mapping[str, Any], *, makes_results: bool)
         if makes_results:
             _claim_ablation(run.store, resolved["ablation"])
             _claim_label(run.store, run.label, resolved)
+            run.store.remove_dead_claims(run.label)
         if not run.store.plan.exists():
             write_table(run.store.plan, run.plan)
     return run

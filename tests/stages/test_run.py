@@ -155,6 +155,15 @@ def test_running_again_changes_nothing(run, command):
     assert {path: path.stat().st_mtime_ns for path in (run / "images").rglob("*.png")} == times
 
 
+def test_a_claim_on_what_is_done_that_a_dead_process_left_is_removed(run, command):
+    claims = RunStore(run).claims("mokus", "generate")
+    with claims.of("done") as claim:
+        owner = json.loads(claim.content())
+    (claims.directory / "done.0.claim").write_text(json.dumps({**owner, "started": owner["started"] - 100}))
+    assert command("bench", run.parent, "method=mokus") == 0
+    assert not list(run.rglob("*.claim"))
+
+
 def test_deleted_images_are_drawn_again_byte_for_byte_and_no_others(run, command):
     before = files(run)
     times = {path: path.stat().st_mtime_ns for path in (run / "images").rglob("*.png")}
