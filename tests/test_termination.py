@@ -14,9 +14,10 @@ import pytest
 from knowcusbench import termination
 from knowcusbench.termination import Terminated, terminable
 
-WORDS = ("method=base", "metrics=[clip_i]", "effects.enabled=false", "grid.prompts=1", "grid.concepts=[r*]")
-SAMPLES = 3 * 5 * 2 * 2
-"""Three concepts, five items, alone and in a prompt, two seeds."""
+GRID = ("grid.concepts=[r*]", "grid.knowledge_items=2", "grid.prompts=1")
+WORDS = ("method=base", "metrics=[clip_i]", "effects.enabled=false", *GRID)
+SAMPLES = 3 * 2 * 2 * 2
+"""Three concepts, two items, alone and in a prompt, two seeds."""
 
 
 def test_the_block_is_left_where_it_is_and_signals_are_as_before():

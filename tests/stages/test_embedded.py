@@ -24,6 +24,7 @@ def report(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Path:
             f"cache_dir={cache_dir}",
             f"metrics={METRICS}",
             "recipe.dreambooth.steps=5",
+            "recipe.dreambooth.prior_images=0",
             "effects.enabled=false",
             *GRID,
         ]

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-WORDS = ("method=base", "metrics=[clip_i]", "effects.enabled=false", "grid.prompts=1", "grid.concepts=[r*]")
-SAMPLES = 3 * 5 * 2 * 2
-"""Three concepts, five items, alone and in a prompt, two seeds."""
+GRID = ("grid.concepts=[r*]", "grid.knowledge_items=2", "grid.prompts=1")
+WORDS = ("method=base", "metrics=[clip_i]", "effects.enabled=false", *GRID)
+SAMPLES = 3 * 2 * 2 * 2
+"""Three concepts, two items, alone and in a prompt, two seeds."""
 
 ORDINARY = ("setpriv", "--bounding-set=-dac_override,-dac_read_search,-fowner")
 """To root a file's mode says nothing, unless it goes without these rights."""
