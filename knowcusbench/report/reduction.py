@@ -1,5 +1,6 @@
 """From samples to one number per method: means, and what is known of how they came about."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -128,8 +129,9 @@ def remarks(scores: pd.DataFrame, metrics: Mapping[str, MetricHeading]) -> tuple
 def reduce_groups(table: pd.DataFrame, keys: list[str], field: str, reduction: str = "mean") -> pd.DataFrame:
     """Columns `keys`, value (`field` reduced) and n (how many went into it, NaN left out).
 
-    Sorted first, so that a mean is the same to the last bit in whatever order the rows were written. A metric at a
-    time, since grouping millions of rows takes several times the memory that they do.
+    A mean is the exact one, rounded, and so the same to the last bit in whatever order the rows were written and
+    whatever others there are. A metric at a time, since grouping millions of rows takes several times the memory that
+    they do.
     """
     parts = [rows for _, rows in table.groupby("metric", observed=True)] if "metric" in keys else []
     return pd.concat([_reduced(rows, keys, field, reduction) for rows in parts or [table]]).sort_values(
@@ -138,9 +140,13 @@ def reduce_groups(table: pd.DataFrame, keys: list[str], field: str, reduction: s
 
 
 def _reduced(table: pd.DataFrame, keys: list[str], field: str, reduction: str) -> pd.DataFrame:
-    order = np.argsort(table[field].to_numpy(np.float64))
-    groups = table[[*keys, field]].take(order).groupby(keys, observed=True, as_index=False)
-    return groups.agg(value=(field, reduction), n=(field, "count"))
+    groups = table[[*keys, field]].groupby(keys, observed=True, as_index=False)
+    return groups.agg(value=(field, _exact_mean if reduction == "mean" else reduction), n=(field, "count"))
+
+
+def _exact_mean(values: "pd.Series[float]") -> float:
+    present = values.dropna()
+    return math.fsum(present) / len(present) if len(present) else math.nan
 
 
 def row_mean(row: Any) -> Mean:

@@ -1,4 +1,5 @@
 import time
+from fractions import Fraction
 
 import numpy as np
 import pandas as pd
@@ -55,6 +56,17 @@ def test_the_order_of_rows_does_not_change_the_last_bit(score_table):
     for seed in range(20):
         assert macro_means(concept_means(table.sample(frac=1, random_state=seed))) == expected
         assert macro_means(concept_means(as_categories.sample(frac=1, random_state=seed))) == expected
+
+
+def test_other_methods_do_not_change_the_last_bit(score_table):
+    values = (2 / 3, 1.0, 0.8, 0.95, 0.88, 1.0, 0.8833333333333333, 1.0)
+    rows = {
+        method: [(method, "generation", f"c{n}", "clip_t", value) for n, value in enumerate(values)]
+        for method in ("mokus", "naive_db")
+    }
+    for table in (rows["mokus"], [*rows["naive_db"], *rows["mokus"]]):
+        mean = macro_means(concept_means(score_table(table)))["mokus", "generation", "clip_t"]
+        assert mean.value == float(sum(map(Fraction, values)) / 8)
 
 
 def test_costs_are_means_but_for_the_peak():
