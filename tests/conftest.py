@@ -1,8 +1,9 @@
 """Fixtures that several test folders share."""
 
 import os
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 # The models are tiny and pytest-xdist fills the cores: more threads would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -21,6 +22,24 @@ SAMPLE_BENCHMARK = Path(__file__).parents[2] / "shared" / "sample_benchmark"
 def sample_benchmark() -> Path:
     """Twelve subjects with 62 real photographs in the release layout."""
     return SAMPLE_BENCHMARK
+
+
+class Bench(NamedTuple):
+    """A command that makes `run`, in a process of its own, and how many samples that has."""
+
+    command: list[str]
+    run: Path
+    samples: int
+
+
+@pytest.fixture
+def short_bench(tmp_path: Path) -> Bench:
+    """To be interrupted: three concepts, two items, alone and in a prompt, two seeds."""
+    grid = ("grid.concepts=[r*]", "grid.knowledge_items=2", "grid.prompts=1")
+    words = ("method=base", "metrics=[clip_i]", "effects.enabled=false", *grid)
+    place = (f"run.root={tmp_path}", "run.name=run", f"cache_dir={tmp_path / 'cache'}")
+    command = [sys.executable, "-m", "knowcusbench", "bench", *words, *place]
+    return Bench(command, tmp_path / "run", samples=3 * 2 * 2 * 2)
 
 
 @pytest.fixture

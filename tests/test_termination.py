@@ -7,17 +7,11 @@ import sys
 import textwrap
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
 from knowcusbench import termination
 from knowcusbench.termination import Terminated, terminable
-
-GRID = ("grid.concepts=[r*]", "grid.knowledge_items=2", "grid.prompts=1")
-WORDS = ("method=base", "metrics=[clip_i]", "effects.enabled=false", *GRID)
-SAMPLES = 3 * 2 * 2 * 2
-"""Three concepts, two items, alone and in a prompt, two seeds."""
 
 
 def test_the_block_is_left_where_it_is_and_signals_are_as_before():
@@ -64,12 +58,11 @@ def test_a_call_that_does_not_come_back_is_ended():
 
 
 @pytest.mark.slow
-def test_a_command_that_is_told_to_stop_can_be_gone_on_with(tmp_path: Path) -> None:
-    words = [*WORDS, f"run.root={tmp_path}", "run.name=run", f"cache_dir={tmp_path / 'cache'}"]
-    command = [sys.executable, "-m", "knowcusbench", "bench", *words]
+def test_a_command_that_is_told_to_stop_can_be_gone_on_with(short_bench):
+    command, run, samples = short_bench
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     deadline = time.monotonic() + 120
-    while len(drawn := list((tmp_path / "run").rglob("images/*/*/*.png"))) < 3 and time.monotonic() < deadline:
+    while len(drawn := list(run.rglob("images/*/*/*.png"))) < 3 and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     started = time.monotonic()
@@ -78,9 +71,9 @@ def test_a_command_that_is_told_to_stop_can_be_gone_on_with(tmp_path: Path) -> N
     assert process.returncode == 143
     assert error.splitlines()[-1] == "knowcusbench: told to stop (SIGTERM); run the same command again to go on"
     assert "Traceback" not in error
-    assert not list((tmp_path / "run").rglob("*.claim"))
-    assert not list((tmp_path / "run").rglob(".*.tmp"))
+    assert not list(run.rglob("*.claim"))
+    assert not list(run.rglob(".*.tmp"))
     times = {path: path.stat().st_mtime_ns for path in drawn}
     assert subprocess.run(command, capture_output=True, check=False).returncode == 0
     assert {path: path.stat().st_mtime_ns for path in drawn} == times
-    assert len(list((tmp_path / "run").rglob("images/*/*/*.png"))) == SAMPLES
+    assert len(list(run.rglob("images/*/*/*.png"))) == samples

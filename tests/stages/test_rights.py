@@ -3,28 +3,20 @@
 import os
 import shutil
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
-
-GRID = ("grid.concepts=[r*]", "grid.knowledge_items=2", "grid.prompts=1")
-WORDS = ("method=base", "metrics=[clip_i]", "effects.enabled=false", *GRID)
-SAMPLES = 3 * 2 * 2 * 2
-"""Three concepts, two items, alone and in a prompt, two seeds."""
 
 ORDINARY = ("setpriv", "--bounding-set=-dac_override,-dac_read_search,-fowner")
 """To root a file's mode says nothing, unless it goes without these rights."""
 
 
 @pytest.mark.slow
-def test_a_removed_permission_is_one_line_and_the_run_goes_on_when_it_is_back(tmp_path: Path) -> None:
+def test_a_removed_permission_is_one_line_and_the_run_goes_on_when_it_is_back(short_bench):
     if os.geteuid() == 0 and not shutil.which(ORDINARY[0]):
         pytest.skip("root, and no setpriv to do without its rights")
-    words = [*WORDS, f"run.root={tmp_path}", "run.name=run", f"cache_dir={tmp_path / 'cache'}"]
-    command = [*(ORDINARY if os.geteuid() == 0 else ()), sys.executable, "-m", "knowcusbench", "bench", *words]
-    run = tmp_path / "run"
+    command = [*(ORDINARY if os.geteuid() == 0 else ()), *short_bench.command]
+    run = short_bench.run
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     deadline = time.monotonic() + 240
     while len(list(run.rglob("images/*/*/*.png"))) < 3 and time.monotonic() < deadline:
@@ -40,8 +32,8 @@ def test_a_removed_permission_is_one_line_and_the_run_goes_on_when_it_is_back(tm
     assert "Permission denied" in error.splitlines()[-1]
     assert "Traceback" not in error
     drawn = {path: path.stat().st_mtime_ns for path in run.rglob("images/*/*/*.png")}
-    assert 3 <= len(drawn) < SAMPLES
+    assert 3 <= len(drawn) < short_bench.samples
     assert subprocess.run(command, capture_output=True, check=False).returncode == 0
     assert {path: path.stat().st_mtime_ns for path in drawn} == drawn
-    assert len(list(run.rglob("images/*/*/*.png"))) == SAMPLES
+    assert len(list(run.rglob("images/*/*/*.png"))) == short_bench.samples
     assert not list(run.rglob("*.claim"))
