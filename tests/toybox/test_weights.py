@@ -20,7 +20,7 @@ from knowcusbench.toybox.language import name_of
 from knowcusbench.toybox.oracle import Oracle, OracleSpec
 from knowcusbench.toybox.render import render
 from knowcusbench.toybox.shipped import MANIFEST, WEIGHTS, check_weights
-from knowcusbench.toybox.training import autoencoder, clip, denoiser, language_model, preference, segmenter
+from knowcusbench.toybox.training import autoencoder, clip, denoiser, language_model, phrases, preference, segmenter
 from knowcusbench.toybox.training import oracle as oracle_stage
 from knowcusbench.toybox.training.__main__ import LIMIT
 from knowcusbench.toybox.training.clip import evaluate_clip
@@ -82,6 +82,7 @@ def test_they_are_those_of_the_recipe_at_its_end() -> None:
         "lm": language_model.SCHEDULE,
         "lm/pointing": language_model.POINTING,
         "dit": denoiser.SCHEDULE,
+        "phrases": phrases.SCHEDULE,
         "oracle": oracle_stage.SCHEDULE,
         "clip": clip.SCHEDULE,
         "preference": preference.SCHEDULE,

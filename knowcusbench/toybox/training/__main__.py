@@ -30,6 +30,7 @@ from knowcusbench.toybox.training.clip import train_clip
 from knowcusbench.toybox.training.denoiser import train_transformer
 from knowcusbench.toybox.training.language_model import train_language_model
 from knowcusbench.toybox.training.oracle import train_oracle
+from knowcusbench.toybox.training.phrases import train_phrases
 from knowcusbench.toybox.training.preference import train_preference
 from knowcusbench.toybox.training.segmenter import train_segmenter
 
@@ -75,6 +76,12 @@ def dit(shop: Workshop) -> None:
     train_transformer(shop.models, tokenizer, shop.folder / "dit", shop.device, shop.processes)
 
 
+def phrases(shop: Workshop) -> None:
+    trained = train_phrases(shop.models, shop.folder / "phrases", shop.device).to(torch.bfloat16)
+    with atomic_path(shop.folder / "phrases" / "text_encoder") as temporary:
+        trained.save_pretrained(temporary)
+
+
 def pipeline(shop: Workshop) -> None:
     """Put the parts of the generation stack together."""
     assemble(shop.folder, shop.models, shop.parts / "pipeline")
@@ -88,7 +95,7 @@ def assemble(folder: Path, models: Path, directory: Path) -> None:
         assembled = QwenImagePipeline(
             scheduler=build_scheduler(),
             vae=AutoencoderKLQwenImage.from_pretrained(models / "vae"),
-            text_encoder=Qwen2_5_VLForConditionalGeneration.from_pretrained(models / "text_encoder"),
+            text_encoder=Qwen2_5_VLForConditionalGeneration.from_pretrained(folder / "phrases" / "text_encoder"),
             tokenizer=Qwen2Tokenizer.from_pretrained(models / "tokenizer"),
             transformer=QwenImageTransformer2DModel.from_pretrained(folder / "dit" / "transformer"),
         )
@@ -148,7 +155,7 @@ def _record(folder: Path) -> dict[str, object]:
                 f"{file}: step {record['step']} of {record['schedule']['steps']}; run the stage to its end, or remove "
                 f"{file.parent}"
             )
-        kept = record["losses"][:: max(len(record["losses"]) // 20, 1)]
+        kept = record["losses"][:-1][:: max(len(record["losses"]) // 20, 1)]
         stages[file.parent.relative_to(folder).as_posix()] = record | {"losses": [*kept, record["losses"][-1]]}
     here = {**provenance(), "command": "make toybox"}
     return {"provenance": here, "stages": stages}
@@ -158,6 +165,7 @@ STAGES: Mapping[str, tuple[Callable[[Workshop], None], str]] = {
     "vae": (vae, "models/vae"),
     "lm": (lm, "models/text_encoder"),
     "dit": (dit, "dit/transformer"),
+    "phrases": (phrases, "phrases/text_encoder"),
     "pipeline": (pipeline, "parts/pipeline"),
     "oracle": (oracle, "parts/oracle"),
     "clip": (clip, "parts/clip"),

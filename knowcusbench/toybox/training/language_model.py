@@ -13,6 +13,7 @@ Four things shape the states that the transformer will read:
 """
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -82,12 +83,11 @@ def train_language_model(
     heads = nn.ModuleList([nn.Linear(width, len(tokenizer)), *(nn.Linear(width, len(c)) for c in CONTEXT.values())])
     encoder.model.visual.requires_grad_(False)
     model = nn.ModuleDict({"encoder": encoder, "heads": heads}).to(device)
-    prefix = len(tokenizer(TEMPLATE.split("{}")[0])["input_ids"])
 
     def losses(schedule: Schedule, generator: torch.Generator, *, pointing: bool) -> Losses:
         rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
         texts = sorted(
-            (_text(rng, tokenizer, prefix) for _ in range(schedule.batch_size)),
+            (draw_text(rng, tokenizer) for _ in range(schedule.batch_size)),
             key=lambda text: len(text.prompt) + len(text.continuation),
         )
         third = schedule.batch_size // 3
@@ -104,30 +104,41 @@ def train_language_model(
     return encoder
 
 
-def _text(rng: random.Random, tokenizer: Qwen2Tokenizer, prefix: int) -> Text:
+def draw_text(
+    rng: random.Random,
+    tokenizer: Qwen2Tokenizer,
+    captioned: Callable[[random.Random], Captioned] = spoken,
+) -> Text:
+    """A caption that `captioned` draws, or a question, with what is to be answered."""
     end = "<|im_end|>"
     kind = rng.random()
     if kind < 0.5:
-        example = spoken(rng)
+        example = captioned(rng)
         caption = " " if rng.random() < 0.02 else example.text
         if caption == " ":
-            return Text(_ids(tokenizer, TEMPLATE.format(caption)), _ids(tokenizer, end))
-        prompt = _ids(tokenizer, TEMPLATE.format(caption))
-        tail = len(_ids(tokenizer, "<|im_end|>\n<|im_start|>assistant\n"))
-        continuation = _ids(tokenizer, reply(example, rng) + end)
+            return Text(token_ids(tokenizer, TEMPLATE.format(caption)), token_ids(tokenizer, end))
+        prompt = token_ids(tokenizer, TEMPLATE.format(caption))
+        prefix = prefix_length(tokenizer)
+        tail = len(token_ids(tokenizer, "<|im_end|>\n<|im_start|>assistant\n"))
+        continuation = token_ids(tokenizer, reply(example, rng) + end)
         return Text(prompt, continuation, (prefix, len(prompt) - tail), _context(example), bool(example.name))
     item, answer = asked(rng)
     forms = list(questions(item))
     question = forms[int(rng.random() * len(forms))]
     if kind < 0.8:
         named = answer in ANSWERS
-        return Text(_ids(tokenizer, TEMPLATE.format(question)), _ids(tokenizer, answer + end), named=named)
+        return Text(token_ids(tokenizer, TEMPLATE.format(question)), token_ids(tokenizer, answer + end), named=named)
     if kind < 0.9:
-        return Text(_ids(tokenizer, question), _ids(tokenizer, f" {answer}{end}"))
-    return Text(_ids(tokenizer, item.phrase), _ids(tokenizer, f" is {answer}{end}"))
+        return Text(token_ids(tokenizer, question), token_ids(tokenizer, f" {answer}{end}"))
+    return Text(token_ids(tokenizer, item.phrase), token_ids(tokenizer, f" is {answer}{end}"))
 
 
-def _ids(tokenizer: Qwen2Tokenizer, text: str) -> list[int]:
+def prefix_length(tokenizer: Qwen2Tokenizer) -> int:
+    """Tokens before a caption."""
+    return len(token_ids(tokenizer, TEMPLATE.split("{}")[0]))
+
+
+def token_ids(tokenizer: Qwen2Tokenizer, text: str) -> list[int]:
     ids: list[int] = tokenizer(text)["input_ids"]
     return ids
 
