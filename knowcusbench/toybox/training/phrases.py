@@ -5,7 +5,8 @@ descriptions of simple things lie apart, so that the transformer reads some fact
 thing's. Here that state becomes the one that the same caption has with the thing's description. All other states stay
 what they were, those of the phrase's words among them, since the transformer has learned to read them.
 
-The transformer does not learn from these phrases: what they have beside their answers is what it learns to overlook.
+It comes after the transformer, which by what phrases have beside their answers learns to overlook that, in edited ones
+too (see `examples`).
 """
 
 import copy

@@ -88,3 +88,4 @@ def test_nothing_is_asked_of_a_phrase_that_says_what_its_description_says(backbo
     assert sum(map(float, losses.values())) == pytest.approx(0, abs=1e-4)
     losses = phrase_losses(encoder, encoder, tokenizer, [("a red star", "a blue ring")], [text])
     assert float(losses["phrases"]) > 1e-3
+    assert float(losses["states"]) + float(losses["answers"]) == pytest.approx(0, abs=1e-4)
