@@ -39,7 +39,7 @@ from knowcusbench.toybox.draws import choose
 from knowcusbench.toybox.render import mask
 from knowcusbench.toybox.scene import Scene
 from knowcusbench.toybox.training.autoencoder import as_pixels, drawn, single_frames
-from knowcusbench.toybox.training.language_model import TEMPLATE
+from knowcusbench.toybox.training.language_model import TEMPLATE, prefix_length
 from knowcusbench.toybox.training.loop import in_workers
 from knowcusbench.toybox.training.stream import (
     SHOWN_NAMED,
@@ -70,7 +70,8 @@ token and of simple things all are."""
 MAIN_WEIGHT, SECOND_WEIGHT = 1.5, 1.5
 """Of the places where main and second things may stand, shared among them, beside 1 for a whole picture."""
 
-SIMPLE_PHRASES = frozenset(map(phrase_of, SHOWN_SIMPLE))
+SHOWN_PHRASES = frozenset(map(phrase_of, SHOWN_SIMPLE))
+"""Of simple things."""
 
 UNSHOWN = (
     *filter(is_held_out, (*KNOWN, *SIMPLE)),
@@ -315,7 +316,7 @@ def _decoy(told: Captioned, rng: random.Random) -> tuple[str, str] | None:
     """The caption with another phrase for the main thing, and with that phrase's answer (the phrase itself, if none
     was shown), where it is to be told by two prompts."""
     whole = told.template == "{}"
-    simple = told.name is None and (not whole or told.subject in SIMPLE_PHRASES)
+    simple = told.name is None and (not whole or told.subject in SHOWN_PHRASES)
     always = simple or told.subject.startswith(f"{RARE_TOKEN} ")
     if told.told is not None or rng.random() >= (1 if always else TWO_PROMPTS_SHARE):
         return None
@@ -341,7 +342,7 @@ def states(encoder: Any, tokenizer: Qwen2Tokenizer, captions: Sequence[str], dev
     """The last hidden states of each caption's tokens and of those after it, as the pipeline gives them."""
     if not captions:
         return []
-    prefix = len(tokenizer(TEMPLATE.split("{}")[0])["input_ids"])
+    prefix = prefix_length(tokenizer)
     ids = tokenizer([TEMPLATE.format(caption) for caption in captions])["input_ids"]
     longest = max(map(len, ids))
     padded = torch.tensor([row + [0] * (longest - len(row)) for row in ids])
