@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 SAMPLE_BENCHMARK = Path(__file__).parents[2] / "shared" / "sample_benchmark"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first: a file is one worker's, and a long one at the end would leave the other idle."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def sample_benchmark() -> Path:
     """Twelve subjects with 62 real photographs in the release layout."""
