@@ -26,7 +26,8 @@ class EmbeddingStore:
     """Rows of numbers by key, in a directory that any number of processes may add to.
 
     What is added at a time is a file of rows, read through a memory map, and after it a file of their keys; both appear
-    whole or not at all. In memory are the keys (about 250 bytes each), and the rows used last.
+    whole or not at all. What other processes have added since is looked for before anything is computed. In memory are
+    the keys (about 250 bytes each), and the rows used last.
 
     Args:
         directory: None keeps rows in memory only.
@@ -37,8 +38,8 @@ class EmbeddingStore:
         self._memo: Memo[str, Rows] = Memo(MEMORY)
         self._tables: list[Rows] = []
         self._index: dict[str, tuple[int, int]] = {}
-        for file in sorted(directory.glob(f"[!.]*{KEYS}")) if directory else ():
-            self._open(file)
+        self._seen: set[str] = set()
+        self._look()
 
     def fetch(self, keys: Sequence[str], compute: Callable[[list[str]], Rows]) -> Rows:
         """The rows (keys, width) of `keys`.
@@ -52,6 +53,8 @@ class EmbeddingStore:
         return np.stack(rows) if rows else np.empty((0, 0), dtype=np.float32)
 
     def _fetch(self, keys: list[str], compute: Callable[[list[str]], Rows]) -> list[Rows]:
+        if not self._index.keys() >= set(keys):
+            self._look()
         new = [key for key in keys if key not in self._index]
         computed = dict(zip(new, self._keep(new, compute(new)), strict=True)) if new else {}
         return [computed[key] if key in computed else self._row(key) for key in keys]
@@ -75,7 +78,14 @@ class EmbeddingStore:
             self._open(self._directory / f"{name}{KEYS}")
         return rows
 
+    def _look(self) -> None:
+        """Open the files of keys that were not there at the last look."""
+        for file in sorted(self._directory.glob(f"[!.]*{KEYS}")) if self._directory else ():
+            if file.name not in self._seen:
+                self._open(file)
+
     def _open(self, file: Path) -> None:
+        self._seen.add(file.name)
         try:
             keys = np.load(file, allow_pickle=False)
             rows = np.load(file.with_name(file.name.replace(KEYS, ROWS)), mmap_mode="r", allow_pickle=False)

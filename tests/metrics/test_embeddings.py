@@ -43,10 +43,23 @@ def test_another_process_finds_the_rows_of_all_earlier_ones(tmp_path: Path) -> N
     assert compute.asked == [["a", "b"], ["c"]]
 
 
+def test_running_processes_find_each_others_rows(tmp_path: Path) -> None:
+    one, other, compute = EmbeddingStore(tmp_path), EmbeddingStore(tmp_path), Counting()
+    one.fetch(["a", "b"], compute)
+    np.testing.assert_array_equal(other.fetch(["b", "c"], compute)[:, 0], [11, 12])
+    np.testing.assert_array_equal(one.fetch(["c", "a"], compute)[:, 0], [12, 10])
+    assert compute.asked == [["a", "b"], ["c"]]
+
+
 def test_what_was_written_by_two_at_once_is_one_row(tmp_path: Path) -> None:
     one, other, compute = EmbeddingStore(tmp_path), EmbeddingStore(tmp_path), Counting()
-    one.fetch(["a"], compute)
-    other.fetch(["a"], compute)
+
+    def beside(keys: list[str]) -> Rows:
+        other.fetch(keys, compute)
+        return compute(keys)
+
+    one.fetch(["a"], beside)
+    assert compute.asked == [["a"], ["a"]]
     np.testing.assert_array_equal(EmbeddingStore(tmp_path).fetch(["a"], Counting(0)), [[10, 10, 10]])
 
 
