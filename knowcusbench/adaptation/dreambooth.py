@@ -16,7 +16,7 @@ from knowcusbench.adaptation.measure import Meter, measured
 from knowcusbench.adaptation.released import load_released
 from knowcusbench.adaptation.types import Adaptation
 from knowcusbench.backbone.base import Backbone, LatentDistribution, PromptEmbeds
-from knowcusbench.backbone.lora import extract, trainable
+from knowcusbench.backbone.lora import Initialization, extract, trainable
 from knowcusbench.backbone.targets import adapted_layers
 from knowcusbench.benchmark.types import Concept
 from knowcusbench.errors import ConfigError, MethodError
@@ -40,6 +40,8 @@ class DreamBooth:
         steps: optimiser steps.
         learning_rate: constant, or the first with `decay`.
         rank, alpha: of the LoRA; its scaling is alpha / rank.
+        init: how the LoRA begins. That trainer's is `gaussian`, which on layers of 3072 inputs at rank 4 is 24 times
+            larger than `uniform`: with Adam the weights then change the more for the same learning rate.
         batch_size: reference images per step, taken in a new order every epoch.
         weight_decay, max_grad_norm: of AdamW and of the clipping.
         adam_beta2: how slowly AdamW forgets squared gradients. It remembers about 1 / (1 - beta2) steps: with far fewer
@@ -67,6 +69,7 @@ class DreamBooth:
     learning_rate: float
     rank: int
     alpha: float
+    init: Initialization = "gaussian"
     batch_size: int = 1
     weight_decay: float = 1e-4
     max_grad_norm: float = 1.0
@@ -155,7 +158,7 @@ class DreamBooth:
         with measured("visual", backbone.device) as meter:
             instance = self._instance(concept, backbone, instance_prompt, generator)
             prior = self._prior(concept.class_noun, backbone, class_images, meter, generator)
-            with trainable(backbone.transformer, targets, self.rank, self.alpha, self.seed) as parameters:
+            with trainable(backbone.transformer, targets, self.rank, self.alpha, self.seed, self.init) as parameters:
                 optimizer = torch.optim.AdamW(
                     parameters.values(),
                     lr=self.learning_rate,

@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 from weakref import WeakSet
 
 import torch
@@ -24,6 +24,10 @@ _ADAPTED: WeakSet[nn.Module] = WeakSet()
 """The models that have an adapter on them now."""
 
 FACTORS = ("lora_A", "lora_B")
+
+Initialization = Literal["gaussian", "uniform"]
+"""How `lora_A` begins (PEFT's `init_lora_weights`): `gaussian` is N(0, 1 / rank^2), `uniform` PEFT's default, +-1 /
+sqrt(in_features). `lora_B` begins at zero."""
 
 CONFIG_FIELDS = {"r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pattern"}
 """The fields of `LoraConfig` that an adapter may set: a plain LoRA on modules named in full."""
@@ -58,20 +62,24 @@ def attached(model: nn.Module, adapter: Adapter, dtype: torch.dtype) -> Iterator
 
 @contextmanager
 def trainable(
-    model: nn.Module, targets: Sequence[str], rank: int, alpha: float, seed: int
+    model: nn.Module, targets: Sequence[str], rank: int, alpha: float, seed: int, init: Initialization = "uniform"
 ) -> Iterator[dict[str, nn.Parameter]]:
     """`model` with a new LoRA on the linear layers `targets` (full names); yields its parameters by name.
 
     The parameters are fp32 whatever the model's dtype: steps of a small learning rate vanish in bf16. `lora_A` is
-    drawn uniformly from +-1/sqrt(in_features) (PEFT's initialisation) by a generator of its own, `lora_B` is zero.
-    Raises RuntimeError if an adapter is on the model already.
+    drawn as `init` says by a generator of its own, `lora_B` is zero. Raises RuntimeError if an adapter is on the model
+    already.
     """
     generator = torch.Generator().manual_seed(seed)
     with _injected(model, dict.fromkeys(targets, rank), dict.fromkeys(targets, alpha)) as layers:
         parameters = {}
         for module, layer in layers.items():
-            bound = 1 / math.sqrt(layer.in_features)
-            down = torch.empty(rank, layer.in_features).uniform_(-bound, bound, generator=generator)
+            down = torch.empty(rank, layer.in_features)
+            if init == "gaussian":
+                down.normal_(std=1 / rank, generator=generator)
+            else:
+                bound = 1 / math.sqrt(layer.in_features)
+                down.uniform_(-bound, bound, generator=generator)
             for factor, value in zip(FACTORS, (down, torch.zeros(layer.out_features, rank)), strict=True):
                 parameters[f"{module}.{factor}"] = _set_factor(layer, factor, value, trainable=True)
         yield parameters

@@ -117,8 +117,10 @@ def test_naive_db_takes_one_item_at_a_time(backbone: QwenImage, dog: Concept, tm
 def test_the_recipe_for_qwen_image_is_the_papers() -> None:
     settings = asdict(configured("mokus", "qwen_image"))
     stage_one = {"steps": 500, "learning_rate": 2e-4, "batch_size": 1, "rank": 4, "alpha": 4, "seed": 42}
+    stage_one |= {"init": "gaussian"}
     assert settings["dreambooth"] | stage_one == settings["dreambooth"]
     assert not settings["dreambooth"]["prior_images"]
+    assert asdict(configured("naive_db", "qwen_image"))["dreambooth"] == settings["dreambooth"]
     edit = {"eta": 1e-6, "modules": ("gate_proj", "up_proj"), "layers": tuple(range(18, 26)), "rounds": 1}
     assert settings["editor"] | edit == settings["editor"]
     assert len(settings["editor"]["layers"]) * len(settings["editor"]["modules"]) == 16
