@@ -15,7 +15,7 @@ from knowcusbench.benchmark.types import Benchmark, Concept, KnowledgeItem, Prom
 if TYPE_CHECKING:
     from knowcusbench.backbone.qwen_image import QwenImage, QwenImageSpec
 
-SAMPLE_BENCHMARK = Path(__file__).parents[2] / "shared" / "sample_benchmark"
+SAMPLE_BENCHMARK = Path(__file__).parent / "data" / "sample_benchmark"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -26,7 +26,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def sample_benchmark() -> Path:
-    """Twelve subjects with 62 real photographs in the release layout."""
+    """Four subjects with 22 real photographs in the release layout."""
     return SAMPLE_BENCHMARK
 
 

@@ -55,12 +55,12 @@ def test_full_size_without_its_weights_is_explained(consult, sample_benchmark) -
     for text in ("20,430,401,088 parameters", "8,292,166,656 parameters", "240 layers", "16 matrices [(18944, 3584)]"):
         assert text in report
     assert "yuvalkirstain/PickScore_v1 is not on this machine" in report
-    # 6 unrelated prompts, 2 seeds, without and with 12 adaptations; 12 concepts' 5 items alone, 5 seeds, with all.
-    beside = 6 * 2 * 13 + 12 * 5 * 5
-    assert f"1,950 images, {beside} more of the effects and 6,000 training passes" in report
-    # 8-bit RGB, and prompts of 64 tokens of 3584 numbers in bf16: 12 concepts' items alone and in their prompts.
-    prompts = 1950 // 5
-    assert f"{((1950 + beside) * 3 * 1024**2 + prompts * 64 * 3584 * 2) / 2**30:.2f} GiB at most" in report
+    # 6 unrelated prompts, 2 seeds, without and with 4 adaptations; 4 concepts' 5 items alone, 5 seeds, with all.
+    beside = 6 * 2 * 5 + 4 * 5 * 5
+    assert f"650 images, {beside} more of the effects and 2,000 training passes" in report
+    # 8-bit RGB, and prompts of 64 tokens of 3584 numbers in bf16: 4 concepts' items alone and in their prompts.
+    prompts = 650 // 5
+    assert f"{((650 + beside) * 3 * 1024**2 + prompts * 64 * 3584 * 2) / 2**30:.2f} GiB at most" in report
 
 
 def test_a_run_in_an_object_store_is_no_matter_of_this_disk(consult) -> None:
@@ -92,9 +92,9 @@ def test_an_option_is_named_that_makes_it_fit(consult, sample_benchmark, monkeyp
     _, report, _ = consult("backbone=qwen_image", "benchmark=directory", f"benchmark.path={sample_benchmark}")
     assert "NVIDIA Test" in report
     assert "at 500 TFLOP/s" in report
-    # 69.45 TFLOP a forward: 50 steps with guidance for each of 1,950 + 456 pictures, three for each training pass.
+    # 69.45 TFLOP a forward: 50 steps with guidance for each of 650 + 160 pictures, three for each training pass.
     hours = float(re.search(r"at least ([0-9.]+) hours on one device", report)[1])
-    assert hours == pytest.approx((2406 * 100 + 6000 * 3) * 69.45e12 / 500e12 / 3600, rel=0.03)
+    assert hours == pytest.approx((810 * 100 + 2000 * 3) * 69.45e12 / 500e12 / 3600, rel=0.03)
     line = next((line for line in report.splitlines() if line.startswith("  NO  memory")), None)
     assert (line is None) if fits is None else line.endswith(fits)
 

@@ -30,7 +30,7 @@ def test_the_round_trip_of_the_sample_benchmark_is_exact(sample_benchmark: Path,
     assert imported.digest == benchmark.digest
     assert [concept.name for concept in imported.concepts] == [c.name for c in benchmark.concepts]
     files = image_files(tmp_path / "release")
-    assert len(files) == 62
+    assert len(files) == 22
     assert files == image_files(sample_benchmark)
     assert load_benchmark(tmp_path / "release") == imported
 
@@ -64,7 +64,7 @@ def test_the_export_opens_with_datasets(sample_benchmark: Path, tmp_path: Path) 
     assert loaded.features["images"] == datasets.List(datasets.Image())
     assert loaded["concept"][:] == [concept.name for concept in benchmark.concepts]
     first = loaded[0]
-    assert first["images"][0].size == (512, 512)
+    assert first["images"][0].size == (256, 256)
     assert first["knowledge"][0]["question"] == benchmark.concepts[0].knowledge[0].question
     stored = loaded.cast_column("images", datasets.List(datasets.Image(decode=False)))[0]["images"]
     assert [image["bytes"] for image in stored] == [path.read_bytes() for path in benchmark.concepts[0].images]

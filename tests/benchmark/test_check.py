@@ -18,17 +18,17 @@ def test_the_sample_benchmark_has_the_documented_counts(sample_benchmark: Path) 
     report = check_benchmark(sample_benchmark)
 
     statistics = report.statistics
-    assert (statistics.concepts, statistics.images) == (12, 62)
-    assert (statistics.knowledge, statistics.prompts, statistics.distinct_prompts) == (60, 66, 16)
-    assert statistics.paired == GridCounts(reconstruction=300, generation=1650)
-    assert statistics.paired.total == 1950
-    assert statistics.crossed == GridCounts(reconstruction=300, generation=60 * 16 * 5)
-    assert sum(statistics.knowledge_by_aspect.values()) == 60
+    assert (statistics.concepts, statistics.images) == (4, 22)
+    assert (statistics.knowledge, statistics.prompts, statistics.distinct_prompts) == (20, 22, 15)
+    assert statistics.paired == GridCounts(reconstruction=100, generation=550)
+    assert statistics.paired.total == 650
+    assert statistics.crossed == GridCounts(reconstruction=100, generation=20 * 15 * 5)
+    assert sum(statistics.knowledge_by_aspect.values()) == 20
     assert statistics.prompts_by_aspect == {
-        "attribute_modification": 17,
-        "background_change": 24,
-        "object_insertion": 13,
-        "style_transfer": 12,
+        "attribute_modification": 5,
+        "background_change": 8,
+        "object_insertion": 5,
+        "style_transfer": 4,
     }
     assert (report.faults, report.notes) == ((), ())
     assert report.digest == load_benchmark(sample_benchmark).digest
@@ -58,14 +58,14 @@ def test_the_report_shows_every_number(sample_benchmark: Path) -> None:
     lines = {" ".join(line.split()) for line in report.render().splitlines()}
 
     assert {
-        "concepts 12",
-        "reference images 62",
-        "knowledge items 60",
-        "emotion 8",
-        "prompts 66 (16 distinct)",
-        "style_transfer 12",
-        "paired grid 1,950 (300 reconstruction, 1,650 generation)",
-        "crossed grid 5,100 (300 reconstruction, 4,800 generation)",
+        "concepts 4",
+        "reference images 22",
+        "knowledge items 20",
+        "emotion 2",
+        "prompts 22 (15 distinct)",
+        "style_transfer 4",
+        "paired grid 650 (100 reconstruction, 550 generation)",
+        "crossed grid 1,600 (100 reconstruction, 1,500 generation)",
         f"digest {report.digest}",
         "notes: none",
         "faults: none",

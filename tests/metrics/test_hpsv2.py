@@ -19,7 +19,7 @@ from knowcusbench.metrics.hpsv2 import HpsV2, HpsV21
 
 SIZE = HPS_CONFIG["vision_cfg"]["image_size"]
 MEAN, STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
-BOXES = ((0, 0, 512, 512), (10, 0, 500, 311), (0, 7, 227, 512), (0, 0, 40, 31), (0, 0, 56, 20))
+BOXES = ((0, 0, 256, 256), (10, 0, 250, 155), (0, 7, 113, 256), (0, 0, 40, 31), (0, 0, 56, 20))
 
 
 def padded(channels: list[NDArray[np.float32]]) -> NDArray[np.float64]:

@@ -46,7 +46,7 @@ def token_ids(directory: Path, texts: list[str]) -> torch.Tensor:
 
 def test_pixels_are_those_of_pillow_to_a_grey_level(siglip: SiglipSpec, dogs: list[Path]) -> None:
     encoder = siglip.load()
-    for box in ((0, 0, 512, 512), (10, 0, 500, 311), (0, 0, 40, 31)):
+    for box in ((0, 0, 256, 256), (10, 0, 250, 155), (0, 0, 40, 31)):
         image = Image.open(dogs[0]).crop(box)
         difference = np.abs(encoder.preprocess(image).numpy() - prepared(image))
         assert difference.max() < 1.01 / 127.5
