@@ -1,7 +1,7 @@
 """The run directory: where every file of a run lies, and how it is read and written.
 
     run.json                              what the run is: the configuration that all its methods share
-    weights.json                          the digest of the backbone's base weights
+    weights.json                          digest of the backbone's base weights; version of torch when it was written
     plan.parquet                          one row per sample
     configs/<label>.yaml                  the resolved configuration of each method
     provenance/<time>-<label>.json        one per command: versions, commit, hardware, command line, timings

@@ -35,6 +35,7 @@ from knowcusbench.backbone.footprint import checkpoint_footprint, count_paramete
 from knowcusbench.backbone.loading import Checkpoint, cached, load_pipeline, open_checkpoint
 from knowcusbench.backbone.lora import attached, check_fit
 from knowcusbench.backbone.memory import drawing_bytes, training_bytes
+from knowcusbench.backbone.noise import initial_noise
 from knowcusbench.backbone.published import published_checkpoint, published_shapes
 from knowcusbench.backbone.quantization import BYTES_PER_PARAMETER, Quantization, quantization_config
 from knowcusbench.backbone.speed import apply_options, check_options
@@ -290,10 +291,17 @@ class QwenImage(Backbone):
             height=self.spec.height,
             width=self.spec.width,
             num_inference_steps=self.spec.steps,
-            # On the CPU, so that the noise is the same on every device.
-            generator=[torch.Generator().manual_seed(seed) for seed in noise_seeds],
+            latents=self._packed_noise(noise_seeds),
         ).images
         return images
+
+    def _packed_noise(self, noise_seeds: Sequence[int]) -> Tensor:
+        """Initial noise as the pipeline takes it: in the model's dtype, 2 x 2 latents a token."""
+        channels, stride = int(self._pipeline.vae.config.z_dim), self._pipeline.vae_scale_factor
+        height, width = self.spec.height // stride, self.spec.width // stride
+        noise = initial_noise(noise_seeds, channels, height, width).to(self.device, self._dtype)
+        packed: Tensor = self._pipeline._pack_latents(noise, len(noise), channels, height, width)
+        return packed
 
     @contextmanager
     def adapted(self, adaptation: Adaptation) -> Iterator[None]:

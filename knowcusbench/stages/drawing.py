@@ -1,6 +1,5 @@
 """Drawing pictures: every batch claimed, drawn in halves when memory is short, and tried again when it fails."""
 
-import gc
 import io
 import os
 import socket
@@ -26,6 +25,7 @@ from knowcusbench.claims import Claim
 from knowcusbench.engine.base import WorkerBroken
 from knowcusbench.errors import UserError
 from knowcusbench.files import is_remote, remove, remove_leftovers, write_atomic
+from knowcusbench.out_of_memory import free_memory, is_out_of_memory
 from knowcusbench.store import RunStore, append_line, write_json
 
 PNG_COMPRESSION = 6
@@ -292,20 +292,11 @@ def _refuse_hopeless(error: Exception) -> None:
     """Raise what no other picture would be spared: a user's mistake, or a GPU that answers no more."""
     if isinstance(error, UserError):
         raise error
+    # CUDA says of a full memory what it says of a broken device: "CUDA error".
+    if is_out_of_memory(error):
+        return
     if isinstance(error, torch.AcceleratorError) or "CUDA error" in str(error):
         raise WorkerBroken(f"the GPU failed ({error})") from error
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether an exception says that a device or this machine had no memory left."""
-    # torch's allocator for the CPU raises a bare RuntimeError.
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
-
-
-def free_memory() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def png_bytes(image: Image.Image, record: Mapping[str, str]) -> bytes:

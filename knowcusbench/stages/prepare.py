@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,8 @@ from knowcusbench.plan import counts, make_plan, select_concepts
 from knowcusbench.report.choice import Choice, column_keys, matching
 from knowcusbench.report.columns import COSTS
 from knowcusbench.store import RunStore, read_json, write_json, write_table, writing
+
+log = logging.getLogger(__name__)
 
 FORMAT = 1
 """Version of the run directory's layout."""
@@ -166,6 +170,7 @@ def prepare(config: Config, resolved: Mapping[str, Any], *, makes_results: bool)
             _claim_ablation(run.store, resolved["ablation"])
             _claim_label(run.store, run.label, resolved)
             run.store.remove_dead_claims(run.label)
+            warn_of_another_torch(run.store)
         if not run.store.plan.exists():
             write_table(run.store.plan, run.plan)
     return run
@@ -334,15 +339,30 @@ def resident(spec: BackboneSpec) -> Backbone:
 
 
 def recorded_weights(store: RunStore) -> dict[str, Any]:
-    """The digest of the base weights that the run was made with, once a backbone was loaded for it."""
+    """The digest of the base weights that the run was made with, and the version of torch, once a backbone was loaded
+    for it."""
     return read_json(store.weights) if store.weights.exists() else {}
+
+
+def warn_of_another_torch(store: RunStore) -> None:
+    """Log one line where a run goes on under another version of torch than it was begun with."""
+    before, now = recorded_weights(store).get("first_torch"), version("torch")
+    if before and before != now:
+        log.warning(
+            "%s was begun with torch %s, this is %s: the last bits of new images may differ from those there, and "
+            "training more; install torch %s to go on alike",
+            store.root,
+            before,
+            now,
+            before,
+        )
 
 
 def claim_weights(store: RunStore, backbone: Backbone) -> None:
     """Record the digest of the base weights in the run, or check that they are those recorded."""
     recorded = recorded_weights(store).get("backbone_weights")
     if recorded is None:
-        write_json(store.weights, {"backbone_weights": backbone.digest})
+        write_json(store.weights, {"backbone_weights": backbone.digest, "first_torch": version("torch")})
     elif recorded != backbone.digest:
         raise RunError(
             f"{store.root} was made with other backbone weights (digest {recorded} there, {backbone.digest} now); "

@@ -24,7 +24,12 @@ OUT_OF_MEMORY = [
     torch.OutOfMemoryError("CUDA out of memory"),
     MemoryError(),
     RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory"),
+    torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    RuntimeError("CUDA driver error: out of memory"),
 ]
+"""As torch, the CUDA runtime and driver, cuBLAS, cuDNN, Python and the CPU's allocator say it."""
 
 
 @pytest.fixture
@@ -75,7 +80,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch, spoiled: Callable[[Sequence[int]], Ex
     return tried
 
 
-@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=repr)
 def test_where_memory_is_short_batches_are_halved_and_images_the_same(
     error, backbone, desk, tmp_path, undisturbed, monkeypatch
 ):
@@ -85,6 +90,15 @@ def test_where_memory_is_short_batches_are_halved_and_images_the_same(
     assert drawn_in(tmp_path / "images") == undisturbed
     assert [line["batches"] for line in journal(desk)] == [[1, 1, 1], [1, 1, 1]]
     assert tried == [3, 1, 1, 1, 1, 1, 1], "after the first, no batch is tried that has no room"
+
+
+def test_a_picture_that_has_no_room_even_alone_is_recorded_and_ends_nothing(
+    backbone, desk, tmp_path, undisturbed, monkeypatch
+):
+    error = torch.AcceleratorError("CUDA error: out of memory")
+    spoil(monkeypatch, lambda seeds: error if 1 in seeds else None)
+    outcomes = list(draw_cells(backbone, cells_in(tmp_path / "images"), desk))
+    assert [drawn.failed for drawn in outcomes] == [("a000000000000001",), ("b000000000000001",)]
 
 
 def test_a_sample_that_fails_alone_is_recorded_and_the_others_are_drawn(
