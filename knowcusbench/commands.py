@@ -26,9 +26,10 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from knowcusbench.config import did_you_mean, register
 from knowcusbench.engine.base import Engine
-from knowcusbench.errors import ConfigError, IncompleteError, exit_on_user_error
+from knowcusbench.errors import ConfigError, IncompleteError, RunError, exit_on_user_error
 from knowcusbench.provenance import provenance
 from knowcusbench.stages.adapt import POLL, adapt
+from knowcusbench.stages.dtype import settle_dtype
 from knowcusbench.stages.effects import effects
 from knowcusbench.stages.estimate import plan_summary
 from knowcusbench.stages.generate import existing_images, generate
@@ -42,6 +43,9 @@ from knowcusbench.tracking import tracked
 log = logging.getLogger(__name__)
 
 STAGES: tuple[Callable[[Run], None], ...] = (adapt, generate, score, effects, report)
+
+READING = ("plan", "report")
+"""The verbs of a run that make no results."""
 
 METHOD_SECTIONS = ("method", "editor", "recipe")
 """The parts of the configuration that may differ between the methods of one run."""
@@ -132,11 +136,14 @@ def _label(swept: set[str]) -> str:
 def run_stages(verb: str, composed: DictConfig) -> None:
     """Run a verb's stages for one method, and leave a record of the command in the run. Raises IncompleteError if
     images that should have been drawn are missing then."""
-    config, resolved = read_config(composed)
-    if config.cpu_threads:
-        torch.set_num_threads(config.cpu_threads)
+    if composed.cpu_threads:
+        torch.set_num_threads(composed.cpu_threads)
+    settled, why = settle_dtype(composed, measure=verb not in READING)
+    config, resolved = read_config(settled)
     if verb == "probe":
         probe(config, resolved)
+        if why:
+            log.info(why)
         return
     if verb == "doctor":
         # Here, since no other verb needs it.
@@ -144,7 +151,18 @@ def run_stages(verb: str, composed: DictConfig) -> None:
 
         doctor(config, resolved)
         return
-    run = prepare(config, resolved, makes_results=verb not in ("plan", "report"))
+    try:
+        run = prepare(config, resolved, makes_results=verb not in READING)
+    except RunError:
+        # Another command, on another kind of machine, may have begun the run just now.
+        before = why
+        settled, why = settle_dtype(composed, measure=verb not in READING)
+        if why == before:
+            raise
+        config, resolved = read_config(settled)
+        run = prepare(config, resolved, makes_results=verb not in READING)
+    if why:
+        log.info(why)
     if verb == "plan":
         print(plan_summary(run, config.assumed_tflops))
         return

@@ -14,13 +14,13 @@ import psutil
 import torch
 from packaging.requirements import Requirement
 
+from knowcusbench import rates
 from knowcusbench.backbone.base import BackboneSpec, Skeleton
 from knowcusbench.backbone.loading import cached
 from knowcusbench.config import Config, build
-from knowcusbench.device import resolve_device
+from knowcusbench.device import fast_dtype, resolve_device
 from knowcusbench.errors import RunError, UserError
 from knowcusbench.files import is_remote
-from knowcusbench.rates import matmul_flops
 from knowcusbench.stages.estimate import GIB, duration, size, work_of
 from knowcusbench.stages.prepare import planned
 
@@ -129,6 +129,11 @@ def hardware(device: str) -> Iterator[Finding]:
         Mark.ok, "processor", f"{psutil.cpu_count()} cores, {size(main.available)} of {size(main.total)} memory free"
     )
     resolved = resolve_device(device)
+    yield Finding(
+        Mark.ok,
+        "matrix products",
+        f"{rates.rates_in_words(resolved)} on {resolved}: backbone.dtype=auto is {fast_dtype(resolved)}",
+    )
     if resolved.type != "cuda":
         yield Finding(
             Mark.warning, "GPU", "none found: enough for the embedded world, at full size an image takes hours"
@@ -136,7 +141,7 @@ def hardware(device: str) -> Iterator[Finding]:
         return
     for index in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(index)
-        bf16 = torch.cuda.is_bf16_supported()
+        bf16 = fast_dtype(torch.device("cuda", index)) == "bfloat16"
         text = f"{torch.cuda.get_device_name(index)}, {size(free)} of {size(total)} free, {'' if bf16 else 'no '}bf16"
         yield Finding(Mark.ok if bf16 else Mark.warning, f"GPU {index}", text)
 
@@ -231,7 +236,8 @@ def plan(config: Config, resolved: Mapping[str, Any]) -> Iterator[Finding]:
     run = planned(config, resolved, makes_results=False)
     work = work_of(run)
     device = resolve_device(config.device)
-    rate = matmul_flops(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
+    dtype = torch.float32 if resolved["backbone"].get("dtype") == "float32" else torch.bfloat16
+    rate = rates.product_rates(device)[dtype]
     least = duration((work.sampling + work.training) / rate)
     beside = f", {work.beside:,} more of the effects" if work.beside else ""
     yield Finding(

@@ -40,7 +40,7 @@ import pandas as pd
 from knowcusbench.claims import Claims
 from knowcusbench.config import RunConfig
 from knowcusbench.errors import RunError
-from knowcusbench.files import append, atomic_path, location, names_in, write_atomic
+from knowcusbench.files import append, atomic_path, create_exclusively, location, names_in, write_atomic
 
 UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT, errno.ENOSPC, errno.EDQUOT}
 
@@ -155,7 +155,16 @@ def writing() -> Iterator[None]:
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
-    write_atomic(path, (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode())
+    write_atomic(path, _json_bytes(data))
+
+
+def create_json(path: Path, data: Mapping[str, Any]) -> bool:
+    """Write a file unless it is there; whether it was written. Of several processes, one succeeds."""
+    return create_exclusively(path, _json_bytes(data))
+
+
+def _json_bytes(data: Mapping[str, Any]) -> bytes:
+    return (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def read_json(path: Path) -> dict[str, Any]:

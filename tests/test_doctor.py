@@ -45,6 +45,20 @@ def test_the_embedded_world_can_run(consult, tmp_path) -> None:
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.parametrize(("rate", "dtype"), [(1e9, "float32"), (9e11, "bfloat16")])
+def test_what_was_measured_is_shown_and_counted_with(consult, monkeypatch, rate, dtype) -> None:
+    monkeypatch.setattr("knowcusbench.rates.product_rates", lambda _: {torch.float32: 8e10, torch.bfloat16: rate})
+    monkeypatch.setattr("knowcusbench.device.product_rates", lambda _: {torch.float32: 8e10, torch.bfloat16: rate})
+    _, report, _ = consult("device=cpu", "method=base")
+    shown = "1.00" if rate == 1e9 else "900"
+    assert f"fp32 80, bf16 {shown} GFLOP/s on cpu: backbone.dtype=auto is {dtype}" in report
+    assert f"at {0.08 if dtype == 'float32' else 0.9:g} TFLOP/s" in report
+    # All parameters, and 1.8 MiB that are computed in between.
+    encoding = float(re.search(r"encoding +([0-9.]+) MiB", report)[1])
+    assert encoding > (40 if dtype == "float32" else 20)
+    assert (encoding > 40) == (dtype == "float32")
+
+
 def test_full_size_without_its_weights_is_explained(consult, sample_benchmark) -> None:
     code, report, error = consult(
         "backbone=qwen_image", "benchmark=directory", f"benchmark.path={sample_benchmark}", "device=cpu"
@@ -74,9 +88,9 @@ def on_a_gpu(monkeypatch, free: int) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (free, free))
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    monkeypatch.setattr("knowcusbench.doctor.fast_dtype", lambda _: "bfloat16")
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "NVIDIA Test")
-    monkeypatch.setattr("knowcusbench.doctor.matmul_flops", lambda *_: 500e12)
+    monkeypatch.setattr("knowcusbench.rates.product_rates", lambda _: {torch.float32: 5e13, torch.bfloat16: 5e14})
 
 
 @pytest.mark.parametrize(
@@ -91,6 +105,7 @@ def test_an_option_is_named_that_makes_it_fit(consult, sample_benchmark, monkeyp
     on_a_gpu(monkeypatch, free * 2**30)
     _, report, _ = consult("backbone=qwen_image", "benchmark=directory", f"benchmark.path={sample_benchmark}")
     assert "NVIDIA Test" in report
+    assert "fp32 50,000, bf16 500,000 GFLOP/s on cuda: backbone.dtype=auto is bfloat16" in report
     assert "at 500 TFLOP/s" in report
     # 69.45 TFLOP a forward: 50 steps with guidance for each of 650 + 160 pictures, three for each training pass.
     hours = float(re.search(r"at least ([0-9.]+) hours on one device", report)[1])

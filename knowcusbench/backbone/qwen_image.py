@@ -41,7 +41,7 @@ from knowcusbench.backbone.quantization import BYTES_PER_PARAMETER, Quantization
 from knowcusbench.backbone.speed import apply_options, check_options
 from knowcusbench.backbone.step_lora import StepLora, beside, on_device
 from knowcusbench.backbone.targets import language_modules, lora_targets
-from knowcusbench.device import resolve_device
+from knowcusbench.device import fast_dtype, resolve_device
 from knowcusbench.errors import ConfigError, MethodError
 
 Offload = Literal["none", "text_encoder", "alternating"]
@@ -57,7 +57,8 @@ class QwenImageSpec(BackboneSpec):
     Attributes:
         source: a diffusers directory or a hub id.
         revision: commit, tag or branch of a hub id.
-        dtype: of all weights.
+        dtype: of all weights. "auto" is what the device is fast in; a run settles it before it builds a backbone, and
+            `footprint` and `memory` count it as bfloat16.
         device: "auto" takes a GPU if there is one.
         height, width: of the images, in pixels.
         steps: denoising steps; the scheduler is used as shipped.
@@ -80,7 +81,7 @@ class QwenImageSpec(BackboneSpec):
 
     source: str
     revision: str | None = None
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    dtype: Literal["auto", "bfloat16", "float32"] = "bfloat16"
     device: str = "auto"
     height: int = 1024
     width: int = 1024
@@ -113,16 +114,22 @@ class QwenImageSpec(BackboneSpec):
 
     def load(self) -> "QwenImage":
         device = resolve_device(self.device)
-        check_options(self.attention, self.compile)
-        quantization = self.quantization and quantization_config(self.quantization, getattr(torch, self.dtype))
-        checkpoint = self._open(weights=True)
-        pipeline = load_pipeline(checkpoint, getattr(torch, self.dtype), {"transformer": quantization})
-        return QwenImage(self, pipeline, device)
+        spec = replace(self, dtype=fast_dtype(device)) if self.dtype == "auto" else self
+        check_options(spec.attention, spec.compile)
+        quantization = spec.quantization and quantization_config(spec.quantization, spec.torch_dtype)
+        checkpoint = spec._open(weights=True)
+        pipeline = load_pipeline(checkpoint, spec.torch_dtype, {"transformer": quantization})
+        return QwenImage(spec, pipeline, device)
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """Of the weights, as they are counted."""
+        return torch.float32 if self.dtype == "float32" else torch.bfloat16
 
     def footprint(self) -> Footprint:
         return checkpoint_footprint(
             self._open(weights=False),
-            dtype=getattr(torch, self.dtype),
+            dtype=self.torch_dtype,
             height=self.height,
             width=self.width,
             forwards=self.steps * (2 if self.true_cfg_scale > 1 else 1),
@@ -130,7 +137,7 @@ class QwenImageSpec(BackboneSpec):
         )
 
     def memory(self, lora_rank: int) -> Memory:
-        checkpoint, dtype = self._open(weights=False), getattr(torch, self.dtype)
+        checkpoint, dtype = self._open(weights=False), self.torch_dtype
         size: dict[str, Any] = {"dtype": dtype, "height": self.height, "width": self.width}
         drawing = drawing_bytes(checkpoint, **size, batch=self.seeds_per_batch, vae_tile=self.vae_tile)
         training = training_bytes(checkpoint, **size, rank=lora_rank, checkpointing=self.gradient_checkpointing)
@@ -208,7 +215,7 @@ class QwenImage(Backbone):
         self._pipeline = pipeline
         self.transformer: nn.Module = pipeline.transformer
         self.text_encoder: nn.Module = pipeline.text_encoder
-        self._dtype = getattr(torch, spec.dtype)
+        self._dtype = spec.torch_dtype
         for module in self.modules().values():
             module.requires_grad_(False).eval()
         if spec.gradient_checkpointing:

@@ -33,7 +33,8 @@ from knowcusbench.metrics.protocol import Reduction
 from knowcusbench.plan import counts, make_plan, select_concepts
 from knowcusbench.report.choice import Choice, column_keys, matching
 from knowcusbench.report.columns import COSTS
-from knowcusbench.store import RunStore, read_json, write_json, write_table, writing
+from knowcusbench.stages.dtype import AUTO
+from knowcusbench.store import RunStore, create_json, read_json, write_json, write_table, writing
 
 log = logging.getLogger(__name__)
 
@@ -281,16 +282,20 @@ def protocol_digest(node: Any, cache_dir: str) -> str:
 
 
 def _claim(store: RunStore, identity: dict[str, Any]) -> None:
-    """Write `run.json`, or check that the one there says the same. Metrics may be added to a run."""
-    if not store.identity.exists():
-        write_json(store.identity, identity)
+    """Write `run.json`, or check that the one there says the same. Metrics may be added to a run, and a dtype that its
+    plan left open is settled."""
+    if create_json(store.identity, identity):
         return
     present = read_json(store.identity)
+    backbone = present.get("backbone", {})
+    is_open = backbone.get("dtype") == AUTO
+    if is_open:
+        present["backbone"] = {**backbone, "dtype": identity["backbone"].get("dtype")}
     metrics = present.get("metrics", {})
     shared = {name: node for name, node in identity["metrics"].items() if name in metrics}
     recorded = {name: node for name, node in metrics.items() if name in shared}
     _refuse_differences(store, {**present, "metrics": recorded}, {**identity, "metrics": shared}, "run.name")
-    if set(identity["metrics"]) - set(metrics):
+    if is_open or set(identity["metrics"]) - set(metrics):
         write_json(store.identity, {**identity, "metrics": {**metrics, **identity["metrics"]}})
 
 
