@@ -13,80 +13,103 @@ ENGINE ?= ray
 VENV := .venv
 BIN := $(VENV)/bin
 WORKERS = $(if $(findstring engine=,$(ARGS)),,engine=$(ENGINE))
-INSTALLED := $(VENV)/.installed
+# What runs need, and what tests, style, types and documentation need besides.
+BENCH := $(VENV)/.installed-bench
+DEV := $(VENV)/.installed-dev
+# On a terminal pip shows what it does; in a log one line says it.
+QUIET = $(if $(MAKE_TERMOUT),,--quiet)
 
 .DEFAULT_GOAL := help
-.PHONY: help bench sweep ablation probe plan report benchmark benchmark-gpu doctor toybox toybox-eval drill test test-browser docs lint clean
+.PHONY: help bench sweep ablation probe plan report benchmark benchmark-gpu doctor toybox toybox-eval drill check test test-browser docs lint update clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  make bench METHOD=mokus ARGS=\"benchmark=directory benchmark.path=DIR grid.seeds=[0,1] run.name=mine\""
 
-bench: $(INSTALLED) ## one method (METHOD=), from plan to leaderboard
+bench: $(BENCH) ## one method (METHOD=), from plan to leaderboard
 	$(BIN)/knowcusbench bench method=$(METHOD) $(WORKERS) $(ARGS)
 
-sweep: $(INSTALLED) ## all methods (METHODS=) into one run, compared
+sweep: $(BENCH) ## all methods (METHODS=) into one run, compared
 	$(BIN)/knowcusbench bench -m method=$(METHODS) $(WORKERS) $(ARGS)
 
-ablation: $(INSTALLED) ## an ablation of the paper (NAME=items|eta|layers|editors|scope), with the controls
+ablation: $(BENCH) ## an ablation of the paper (NAME=items|eta|layers|editors|scope), with the controls
 	$(BIN)/knowcusbench bench ablation=$(NAME) $(WORKERS) $(ARGS)
 	$(BIN)/knowcusbench bench -m method=base,anchor run.name=ablation-$(NAME) $(WORKERS) $(ARGS)
 
-probe: $(INSTALLED) ## edit one fact, and draw its phrase before and after
+probe: $(BENCH) ## edit one fact, and draw its phrase before and after
 	$(BIN)/knowcusbench probe $(ARGS)
 
-plan: $(INSTALLED) ## count the samples and estimate the cost
+plan: $(BENCH) ## count the samples and estimate the cost
 	$(BIN)/knowcusbench plan method=$(METHOD) $(ARGS)
 
-report: $(INSTALLED) ## write the leaderboard of a run again
+report: $(BENCH) ## write the leaderboard of a run again
 	$(BIN)/knowcusbench report method=$(METHOD) $(ARGS)
 
-benchmark: $(INSTALLED) ## time the knowledge edit, the metrics, drawing and workers, and the report of the full grid, each beside another way
+benchmark: $(BENCH) ## time the knowledge edit, the metrics, drawing and workers, and the report of the full grid, each beside another way
 	$(BIN)/python -m knowcusbench.adaptation.benchmark $(ARGS)
 	$(BIN)/python -m knowcusbench.metrics.benchmark
 	$(BIN)/python -m knowcusbench.stages.benchmark
 	$(BIN)/python -m knowcusbench.report.benchmark
 
-benchmark-gpu: $(INSTALLED) ## time every stage at full size on random weights beside the hardware's floor (without a GPU: small shapes)
+benchmark-gpu: $(BENCH) ## time every stage at full size on random weights beside the hardware's floor (without a GPU: small shapes)
 	$(BIN)/python -m knowcusbench.backbone.benchmark $(ARGS)
 
-doctor: $(INSTALLED) ## what this machine has, what the configuration needs, and what to do about the rest
+doctor: $(BENCH) ## what this machine has, what the configuration needs, and what to do about the rest
 	$(BIN)/knowcusbench doctor $(ARGS)
 
-toybox: $(INSTALLED) ## train the embedded world's weights anew (FORCE=1 replaces the shipped ones; STAGES= runs some stages)
+toybox: $(BENCH) ## train the embedded world's weights anew (FORCE=1 replaces the shipped ones; STAGES= runs some stages)
 	$(BIN)/python -m knowcusbench.toybox.training $(if $(FORCE),--force) $(STAGES)
 
-toybox-eval: $(INSTALLED) ## compute all figures of the embedded world's weights, and write their card
+toybox-eval: $(BENCH) ## compute all figures of the embedded world's weights, and write their card
 	$(BIN)/python -m knowcusbench.toybox.card
 
-drill: $(INSTALLED) ## kill a run at 100 random moments, run two commands in one directory, fill a disk (half an hour)
+drill: $(DEV) ## kill a run at 100 random moments, run two commands in one directory, fill a disk (half an hour)
 	$(BIN)/python -m tests.drill $(ARGS)
 
-test: $(INSTALLED) ## run the tests
+check: lint ## check style and types, and run the tests without models (two minutes)
+	$(BIN)/python -m pytest -m unit $(ARGS)
+
+test: $(DEV) ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
 
-test-browser: $(INSTALLED) ## install Chromium if there is none, and run the tests of the report's pages
+test-browser: $(DEV) ## install Chromium if there is none, and run the tests of the report's pages
 	command -v chromium || command -v chromium-browser || command -v google-chrome \
 		|| $(BIN)/python -m playwright install --with-deps chromium
 	$(BIN)/python -m pytest tests/report/html $(ARGS)
 
-docs: $(INSTALLED) ## build the documentation into build/docs; a broken link or anchor is an error
+docs: $(DEV) ## build the documentation into build/docs; a broken link or anchor is an error
 	$(BIN)/python -m sphinx -W --keep-going -n -q -b html docs build/docs
 
-lint: $(INSTALLED) ## check style and types
+lint: $(DEV) ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+update: ## install the newest versions that pyproject.toml allows, and write them to constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install $(QUIET) --upgrade --upgrade-strategy eager pip --editable ".[dev]"
+	$(BIN)/python .ci/constraints.py > $(VENV)/constraints.txt
+	mv $(VENV)/constraints.txt constraints.txt
+	@touch $(BENCH) $(DEV)
 
 clean: ## remove the environment and caches (results stay)
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Installed again only when the dependencies change.
-$(INSTALLED): pyproject.toml
+# Installed again only when the dependencies or their tested versions change.
+define install
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	@echo "Installing .[$(1)] into $(VENV): some minutes and gigabytes, most of them PyTorch's"
+	$(BIN)/python -m pip install $(QUIET) --upgrade pip
+	$(BIN)/python -m pip install $(QUIET) --constraint constraints.txt --editable ".[$(1)]"
 	@touch $@
+endef
+
+$(BENCH): pyproject.toml constraints.txt
+	$(call install,cluster)
+
+$(DEV): pyproject.toml constraints.txt
+	$(call install,dev)
+	@touch $(BENCH)

@@ -1,6 +1,8 @@
 """Fixtures that several test folders share."""
 
 import os
+import re
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,13 +17,45 @@ from knowcusbench.benchmark.types import Benchmark, Concept, KnowledgeItem, Prom
 if TYPE_CHECKING:
     from knowcusbench.backbone.qwen_image import QwenImage, QwenImageSpec
 
-SAMPLE_BENCHMARK = Path(__file__).parent / "data" / "sample_benchmark"
+ROOT = Path(__file__).parents[1]
+SAMPLE_BENCHMARK = ROOT / "tests" / "data" / "sample_benchmark"
 
 
+MARKS = {
+    "miniature": "model",
+    "encoders": "model",
+    "command": "command",
+    "call": "command",
+    "run_words": "command",
+    "short_bench": "command",
+    "browser": "browser",
+}
+"""What a test is that uses a fixture."""
+
+
+def pytest_configure() -> None:
+    """Forget what a make that runs the tests was told: tests call make themselves."""
+    variables = re.findall(r"^(\w+) \?=", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for name in {*os.environ} & {*variables} | {name for name in os.environ if re.match(r"MAKE|MFLAGS$", name)}:
+        del os.environ[name]
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests first: a file is one worker's, and a long one at the end would leave the other idle."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    """Mark tests by their fixtures, those as `unit` that need none, and start files with the longest first: a file is
+    one worker's, and a long one at the end would leave the other idle."""
+    kinds = ("command", "model", "unit")
+    for item in items:
+        for name in set(MARKS) & set(getattr(item, "fixturenames", ())):
+            item.add_marker(MARKS[name])
+        if not any(item.get_closest_marker(kind) for kind in kinds[:2]):
+            item.add_marker("unit")
+        if item.get_closest_marker("latex") and not shutil.which("pdflatex"):
+            item.add_marker(
+                pytest.mark.skip("needs pdflatex with booktabs (apt-get install texlive-latex-recommended)")
+            )
+    files = {kind: {item.path for item in items if item.get_closest_marker(kind)} for kind in kinds}
+    items.sort(key=lambda item: next(place for place, kind in enumerate(kinds) if item.path in files[kind]))
 
 
 @pytest.fixture(scope="session")

@@ -250,7 +250,7 @@ def test_choosing_the_backbone_chooses_its_recipe_and_encoders(call):
     assert "learning_rate: 0.002" in listed
 
 
-@pytest.mark.slow
+@pytest.mark.command
 def test_another_package_adds_a_method_and_a_metric(tmp_path, cache_dir, sample_benchmark):
     """A distribution with one class, one YAML and an entry point for each, on the path as an installed one would be."""
     package = tmp_path / "site" / "their_package"

@@ -57,7 +57,7 @@ def test_a_call_that_does_not_come_back_is_ended():
     assert time.monotonic() - started < 30
 
 
-@pytest.mark.slow
+@pytest.mark.command
 def test_a_command_that_is_told_to_stop_can_be_gone_on_with(short_bench):
     command, run, samples = short_bench
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)

@@ -144,7 +144,6 @@ def test_a_compiled_transformer_trains_as_the_plain_one(
     torch.testing.assert_close(gradients[1], gradients[0], rtol=0.05, atol=float(gradients[0].abs().max()) / 20)
 
 
-@pytest.mark.slow
 def test_compiled_code_changes_pixels(miniature: Path) -> None:
     """Fused kernels round less often than bf16 operations one by one."""
     torch._dynamo.reset()

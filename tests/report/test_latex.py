@@ -1,5 +1,4 @@
 import re
-import shutil
 import subprocess
 
 import pytest
@@ -7,10 +6,6 @@ from matplotlib.figure import Figure
 
 from knowcusbench.report import PublishedTable, build_leaderboard, load_published
 from knowcusbench.report.latex import escape_latex, render_document, render_latex
-
-needs_latex = pytest.mark.skipif(
-    not shutil.which("pdflatex"), reason="needs pdflatex with booktabs (apt-get install texlive-latex-recommended)"
-)
 
 ASCII = "".join(map(chr, range(33, 127)))
 LABELS = {
@@ -116,7 +111,7 @@ def compiled(directory, name):
     return done.stdout
 
 
-@needs_latex
+@pytest.mark.latex
 def test_the_table_compiles_in_a_document_with_booktabs(source, tmp_path):
     (tmp_path / "leaderboard.tex").write_text(source)
     document = r"\documentclass{article}\usepackage{booktabs}\begin{document}\input{leaderboard}\end{document}"
@@ -124,7 +119,7 @@ def test_the_table_compiles_in_a_document_with_booktabs(source, tmp_path):
     compiled(tmp_path, "main.tex")
 
 
-@needs_latex
+@pytest.mark.latex
 @pytest.mark.parametrize("encoding", ["OT1", "T1"])
 def test_any_label_compiles_in_any_encoding(report_input, tmp_path, encoding):
     blocks = [
@@ -140,7 +135,7 @@ def test_any_label_compiles_in_any_encoding(report_input, tmp_path, encoding):
     assert "Missing character" not in compiled(tmp_path, "main.tex")
 
 
-@needs_latex
+@pytest.mark.latex
 def test_the_document_shows_its_tables_and_figures(source, tmp_path):
     (tmp_path / "paper").mkdir()
     (tmp_path / "paper" / "table.tex").write_text(source)

@@ -96,7 +96,7 @@ def test_the_written_method_keeps_the_contract(tmp_path, backbone, dog):
     check_method(method, backbone, dog, tmp_path / "work")
 
 
-@pytest.mark.slow
+@pytest.mark.command
 def test_the_package_installs_runs_and_passes_its_test(tmp_path):
     """In a fresh environment that sees this one's packages, from `new-method` to the leaderboard."""
     venv.create(tmp_path / "venv", with_pip=True)

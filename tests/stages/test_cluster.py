@@ -17,7 +17,7 @@ def ray_words() -> Iterator[tuple[str, ...]]:
     ray.shutdown()
 
 
-@pytest.mark.slow
+@pytest.mark.command
 @pytest.mark.parametrize(("workers", "method"), [(2, "mokus"), (3, "base")])
 def test_the_number_of_workers_changes_no_byte(
     workers: int, method: str, ray_words: tuple[str, ...], command: Command, finished_run: Path, tmp_path: Path
@@ -38,7 +38,7 @@ def test_the_number_of_workers_changes_no_byte(
     assert len(list((run / "journal" / method).iterdir())) >= 2, "several workers drew"
 
 
-@pytest.mark.slow
+@pytest.mark.command
 def test_scores_made_while_others_draw_are_the_same(
     ray_words: tuple[str, ...], command: Command, finished_run: Path, tmp_path: Path
 ) -> None:

@@ -96,7 +96,7 @@ def test_rows_that_a_sweep_has_not_made_yet_do_not_stop_it(command, root):
     assert command("bench", root, "method=base", "report.rows=[mokus,not_yet]") == 0
 
 
-@pytest.mark.skipif(not shutil.which("pdflatex"), reason="needs pdflatex (apt-get install texlive-latex-recommended)")
+@pytest.mark.latex
 def test_the_document_of_a_real_run_compiles_as_it_stands(command, root, tmp_path):
     assert command("report", root) == 0
     shutil.copytree(root / "run" / "report", tmp_path / "report")

@@ -11,7 +11,7 @@ ORDINARY = ("setpriv", "--bounding-set=-dac_override,-dac_read_search,-fowner")
 """To root a file's mode says nothing, unless it goes without these rights."""
 
 
-@pytest.mark.slow
+@pytest.mark.command
 def test_a_removed_permission_is_one_line_and_the_run_goes_on_when_it_is_back(short_bench):
     if os.geteuid() == 0 and not shutil.which(ORDINARY[0]):
         pytest.skip("root, and no setpriv to do without its rights")
