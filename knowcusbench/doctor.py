@@ -16,12 +16,12 @@ from packaging.requirements import Requirement
 
 from knowcusbench import rates
 from knowcusbench.backbone.base import BackboneSpec, Skeleton
-from knowcusbench.backbone.loading import cached
+from knowcusbench.backbone.checkpoint import cached
 from knowcusbench.config import Config, build
 from knowcusbench.device import fast_dtype, resolve_device
 from knowcusbench.errors import RunError, UserError
 from knowcusbench.files import is_remote
-from knowcusbench.stages.estimate import GIB, duration, size, work_of
+from knowcusbench.stages.estimate import GIB, duration, footprint_of, size, work_of
 from knowcusbench.stages.prepare import planned
 
 OPTIONAL = {
@@ -256,7 +256,7 @@ def plan(config: Config, resolved: Mapping[str, Any]) -> Iterator[Finding]:
     yield _disk("cache", Path(config.cache_dir).expanduser(), 0)
     files = run.backbone.weight_files()
     here = all(Path(source).expanduser().exists() or cached(source, revision) for source, revision in files)
-    download = 0 if here else sum(run.backbone.footprint().parameters.values()) * 2
+    download = 0 if here else sum(footprint_of(run).parameters.values()) * 2
     yield _disk("weights", Path(huggingface_hub.constants.HF_HUB_CACHE), download)
 
 

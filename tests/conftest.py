@@ -15,7 +15,8 @@ import pytest
 from knowcusbench.benchmark.types import Benchmark, Concept, KnowledgeItem, Prompt
 
 if TYPE_CHECKING:
-    from knowcusbench.backbone.qwen_image import QwenImage, QwenImageSpec
+    from knowcusbench.backbone.qwen_image import QwenImageSpec
+    from knowcusbench.backbone.qwen_image_model import QwenImage
 
 ROOT = Path(__file__).parents[1]
 SAMPLE_BENCHMARK = ROOT / "tests" / "data" / "sample_benchmark"

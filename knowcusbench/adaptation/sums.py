@@ -1,13 +1,16 @@
 """Several adaptations at once."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from knowcusbench.adaptation.types import Adaptation, Adapter, Cost, Gate
 from knowcusbench.errors import MethodError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def summed(adaptations: Sequence[Adaptation]) -> Adaptation:
@@ -24,6 +27,8 @@ def summed(adaptations: Sequence[Adaptation]) -> Adaptation:
 
 def _sum(adapters: Sequence[Adapter]) -> Adapter | None:
     """Exact, since factors stand side by side: `B1 A1 + B2 A2 = [B1 B2] [A1; A2]`. Ranks add up."""
+    import torch
+
     parts: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for adapter in adapters:
         for module, factors in factors_of(adapter).items():
@@ -49,6 +54,8 @@ def _gates(parts: Mapping[str, Sequence[tuple[Tensor, Tensor]]], gates: Sequence
     """Every adapter's gate for its own ranks."""
     if not gates:
         return None
+    import torch
+
     keys: dict[str, Tensor] = {}
     own: dict[str, tuple[tuple[int, int], ...]] = {}
     for module, pairs in parts.items():

@@ -1,10 +1,13 @@
 """What a method produces: LoRA adapters for the backbone's modules, and what they cost."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class Cost:
     def total_seconds(self) -> float:
         return sum(self.seconds.values())
 
-    def __add__(self, other: "Cost") -> "Cost":
+    def __add__(self, other: Cost) -> Cost:
         seconds = dict(self.seconds)
         for stage, value in other.seconds.items():
             seconds[stage] = seconds.get(stage, 0.0) + value
@@ -77,7 +80,7 @@ class Adapter:
             raise ValueError("an adapter with a gate depends on its input and can't be merged into weights")
 
     @staticmethod
-    def from_factors(factors: Mapping[str, tuple[Tensor, Tensor]]) -> "Adapter":
+    def from_factors(factors: Mapping[str, tuple[Tensor, Tensor]]) -> Adapter:
         """The adapter that adds `up @ down` to each module's weight: `factors` maps the module's full name to
         `(down, up)` of shapes (r, in_features) and (out_features, r). Ranks may differ between modules."""
         weights: dict[str, Tensor] = {}
@@ -91,7 +94,7 @@ class Adapter:
         config = {"r": rank, "lora_alpha": rank, "target_modules": list(ranks)}
         return Adapter(weights, config | {"rank_pattern": ranks, "alpha_pattern": ranks})
 
-    def with_gate(self, *, temperature: float, bias: float) -> "Adapter":
+    def with_gate(self, *, temperature: float, bias: float) -> Adapter:
         """The same adapter with its gate set anew; the edit need not be made again. On disk, the two numbers are in
         `adaptation.json`."""
         if self.gate is None:
@@ -126,7 +129,7 @@ class Adaptation:
     cost: Cost = field(default_factory=Cost)
     details: Mapping[str, Any] = field(default_factory=dict)
 
-    def joined(self, other: "Adaptation") -> "Adaptation":
+    def joined(self, other: Adaptation) -> Adaptation:
         """Both together: the parts of two stages that adapt different modules, costs added."""
         if (self.transformer and other.transformer) or (self.text_encoder and other.text_encoder):
             raise ValueError("both adaptations have an adapter for the same module")

@@ -4,17 +4,21 @@ Methods, editors and trainers see only this. Whatever is particular to one model
 names, latent packing, conditioning layer) stays in that model's file.
 """
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from PIL import Image
-from torch import Tensor, nn
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+    from torch import Tensor, nn
 
-from knowcusbench.adaptation.types import Adaptation
+    from knowcusbench.adaptation.types import Adaptation
 
 QuestionForm = Literal["chat", "plain"]
 """How a question is put to the text encoder: inside the pipeline's own prompt template (with the answer
@@ -195,15 +199,16 @@ class BackboneSpec(ABC):
         """Load the weights. Raises WeightsError for a directory or hub id that can't be loaded."""
 
     @abstractmethod
-    def footprint(self) -> Footprint:
-        """Sizes and operation counts, from the checkpoint's configuration files alone."""
+    def footprint(self, kept: Path | None = None) -> Footprint:
+        """Sizes and operation counts, from the checkpoint's configuration files alone. What had to be counted is kept
+        in the directory `kept`, if there is one, and read there the next time."""
 
     @abstractmethod
     def memory(self, lora_rank: int) -> Memory:
         """What the device must have free, from the configuration files alone; `lora_rank` is that of training."""
 
     @abstractmethod
-    def smaller(self) -> Sequence[tuple[str, "BackboneSpec"]]:
+    def smaller(self) -> Sequence[tuple[str, BackboneSpec]]:
         """The same backbone in less and less memory: what to type for it, and the specification. The first ones draw
         the same images."""
 

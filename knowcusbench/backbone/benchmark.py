@@ -37,11 +37,14 @@ from knowcusbench.adaptation.editor import Fact
 from knowcusbench.adaptation.measure import measured
 from knowcusbench.adaptation.ultraedit import UltraEdit
 from knowcusbench.backbone.base import LatentDistribution, PromptEmbeds
-from knowcusbench.backbone.footprint import TRAINING_FORWARDS, checkpoint_flops, decode_flops, meta_vae
-from knowcusbench.backbone.loading import Checkpoint, open_checkpoint, quiet_libraries
+from knowcusbench.backbone.checkpoint import Checkpoint, open_checkpoint
+from knowcusbench.backbone.counts import TRAINING_FORWARDS
+from knowcusbench.backbone.footprint import checkpoint_flops, decode_flops, meta_vae, text_encoder_config
+from knowcusbench.backbone.loading import quiet_libraries
 from knowcusbench.backbone.lora import trainable
 from knowcusbench.backbone.published import published_checkpoint
-from knowcusbench.backbone.qwen_image import QwenImage, QwenImageSpec
+from knowcusbench.backbone.qwen_image import QwenImageSpec
+from knowcusbench.backbone.qwen_image_model import QwenImage
 from knowcusbench.device import resolve_device
 from knowcusbench.errors import exit_on_user_error
 from knowcusbench.provenance import hardware
@@ -158,7 +161,7 @@ def random_backbone(size: Size, spec: QwenImageSpec, device: torch.device) -> Qw
     with quiet_libraries(), default_dtype(dtype), device:
         transformer = QwenImageTransformer2DModel.from_config(size.checkpoint.transformer)
         vae = AutoencoderKLQwenImage.from_config(size.checkpoint.vae)
-        text_encoder = Qwen2_5_VLForConditionalGeneration(size.checkpoint.text_encoder)
+        text_encoder = Qwen2_5_VLForConditionalGeneration(text_encoder_config(size.checkpoint))
     for model in (transformer, vae, text_encoder):
         randomize(model)
     scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(WEIGHTS / "pipeline", subfolder="scheduler")

@@ -1,46 +1,26 @@
 """What a Qwen-Image checkpoint needs, counted on models without storage made from its configuration files."""
 
-from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import Qwen2_5_VLForConditionalGeneration
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from knowcusbench.backbone.base import Footprint
-from knowcusbench.backbone.loading import Checkpoint
-
-PROMPT_TOKENS = 64
-"""Length of the prompt that is counted with; KnowCusBench's prompts are shorter."""
-
-TRAINING_FORWARDS = 3
-"""A LoRA step in units of a forward: the forward, its recomputation under gradient checkpointing, and the
-backward through the activations (the frozen weights need no gradient). Counted at full width: 3.13."""
+from knowcusbench.backbone.checkpoint import Checkpoint
+from knowcusbench.backbone.counts import PROMPT_TOKENS, Counts
 
 
-def checkpoint_footprint(
-    checkpoint: Checkpoint,
-    *,
-    dtype: torch.dtype,
-    height: int,
-    width: int,
-    forwards: int,
-    transformer_bytes_per_parameter: float | None = None,
-) -> Footprint:
-    """The footprint of one image of `height` x `width` drawn with `forwards` passes of the transformer, whose weights
-    take the bytes of `dtype` unless it is told otherwise."""
+@lru_cache
+def count_checkpoint(checkpoint: Checkpoint, *, height: int, width: int) -> Counts:
+    """Count a checkpoint for images of `height` x `width`."""
     transformer, text_encoder, vae = meta_models(checkpoint)
-    parameters = count_parameters(transformer, text_encoder, vae)
-    forward_flops = checkpoint_flops(checkpoint, vae, height=height, width=width)
-    return Footprint(
-        parameters=parameters,
-        weight_bytes=weight_bytes(parameters, dtype, transformer_bytes_per_parameter),
-        image_flops=forwards * forward_flops + decode_flops(vae, height=height, width=width),
-        training_step_flops=TRAINING_FORWARDS * forward_flops,
-        prompt_embeds_bytes=PROMPT_TOKENS * transformer.config.joint_attention_dim * dtype.itemsize,
-        image_size=(height, width),
+    return Counts(
+        parameters=count_parameters(transformer, text_encoder, vae),
+        forward_flops=checkpoint_flops(checkpoint, vae, height=height, width=width),
+        decode_flops=decode_flops(vae, height=height, width=width),
     )
 
 
@@ -48,10 +28,15 @@ def meta_models(checkpoint: Checkpoint) -> tuple[Any, nn.Module, Any]:
     """The transformer, the text encoder and the VAE without storage."""
     with torch.device("meta"):
         transformer = QwenImageTransformer2DModel.from_config(checkpoint.transformer)
-        text_encoder = Qwen2_5_VLForConditionalGeneration(checkpoint.text_encoder)
+        text_encoder = Qwen2_5_VLForConditionalGeneration(text_encoder_config(checkpoint))
     # Shared input and output embeddings count once.
     text_encoder.tie_weights()
     return transformer, text_encoder, meta_vae(checkpoint)
+
+
+def text_encoder_config(checkpoint: Checkpoint) -> Qwen2_5_VLConfig:
+    """The text encoder's configuration as transformers takes it."""
+    return Qwen2_5_VLConfig.from_dict(dict(checkpoint.text_encoder))
 
 
 def meta_vae(checkpoint: Checkpoint) -> Any:
@@ -64,16 +49,6 @@ def count_parameters(transformer: nn.Module, text_encoder: nn.Module, vae: nn.Mo
     """Parameters by component."""
     models = {"transformer": transformer, "text_encoder": text_encoder, "vae": vae}
     return {name: sum(parameter.numel() for parameter in model.parameters()) for name, model in models.items()}
-
-
-def weight_bytes(
-    parameters: Mapping[str, int], dtype: torch.dtype, transformer_bytes_per_parameter: float | None
-) -> dict[str, int]:
-    """Bytes of the weights by component."""
-    bytes_each = dict.fromkeys(parameters, float(dtype.itemsize))
-    if transformer_bytes_per_parameter:
-        bytes_each["transformer"] = transformer_bytes_per_parameter
-    return {name: round(count * bytes_each[name]) for name, count in parameters.items()}
 
 
 def checkpoint_flops(

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from knowcusbench.backbone.footprint import PROMPT_TOKENS, few_blocks
-from knowcusbench.backbone.loading import Checkpoint
+from knowcusbench.backbone.checkpoint import Checkpoint
+from knowcusbench.backbone.counts import PROMPT_TOKENS
+from knowcusbench.backbone.footprint import few_blocks
 from knowcusbench.backbone.targets import lora_targets
 
 

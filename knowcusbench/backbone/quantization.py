@@ -1,12 +1,12 @@
 """Quantised weights of the transformer, through diffusers."""
 
 import importlib.util
-from typing import Any, Literal, get_args
-
-import torch
-from diffusers import BitsAndBytesConfig, TorchAoConfig
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from knowcusbench.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
 
 Quantization = Literal["torchao_int8", "torchao_float8", "bitsandbytes_nf4"]
 """Weight-only: activations and adapters stay in the backbone's dtype."""
@@ -20,11 +20,13 @@ BYTES_PER_PARAMETER: dict[str | None, float] = {
 """Of the transformer's weights; nearly all are in linear layers, the ones that are quantised."""
 
 
-def quantization_config(name: Quantization, dtype: torch.dtype) -> Any:
+def quantization_config(name: Quantization, dtype: "torch.dtype") -> Any:
     """What diffusers' `from_pretrained` takes. Raises ConfigError, with the pip command, for a missing package."""
     package = name.partition("_")[0]
     if importlib.util.find_spec(package) is None:
         raise ConfigError(f"backbone.quantization: {name} needs {package}: pip install {package}")
+    from diffusers import BitsAndBytesConfig, TorchAoConfig
+
     if name == "bitsandbytes_nf4":
         return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
     from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig

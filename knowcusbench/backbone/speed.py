@@ -4,7 +4,8 @@ import torch
 from diffusers import QwenImagePipeline
 from diffusers.models.attention_dispatch import AttentionBackendName, attention_backend
 
-from knowcusbench.backbone.loading import first_line, quiet_libraries
+from knowcusbench.backbone.checkpoint import first_line
+from knowcusbench.backbone.loading import quiet_libraries
 from knowcusbench.config import did_you_mean
 from knowcusbench.errors import ConfigError
 

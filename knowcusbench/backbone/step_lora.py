@@ -1,19 +1,22 @@
 """A LoRA that was distilled to draw in few steps, beside whatever adapts the transformer."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, QwenImagePipeline
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from knowcusbench.adaptation.sums import factors_of
 from knowcusbench.adaptation.types import Adapter
-from knowcusbench.backbone.loading import LOAD_ERRORS, first_line, quiet_libraries
+from knowcusbench.backbone.checkpoint import first_line
 from knowcusbench.errors import ConfigError, WeightsError
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import FlowMatchEulerDiscreteScheduler
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +49,10 @@ class StepLora:
     def load(self) -> Adapter:
         """The LoRA on the CPU, its strength included. Raises WeightsError, naming the source, if it can't be had or has
         something else than pairs of factors."""
+        from diffusers import QwenImagePipeline
+
+        from knowcusbench.backbone.loading import LOAD_ERRORS, quiet_libraries
+
         source = str(Path(self.source).expanduser())
         try:
             with quiet_libraries():
@@ -71,6 +78,8 @@ class StepLora:
         """The scheduler that it draws with, from the checkpoint's."""
         if self.shift is None:
             return scheduler
+        from diffusers import FlowMatchEulerDiscreteScheduler
+
         # The shift is exp(mu), and mu is interpolated between these two by the image's size.
         mu = math.log(self.shift)
         return FlowMatchEulerDiscreteScheduler.from_config(
@@ -85,6 +94,8 @@ def beside(resident: Adapter, adapter: Adapter | None) -> Adapter:
         return resident
     if adapter.merged or adapter.gate:
         raise WeightsError("backbone.step_lora: it can't be used beside an adapter that is merged or has a gate")
+    import torch
+
     pairs = factors_of(resident)
     like = next(iter(resident.weights.values()))
     for module, factors in factors_of(adapter).items():

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from knowcusbench.backbone.base import Footprint
 from knowcusbench.benchmark.types import Task
 from knowcusbench.plan import counts
 from knowcusbench.stages.adapt import adapt_jobs
@@ -36,7 +37,7 @@ class Work:
 
 def work_of(run: Run) -> Work:
     """Counted from the plan and the backbone's configuration files."""
-    footprint = run.backbone.footprint()
+    footprint = footprint_of(run)
     beside = effects_pictures(run)
     passes = sum(run.method.training_passes(job.concept) for job in adapt_jobs(run.concepts, run.method))
     prompts = len(run.plan.drop_duplicates(["concept", "knowledge", "prompt"]))
@@ -52,12 +53,17 @@ def work_of(run: Run) -> Work:
     )
 
 
+def footprint_of(run: Run) -> Footprint:
+    """What the run's backbone needs. What had to be counted for it is kept in the cache, beside the adapters."""
+    return run.backbone.footprint(run.cache.directory.with_name("counts"))
+
+
 def plan_summary(run: Run, assumed_tflops: float) -> str:
     """Samples by task, floating-point operations, hours and bytes of one method, as text.
 
     Hours are a floor: every operation at `assumed_tflops`, nothing waiting for anything.
     """
-    footprint, work = run.backbone.footprint(), work_of(run)
+    footprint, work = footprint_of(run), work_of(run)
     hours = (work.sampling + work.training) / (assumed_tflops * 1e12) / HOUR
     height, width = footprint.image_size
     parameters = ", ".join(f"{name} {count:,}" for name, count in footprint.parameters.items())

@@ -19,7 +19,7 @@ from PIL import Image
 
 from knowcusbench.adaptation.storage import RECORD_FILE, load_adaptation
 from knowcusbench.adaptation.types import Adaptation
-from knowcusbench.backbone.qwen_image import QwenImage
+from knowcusbench.backbone.qwen_image_model import QwenImage
 from knowcusbench.benchmark.types import Task
 from knowcusbench.commands import run_verb
 from knowcusbench.config import build, register

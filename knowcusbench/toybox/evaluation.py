@@ -11,7 +11,7 @@ from PIL import Image
 from knowcusbench.adaptation.editor import Editor, Fact
 from knowcusbench.adaptation.types import Adaptation
 from knowcusbench.backbone.base import PromptEmbeds, QuestionForm
-from knowcusbench.backbone.qwen_image import QwenImage
+from knowcusbench.backbone.qwen_image_model import QwenImage
 from knowcusbench.benchmark.types import RARE_TOKEN
 from knowcusbench.effects.text import read_answer
 from knowcusbench.metrics.segmentation import MaskPredictor

@@ -6,7 +6,7 @@ import torch
 
 from knowcusbench.adaptation.benchmark import capture_passes, compare, dense_solve, main, random_rows, solve_and_write
 from knowcusbench.adaptation.storage import load_adaptation
-from knowcusbench.backbone.qwen_image import QwenImage
+from knowcusbench.backbone.qwen_image_model import QwenImage
 
 CPU = torch.device("cpu")
 

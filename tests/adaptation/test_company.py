@@ -14,7 +14,7 @@ from knowcusbench.adaptation.storage import load_adaptation, save_adaptation
 from knowcusbench.adaptation.types import Adaptation
 from knowcusbench.adaptation.ultraedit import UltraEdit
 from knowcusbench.backbone.merging import merged
-from knowcusbench.backbone.qwen_image import QwenImage
+from knowcusbench.backbone.qwen_image_model import QwenImage
 from knowcusbench.benchmark.types import Concept, KnowledgeItem
 from knowcusbench.errors import MethodError
 

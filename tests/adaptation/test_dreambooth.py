@@ -17,7 +17,7 @@ from knowcusbench.adaptation.dreambooth import DreamBooth
 from knowcusbench.adaptation.types import Adaptation, Adapter
 from knowcusbench.backbone.base import PromptEmbeds
 from knowcusbench.backbone.lora import extract, trainable
-from knowcusbench.backbone.qwen_image import QwenImage
+from knowcusbench.backbone.qwen_image_model import QwenImage
 from knowcusbench.benchmark.types import Concept
 from knowcusbench.errors import ConfigError, MethodError
 from knowcusbench.images import read_image

@@ -8,7 +8,7 @@ from knowcusbench.adaptation.editor import Fact
 from knowcusbench.adaptation.encoder_tuning import EncoderTuning
 from knowcusbench.backbone.base import Backbone
 from knowcusbench.backbone.lora import extract, trainable
-from knowcusbench.backbone.qwen_image import QwenImage
+from knowcusbench.backbone.qwen_image_model import QwenImage
 from knowcusbench.errors import ConfigError
 
 FACTS = (Fact("What is my birthday gift?", "sks dog"), Fact("What came from Rome?", "sks dog"))

@@ -13,7 +13,7 @@ from knowcusbench.adaptation.row_editor import Factors, Step
 from knowcusbench.adaptation.rows import FactRows
 from knowcusbench.adaptation.types import Adapter
 from knowcusbench.backbone.base import Backbone
-from knowcusbench.backbone.qwen_image import QwenImage
+from knowcusbench.backbone.qwen_image_model import QwenImage
 from knowcusbench.errors import ConfigError
 
 FACTS = (Fact("What is my birthday gift?", "sks dog"), Fact("What came from Rome?", "a sks dog"))

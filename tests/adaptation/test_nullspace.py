@@ -11,7 +11,7 @@ from knowcusbench.adaptation.editor import Fact
 from knowcusbench.adaptation.nullspace import NullSpaceUltraEdit
 from knowcusbench.adaptation.rows import capture_keys
 from knowcusbench.adaptation.ultraedit import UltraEdit
-from knowcusbench.backbone.qwen_image import QwenImage
+from knowcusbench.backbone.qwen_image_model import QwenImage
 from knowcusbench.errors import ConfigError, MethodError
 
 FACTS = (Fact("What is my birthday gift?", "sks dog"), Fact("What came from Rome?", "sks dog"))

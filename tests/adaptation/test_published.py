@@ -11,7 +11,7 @@ from knowcusbench.adaptation.closed_form import PublishedMoments
 from knowcusbench.adaptation.editor import Fact
 from knowcusbench.adaptation.rows import Rows
 from knowcusbench.adaptation.ultraedit import UltraEdit
-from knowcusbench.backbone.qwen_image import QwenImage
+from knowcusbench.backbone.qwen_image_model import QwenImage
 from knowcusbench.errors import ConfigError, MethodError
 
 LAYERS, MODULES, ETA = (3, 4), ("gate_proj", "up_proj"), 2e-3

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from knowcusbench.adaptation.released import load_released, read_diffusers_lora
 from knowcusbench.adaptation.types import Adaptation
-from knowcusbench.backbone.qwen_image import QwenImage
+from knowcusbench.backbone.qwen_image_model import QwenImage
 from knowcusbench.benchmark.types import Concept
 from knowcusbench.errors import MethodError, WeightsError
 

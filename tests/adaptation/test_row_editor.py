@@ -20,7 +20,7 @@ from knowcusbench.adaptation.types import Adaptation, Adapter
 from knowcusbench.adaptation.ultraedit import UltraEdit
 from knowcusbench.backbone.base import Backbone
 from knowcusbench.backbone.lora import attached
-from knowcusbench.backbone.qwen_image import QwenImage
+from knowcusbench.backbone.qwen_image_model import QwenImage
 from knowcusbench.config import build
 from knowcusbench.errors import ConfigError, MethodError, WeightsError
 

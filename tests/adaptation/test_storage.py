@@ -9,7 +9,7 @@ from safetensors import safe_open
 
 from knowcusbench.adaptation.storage import load_adaptation, save_adaptation
 from knowcusbench.adaptation.types import Adaptation, Adapter, Cost
-from knowcusbench.backbone.qwen_image import QwenImage
+from knowcusbench.backbone.qwen_image_model import QwenImage
 from knowcusbench.errors import WeightsError
 
 

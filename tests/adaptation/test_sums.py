@@ -12,7 +12,7 @@ from knowcusbench.adaptation.sums import summed
 from knowcusbench.adaptation.types import Adaptation, Adapter, Cost, Gate
 from knowcusbench.backbone.base import PromptEmbeds
 from knowcusbench.backbone.lora import attached
-from knowcusbench.backbone.qwen_image import QwenImage
+from knowcusbench.backbone.qwen_image_model import QwenImage
 from knowcusbench.errors import MethodError
 
 

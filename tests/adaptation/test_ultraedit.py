@@ -11,7 +11,7 @@ from knowcusbench.adaptation.rows import capture_rows
 from knowcusbench.adaptation.types import Adaptation
 from knowcusbench.adaptation.ultraedit import UltraEdit
 from knowcusbench.backbone.base import Backbone
-from knowcusbench.backbone.qwen_image import QwenImage
+from knowcusbench.backbone.qwen_image_model import QwenImage
 from knowcusbench.errors import ConfigError, MethodError
 
 FACTS = (Fact("What is my birthday gift?", "sks dog"), Fact("What came from Rome?", "sks dog"))

@@ -5,7 +5,8 @@ from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
 from torch.utils.flop_counter import FlopCounterMode
 
 from knowcusbench.backbone.base import PromptEmbeds
-from knowcusbench.backbone.footprint import PROMPT_TOKENS, transformer_flops
+from knowcusbench.backbone.counts import PROMPT_TOKENS
+from knowcusbench.backbone.footprint import transformer_flops
 from knowcusbench.backbone.lora import trainable
 
 

@@ -8,7 +8,7 @@ import torch
 from conftest import miniature_spec
 from torch import nn
 
-from knowcusbench.backbone.loading import open_checkpoint
+from knowcusbench.backbone.checkpoint import open_checkpoint
 from knowcusbench.backbone.memory import PeakBytes, _step_bytes, training_bytes
 from knowcusbench.backbone.published import published_shapes
 from knowcusbench.backbone.qwen_image import QwenImageSpec

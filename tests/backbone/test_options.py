@@ -12,7 +12,8 @@ from torch._dynamo.utils import counters
 
 from knowcusbench.adaptation.types import Adaptation, Adapter
 from knowcusbench.backbone.lora import trainable
-from knowcusbench.backbone.qwen_image import QwenImage, QwenImageSpec
+from knowcusbench.backbone.qwen_image import QwenImageSpec
+from knowcusbench.backbone.qwen_image_model import QwenImage
 from knowcusbench.backbone.step_lora import StepLora
 from knowcusbench.benchmark.types import Benchmark
 from knowcusbench.errors import ConfigError

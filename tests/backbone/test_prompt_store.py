@@ -11,7 +11,7 @@ import torch
 from knowcusbench.adaptation.types import Adaptation, Adapter, Gate
 from knowcusbench.backbone.base import PromptEmbeds
 from knowcusbench.backbone.prompt_store import SHARD, PromptStore, encoded_prompts, encoder_key
-from knowcusbench.backbone.qwen_image import QwenImage
+from knowcusbench.backbone.qwen_image_model import QwenImage
 from knowcusbench.errors import RunError
 
 CPU = torch.device("cpu")

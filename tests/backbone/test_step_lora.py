@@ -11,7 +11,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, QwenImagePipeline
 from safetensors.torch import save_file
 
 from knowcusbench.adaptation.types import Adaptation, Adapter
-from knowcusbench.backbone.qwen_image import QwenImage
+from knowcusbench.backbone.qwen_image_model import QwenImage
 from knowcusbench.backbone.step_lora import StepLora
 from knowcusbench.errors import ConfigError, WeightsError
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from knowcusbench.adaptation.editor import Fact
 from knowcusbench.adaptation.ultraedit import UltraEdit
-from knowcusbench.backbone.qwen_image import QwenImage
+from knowcusbench.backbone.qwen_image_model import QwenImage
 from knowcusbench.effects.probe import TransferProbe, compare_pictures, run_probe
 from knowcusbench.errors import ConfigError
 from knowcusbench.metrics.clip import ClipSpec

@@ -11,7 +11,7 @@ from scipy.stats import entropy
 
 from knowcusbench.adaptation.editor import Fact
 from knowcusbench.adaptation.types import Adaptation, Adapter
-from knowcusbench.backbone.qwen_image import QwenImage
+from knowcusbench.backbone.qwen_image_model import QwenImage
 from knowcusbench.benchmark.types import Concept, KnowledgeItem, Prompt
 from knowcusbench.effects.text import (
     Answer,

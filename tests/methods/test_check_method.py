@@ -16,7 +16,7 @@ from knowcusbench.adaptation.cache import AdapterCache
 from knowcusbench.adaptation.method import Method
 from knowcusbench.adaptation.types import Adaptation, Adapter, Cost
 from knowcusbench.backbone.base import Backbone
-from knowcusbench.backbone.qwen_image import QwenImage
+from knowcusbench.backbone.qwen_image_model import QwenImage
 from knowcusbench.benchmark.types import Concept, KnowledgeItem
 from knowcusbench.testing import check_method
 

@@ -13,7 +13,7 @@ from knowcusbench.adaptation.dreambooth import DreamBooth
 from knowcusbench.adaptation.editor import Fact, facts_of
 from knowcusbench.adaptation.types import Adaptation, Adapter
 from knowcusbench.adaptation.ultraedit import UltraEdit
-from knowcusbench.backbone.qwen_image import QwenImage
+from knowcusbench.backbone.qwen_image_model import QwenImage
 from knowcusbench.benchmark.types import Concept, KnowledgeItem
 from knowcusbench.errors import ConfigError
 from knowcusbench.testing import check_method

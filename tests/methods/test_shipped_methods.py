@@ -9,7 +9,7 @@ import torch
 
 from knowcusbench.adaptation.cache import AdapterCache
 from knowcusbench.adaptation.method import Method
-from knowcusbench.backbone.qwen_image import QwenImage
+from knowcusbench.backbone.qwen_image_model import QwenImage
 from knowcusbench.benchmark.types import Concept
 from knowcusbench.config import build, register
 from knowcusbench.errors import MethodError

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from knowcusbench.backbone.qwen_image import QwenImage
+from knowcusbench.backbone.qwen_image_model import QwenImage
 from knowcusbench.engine.base import WorkerBroken
 from knowcusbench.errors import ConfigError
 from knowcusbench.files import write_atomic

@@ -15,7 +15,7 @@ from torch import Tensor
 from knowcusbench.adaptation.editor import Fact
 from knowcusbench.adaptation.types import Adaptation
 from knowcusbench.backbone.base import PromptEmbeds
-from knowcusbench.backbone.qwen_image import QwenImage
+from knowcusbench.backbone.qwen_image_model import QwenImage
 from knowcusbench.metrics.segmentation import Box, Mask
 from knowcusbench.toybox import evaluation
 from knowcusbench.toybox.concepts import NOVEL_CONCEPTS

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from knowcusbench.backbone.loading import open_checkpoint
+from knowcusbench.backbone.checkpoint import open_checkpoint
 from knowcusbench.toybox.pipeline import build_pipeline, build_tokenizer
 
 

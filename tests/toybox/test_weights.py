@@ -11,7 +11,8 @@ import torch
 from diffusers import QwenImagePipeline
 from PIL import Image
 
-from knowcusbench.backbone.qwen_image import QwenImage, QwenImageSpec
+from knowcusbench.backbone.qwen_image import QwenImageSpec
+from knowcusbench.backbone.qwen_image_model import QwenImage
 from knowcusbench.config import build
 from knowcusbench.toybox import TRAINED
 from knowcusbench.toybox.card import PICTURES, compose, fixed_samples

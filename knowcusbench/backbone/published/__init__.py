@@ -7,9 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from transformers import Qwen2_5_VLConfig
-
-from knowcusbench.backbone.loading import Checkpoint
+from knowcusbench.backbone.checkpoint import Checkpoint
 
 
 @cache
@@ -28,5 +26,5 @@ def published_checkpoint() -> Checkpoint:
         directory=Path(__file__).parent,
         transformer=shapes["transformer"],
         vae=shapes["vae"],
-        text_encoder=Qwen2_5_VLConfig.from_dict(dict(shapes["text_encoder"])),
+        text_encoder=shapes["text_encoder"],
     )

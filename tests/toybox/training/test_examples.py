@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import QwenImagePipeline
 
-from knowcusbench.backbone.qwen_image import QwenImage
+from knowcusbench.backbone.qwen_image_model import QwenImage
 from knowcusbench.toybox.language import describe, name_of
 from knowcusbench.toybox.render import mask
 from knowcusbench.toybox.scene import Placed, Scene, Thing

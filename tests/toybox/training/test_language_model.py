@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from knowcusbench.backbone.qwen_image import QwenImage
+from knowcusbench.backbone.qwen_image_model import QwenImage
 from knowcusbench.toybox.training import language_model
 from knowcusbench.toybox.training.language_model import CONTEXT, TEMPLATE, Text
 

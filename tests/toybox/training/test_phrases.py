@@ -6,7 +6,7 @@ import random
 import pytest
 import torch
 
-from knowcusbench.backbone.qwen_image import QwenImage
+from knowcusbench.backbone.qwen_image_model import QwenImage
 from knowcusbench.toybox.language import describe
 from knowcusbench.toybox.training.language_model import TEMPLATE, Text, draw_text
 from knowcusbench.toybox.training.phrases import (
