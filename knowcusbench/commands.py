@@ -23,6 +23,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from tqdm import tqdm
 
 from knowcusbench.config import did_you_mean, register
 from knowcusbench.engine.base import Engine
@@ -170,6 +171,8 @@ def run_stages(verb: str, composed: DictConfig) -> None:
         log.info("benchmark: %s", note)
     in_bench = [stage for stage in STAGES if stage is not effects or run.effects.enabled]
     stages = in_bench if verb == "bench" else [stage for stage in STAGES if stage.__name__ == verb]
+    if stages != [report]:
+        run.engine.check()
     record = provenance() | {"verb": verb, "seconds": {}, "benchmark": run.benchmark.digest}
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
     seconds: dict[str, float] = record["seconds"]
@@ -205,14 +208,17 @@ def _generate_and_score(run: Run, engine: Engine) -> None:
     """Score what is drawn, by workers of their own, while it is drawn. What is left over is for the score stage."""
     beside = replace(run, engine=engine)
     drawn = threading.Event()
-    errors: list[Exception] = []
 
     def score_along() -> None:
         try:
             while not drawn.wait(POLL):
                 score(beside)
         except Exception as error:
-            errors.append(error)
+            tqdm.write(
+                f"knowcusbench: scoring beside drawing has ended ({type(error).__name__}: {error}); what is left is "
+                "scored after drawing",
+                file=sys.stderr,
+            )
 
     thread = threading.Thread(target=score_along, daemon=True)
     thread.start()
@@ -222,8 +228,6 @@ def _generate_and_score(run: Run, engine: Engine) -> None:
         drawn.set()
     thread.join()
     engine.close()
-    if errors:
-        raise errors[0]
 
 
 def explain(error: Exception) -> str:

@@ -35,6 +35,9 @@ class Engine(ABC):
         """An engine with workers of its own, which can score while this one draws; None if there is none."""
         return None
 
+    def check(self) -> None:  # noqa: B027, this process has room for itself
+        """Called before any work: raise ConfigError for workers that can't be had."""
+
     @abstractmethod
     def run(self, make_worker: Callable[[], "Worker[Job, Result]"], jobs: Sequence[Job]) -> Iterator[Result]:
         """Yield the results of all jobs as they come.

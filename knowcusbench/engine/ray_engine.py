@@ -1,6 +1,7 @@
 """Many workers on one machine or a cluster, by Ray."""
 
 import atexit
+import math
 import sys
 import textwrap
 import time
@@ -15,6 +16,7 @@ import torch
 from tqdm import tqdm
 
 from knowcusbench.engine.base import Engine, Job, Result, Worker, WorkerBroken
+from knowcusbench.engine.placement import Node, Share, drawers_beside, room
 from knowcusbench.errors import ConfigError, RunError, UserError
 
 LOOK = 1.0
@@ -33,10 +35,11 @@ class RayEngine(Engine):
         address: "auto" or an address joins a cluster that runs; null starts Ray on this machine.
         workers: at most so many at once; null takes as many as there is room for (without GPUs, one for every two
             gigabytes that Ray may use at most).
-        gpus_per_worker: GPUs of a worker; null is one where the cluster has any.
+        gpus_per_worker: GPUs of a worker; null is one where the cluster has any, or what a scoring worker leaves of it.
         cpus_per_worker: processor cores of a worker.
         score_workers: so many workers score what is drawn while others draw; 0 scores afterwards with all of them.
-        gpus_per_score_worker: the GPUs of such a worker, as 0.25.
+            Their cores and GPUs are set aside before drawing workers are counted.
+        gpus_per_score_worker: the GPUs of such a worker, as 0.25; 0 scores on the processor.
         retries: how often an image that can't be drawn is tried again, and how often a job that its worker dies in
             before any result is given to another one.
         start_seconds: how long to wait for the first worker.
@@ -63,12 +66,27 @@ class RayEngine(Engine):
         ):
             if value is not None and value < least:
                 raise ConfigError(f"engine.{key}: expected at least {least}, found {value}")
+            if key.startswith("gpus") and value and value > 1 and value % 1:
+                raise ConfigError(f"engine.{key}: expected a part of a GPU or a whole number, found {value}")
         if not self.cpus_per_worker > 0:
             raise ConfigError(f"engine.cpus_per_worker: expected more than 0, found {self.cpus_per_worker}")
 
     @property
     def parallelism(self) -> int:
         return _pool(self).room()
+
+    def shares(self, gpus: float) -> tuple[Share, Share]:
+        """What a drawing worker and a scoring worker take of a node, in a cluster with so many GPUs."""
+        scoring = Share(self.cpus_per_worker, self.gpus_per_score_worker)
+        drawing = self.gpus_per_worker
+        if drawing is None:
+            beside = scoring.gpus if self.score_workers and scoring.gpus < 1 else 0
+            # Ray counts four digits.
+            drawing = round(1 - beside, 4) if gpus else 0
+        return Share(self.cpus_per_worker, drawing), scoring
+
+    def check(self) -> None:
+        _pool(self).check()
 
     @property
     def beside(self) -> Engine | None:
@@ -124,17 +142,33 @@ class Pool:
         self._lock = Lock()
 
     def room(self) -> int:
-        """How many workers the cluster has room for; at least one."""
+        """How many workers the cluster has room for, beside those that score; at least one."""
+        nodes, engine = self._nodes(), self.engine
+        drawing, scoring = self._shares(nodes)
+        count = drawers_beside(nodes, drawing, scoring, engine.score_workers)
         total = self.ray.cluster_resources()
-        cpus, gpus = self._needs()
-        counts = [total.get("CPU", 0) / cpus]
-        if gpus:
-            counts.append(total.get("GPU", 0) / gpus)
-        elif "memory" in total:
-            counts.append(total["memory"] / WORKER_MEMORY)
-        if self.engine.workers:
-            counts.append(self.engine.workers)
-        return max(1, int(min(counts)))
+        if not drawing.gpus and "memory" in total:
+            count = min(count, int(total["memory"] / WORKER_MEMORY))
+        return max(1, min(count, engine.workers or count))
+
+    def check(self) -> None:
+        """Raise ConfigError for workers that the cluster can't have at once. A cluster that other machines may still
+        join is waited for where it has no room for any worker."""
+        nodes, engine = self._nodes(), self.engine
+        drawing, scoring = self._shares(nodes)
+        has = f"the cluster has {sum(node.cpus for node in nodes):g} cores and {sum(node.gpus for node in nodes)} GPUs"
+        if not any(room(node, drawing) for node in nodes):
+            if not engine.address:
+                raise ConfigError(
+                    f"engine: no room for a worker with {drawing}: {has}. Ask for less with engine.cpus_per_worker= "
+                    "and engine.gpus_per_worker="
+                )
+        elif not drawers_beside(nodes, drawing, scoring, engine.score_workers):
+            raise ConfigError(
+                f"engine: no room for a drawing worker with {drawing} beside {engine.score_workers} scoring workers "
+                f"with {scoring} each: {has}. Ask for less with engine.score_workers=, engine.gpus_per_score_worker=, "
+                "engine.gpus_per_worker= or engine.cpus_per_worker="
+            )
 
     def take(self) -> Any | None:
         """A worker that is free, or None."""
@@ -171,20 +205,33 @@ class Pool:
                     self.ray.kill(worker)
             self._idle, self._busy, self._starting = [], [], {}
 
-    def _needs(self) -> tuple[float, float]:
-        gpus = self.engine.gpus_per_worker
-        if gpus is None:
-            gpus = 1 if self.ray.cluster_resources().get("GPU", 0) else 0
-        return self.engine.cpus_per_worker, gpus
+    def _nodes(self) -> tuple[Node, ...]:
+        found = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+        return tuple(Node(resources.get("CPU", 0), int(resources.get("GPU", 0))) for resources in found)
+
+    def _shares(self, nodes: Sequence[Node]) -> tuple[Share, Share]:
+        return self.engine.shares(sum(node.gpus for node in nodes))
+
+    def _threads(self, nodes: Sequence[Node], share: Share) -> int:
+        """The threads of a worker: as many as this process has, unless the workers of a node have fewer cores each."""
+        scorers = math.ceil(self.engine.score_workers / max(1, len(nodes)))
+        most = self.engine.workers or math.inf
+        cores = [node.cpus / (min(count, most) + scorers) for node in nodes if (count := room(node, share))]
+        return max(1, min(torch.get_num_threads(), int(min(cores, default=1))))
 
     def _look(self) -> None:
         """Start workers that there is room for, and take note of those that have started."""
         if time.monotonic() - self._looked >= LOOK or not self.size:
             self._looked = time.monotonic()
-            cpus, gpus = self._needs()
-            kind = self.ray.remote(num_cpus=cpus, num_gpus=gpus)(Host)
+            nodes = self._nodes()
+            share, _ = self._shares(nodes)
+            options: dict[str, Any] = {"num_cpus": share.cpus, "num_gpus": share.gpus}
+            if not share.gpus and any(node.gpus for node in nodes):
+                # Whether a worker without a GPU sees those of its node depends on Ray's version.
+                options["runtime_env"] = {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}}
+            kind = self.ray.remote(**options)(Host)
             for _ in range(self.room() - self.size - len(self._starting)):
-                worker = kind.remote(torch.get_num_threads())
+                worker = kind.remote(self._threads(nodes, share))
                 self._starting[worker.ready.remote()] = worker
         if self._starting:
             ready, _ = self.ray.wait(list(self._starting), num_returns=len(self._starting), timeout=0)
@@ -269,9 +316,9 @@ class _Dispatch(Generic[Job, Result]):
     def _refuse_to_wait(self, started: float) -> None:
         limit = self.pool.engine.start_seconds
         if not self.pool.size and time.monotonic() - started > limit:
-            cpus, gpus = self.pool._needs()
+            share, _ = self.pool._shares(self.pool._nodes())
             raise RunError(
-                f"engine: no worker with {cpus:g} cores and {gpus:g} GPUs started within {limit:g} s; the cluster has "
+                f"engine: no worker with {share} started within {limit:g} s; the cluster has "
                 f"{self.ray.cluster_resources().get('CPU', 0):g} cores and "
                 f"{self.ray.cluster_resources().get('GPU', 0):g} GPUs. Ask for less with engine.cpus_per_worker= and "
                 "engine.gpus_per_worker=, or wait longer with engine.start_seconds="

@@ -1,0 +1,36 @@
+"""Scoring beside drawing: when it fails it is said, and nothing is lost."""
+
+import threading
+from types import SimpleNamespace
+
+import pytest
+
+from knowcusbench import commands
+from knowcusbench.errors import MetricError
+from knowcusbench.stages.prepare import Run
+
+
+@pytest.mark.parametrize("error", [MetricError("no memory for SAM"), RuntimeError("the node is gone")])
+def test_a_failing_scorer_is_told_at_once_and_drawing_goes_on(error, monkeypatch, capsys) -> None:
+    failed = threading.Event()
+    closed = []
+    told = []
+
+    def score(run):
+        failed.set()
+        raise error
+
+    def generate(run):
+        assert failed.wait(10)
+        while not (output := capsys.readouterr().err):
+            pass
+        told.append(output)
+
+    monkeypatch.setattr(commands, "POLL", 0.01)
+    monkeypatch.setattr(commands, "score", score)
+    monkeypatch.setattr(commands, "generate", generate)
+    run = Run.__new__(Run)
+    monkeypatch.setattr(commands, "replace", lambda run, **_: run)
+    commands._generate_and_score(run, SimpleNamespace(close=lambda: closed.append(True)))
+    assert told[0].startswith(f"knowcusbench: scoring beside drawing has ended ({type(error).__name__}: {error})")
+    assert closed == [True]
