@@ -114,8 +114,14 @@ def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def backbone(miniature: Path) -> "QwenImage":
-    """The miniature backbone in bf16, as the product runs it."""
+    """The miniature backbone in the dtype that is fast here, as the product runs it."""
     return miniature_spec(miniature).load()
+
+
+@pytest.fixture(scope="session")
+def backbone_bf16(miniature: Path) -> "QwenImage":
+    """The same weights in bf16, for what only that shows: it may be emulated, and a hundred times slower than fp32."""
+    return miniature_spec(miniature, dtype="bfloat16").load()
 
 
 @pytest.fixture(scope="session")
@@ -125,10 +131,15 @@ def backbone_fp32(miniature: Path) -> "QwenImage":
 
 
 def miniature_spec(directory: Path, **changes: Any) -> "QwenImageSpec":
-    from knowcusbench.backbone.qwen_image import QwenImageSpec
+    """The miniature in the dtype that is fast here, with other settings."""
+    import torch
 
-    settings = {"source": str(directory), "height": 64, "width": 64, "steps": 3, "gradient_checkpointing": False}
-    return QwenImageSpec(**{**settings, **changes})
+    from knowcusbench.backbone.qwen_image import QwenImageSpec
+    from knowcusbench.device import fast_dtype
+
+    size = {"height": 64, "width": 64, "steps": 3}
+    computing = {"dtype": fast_dtype(torch.device("cpu")), "gradient_checkpointing": False}
+    return QwenImageSpec(**{"source": str(directory), **size, **computing, **changes})
 
 
 @pytest.fixture

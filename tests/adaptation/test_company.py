@@ -119,27 +119,23 @@ def test_gated_edits_in_turn_keep_their_own_gates_through_storage(backbone_fp32:
     assert far(found["one gate"], found["made"]) > 1e-3
 
 
-def test_merged_edits_in_turn_are_the_rounded_dense_sum(backbone: QwenImage) -> None:
-    editor = replace(EDITOR, merge=True)
+def test_merged_edits_in_turn_are_the_rounded_dense_sum(backbone_bf16: QwenImage) -> None:
+    """Rounded once. A weight that the product's last bit tips to the next number in the first edit changes every
+    activation of the second, so both must be made with the same weights in place."""
+    editor, backbone = replace(EDITOR, merge=True), backbone_bf16
     names = backbone.text_modules(EDITOR.modules, EDITOR.layers)
     before = {name: backbone.text_encoder.get_submodule(name).weight.detach().clone() for name in names}
-    one = deltas(editor.edit([GIFT], backbone))
-    with torch.no_grad():
-        for name, weight in before.items():
-            backbone.text_encoder.get_submodule(name).weight.copy_(weight.double() + one[name])
-    try:
+    first = editor.edit([GIFT], backbone)
+    one = deltas(first)
+    with backbone.adapted(first):
         step = editor.begin(backbone, names)(editor.capture(backbone, names, [ROME]))
-    finally:
-        with torch.no_grad():
-            for name, weight in before.items():
-                backbone.text_encoder.get_submodule(name).weight.copy_(weight)
     with backbone.adapted(edit_in_turn(editor, [[GIFT], [ROME]], backbone)):
         for name, weight in before.items():
             down, up = step[name]
             wanted = (weight.double() + one[name] + up.double() @ down.double()).bfloat16()
             found = backbone.text_encoder.get_submodule(name).weight
             assert (found != weight).float().mean() > 0.1
-            assert (found != wanted).float().mean() < 0.01
+            assert (found != wanted).float().mean() < 1e-3
 
 
 def test_a_sum_is_stored_like_an_edit_and_has_its_details(backbone_fp32: QwenImage) -> None:

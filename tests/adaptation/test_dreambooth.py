@@ -99,11 +99,13 @@ def test_the_lora_is_on_the_target_modules(backbone: QwenImage, cube: Concept, c
         dreambooth(target_modules=("add_keys",)).fit(cube, backbone, "sks cube", cache)
 
 
-def test_small_steps_are_not_lost_on_a_bf16_backbone(backbone: QwenImage, cube: Concept, cache: AdapterCache) -> None:
+def test_small_steps_are_not_lost_on_a_bf16_backbone(
+    backbone_bf16: QwenImage, cube: Concept, cache: AdapterCache
+) -> None:
     """lora_A starts around 0.5, where bf16 numbers are 2e-3 apart: steps of 1e-5 would vanish."""
-    with trainable(backbone.transformer, backbone.lora_targets, 2, 2, seed=42, init="gaussian"):
-        start = extract(backbone.transformer)
-    learned = dreambooth(learning_rate=1e-5, steps=4).fit(cube, backbone, "sks cube", cache)
+    with trainable(backbone_bf16.transformer, backbone_bf16.lora_targets, 2, 2, seed=42, init="gaussian"):
+        start = extract(backbone_bf16.transformer)
+    learned = dreambooth(learning_rate=1e-5, steps=4).fit(cube, backbone_bf16, "sks cube", cache)
     assert learned.transformer is not None
     for name, tensor in learned.transformer.weights.items():
         moved = (tensor - start.weights[name]).abs()

@@ -74,7 +74,7 @@ def test_a_step_is_the_dense_solve(precision: Any, tolerance: float, backbone_fp
 
 
 @pytest.mark.parametrize("facts", [ALIKE[:1], ALIKE], ids=["one", "fifty alike"])
-@pytest.mark.parametrize(("fixture", "tolerance"), [("backbone_fp32", 1e-5), ("backbone", 2**-7)])
+@pytest.mark.parametrize(("fixture", "tolerance"), [("backbone_fp32", 1e-5), ("backbone_bf16", 2**-7)])
 def test_the_stored_form_acts_like_the_dense_change(
     facts: tuple[Fact, ...], fixture: str, tolerance: float, request: pytest.FixtureRequest
 ) -> None:
@@ -212,28 +212,28 @@ def test_capturing_costs_one_forward_and_one_backward_above_the_lowest_layer(bac
     assert backwards == dict.fromkeys(range(3, len(layers)), len(FACTS))
 
 
-def test_a_merged_edit_is_the_rounded_dense_sum_and_goes_without_a_trace(backbone: QwenImage) -> None:
-    edited = editor(merge=True).edit(FACTS, backbone)
-    names = backbone.text_modules(MODULES, LAYERS)
-    before = {name: tensor.clone() for name, tensor in backbone.text_encoder.state_dict().items()}
-    prompt = backbone.encode("sks dog").embeds
-    with backbone.adapted(edited):
+def test_a_merged_edit_is_the_rounded_dense_sum_and_goes_without_a_trace(backbone_bf16: QwenImage) -> None:
+    edited = editor(merge=True).edit(FACTS, backbone_bf16)
+    names = backbone_bf16.text_modules(MODULES, LAYERS)
+    before = {name: tensor.clone() for name, tensor in backbone_bf16.text_encoder.state_dict().items()}
+    prompt = backbone_bf16.encode("sks dog").embeds
+    with backbone_bf16.adapted(edited):
         for name in names:
             wanted = (before[f"{name}.weight"].float() + delta(edited, name).float()).bfloat16()
-            found = backbone.text_encoder.get_submodule(name).weight
+            found = backbone_bf16.text_encoder.get_submodule(name).weight
             assert (found != wanted).float().mean() < 1e-3
-        assert not torch.equal(backbone.encode("sks dog").embeds, prompt)
-    after = backbone.text_encoder.state_dict()
+        assert not torch.equal(backbone_bf16.encode("sks dog").embeds, prompt)
+    after = backbone_bf16.text_encoder.state_dict()
     assert after.keys() == before.keys()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
-    assert torch.equal(backbone.encode("sks dog").embeds, prompt)
+    assert torch.equal(backbone_bf16.encode("sks dog").embeds, prompt)
 
 
-def test_the_retained_gain_is_reported_whether_merged_or_not(backbone: QwenImage) -> None:
+def test_the_retained_gain_is_reported_whether_merged_or_not(backbone_bf16: QwenImage) -> None:
     kept = total = 0.0
-    beside, merged = (editor(merge=merge, eta=1e-6).edit(FACTS, backbone) for merge in (False, True))
-    for name in backbone.text_modules(MODULES, LAYERS):
-        weight, change = backbone.text_encoder.get_submodule(name).weight, delta(beside, name).float()
+    beside, merged = (editor(merge=merge, eta=1e-6).edit(FACTS, backbone_bf16) for merge in (False, True))
+    for name in backbone_bf16.text_modules(MODULES, LAYERS):
+        weight, change = backbone_bf16.text_encoder.get_submodule(name).weight, delta(beside, name).float()
         rounded = (weight.float() + change).bfloat16()
         kept += float(((rounded.double() - weight.double()) * change).sum())
         total += float(change.double().square().sum())
@@ -242,14 +242,16 @@ def test_the_retained_gain_is_reported_whether_merged_or_not(backbone: QwenImage
     assert merged.details["edit_retained_gain"] == beside.details["edit_retained_gain"]
 
 
-def test_merging_warns_when_less_than_half_survives(backbone: QwenImage, capsys: pytest.CaptureFixture[str]) -> None:
-    lost = editor(merge=True, eta=1e-7).edit(FACTS, backbone)
+def test_merging_warns_when_less_than_half_survives(
+    backbone_bf16: QwenImage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lost = editor(merge=True, eta=1e-7).edit(FACTS, backbone_bf16)
     assert lost.details["edit_retained_gain"] < 0.5
     warning = capsys.readouterr().err
     assert f"merging keeps {lost.details['edit_retained_gain']:.0%} of the edit" in warning
     assert "editor.merge=false" in warning
-    assert editor(merge=True, eta=1e-1).edit(FACTS, backbone).details["edit_retained_gain"] > 0.5
-    editor(eta=1e-7).edit(FACTS, backbone)
+    assert editor(merge=True, eta=1e-1).edit(FACTS, backbone_bf16).details["edit_retained_gain"] > 0.5
+    editor(eta=1e-7).edit(FACTS, backbone_bf16)
     assert "merging" not in capsys.readouterr().err
 
 

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
+from conftest import miniature_spec
 from diffusers import QwenImagePipeline
 
 HUB_ID = "owner/name"
@@ -13,8 +13,8 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @pytest.fixture(scope="session")
 def pipeline(miniature: Path) -> QwenImagePipeline:
-    """The miniature as diffusers loads it by itself."""
-    loaded = QwenImagePipeline.from_pretrained(miniature, dtype=torch.bfloat16)
+    """The miniature as diffusers loads it by itself, in the dtype of our own."""
+    loaded = QwenImagePipeline.from_pretrained(miniature, dtype=miniature_spec(miniature).torch_dtype)
     loaded.set_progress_bar_config(disable=True)
     return loaded
 

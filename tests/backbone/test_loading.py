@@ -199,8 +199,8 @@ def test_settings_out_of_range_are_named(changes, named):
         QwenImageSpec(source="owner/name", **changes)
 
 
-def test_weights_are_in_the_dtype_that_was_asked_for(backbone, backbone_fp32):
-    for loaded, dtype in ((backbone, torch.bfloat16), (backbone_fp32, torch.float32)):
+def test_weights_are_in_the_dtype_that_was_asked_for(backbone_bf16, backbone_fp32):
+    for loaded, dtype in ((backbone_bf16, torch.bfloat16), (backbone_fp32, torch.float32)):
         for model in (loaded.transformer, loaded.text_encoder):
             assert {parameter.dtype for parameter in model.parameters()} == {dtype}
             assert not any(parameter.requires_grad for parameter in model.parameters())

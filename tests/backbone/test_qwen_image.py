@@ -43,9 +43,10 @@ def draw(backbone, prompt: str = PROMPT, seed: int = 1) -> np.ndarray:
     return pixels(backbone.sample(backbone.encode(prompt), [seed])[0])
 
 
-def test_diffusers_loads_the_miniature_by_itself(pipeline):
+def test_diffusers_loads_the_miniature_by_itself(pipeline, backbone):
     assert type(pipeline) is QwenImagePipeline
-    assert pipeline.transformer.dtype == pipeline.text_encoder.dtype == pipeline.vae.dtype == torch.bfloat16
+    dtype = backbone.spec.torch_dtype
+    assert pipeline.transformer.dtype == pipeline.text_encoder.dtype == pipeline.vae.dtype == dtype
 
 
 @pytest.mark.parametrize("size", [(64, 64), (48, 80)])

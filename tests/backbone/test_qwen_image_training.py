@@ -67,9 +67,9 @@ def test_each_image_of_a_batch_has_its_own_noise_level(backbone_fp32):
     assert (together - swapped).abs().max() > 1e-3
 
 
-def test_velocities_of_a_bf16_model_are_fp32(backbone):
+def test_velocities_of_a_bf16_model_are_fp32(backbone_bf16):
     with torch.no_grad():
-        velocity = backbone.velocity(random(1, 8, 16, 16), torch.tensor([0.5]), backbone.encode(PROMPT))
+        velocity = backbone_bf16.velocity(random(1, 8, 16, 16), torch.tensor([0.5]), backbone_bf16.encode(PROMPT))
     assert velocity.dtype == torch.float32
     assert velocity.isfinite().all()
 

@@ -150,11 +150,11 @@ def test_what_was_taught_on_purpose_is_asked_for_and_is_no_locality() -> None:
     assert PROBES.facts["taught"] == PROBES.facts["question"], "without a record, the concept's own"
 
 
-def test_nothing_changes_exactly_nothing(backbone: QwenImage) -> None:
+def test_nothing_changes_exactly_nothing(backbone_bf16: QwenImage) -> None:
     """An adapter of zeros, so that everything is read anew; in bf16."""
-    base = read_base_text(backbone, PROBES, "chat")
-    with backbone.adapted(random_edit(backbone, scale=0.0)):
-        adapted = read_text(backbone, PROBES, "chat")
+    base = read_base_text(backbone_bf16, PROBES, "chat")
+    with backbone_bf16.adapted(random_edit(backbone_bf16, scale=0.0)):
+        adapted = read_text(backbone_bf16, PROBES, "chat")
     table = text_effects(PROBES, base, adapted)
     compared = table["base"].notna()
     assert (table["value"] == table["base"])[compared].all()
