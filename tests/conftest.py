@@ -25,6 +25,7 @@ SAMPLE_BENCHMARK = ROOT / "tests" / "data" / "sample_benchmark"
 MARKS = {
     "miniature": "model",
     "encoders": "model",
+    "grounding_dino": "model",
     "command": "command",
     "call": "command",
     "run_words": "command",

@@ -73,6 +73,7 @@ def test_a_step_is_the_dense_solve(precision: Any, tolerance: float, backbone_fp
         assert error < tolerance * np.linalg.norm(expected)
 
 
+@pytest.mark.model
 @pytest.mark.parametrize("facts", [ALIKE[:1], ALIKE], ids=["one", "fifty alike"])
 @pytest.mark.parametrize(("fixture", "tolerance"), [("backbone_fp32", 1e-5), ("backbone_bf16", 2**-7)])
 def test_the_stored_form_acts_like_the_dense_change(

@@ -19,6 +19,8 @@ from knowcusbench.backbone.benchmark import (
 )
 from knowcusbench.backbone.qwen_image import QwenImageSpec
 
+pytestmark = pytest.mark.model
+
 
 def test_the_floor_is_the_longer_of_computing_and_reading() -> None:
     rates = Rates(bf16=100e12, fp32=10e12, bandwidth=1e12)

@@ -51,6 +51,7 @@ def test_training_is_counted_from_two_and_three_blocks(miniature: Path, checkpoi
     assert found == _step_bytes(checkpoint, blocks=7, **settings)
 
 
+@pytest.mark.model
 def test_checkpointing_offload_tiles_and_quantisation_need_less_in_turn() -> None:
     """Of Qwen-Image at full size, without a network. Its weights in bf16 are 53.7 GiB."""
     gib = 2**30

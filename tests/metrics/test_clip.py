@@ -127,6 +127,7 @@ def full_size(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+@pytest.mark.model
 def test_at_full_size_scores_are_those_of_transformers(full_size: Path, dogs: list[Path], ducks: list[Path]) -> None:
     spec, twin = ClipSpec(source=str(full_size), device="cpu"), ClipTwin(full_size)
     assert sum(parameter.numel() for parameter in twin.model.parameters()) == 151_277_313

@@ -50,6 +50,7 @@ def composed(tmp_path: Path):
     return compose
 
 
+@pytest.mark.model
 def test_the_default_metrics_use_the_miniature_encoders(composed, dogs: list[Path]) -> None:
     metrics = composed()
 
