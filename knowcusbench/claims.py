@@ -154,7 +154,7 @@ def _this_process() -> dict[str, Any]:
 def _host() -> str:
     """This machine since it started, and the name space that process numbers are of."""
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
         return f"{boot}-{Path('/proc/self/ns/pid').readlink()}"
     except OSError:
         return f"{socket.gethostname()}-{psutil.boot_time()}"

@@ -4,6 +4,7 @@ The verbs of a run take Hydra overrides; `check` and `convert` take paths. A use
 error and exit code 2.
 """
 
+import io
 import logging
 import os
 import sys
@@ -66,7 +67,10 @@ VERBS = (*RUN_VERBS, "new-method", "export", "leaderboard", "check", "convert")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and exit: 0 done, 2 a user's mistake, 3 done but for some images, 130 interrupted (SIGINT), 143
     told to stop (SIGTERM)."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None:
+        _speak_utf8()
+        arguments = sys.argv[1:]
+    arguments = list(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         with terminable(), exit_on_user_error():
@@ -77,6 +81,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Terminated:
         print("knowcusbench: told to stop (SIGTERM); run the same command again to go on", file=sys.stderr)
         sys.exit(EXIT_CODE)
+
+
+def _speak_utf8() -> None:
+    """Read and write UTF-8 whatever the locale says, this process and those that it starts. A process whose names of
+    files are in another encoding starts anew, since only a start changes that."""
+    if sys.getfilesystemencoding() != "utf-8":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 def _dispatch(arguments: list[str]) -> None:
@@ -144,10 +159,11 @@ def _leaderboard(rest: list[str]) -> None:
 
 def _check(rest: list[str]) -> None:
     from knowcusbench.benchmark import check_benchmark
+    from knowcusbench.files import local_path
 
     if len(rest) != 1:
         raise UserError("usage: knowcusbench check PATH")
-    report = check_benchmark(Path(rest[0]))
+    report = check_benchmark(local_path(rest[0]))
     print(report.render())
     if report.faults:
         count = len(report.faults)
@@ -156,10 +172,11 @@ def _check(rest: list[str]) -> None:
 
 def _convert(rest: list[str]) -> None:
     from knowcusbench.benchmark import export_dataset, import_dataset, load_benchmark
+    from knowcusbench.files import local_path
 
     if len(rest) != 2:
         raise UserError("usage: knowcusbench convert SOURCE TARGET")
-    source, target = Path(rest[0]), Path(rest[1])
+    source, target = map(local_path, rest)
     if target.exists():
         raise UserError(f"{target} exists already; name a new directory")
     if (source / "concept_image").is_dir():

@@ -28,6 +28,7 @@ from tqdm import tqdm
 from knowcusbench.config import did_you_mean, register
 from knowcusbench.engine.base import Engine
 from knowcusbench.errors import ConfigError, IncompleteError, RunError, exit_on_user_error
+from knowcusbench.names import file_name
 from knowcusbench.provenance import provenance
 from knowcusbench.stages.adapt import POLL, adapt
 from knowcusbench.stages.dtype import settle_dtype
@@ -131,7 +132,7 @@ def _label(swept: set[str]) -> str:
         for override in hydra_config.overrides.task
         if (key := override.partition("=")[0]) in swept and key != "method" and key.split(".")[0] in METHOD_SECTIONS
     ]
-    return ",".join([str(hydra_config.runtime.choices["method"]), *varied]).replace("/", "_")
+    return file_name(",".join([str(hydra_config.runtime.choices["method"]), *varied]))
 
 
 def run_stages(verb: str, composed: DictConfig) -> None:

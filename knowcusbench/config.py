@@ -7,6 +7,7 @@ against that class's dataclass fields.
 
 import difflib
 import importlib
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -325,8 +326,9 @@ def _swept(values: Iterable[Any]) -> str:
 
 
 def _on_this_machine(place: str, otherwise: str) -> str:
-    """A place if it is a path, or another if it is a URL: Hydra keeps the record of a sweep in a directory."""
-    return otherwise if "://" in place else place
+    """A place if it is a path ("~" is the home directory), or another if it is a URL: Hydra keeps the record of a
+    sweep in a directory."""
+    return os.path.expanduser(otherwise if "://" in place else place)
 
 
 def build(node: Any, key: str) -> Any:

@@ -21,11 +21,17 @@ from upath import UPath
 from knowcusbench.errors import ConfigError
 
 
+def local_path(text: str) -> Path:
+    """Return a path as users write it: "~" stands for the home directory, also where no shell replaces it."""
+    return Path(os.path.expanduser(text))
+
+
 def location(text: str) -> Path:
-    """The place that a path or an fsspec URL names. Raises ConfigError for a protocol that can't be used here."""
+    """The place that a path ("~" is the home directory) or an fsspec URL names. Raises ConfigError for a protocol that
+    can't be used here."""
     protocol, separator, rest = text.partition("://")
     if not separator:
-        return Path(text)
+        return local_path(text)
     if protocol in ("file", "local"):
         return Path(rest)
     try:

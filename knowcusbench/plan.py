@@ -1,9 +1,8 @@
 """The plan: every sample of a grid, with ids and noise seeds derived from content."""
 
-import fnmatch
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -13,6 +12,7 @@ import pandas as pd
 from knowcusbench.benchmark.types import Benchmark, Concept, Prompt, Task
 from knowcusbench.config import GridConfig, Pairing, did_you_mean
 from knowcusbench.errors import ConfigError
+from knowcusbench.names import matching
 
 RECONSTRUCTION_PROMPT = Prompt("{}", "reconstruction")
 """In the reconstruction task the knowledge phrase is the whole prompt."""
@@ -59,12 +59,9 @@ def select_concepts(benchmark: Benchmark, grid: GridConfig) -> tuple[Concept, ..
     images that leave a concept none.
     """
     names = [concept.name for concept in benchmark.concepts]
-    wanted: set[str] = set()
-    for pattern in grid.concepts:
-        matches = fnmatch.filter(names, pattern)
-        if not matches:
-            raise ConfigError(f"grid.concepts: {pattern!r} matches no concept{did_you_mean(pattern, names)}")
-        wanted.update(matches)
+    if not grid.concepts:
+        raise ConfigError('grid.concepts: expected at least one name or glob, as in "grid.concepts=[*]"')
+    wanted = set(matching(grid.concepts, names, "grid.concepts", complaint="matches no concept"))
     # One per template: its aspect is not part of a sample's identity.
     everyone = tuple({prompt.template: prompt for c in benchmark.concepts for prompt in c.prompts}.values())
     crossed = grid.pairing is Pairing.crossed
@@ -102,6 +99,7 @@ def make_plan(concepts: Sequence[Concept], grid: GridConfig) -> pd.DataFrame:
     tasks = _tasks(grid)
     if not grid.seeds or len(set(grid.seeds)) != len(grid.seeds):
         raise ConfigError(f"grid.seeds: expected different seeds, found {list(grid.seeds)}")
+    check_seeds(grid.seeds, "grid.seeds")
     cells = [cell for concept in concepts for cell in _cells(concept, tasks)]
     seeds = list(grid.seeds)
     ids = [content_id(prefix, seed) for *_, prefix in cells for seed in seeds]
@@ -119,8 +117,16 @@ def make_plan(concepts: Sequence[Concept], grid: GridConfig) -> pd.DataFrame:
     return plan.astype(dict.fromkeys(CATEGORICAL, "category"))
 
 
+def check_seeds(seeds: Iterable[int], key: str) -> None:
+    """Raise ConfigError, naming `key`, for a seed that tables can't hold (64 bits with a sign)."""
+    if wrong := [seed for seed in seeds if not -(2**63) <= seed < 2**63]:
+        raise ConfigError(f"{key}: {wrong[0]} is no 64-bit number; choose a smaller seed")
+
+
 def _tasks(grid: GridConfig) -> list[Task]:
     known = [task.value for task in Task]
+    if not grid.tasks:
+        raise ConfigError(f"grid.tasks: expected at least one of {', '.join(known)}")
     for task in grid.tasks:
         if task not in known:
             raise ConfigError(f"grid.tasks: unknown task {task!r}{did_you_mean(task, known)}")

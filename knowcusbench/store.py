@@ -41,6 +41,7 @@ from knowcusbench.claims import Claims
 from knowcusbench.config import RunConfig
 from knowcusbench.errors import RunError
 from knowcusbench.files import append, atomic_path, create_exclusively, location, names_in, write_atomic
+from knowcusbench.names import check_name
 
 UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT, errno.ENOSPC, errno.EDQUOT}
 
@@ -57,7 +58,9 @@ class RunStore:
 
     @classmethod
     def of(cls, config: RunConfig) -> "RunStore":
-        """The run that a configuration names; `run.root` may be an fsspec URL."""
+        """The run that a configuration names; `run.root` may be an fsspec URL. Raises ConfigError for a
+        name that can't be part of a path."""
+        check_name(config.name, "run.name")
         return cls(location(config.root) / config.name)
 
     @property
@@ -169,7 +172,7 @@ def _json_bytes(data: Mapping[str, Any]) -> bytes:
 
 def read_json(path: Path) -> dict[str, Any]:
     try:
-        data: dict[str, Any] = json.loads(path.read_text())
+        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise RunError(f"{path} is damaged ({error}); remove it, or use another run.name") from error
     return data
@@ -184,7 +187,7 @@ def read_lines(directory: Path) -> Iterator[dict[str, Any]]:
     """The lines of all JSON-lines files in a directory. The last line of a killed process may be half a line: it is
     left out."""
     for name in sorted(names_in(directory)):
-        for line in (directory / name).read_text().splitlines():
+        for line in (directory / name).read_text(encoding="utf-8").splitlines():
             with suppress(ValueError):
                 yield json.loads(line)
 

@@ -12,6 +12,7 @@ from knowcusbench.files import (
     create_exclusively,
     filesystem,
     is_remote,
+    local_path,
     location,
     modified,
     modified_in,
@@ -75,6 +76,8 @@ def remote(tmp_path):
 def test_a_url_is_a_place_and_a_path_stays_one(tmp_path):
     assert location("results/runs") == Path("results/runs")
     assert location(f"file://{tmp_path}") == tmp_path
+    assert location("~/runs") == local_path("~/runs") == Path.home() / "runs"
+    assert location("a~b/~") == Path("a~b/~")
     assert is_remote(location("memory://bucket/runs"))
     with pytest.raises(ConfigError, match="gopher://x"):
         location("gopher://x")

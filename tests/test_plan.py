@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from knowcusbench.benchmark.types import Benchmark, Task
@@ -77,6 +79,10 @@ def test_concepts_are_chosen_by_name_and_glob(made_up_benchmark):
     [
         ({"concepts": ["concept_99"]}, "concept_99"),
         ({"tasks": ["reconstructio"]}, "did you mean 'reconstruction'"),
+        ({"concepts": []}, "grid.concepts: expected at least one"),
+        ({"tasks": []}, "grid.tasks: expected at least one"),
+        ({"seeds": [0, 10**20]}, "grid.seeds: 100000000000000000000 is no 64-bit number"),
+        ({"seeds": [-(2**63) - 1]}, "grid.seeds: -9223372036854775809 is no 64-bit number"),
         ({"seeds": []}, "grid.seeds"),
         ({"seeds": [1, 1]}, "grid.seeds"),
         ({"knowledge_items": 6}, "knowledge_items=6"),
@@ -87,3 +93,15 @@ def test_concepts_are_chosen_by_name_and_glob(made_up_benchmark):
 def test_an_impossible_grid_is_named(made_up_benchmark, grid, named):
     with pytest.raises(ConfigError, match=named):
         plan_of(made_up_benchmark, **grid)
+
+
+def test_a_concept_whose_name_is_a_pattern_is_meant_by_its_name(made_up_benchmark):
+    first, second, *others = made_up_benchmark.concepts
+    renamed = (replace(first, name="dog1"), replace(second, name="dog[1]"), *others)
+    chosen = select_concepts(replace(made_up_benchmark, concepts=renamed), GridConfig(concepts=["dog[1]"]))
+    assert [concept.name for concept in chosen] == ["dog[1]"]
+
+
+def test_the_largest_seeds_are_those_of_64_bits(made_up_benchmark):
+    seeds = [2**63 - 1, -(2**63)]
+    assert set(plan_of(made_up_benchmark, seeds=seeds)["seed"]) == set(seeds)

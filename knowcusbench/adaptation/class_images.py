@@ -41,7 +41,7 @@ class ClassImages:
         names = [f"{index:04}.png" for index in range(count)]
         record = entry / RECORD
         if record.exists():
-            meter.charge(json.loads(record.read_text())["seconds"])
+            meter.charge(json.loads(record.read_text(encoding="utf-8"))["seconds"])
             return [read_image(entry / name) for name in names]
         started = time.perf_counter()
         images = backbone.sample(backbone.encode(prompt), class_seeds(prompt, count))
@@ -50,7 +50,9 @@ class ClassImages:
             temporary.mkdir()
             for name, image in zip(names, images, strict=True):
                 image.save(temporary / name)
-            (temporary / RECORD).write_text(json.dumps({"seconds": seconds, "key": key}, indent=2) + "\n")
+            (temporary / RECORD).write_text(
+                json.dumps({"seconds": seconds, "key": key}, indent=2) + "\n", encoding="utf-8"
+            )
         return images
 
 

@@ -63,7 +63,7 @@ def save_adaptation(adaptation: Adaptation, directory: Path) -> None:
             },
             "digests": {name: save_adapter(adapter, temporary / name) for name, adapter in adapters.items()},
         }
-        (temporary / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n")
+        (temporary / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def entry_name(key: Mapping[str, Any]) -> str:
@@ -95,7 +95,7 @@ def load_record(directory: Path) -> dict[str, Any]:
     """The JSON of an adaptation (format, cost, bytes, details, merged, gates, digests), without its weights."""
     path = directory / RECORD_FILE
     try:
-        record: dict[str, Any] = json.loads(path.read_text())
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise WeightsError(f"{path}: can't be read ({error}); remove {directory} to make it again") from error
     found = record.get("format") if isinstance(record, dict) else None
@@ -116,7 +116,9 @@ def save_adapter(adapter: Adapter, directory: Path) -> dict[str, str]:
     config = LoraConfig(**adapter.config).to_dict()
     # A set in PEFT's configuration: in order, so that the same adapter gives the same bytes.
     config["target_modules"] = sorted(adapter.config["target_modules"])
-    (directory / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True, default=str) + "\n")
+    (directory / CONFIG_FILE).write_text(
+        json.dumps(config, indent=2, sort_keys=True, default=str) + "\n", encoding="utf-8"
+    )
     if adapter.gate:
         keys = {name: own.contiguous() for name, own in adapter.gate.keys.items()}
         (directory / GATE_FILE).write_bytes(save(keys))
@@ -144,7 +146,7 @@ def load_adapter(
     weights = {name.removeprefix(PREFIX): tensor for name, tensor in _tensors(directory / WEIGHTS_FILE).items()}
     return Adapter(
         weights,
-        _lora_fields(json.loads((directory / CONFIG_FILE).read_text())),
+        _lora_fields(json.loads((directory / CONFIG_FILE).read_text(encoding="utf-8"))),
         merged,
         _read_gate(directory / GATE_FILE, gate) if gate else None,
     )

@@ -310,7 +310,7 @@ def benchmark(options: argparse.Namespace) -> dict[str, Any]:
     settings = {key: getattr(spec, key) for key in ("steps", "attention", "compile", "offload")}
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else hardware()["processor"]
     machine = {"device": name, "full_size": device.type == "cuda", "settings": settings, "torch": torch.__version__}
-    result = json.loads(options.output.read_text()) if options.output.exists() else {}
+    result = json.loads(options.output.read_text(encoding="utf-8")) if options.output.exists() else {}
     if result.get("machine") != machine:
         result = {"machine": machine, "pieces": {}}
     rates = Rates(matmul_flops(device, torch.bfloat16), matmul_flops(device, torch.float32), copy_bandwidth(device))

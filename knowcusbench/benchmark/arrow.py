@@ -20,13 +20,13 @@ from knowcusbench.benchmark.layout import (
     DATASET_FILE,
     IMAGE_FOLDER,
     KNOWLEDGE_FOLDER,
-    is_plain_name,
 )
 from knowcusbench.benchmark.release import read_release, sound
 from knowcusbench.benchmark.tree import ReleaseTree
 from knowcusbench.benchmark.types import Benchmark, Concept
 from knowcusbench.errors import BenchmarkError
 from knowcusbench.files import atomic_path
+from knowcusbench.names import is_plain_name
 
 
 def export_dataset(benchmark: Benchmark, directory: Path) -> None:

@@ -15,6 +15,7 @@ from knowcusbench.benchmark.records import (
     parse_records,
 )
 from knowcusbench.benchmark.types import RARE_TOKEN, Concept, KnowledgeItem, Prompt
+from knowcusbench.names import text_key
 
 
 def make_concept(
@@ -74,10 +75,10 @@ def _make_prompts(record: ConceptRecord, where: str, findings: Findings) -> tupl
                 f"{where}: prompt {number}",
                 f"expected one {{}} where the concept is named, found {count or 'none'} in {parsed.template!r}",
             )
-        elif template in prompts:
+        elif text_key(template) in prompts:
             findings.fault(f"{where}: prompt {number}", f"duplicate prompt {template!r}")
         else:
-            prompts[template] = Prompt(template, parsed.aspect)
+            prompts[text_key(template)] = Prompt(template, parsed.aspect)
             if template != parsed.template:
                 rewritten.append(number)
     if rewritten:
@@ -122,12 +123,17 @@ def _refuse_contradictions(items: Sequence[KnowledgeItem], where: str, findings:
     phrases: set[str] = set()
     answers: dict[str, str] = {}
     for item in items:
-        if item.phrase.casefold() in phrases:
+        if text_key(item.phrase) in phrases:
             findings.fault(where, f"duplicate knowledge {item.phrase!r}")
-        phrases.add(item.phrase.casefold())
-        answer = answers.setdefault(item.question.casefold(), item.answer)
+        phrases.add(text_key(item.phrase))
+        answer = answers.setdefault(_asked(item.question), item.answer)
         if answer != item.answer:
             findings.fault(where, f"two answers to {item.question!r}: {answer!r} and {item.answer!r}")
+
+
+def _asked(question: str) -> str:
+    """A question without what makes no other question of it, the mark at its end and the blank before that included."""
+    return text_key(question).rstrip(" ?")
 
 
 def _listed(numbers: Iterable[int]) -> str:

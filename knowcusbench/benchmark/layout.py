@@ -13,9 +13,3 @@ CHECKPOINT_FOLDER = "visual_ckpt"
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 """Files of a concept's folder that are reference images, case aside. Others are passed over, with a note."""
-
-
-def is_plain_name(name: str) -> bool:
-    """Whether a name can be that of a visible file or folder: not empty, no path separator, no leading dot
-    (and so not `..`), no control character."""
-    return bool(name) and not name.startswith(".") and not set(name) & set("/\\") and name.isprintable()

@@ -17,7 +17,6 @@ from knowcusbench.benchmark.layout import (
     IMAGE_FOLDER,
     IMAGE_SUFFIXES,
     KNOWLEDGE_FOLDER,
-    is_plain_name,
 )
 from knowcusbench.benchmark.records import (
     ConceptRecord,
@@ -29,6 +28,7 @@ from knowcusbench.benchmark.records import (
 from knowcusbench.benchmark.tree import ReleaseTree
 from knowcusbench.benchmark.types import UNSPECIFIED, Benchmark, Concept, KnowledgeAspect, PromptAspect
 from knowcusbench.errors import BenchmarkError
+from knowcusbench.names import by_name, name_fault, text_key
 
 USUAL_IMAGE_COUNTS = range(4, 7)
 """The paper gives a concept 4 to 6 reference images; another number is worth a note."""
@@ -76,9 +76,11 @@ def read_release(root: Path) -> Reading:
     findings = Findings()
     tree = ReleaseTree(root, findings)
     records, complete = _read_concepts(tree)
-    images = {name: _images(tree, folder) for name, folder in tree.folders(root / IMAGE_FOLDER).items()}
-    knowledge = _read_knowledge(tree)
-    checkpoints = _checkpoints(tree)
+    images = {
+        name: _images(tree, folder) for name, folder in by_name(tree.folders(root / IMAGE_FOLDER), records).items()
+    }
+    knowledge = by_name(_read_knowledge(tree), records)
+    checkpoints = by_name(_checkpoints(tree), records)
     _refuse_missing(records, images, knowledge, findings)
     if complete:
         _refuse_strays(records, images, knowledge, checkpoints, findings)
@@ -127,14 +129,16 @@ def _read_concepts(tree: ReleaseTree) -> tuple[dict[str, ConceptRecord], bool]:
     values = [] if value is None else concept_values(value, DATASET_FILE, tree.findings)
     parsed = parse_records(ConceptRecord, values, f"{DATASET_FILE}: concept", tree.findings)
     concepts: dict[str, ConceptRecord] = {}
+    known: set[str] = set()
     for number, record in parsed.items():
         where = f"{DATASET_FILE}: concept {number}"
-        if not is_plain_name(record.name):
-            tree.findings.fault(where, f"{record.name!r} can't be a folder's name")
-        elif record.name in concepts:
+        if reason := name_fault(record.name):
+            tree.findings.fault(where, f"{record.name!r} can't be a folder's name: it {reason}")
+        elif text_key(record.name) in known:
             tree.findings.fault(where, f"duplicate concept {record.name!r}")
         else:
             concepts[record.name] = record
+            known.add(text_key(record.name))
     return concepts, 0 < len(parsed) == len(values)
 
 
@@ -208,7 +212,9 @@ def _note_oddities(concepts: Sequence[Concept], findings: Findings) -> None:
 
 
 def _grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, set[str]]:
+    """The values by key, keys of the same text together under the first spelling."""
+    spelled: dict[str, str] = {}
     groups: dict[str, set[str]] = {}
     for key, value in pairs:
-        groups.setdefault(key, set()).add(value)
+        groups.setdefault(spelled.setdefault(text_key(key), key), set()).add(value)
     return groups

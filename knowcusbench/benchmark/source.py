@@ -1,12 +1,12 @@
 """Where a benchmark comes from: a local directory, or a data set repository on the Hugging Face Hub."""
 
-import os
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 
 from knowcusbench.errors import BenchmarkError
+from knowcusbench.files import local_path
 
 MOVING_REVISION = "main"
 """The hub's default branch. A benchmark that can change under a run is no benchmark."""
@@ -33,7 +33,7 @@ def resolve_source(path: str | None, repo: str | None, revision: str | None) -> 
 
 
 def _local(path: str) -> Path:
-    directory = Path(os.path.expanduser(path))
+    directory = local_path(path)
     if not directory.is_dir():
         raise BenchmarkError(
             f"benchmark.path={path}: no such directory; give the one with the release's concept_image/"

@@ -90,7 +90,7 @@ def make_run(folder: Path, methods: tuple[str, ...], prompts: int) -> Run:
     for method in methods:
         config, resolved = compose(method)
         store.config(method).parent.mkdir(parents=True, exist_ok=True)
-        store.config(method).write_text(yaml.safe_dump(resolved))
+        store.config(method).write_text(yaml.safe_dump(resolved), encoding="utf-8")
     write_json(store.identity, {"format": 1})
     benchmark = made_up_benchmark(prompts)
     config, resolved = compose(methods[0])

@@ -1,11 +1,10 @@
 """The leaderboard as a paper shows it: some of its rows and columns, in the paper's order and digits."""
 
-import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from knowcusbench.config import did_you_mean
 from knowcusbench.errors import ConfigError
+from knowcusbench.names import matching
 from knowcusbench.report.columns import COSINE_DECIMALS, METRIC_DECIMALS
 from knowcusbench.report.leaderboard import marked
 from knowcusbench.report.types import Cell, Column, Leaderboard, Row
@@ -31,22 +30,6 @@ class Choice:
     precision: int | None = None
     percent: bool = False
     partial: bool = False
-
-
-def matching(patterns: Iterable[str], names: Sequence[str], key: str, *, partial: bool = False) -> list[str]:
-    """The `names` that match the patterns (themselves names or globs), in the patterns' order, each once.
-
-    Raises ConfigError with the nearest name for a pattern that matches none, unless `partial`. `key` is that of the
-    configuration.
-    """
-    found: dict[str, None] = {}
-    for pattern in patterns:
-        # A label may hold brackets itself.
-        matches = [name for name in names if name == pattern] or fnmatch.filter(names, pattern)
-        if not matches and not partial:
-            raise ConfigError(f"{key}: {pattern!r} is not there{did_you_mean(pattern, names)}")
-        found.update(dict.fromkeys(matches))
-    return list(found)
 
 
 def column_keys(columns: Iterable[tuple[str, str]], patterns: Iterable[str]) -> list[str]:

@@ -59,7 +59,7 @@ def new_method(name: str, directory: Path) -> list[Path]:
     with writing():
         for template, path in paths.items():
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(environment.get_template(template).render(values))
+            path.write_text(environment.get_template(template).render(values), encoding="utf-8")
     return list(paths.values())
 
 

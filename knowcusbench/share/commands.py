@@ -8,6 +8,7 @@ from typing import NoReturn
 from knowcusbench.commands import compose_config
 from knowcusbench.config import did_you_mean
 from knowcusbench.errors import ConfigError
+from knowcusbench.files import local_path
 from knowcusbench.report import build_leaderboard, render_console, write_report
 from knowcusbench.report.choice import chosen
 from knowcusbench.share.bundle import read_bundle
@@ -41,10 +42,10 @@ class Parser(argparse.ArgumentParser):
 def export(arguments: Sequence[str]) -> None:
     """`knowcusbench export [OUTPUT.zip] [options] run.name=NAME`: pack a run into a bundle."""
     parser = Parser("export")
-    parser.add_argument("output", type=Path, nargs="?")
+    parser.add_argument("output", type=local_path, nargs="?")
     parser.add_argument("--group", default="")
     parser.add_argument("--images", type=int, default=4)
-    parser.add_argument("--dataset", type=Path)
+    parser.add_argument("--dataset", type=local_path)
     parser.add_argument("--push")
     parser.add_argument("--public", action="store_true")
     options, overrides = parser.parsed(arguments)
@@ -81,8 +82,8 @@ def leaderboard(arguments: Sequence[str]) -> None:
     """`knowcusbench leaderboard BUNDLE... [--output DIR] [report.columns=...]`: check bundles, and show them in one
     table."""
     parser = Parser("leaderboard")
-    parser.add_argument("bundles", type=Path, nargs="+")
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("bundles", type=local_path, nargs="+")
+    parser.add_argument("--output", type=local_path)
     options, overrides = parser.parsed(arguments)
     for word in overrides:
         if not word.startswith("report."):

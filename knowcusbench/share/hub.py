@@ -47,7 +47,7 @@ def push(parts: Mapping[str, bytes], repo: str, folder: str, *, private: bool = 
             root = Path(directory)
             write_folder(root / folder, parts)
             if not api.file_exists(repo, "README.md", repo_type="dataset"):
-                (root / "README.md").write_text(CARD)
+                (root / "README.md").write_text(CARD, encoding="utf-8")
             done = api.upload_folder(
                 repo_id=repo, repo_type="dataset", folder_path=root, commit_message=f"Results of {folder}"
             )

@@ -1,8 +1,9 @@
 """What of a run goes into a paper: a table and figures as chosen, and a document that shows all tables."""
 
 from knowcusbench.files import remove, write_atomic
+from knowcusbench.names import matching
 from knowcusbench.report import Leaderboard, write_csv, write_report
-from knowcusbench.report.choice import chosen, matching
+from knowcusbench.report.choice import chosen
 from knowcusbench.report.columns import COSTS
 from knowcusbench.report.figures import write_figure
 from knowcusbench.report.latex import render_document

@@ -30,8 +30,9 @@ from knowcusbench.errors import ConfigError, RunError
 from knowcusbench.files import names_in, write_atomic
 from knowcusbench.metrics.base import Metric
 from knowcusbench.metrics.protocol import Reduction
-from knowcusbench.plan import counts, make_plan, select_concepts
-from knowcusbench.report.choice import Choice, column_keys, matching
+from knowcusbench.names import check_name, matching
+from knowcusbench.plan import check_seeds, counts, make_plan, select_concepts
+from knowcusbench.report.choice import Choice, column_keys
 from knowcusbench.report.columns import COSTS
 from knowcusbench.stages.dtype import AUTO
 from knowcusbench.store import RunStore, create_json, read_json, write_json, write_table, writing
@@ -137,7 +138,7 @@ def recorded_config(composed: DictConfig) -> DictConfig:
     """The configuration that a run directory was made with, all its metrics included; only where it lies and what the
     report shows is taken from `composed`. Raises RunError if nothing was made there yet."""
     store = RunStore.of(composed.run)
-    recorded = [OmegaConf.create(store.config(label).read_text()) for label in store.labels()]
+    recorded = [OmegaConf.create(store.config(label).read_text(encoding="utf-8")) for label in store.labels()]
     if not recorded:
         place = store.root.parent
         runs = [name for name in names_in(place) if RunStore(place / name).labels() and name != store.root.name]
@@ -181,6 +182,10 @@ def planned(config: Config, resolved: Mapping[str, Any], *, makes_results: bool)
     """What `prepare` opens; nothing is written."""
     root = resolve_source(config.benchmark.path, config.benchmark.repo, config.benchmark.revision)
     benchmark = load_benchmark(root)
+    if config.run.label:
+        check_name(config.run.label, "run.label")
+    for name in config.metrics:
+        check_name(name, f"metrics.{name}")
     concepts = select_concepts(benchmark, config.grid)
     return Run(
         store=RunStore.of(config.run),
@@ -237,6 +242,7 @@ def effects_spec(config: Config, resolved: Mapping[str, Any]) -> EffectsSpec:
     for key, values in (("effects.seeds", config.effects.seeds), ("locality.prompts", config.locality.prompts)):
         if len(set(values)) != len(values):
             raise ConfigError(f"{key}: expected different ones, found {list(values)}")
+    check_seeds(config.effects.seeds, "effects.seeds")
     # Not whether it is measured, but how.
     decisive = {key: value for key, value in resolved["effects"].items() if key not in ("enabled", "interference")}
     return EffectsSpec(
@@ -302,7 +308,7 @@ def _claim(store: RunStore, identity: dict[str, Any]) -> None:
 def _claim_ablation(store: RunStore, ablation: Mapping[str, Any] | None) -> None:
     """Check that the run compares values of no other setting."""
     for label in store.labels() if ablation else ():
-        other = yaml.safe_load(store.config(label).read_text()).get("ablation")
+        other = yaml.safe_load(store.config(label).read_text(encoding="utf-8")).get("ablation")
         if other and ablation and other["name"] != ablation["name"]:
             raise RunError(
                 f"{store.root} is the ablation {other['name']!r}; choose another run.name= for {ablation['name']!r}"
@@ -312,7 +318,7 @@ def _claim_ablation(store: RunStore, ablation: Mapping[str, Any] | None) -> None
 def _claim_label(store: RunStore, label: str, resolved: Mapping[str, Any]) -> None:
     path = store.config(label)
     if path.exists():
-        present = yaml.safe_load(path.read_text())
+        present = yaml.safe_load(path.read_text(encoding="utf-8"))
         _refuse_differences(
             store, {"method": present["method"]}, {"method": resolved["method"]}, "run.label or run.name"
         )

@@ -209,7 +209,7 @@ def _parts(
 
 def ablation_input(run: Run, inputs: ReportInput, measured: EffectsInput | None) -> AblationInput | None:
     """The results of a run that compares values of a setting; None for any other run."""
-    configs = {label: yaml.safe_load(run.store.config(label).read_text()) for label in inputs.methods}
+    configs = {label: yaml.safe_load(run.store.config(label).read_text(encoding="utf-8")) for label in inputs.methods}
     compared = {label: config["ablation"] for label, config in configs.items() if config.get("ablation")}
     compared = compared or swept(list(inputs.methods))
     if not compared:

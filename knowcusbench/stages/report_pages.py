@@ -43,7 +43,7 @@ def pages_input(
     ablation: Ablation | None,
 ) -> PagesInput:
     """Everything that the pages show. Must come after the other files of the report, to which they link."""
-    configs = {label: yaml.safe_load(run.store.config(label).read_text()) for label in inputs.methods}
+    configs = {label: yaml.safe_load(run.store.config(label).read_text(encoding="utf-8")) for label in inputs.methods}
     folder = run.store.provenance("", "").parent
     records = {name: read_json(folder / name) for name in sorted(names_in(folder))}
     labels = tuple(row.label for row in board.rows if row.kind in OWN)

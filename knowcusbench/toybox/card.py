@@ -144,11 +144,11 @@ def main() -> None:
     oracle = OracleSpec(source=composed.metrics.oracle_concept.oracle.source, device=composed.device).load()
     rows = [with_locality(row, store, backbone, oracle) for row in method_rows(store)]
     figures = model_figures(composed, backbone, oracle, store) | method_figures(rows)
-    manifest = json.loads((WEIGHTS / MANIFEST).read_text())
+    manifest = json.loads((WEIGHTS / MANIFEST).read_text(encoding="utf-8"))
     card = render(figures, rows, manifest, {"recipe": recipe, **here})
     write_atomic(CARD, card.replace(str(Path(composed.cache_dir).expanduser()), "<cache_dir>").encode())
     fixed_samples().save(PICTURES)
-    print(CARD.read_text())
+    print(CARD.read_text(encoding="utf-8"))
     print(f"written to {CARD}")
 
 
@@ -312,7 +312,7 @@ def render(figures: Figures, rows: Sequence[Row], manifest: Mapping[str, Any], e
         "",
         *as_json(evaluation),
         "",
-        LESSONS.read_text().strip(),
+        LESSONS.read_text(encoding="utf-8").strip(),
     ]
     return "\n".join(lines) + "\n"
 

@@ -86,7 +86,7 @@ def save_clip(model: open_clip.CLIP, directory: Path) -> None:
     """Write a new directory in open_clip's form: `open_clip_config.json` and `open_clip_model.safetensors` (fp16,
     as OpenAI's weights were published)."""
     directory.mkdir(parents=True)
-    (directory / "open_clip_config.json").write_text(json.dumps(CLIP_CONFIG, indent=2))
+    (directory / "open_clip_config.json").write_text(json.dumps(CLIP_CONFIG, indent=2), encoding="utf-8")
     weights = {name: tensor.detach().half().contiguous().cpu() for name, tensor in model.state_dict().items()}
     save_file(weights, directory / "open_clip_model.safetensors", metadata={"format": "pt"})
 

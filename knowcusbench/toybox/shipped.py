@@ -53,7 +53,7 @@ def check_weights(folder: Path, part: str) -> None:
 
     Raises ConfigError for weights that are missing, altered or of another version of the world.
     """
-    manifest = json.loads((WEIGHTS / MANIFEST).read_text())
+    manifest = json.loads((WEIGHTS / MANIFEST).read_text(encoding="utf-8"))
     if manifest["world"] != world_digest():
         raise ConfigError(
             f"{WEIGHTS}: the weights are of world {manifest['world'][:12]}, this code draws world "
@@ -83,7 +83,7 @@ def write_manifest(folder: Path, extra: dict[str, Any]) -> None:
         "world": world_digest(),
         "files": {path.relative_to(folder).as_posix(): file_digest(path) for path in files},
     }
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
 
 
 def file_digest(path: Path) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from knowcusbench.files import local_path
 from knowcusbench.images import read_image
 from knowcusbench.tracking.base import Tracker, imported
 
@@ -25,7 +26,8 @@ class TensorBoard(Tracker):
 
     def start(self, name: str, config: Mapping[str, Any]) -> None:
         imported("tensorboard", "tensorboard")
-        self.writer = imported("torch.utils.tensorboard", "tensorboard").SummaryWriter(str(Path(self.directory, name)))
+        place = str(local_path(self.directory) / name)
+        self.writer = imported("torch.utils.tensorboard", "tensorboard").SummaryWriter(place)
         text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
         self.writer.add_text("config", f"```yaml\n{text}\n```")
 
@@ -37,7 +39,7 @@ class TensorBoard(Tracker):
         if path.suffix == ".png":
             self.writer.add_image(path.stem, np.asarray(read_image(path)), dataformats="HWC")
         elif path.suffix == ".md":
-            self.writer.add_text(path.stem, path.read_text())
+            self.writer.add_text(path.stem, path.read_text(encoding="utf-8"))
 
     def finish(self) -> None:
         self.writer.close()

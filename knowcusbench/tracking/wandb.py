@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from knowcusbench.errors import ConfigError
+from knowcusbench.files import local_path
 from knowcusbench.images import read_image
 from knowcusbench.tracking.base import Tracker, imported
 
@@ -29,14 +30,15 @@ class WandB(Tracker):
 
     def start(self, name: str, config: Mapping[str, Any]) -> None:
         wandb = imported("wandb", "wandb")
-        if self.directory:
-            Path(self.directory).mkdir(parents=True, exist_ok=True)
+        directory = local_path(self.directory) if self.directory else None
+        if directory:
+            directory.mkdir(parents=True, exist_ok=True)
         try:
             self.run = wandb.init(
                 project=self.project,
                 entity=self.entity,
                 mode=self.mode,
-                dir=self.directory,
+                dir=directory,
                 name=name,
                 config=dict(config),
                 reinit="create_new",

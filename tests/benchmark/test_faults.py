@@ -78,11 +78,13 @@ def test_a_concept_of_the_wrong_form(release: Any, entry: Any, fault: str) -> No
     assert fault in found
 
 
-@pytest.mark.parametrize("name", ["a/b", "a\\b", "..", "../dog", "/etc", ".hidden", "two\nlines"])
+@pytest.mark.parametrize("name", ["猫" * 54, "a/b", "a\\b", "..", "../dog", "/etc", ".hidden", "two\nlines"])
 def test_a_name_that_is_no_folder_name(release: Any, name: str) -> None:
     release.dataset.append({"concept": name, "class": "dog", "prompts": ["{} runs"]})
 
-    assert faults(release.write()) == (f"concept_image/dataset.json: concept 3: {name!r} can't be a folder's name",)
+    (found,) = faults(release.write())
+
+    assert found.startswith(f"concept_image/dataset.json: concept 3: {name!r} can't be a folder's name: it ")
 
 
 def test_a_duplicate_concept(release: Any) -> None:
@@ -141,6 +143,20 @@ def test_prompts(release: Any, prompts: list[Any], fault: str) -> None:
                 {"question": "who is it?", "knowledge": "my friend", "answer": "sks dog"},
             ],
             "two answers to 'who is it?': 'sks cat' and 'sks dog'",
+        ),
+        (
+            [
+                {"question": "What is my café?", "knowledge": "my café", "answer": "sks cat"},
+                {"question": "What  is my cafe\u0301 ?", "knowledge": "my bar", "answer": "sks dog"},
+            ],
+            "two answers to 'What  is my cafe\u0301 ?': 'sks cat' and 'sks dog'",
+        ),
+        (
+            [
+                {"question": "Who is it?", "knowledge": "my\u200b cat", "answer": "sks cat"},
+                {"question": "Whose?", "knowledge": "My  cat", "answer": "sks cat"},
+            ],
+            "duplicate knowledge 'My  cat'",
         ),
     ],
 )

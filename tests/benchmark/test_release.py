@@ -1,6 +1,7 @@
 """Reading sound releases, in our keys and in others'."""
 
 import json
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -238,3 +239,17 @@ def test_a_relative_path_gives_absolute_images(release: Any, monkeypatch: pytest
 
     assert benchmark.root == release.root
     assert benchmark.concepts[0].images[0] == release.folder("dog") / "00.png"
+
+
+def test_a_folder_whose_name_is_written_in_another_unicode_form_is_the_concepts(release: Any) -> None:
+    """As on a disk that was written by macOS."""
+    release.dataset[0]["concept"] = "café"
+    decomposed = unicodedata.normalize("NFD", "café")
+    release.folder("dog").rename(release.folder(decomposed))
+    release.knowledge = {decomposed: release.knowledge["dog"], "cat": release.knowledge["cat"]}
+
+    concept = load_benchmark(release.write()).concepts[0]
+
+    assert concept.name == "café"
+    assert len(concept.images) == 4
+    assert len(concept.knowledge) == 2

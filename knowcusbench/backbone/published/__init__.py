@@ -14,7 +14,7 @@ from knowcusbench.backbone.checkpoint import Checkpoint
 def published_shapes() -> Mapping[str, Any]:
     """Qwen-Image's, as `qwen_image.json` beside this file has them: its hub id as `source`, `parameters` by component,
     and each component's configuration."""
-    shapes: dict[str, Any] = json.loads((Path(__file__).parent / "qwen_image.json").read_text())
+    shapes: dict[str, Any] = json.loads((Path(__file__).parent / "qwen_image.json").read_text(encoding="utf-8"))
     return shapes
 
 

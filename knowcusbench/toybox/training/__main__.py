@@ -149,7 +149,7 @@ def _record(folder: Path) -> dict[str, object]:
     stage that is not at its end."""
     stages = {}
     for file in sorted(folder.rglob("losses.json")):
-        record = json.loads(file.read_text())
+        record = json.loads(file.read_text(encoding="utf-8"))
         if record["step"] < record["schedule"]["steps"]:
             raise ConfigError(
                 f"{file}: step {record['step']} of {record['schedule']['steps']}; run the stage to its end, or remove "

@@ -140,7 +140,7 @@ def train(
         hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
         record = {**origin, "hardware": hardware, "seconds": round(seconds, 1), "step": step, "losses": history}
         with atomic_path(folder / "losses.json") as temporary:
-            temporary.write_text(json.dumps(record, indent=1))
+            temporary.write_text(json.dumps(record, indent=1), encoding="utf-8")
 
     def advance(*drawn: Any) -> Losses:
         terms = losses(*drawn)
