@@ -22,10 +22,13 @@ def unencoded(source: str) -> Iterator[int]:
         given = {keyword.arg for keyword in node.keywords}
         texts = [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
         modes = [text for text in texts if isinstance(text, str) and set(text) <= set("rwabx+t")]
-        if name in ("read_text", "write_text") or (name == "open" and modes and not any("b" in mode for mode in modes)):
+        of_a_path = isinstance(node.func, ast.Attribute) and name in ("read_text", "write_text")
+        if of_a_path or (name == "open" and modes and not any("b" in mode for mode in modes)):
             wanting = "encoding" not in given
         else:
-            wanting = name in PROGRAMS and bool({"text", "universal_newlines"} & given) and "encoding" not in given
+            # `text=` of other functions is the text itself.
+            asked = any(word.arg == "text" and getattr(word.value, "value", None) is True for word in node.keywords)
+            wanting = name in PROGRAMS and asked and "encoding" not in given
         if wanting:
             yield node.lineno
 

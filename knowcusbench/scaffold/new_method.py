@@ -92,6 +92,8 @@ def _checkout(directory: Path) -> Path | None:
     """The checkout of knowcusbench that a directory lies in."""
     for parent in (directory.resolve(), *directory.resolve().parents):
         project = parent / "pyproject.toml"
-        if project.is_file() and re.search(r'(?m)^name = "knowcusbench"$', project.read_text(errors="replace")):
+        if project.is_file() and re.search(
+            r'(?m)^name = "knowcusbench"$', project.read_text(encoding="utf-8", errors="replace")
+        ):
             return parent
     return None
