@@ -1,7 +1,6 @@
 """The verbs of a run: composing the configuration with Hydra and calling the stages."""
 
 import importlib.metadata
-import logging
 import os
 import re
 import sys
@@ -10,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -34,6 +34,7 @@ from knowcusbench.stages.adapt import POLL, adapt
 from knowcusbench.stages.dtype import settle_dtype
 from knowcusbench.stages.effects import effects
 from knowcusbench.stages.estimate import plan_summary
+from knowcusbench.stages.forecast import forecast, keep_pace
 from knowcusbench.stages.generate import existing_images, generate
 from knowcusbench.stages.prepare import Run, prepare, read_config, recorded_config, recorded_weights
 from knowcusbench.stages.probe import probe
@@ -41,8 +42,6 @@ from knowcusbench.stages.report import report
 from knowcusbench.stages.score import score
 from knowcusbench.store import write_json, writing
 from knowcusbench.tracking import tracked
-
-log = logging.getLogger(__name__)
 
 STAGES: tuple[Callable[[Run], None], ...] = (adapt, generate, score, effects, report)
 
@@ -145,7 +144,7 @@ def run_stages(verb: str, composed: DictConfig) -> None:
     if verb == "probe":
         probe(config, resolved)
         if why:
-            log.info(why)
+            _say(why)
         return
     if verb == "doctor":
         # Here, since no other verb needs it.
@@ -164,16 +163,19 @@ def run_stages(verb: str, composed: DictConfig) -> None:
         config, resolved = read_config(settled)
         run = prepare(config, resolved, makes_results=verb not in READING)
     if why:
-        log.info(why)
+        _say(why)
     if verb == "plan":
         print(plan_summary(run, config.assumed_tflops))
         return
     for note in run.benchmark.notes:
-        log.info("benchmark: %s", note)
+        _say(f"benchmark: {note}")
     in_bench = [stage for stage in STAGES if stage is not effects or run.effects.enabled]
     stages = in_bench if verb == "bench" else [stage for stage in STAGES if stage.__name__ == verb]
     if stages != [report]:
         run.engine.check()
+    names, cache_dir = [stage.__name__ for stage in stages], Path(config.cache_dir)
+    if verb != "report":
+        _say(forecast(run, names, cache_dir))
     record = provenance() | {"verb": verb, "seconds": {}, "benchmark": run.benchmark.digest}
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
     seconds: dict[str, float] = record["seconds"]
@@ -198,11 +200,19 @@ def run_stages(verb: str, composed: DictConfig) -> None:
             seconds[stage.__name__] = round(time.perf_counter() - started, 3)
             observe(stage.__name__, seconds[stage.__name__])
     keep_record()
+    if generate in stages:
+        with writing():
+            keep_pace(run, cache_dir)
     if generate in stages and (missing := len(run.plan) - len(existing_images(run))):
         raise IncompleteError(
             f"{run.label}: {missing} of {len(run.plan)} images are missing; {run.store.root}/failures says why, and "
             "the same command tries them again"
         )
+
+
+def _say(text: str) -> None:
+    """Print a line beside the results. Not by `logging`: Hydra takes the root logger's handlers away."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def _generate_and_score(run: Run, engine: Engine) -> None:
@@ -213,7 +223,7 @@ def _generate_and_score(run: Run, engine: Engine) -> None:
     def score_along() -> None:
         try:
             while not drawn.wait(POLL):
-                score(beside)
+                score(beside, shown=False)
         except Exception as error:
             tqdm.write(
                 f"knowcusbench: scoring beside drawing has ended ({type(error).__name__}: {error}); what is left is "

@@ -21,7 +21,8 @@ from knowcusbench.config import Config, build
 from knowcusbench.device import fast_dtype, resolve_device
 from knowcusbench.errors import RunError, UserError
 from knowcusbench.files import is_remote
-from knowcusbench.stages.estimate import GIB, duration, footprint_of, size, work_of
+from knowcusbench.progress import duration
+from knowcusbench.stages.estimate import GIB, footprint_of, size, work_of
 from knowcusbench.stages.prepare import planned
 
 OPTIONAL = {

@@ -15,7 +15,6 @@ from typing import Any, NoReturn
 import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from tqdm import tqdm
 
 from knowcusbench.benchmark.layout import IMAGE_SUFFIXES
 from knowcusbench.benchmark.types import Concept, Task
@@ -25,6 +24,7 @@ from knowcusbench.errors import ConfigError
 from knowcusbench.files import write_atomic
 from knowcusbench.metrics.base import Metric, Score, ScoreItem
 from knowcusbench.metrics.protocol import Reduction
+from knowcusbench.progress import Progress
 from knowcusbench.report.reduction import MEANS, concept_means, score_intervals
 from knowcusbench.stages.prepare import protocol_digest
 from knowcusbench.store import write_json, writing
@@ -191,7 +191,7 @@ def score_folder(folder: Folder, metrics: Mapping[str, Metric]) -> pd.DataFrame:
 
 def _scores(items: Sequence[ScoreItem], metric: Metric) -> pd.DataFrame:
     scores: list[Score] = []
-    with tqdm(total=len(items), desc=f"score {metric.title}", unit="image", disable=None) as progress:
+    with Progress(f"score {metric.title}", len(items), unit="image") as progress:
         for start in range(0, len(items), CHUNK):
             chunk = items[start : start + CHUNK]
             scores += metric.score(chunk)

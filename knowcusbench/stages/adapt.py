@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from tqdm import tqdm
-
 from knowcusbench.adaptation.cache import AdapterCache
 from knowcusbench.adaptation.method import Method
 from knowcusbench.adaptation.storage import is_saved, save_adaptation
 from knowcusbench.backbone.base import BackboneSpec
 from knowcusbench.benchmark.types import Concept
 from knowcusbench.claims import piece_of
+from knowcusbench.progress import Progress
 from knowcusbench.stages.prepare import Run, claim_weights, resident
 from knowcusbench.store import RunStore, writing
 
@@ -49,19 +48,27 @@ def adapt(run: Run) -> None:
     """Make the adaptations that are missing."""
     jobs = adapt_jobs(run.concepts, run.method)
     worker = partial(AdaptWorker, run.backbone, run.method, run.store, run.label, run.cache)
-    with writing(), tqdm(total=len(jobs), desc="adapt", disable=None) as progress:
-        while missing := [job for job in jobs if not is_saved(place_of(run.store, run.label, job))]:
-            progress.update(len(jobs) - len(missing) - progress.n)
+    missing = missing_jobs(run, jobs)
+    workers = run.engine.parallelism if missing else 0
+    with writing(), Progress(ADAPT, len(jobs), done=len(jobs) - len(missing), workers=workers) as progress:
+        while missing:
             busy = False
             for job in run.engine.run(worker, missing):
                 if job:
-                    progress.set_postfix_str(job.concept.name)
+                    progress.note(job.concept.name)
                     progress.update()
                 else:
                     busy = True
             if not busy:
                 break
             time.sleep(POLL)
+            missing = missing_jobs(run, jobs)
+            progress.reach(len(jobs) - len(missing))
+
+
+def missing_jobs(run: Run, jobs: list[AdaptJob]) -> list[AdaptJob]:
+    """Return the jobs whose adaptation is not there yet."""
+    return [job for job in jobs if not is_saved(place_of(run.store, run.label, job))]
 
 
 def place_of(store: RunStore, label: str, job: AdaptJob) -> Path:

@@ -38,6 +38,7 @@ from knowcusbench.errors import MetricError, RunError
 from knowcusbench.metrics.clip import ClipEncoder
 from knowcusbench.metrics.memo import content_digest
 from knowcusbench.plan import noise_seed
+from knowcusbench.progress import Progress
 from knowcusbench.stages.adapt import POLL, AdaptJob, adapt_jobs, place_of
 from knowcusbench.stages.drawing import Desk, Drawn, Picture, draw_cells
 from knowcusbench.stages.generate import GenerateJob, GenerateWorker, draw, images_in, jobs_of, sample_cells
@@ -60,21 +61,24 @@ def effects(run: Run) -> None:
     for job in jobs:
         if not is_saved(path := place_of(run.store, run.label, job)):
             raise RunError(f"{path}: no adaptation there; run `knowcusbench adapt` first, or `bench` for all stages")
-    with writing():
+    with writing(), Progress(EFFECTS):
         _ask_and_draw(run, jobs)
-        for job in jobs:
-            if _measured(run, job):
-                _compare_pictures(run, job)
-            else:
-                tqdm.write(
-                    f"knowcusbench: the effects of {run.label} for {job} are left out, since pictures could not be "
-                    f"drawn; {run.store.root}/failures says why",
-                    file=sys.stderr,
-                )
+        with Progress("effects, compared", len(jobs)) as progress:
+            for job in jobs:
+                if _measured(run, job):
+                    _compare_pictures(run, job)
+                else:
+                    tqdm.write(
+                        f"knowcusbench: the effects of {run.label} for {job} are left out, since pictures could not be "
+                        f"drawn; {run.store.root}/failures says why",
+                        file=sys.stderr,
+                    )
+                progress.update()
         if interferes(run):
             _draw_together(run, jobs)
-            _retrieve(run)
-            _retrieve_references(run)
+            with Progress("effects, nearest concepts"):
+                _retrieve(run)
+                _retrieve_references(run)
 
 
 def interferes(run: Run) -> bool:
@@ -93,14 +97,22 @@ def _current(path: Path, protocol: str) -> bool:
 def _ask_and_draw(run: Run, jobs: Sequence[AdaptJob]) -> None:
     # First, and by one worker: all adaptations are compared with these.
     plain = partial(UnrelatedWorker, run.backbone, _desk(run, UNRELATED, UNRELATED), run.effects)
-    while not all(run.store.unrelated(picture.id).exists() for picture in run.effects.pictures):
-        if not any(drawn.busy for drawn in run.engine.run(plain, [None])):
-            break
-        time.sleep(POLL)
+    total = len(run.effects.pictures)
+    with Progress("effects, unadapted", total, done=_unrelated_drawn(run), unit="image") as progress:
+        while progress.n < total:
+            busy = False
+            for drawn in run.engine.run(plain, [None]):
+                progress.update(drawn.written)
+                busy |= drawn.busy
+            if not busy:
+                break
+            time.sleep(POLL)
+            progress.reach(_unrelated_drawn(run))
     worker = partial(EffectsWorker, run.backbone, _desk(run, EFFECTS), run.effects, run.concepts)
-    with tqdm(total=len(jobs), desc=EFFECTS, disable=None) as progress:
-        while missing := [job for job in jobs if not _measured(run, job)]:
-            progress.update(len(jobs) - len(missing) - progress.n)
+    missing = [job for job in jobs if not _measured(run, job)]
+    workers = run.engine.parallelism if missing else 0
+    with Progress("effects, adapted", len(jobs), done=len(jobs) - len(missing), workers=workers) as progress:
+        while missing:
             busy = False
             for is_busy in run.engine.run(worker, missing):
                 busy |= is_busy
@@ -108,6 +120,12 @@ def _ask_and_draw(run: Run, jobs: Sequence[AdaptJob]) -> None:
             if not busy:
                 break
             time.sleep(POLL)
+            missing = [job for job in jobs if not _measured(run, job)]
+            progress.reach(len(jobs) - len(missing))
+
+
+def _unrelated_drawn(run: Run) -> int:
+    return sum(run.store.unrelated(picture.id).exists() for picture in run.effects.pictures)
 
 
 def _desk(run: Run, stage: str, label: str | None = None) -> Desk:

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from knowcusbench.backbone.base import Footprint
 from knowcusbench.benchmark.types import Task
 from knowcusbench.plan import counts
+from knowcusbench.progress import HOUR
 from knowcusbench.stages.adapt import adapt_jobs
 from knowcusbench.stages.effects import interferes
 from knowcusbench.stages.prepare import Run
 
-HOUR = 3600
 TIB, GIB, MIB = 2**40, 2**30, 2**20
 
 
@@ -102,11 +102,3 @@ def size(count: float) -> str:
         if count >= unit:
             return f"{count / unit:.2f} {name}"
     return f"{count / MIB:.2f} MiB"
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people: 3.2 hours."""
-    for unit, name in ((HOUR, "hours"), (60, "minutes")):
-        if seconds >= 2 * unit:
-            return f"{seconds / unit:,.1f} {name}"
-    return f"{seconds:.1f} seconds"

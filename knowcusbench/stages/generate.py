@@ -8,7 +8,6 @@ from itertools import groupby
 from pathlib import Path
 
 import pandas as pd
-from tqdm import tqdm
 
 from knowcusbench.adaptation.method import Method
 from knowcusbench.adaptation.storage import is_saved, load_adaptation
@@ -17,6 +16,7 @@ from knowcusbench.benchmark.types import Concept, Prompt
 from knowcusbench.errors import RunError
 from knowcusbench.files import names_in
 from knowcusbench.plan import Sample, samples
+from knowcusbench.progress import Progress
 from knowcusbench.stages.adapt import POLL
 from knowcusbench.stages.drawing import Desk, Drawn, Picture, draw_cells
 from knowcusbench.stages.prepare import Run, claim_weights, resident
@@ -67,10 +67,11 @@ def draw(run: Run, worker: MakeWorker, missing: Callable[[set[str]], Sequence[Ge
     """Do jobs with the run's engine until all are done, also those that other processes began. `missing` gives the jobs
     that are left, but for the samples that failed. Shows the number of images written."""
     failed: set[str] = set()
-    with writing(), tqdm(desc=title, unit="image", disable=None) as progress:
-        while jobs := missing(failed):
-            progress.total = progress.n + sum(len(job.missing) for job in jobs)
-            progress.refresh()
+    jobs = missing(failed)
+    workers = run.engine.parallelism if jobs else 0
+    with writing(), Progress(title, _images_of(jobs), unit="image", workers=workers) as progress:
+        while jobs:
+            progress.expect(progress.n + _images_of(jobs))
             busy = False
             for drawn in run.engine.run(worker, jobs):
                 progress.update(drawn.written)
@@ -81,6 +82,11 @@ def draw(run: Run, worker: MakeWorker, missing: Callable[[set[str]], Sequence[Ge
             if not busy:
                 break
             time.sleep(POLL)
+            jobs = missing(failed)
+
+
+def _images_of(jobs: Sequence[GenerateJob]) -> int:
+    return sum(len(job.missing) for job in jobs)
 
 
 def _give_up(run: Run, failed: set[str]) -> None:

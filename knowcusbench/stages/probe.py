@@ -9,6 +9,7 @@ from knowcusbench.config import Config, build
 from knowcusbench.effects.probe import TransferProbe, run_probe
 from knowcusbench.errors import ConfigError
 from knowcusbench.files import atomic_path, write_atomic
+from knowcusbench.progress import Progress
 from knowcusbench.provenance import provenance
 from knowcusbench.report.pictures import PictureRow, picture_grid
 from knowcusbench.report.probe import render_probe
@@ -27,7 +28,8 @@ def probe(config: Config, resolved: Mapping[str, Any]) -> None:
     directory = RunStore.of(config.run).probe
     backbone = resident(spec)
     with writing():
-        result = run_probe(transfer, editor, backbone, directory)
+        with Progress("probe"):
+            result = run_probe(transfer, editor, backbone, directory)
         rows = [
             PictureRow(f"{transfer.phrase}: {when}", [pair[place] for pair in result.files.values()])
             for place, when in enumerate((f"before ({transfer.old_answer})", f"after ({transfer.answer})"))

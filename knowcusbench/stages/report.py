@@ -15,6 +15,7 @@ from knowcusbench.adaptation.types import Cost
 from knowcusbench.benchmark.types import Concept, Task
 from knowcusbench.files import atomic_path
 from knowcusbench.plan import counts
+from knowcusbench.progress import Progress
 from knowcusbench.report import (
     AblationInput,
     EffectsInput,
@@ -61,7 +62,7 @@ def report(run: Run) -> None:
     inputs = report_input(run)
     board = build_leaderboard(inputs)
     statistics, agreement, ablation = build_statistics(inputs), build_agreement(inputs), None
-    with writing():
+    with writing(), Progress("report"):
         write_report(run.store.report, board)
         write_statistics(run.store.report, board, statistics)
         write_csv(run.store.report / "costs.csv", stage_costs(run))

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 import pandas as pd
-from tqdm import tqdm
 
 from knowcusbench.benchmark.types import Concept
 from knowcusbench.claims import piece_of
@@ -17,6 +16,7 @@ from knowcusbench.metrics.base import Metric, ScoreItem, Shuffle
 from knowcusbench.metrics.ceiling import real_image_ceiling
 from knowcusbench.metrics.memo import content_digest
 from knowcusbench.plan import Sample, samples
+from knowcusbench.progress import Progress
 from knowcusbench.stages.adapt import POLL
 from knowcusbench.stages.generate import existing_images
 from knowcusbench.stages.prepare import Run
@@ -45,18 +45,19 @@ score was computed."""
 ItemOf = Callable[[Run, Sample], ScoreItem]
 
 
-def score(run: Run) -> None:
+def score(run: Run, *, shown: bool = True) -> None:
     """Score the images that have no score yet, or whose content changed since; and the same images beside references or
-    prompts that are not theirs. What another process scores is left to it, and waited for."""
+    prompts that are not theirs. What another process scores is left to it, and waited for. `shown` says whether
+    progress is."""
     todo = [(name, kind) for name, metric in run.metrics.items() for kind in _kinds(run, metric)]
     claims = run.store.claims(run.label, SCORE)
-    with writing():
+    with writing(), Progress(SCORE if shown else None):
         while todo:
             left = []
             for name, kind in todo:
                 with claims.of(piece_of(name, kind)) as claim:
                     if claim:
-                        _bring_up_to_date(run, name, kind)
+                        _bring_up_to_date(run, name, kind, shown)
                     else:
                         left.append((name, kind))
             if todo := left:
@@ -69,17 +70,18 @@ def _kinds(run: Run, metric: Metric) -> list[str]:
     return [kind for kind, wanted in kinds.items() if wanted]
 
 
-def _bring_up_to_date(run: Run, name: str, kind: str) -> None:
+def _bring_up_to_date(run: Run, name: str, kind: str, shown: bool) -> None:
     metric = run.metrics[name]
+    title = f"{kind} {metric.title}" if shown else None
     if kind == CEILINGS:
-        _score_ceiling(run, name, metric)
+        _score_ceiling(run, name, metric, title)
     elif kind == SCORES:
-        _score_table(run, name, run.store.scores(run.label, name), score_item, f"score {metric.title}")
+        _score_table(run, name, run.store.scores(run.label, name), score_item, title)
     elif shuffled := _shuffled(run, metric):
-        _score_table(run, name, run.store.floors(run.label, name), shuffled, f"shuffled {metric.title}")
+        _score_table(run, name, run.store.floors(run.label, name), shuffled, title)
 
 
-def _score_table(run: Run, name: str, path: Path, item_of: ItemOf, title: str) -> None:
+def _score_table(run: Run, name: str, path: Path, item_of: ItemOf, title: str | None) -> None:
     """Bring a table of one metric's scores up to date. Its rows are in the order of the plan, so that the same scores
     are the same bytes."""
     metric = run.metrics[name]
@@ -102,7 +104,8 @@ def _score_table(run: Run, name: str, path: Path, item_of: ItemOf, title: str) -
         save()
     saved = time.monotonic()
     jobs = [[item_of(run, sample) for sample in todo[start : start + CHUNK]] for start in range(0, len(todo), CHUNK)]
-    with tqdm(total=len(todo), desc=title, unit="image", disable=None) as progress:
+    workers = run.engine.parallelism if todo else 0
+    with Progress(title, len(todo), unit="image", workers=workers) as progress:
         for rows in run.engine.run(partial(ScoreWorker, metric, run.protocols[name]), jobs):
             parts.append(rows)
             progress.update(len(rows))
@@ -196,13 +199,18 @@ def _beside_another(item: ScoreItem, other: Concept) -> ScoreItem:
     )
 
 
-def _score_ceiling(run: Run, name: str, metric: Metric) -> None:
+def _score_ceiling(run: Run, name: str, metric: Metric, title: str | None) -> None:
     """Each concept's references scored against its other references."""
     path = run.store.ceilings(name)
     if path.exists() and set(read_table(path)["protocol"]) == {run.protocols[name]}:
         return
     worker = partial(CeilingWorker, metric, run.gallery)
-    found = dict(run.engine.run(worker, run.concepts))
+    found: dict[str, float] = {}
+    workers = run.engine.parallelism
+    with Progress(title, len(run.concepts), unit="concept", workers=workers) as progress:
+        for concept, value in run.engine.run(worker, run.concepts):
+            found[concept] = value
+            progress.update()
     # Whole or not at all: what an engine had to leave out is tried again by the next command.
     if len(found) == len(run.concepts):
         values = [(concept.name, found[concept.name], run.protocols[name]) for concept in run.concepts]

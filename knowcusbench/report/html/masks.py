@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from knowcusbench.errors import ImageError
 from knowcusbench.files import modified_in, names_in, write_atomic
 from knowcusbench.metrics.masks import read_mask
 from knowcusbench.metrics.segmentation import Mask
+from knowcusbench.progress import Progress
 from knowcusbench.report.html.environment import file_name
 from knowcusbench.report.html.thumbnails import LARGE
 from knowcusbench.report.html.types import MaskLayer
@@ -80,8 +80,9 @@ def write_overlays(sources: Sequence[Path], directory: Path) -> None:
     """Draw the overlay of each mask file, under the same name in `directory`; none of a mask that can't be read."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         work = pool.map(lambda source: _write(source, directory / source.name), sources)
-        for _ in tqdm(work, total=len(sources), desc="masks", unit="image", disable=None if sources else True):
-            pass
+        with Progress("report, masks", len(sources), unit="image") as progress:
+            for _ in work:
+                progress.update()
 
 
 def _write(source: Path, target: Path) -> None:

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, ImageOps
-from tqdm import tqdm
 
 from knowcusbench.errors import ImageError
 from knowcusbench.files import modified_in, remove, write_atomic
 from knowcusbench.images import read_image
+from knowcusbench.progress import Progress
 
 SMALL = 192
 """Longest side of the small picture. A smaller image is enlarged by a whole factor, so that its pixels stay square."""
@@ -52,7 +52,7 @@ def write_pictures(pictures: Sequence[Picture]) -> list[str]:
     """Make both sizes of these pictures. Returns what is wrong with images that can't be read; they have none."""
     with (
         ThreadPoolExecutor(os.cpu_count()) as pool,
-        tqdm(total=len(pictures), desc="gallery", unit="image", disable=None) as progress,
+        Progress("report, gallery", len(pictures), unit="image") as progress,
     ):
         faults = []
         for fault in pool.map(_write, pictures):
