@@ -12,7 +12,7 @@ from knowcusbench.device import resolve_device
 from knowcusbench.errors import RunError
 from knowcusbench.progress import duration
 from knowcusbench.provenance import hardware
-from knowcusbench.rates import matmul_flops
+from knowcusbench.rates import product_rates
 from knowcusbench.stages.adapt import adapt_jobs, missing_jobs, place_of
 from knowcusbench.stages.effects import interferes
 from knowcusbench.stages.estimate import work_of
@@ -76,7 +76,7 @@ def _pace(run: Run, cache_dir: Path) -> tuple[Pace, str]:
     except (OSError, RunError, TypeError):
         device = resolve_device(getattr(run.backbone, "device", "auto"))
         dtype = getattr(torch, getattr(run.backbone, "dtype", "float32"))
-        rate = SHARE_OF_PRODUCT * matmul_flops(device, dtype)
+        rate = SHARE_OF_PRODUCT * product_rates(device)[dtype]
         return Pace(rate, rate), f"guessed from a {str(dtype).removeprefix('torch.')} matrix product here"
 
 

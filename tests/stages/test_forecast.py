@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from knowcusbench.adaptation.storage import save_adaptation
 from knowcusbench.adaptation.types import Adaptation, Cost
@@ -24,7 +25,7 @@ def run(tmp_path: Path, cache_dir: Path) -> Run:
 
 @pytest.fixture
 def product_rate(monkeypatch: pytest.MonkeyPatch) -> float:
-    monkeypatch.setattr(module, "matmul_flops", lambda device, dtype: 1e11)
+    monkeypatch.setattr(module, "product_rates", lambda device: {torch.float32: 1e11})
     return 1e11
 
 
