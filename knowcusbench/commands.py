@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-import torch
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -137,7 +136,10 @@ def _label(swept: set[str]) -> str:
 def run_stages(verb: str, composed: DictConfig) -> None:
     """Run a verb's stages for one method, and leave a record of the command in the run. Raises IncompleteError if
     images that should have been drawn are missing then."""
-    if composed.cpu_threads:
+    if composed.cpu_threads and verb not in READING:
+        # Here, since it takes seconds that who only reads need not wait for.
+        import torch
+
         torch.set_num_threads(composed.cpu_threads)
     settled, why = settle_dtype(composed, measure=verb not in READING)
     config, resolved = read_config(settled)
@@ -176,7 +178,7 @@ def run_stages(verb: str, composed: DictConfig) -> None:
     names, cache_dir = [stage.__name__ for stage in stages], Path(config.cache_dir)
     if verb != "report":
         _say(forecast(run, names, cache_dir))
-    record = provenance() | {"verb": verb, "seconds": {}, "benchmark": run.benchmark.digest}
+    record = provenance(computes=verb not in READING) | {"verb": verb, "seconds": {}, "benchmark": run.benchmark.digest}
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
     seconds: dict[str, float] = record["seconds"]
 

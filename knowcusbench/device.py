@@ -1,11 +1,13 @@
 """Which device computes, and in which dtype."""
 
-from typing import Literal
+from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING, Literal
 
 from knowcusbench.errors import ConfigError
-from knowcusbench.rates import product_rates, rates_in_words
+
+if TYPE_CHECKING:
+    import torch
 
 Dtype = Literal["bfloat16", "float32"]
 """A dtype that backbones compute in."""
@@ -17,6 +19,8 @@ GAIN = 1.25
 def resolve_device(name: str) -> torch.device:
     """The torch device called `name`; "auto" is a GPU if there is one. Raises ConfigError for a name that torch does
     not know or a GPU that is not there."""
+    import torch
+
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -35,6 +39,10 @@ def fast_dtype(device: torch.device) -> Dtype:
     The processors known so far are far from the limit: bf16 is four times faster with AMX, and 0.01 to 0.6 times as
     fast without. Near it, two commands may choose differently; a run keeps what its first one chose.
     """
+    import torch
+
+    from knowcusbench.rates import product_rates
+
     if device.type == "cuda":
         with torch.cuda.device(device):
             return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
@@ -46,6 +54,8 @@ def fast_dtype(device: torch.device) -> Dtype:
 
 def measured(device: torch.device) -> str:
     """What `fast_dtype` goes by, in words."""
+    from knowcusbench.rates import rates_in_words
+
     if device.type != "cpu":
         return f"{device.type}, {'with' if fast_dtype(device) == 'bfloat16' else 'without'} bf16"
     return f"matrix products here: {rates_in_words(device)}"

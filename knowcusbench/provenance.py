@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import torch
 
 import knowcusbench
 
@@ -33,15 +32,16 @@ PACKAGES = (
 """The packages that can change a pixel or a score."""
 
 
-def provenance() -> dict[str, Any]:
-    """Everything about this process that a reader of its results may ask for, as JSON values."""
+def provenance(*, computes: bool = True) -> dict[str, Any]:
+    """Everything about this process that a reader of its results may ask for, as JSON values; without GPUs if it
+    `computes` nothing."""
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "git": git_state(Path(knowcusbench.__file__).parent),
-        "hardware": hardware(),
+        "hardware": hardware(gpus=computes),
     }
 
 
@@ -68,15 +68,19 @@ def git_state(directory: Path) -> dict[str, Any] | None:
     return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
 
 
-def hardware() -> dict[str, Any]:
-    """Processor, memory and accelerators of this machine."""
-    return {
+def hardware(*, gpus: bool = True) -> dict[str, Any]:
+    """Processor and memory of this machine, and its accelerators if asked for, which takes torch."""
+    found = {
         "platform": platform.platform(),
         "processor": _processor(),
         "cores": os.cpu_count(),
         "memory_bytes": psutil.virtual_memory().total,
-        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
     }
+    if gpus:
+        import torch
+
+        found["gpus"] = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return found
 
 
 def _processor() -> str:

@@ -1,26 +1,27 @@
 """DreamBooth with LoRA on the transformer: stage 1 of the paper, and the whole of its Naive-DB baseline."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
 from tqdm import trange
 
 from knowcusbench.adaptation.cache import AdapterCache
 from knowcusbench.adaptation.class_images import ClassImages
-from knowcusbench.adaptation.flow_matching import draw_sigmas, flow_matching_loss, noisy_latents
 from knowcusbench.adaptation.measure import Meter, measured
 from knowcusbench.adaptation.released import load_released
-from knowcusbench.adaptation.types import Adaptation
+from knowcusbench.adaptation.types import Adaptation, Initialization
 from knowcusbench.backbone.base import Backbone, LatentDistribution, PromptEmbeds
-from knowcusbench.backbone.lora import Initialization, extract, trainable
-from knowcusbench.backbone.targets import adapted_layers
 from knowcusbench.benchmark.types import Concept
 from knowcusbench.errors import ConfigError, MethodError
 from knowcusbench.images import read_image
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 TRAINER = 2
 """Changes when the same settings would give other weights; part of the cache key."""
@@ -150,6 +151,11 @@ class DreamBooth:
     def _train(
         self, concept: Concept, backbone: Backbone, instance_prompt: str, class_images: ClassImages
     ) -> Adaptation:
+        import torch
+
+        from knowcusbench.backbone.lora import extract, trainable
+        from knowcusbench.backbone.targets import adapted_layers
+
         targets = backbone.lora_targets
         if self.target_modules:
             targets = adapted_layers(backbone.transformer, self.target_modules)
@@ -184,7 +190,7 @@ class DreamBooth:
 
     def _instance(
         self, concept: Concept, backbone: Backbone, instance_prompt: str, generator: torch.Generator
-    ) -> list["Objective"]:
+    ) -> list[Objective]:
         """The reference images under the instance prompt in its contexts, in turn."""
         references = backbone.encode_images([read_image(path) for path in concept.images])
         batches = posterior_draws(references, self.batch_size, generator)
@@ -199,7 +205,7 @@ class DreamBooth:
         class_images: ClassImages,
         meter: Meter,
         generator: torch.Generator,
-    ) -> list["Objective"]:
+    ) -> list[Objective]:
         """Class images under their prompts, in turn; nothing where prior preservation is off."""
         prior = []
         for number, template in enumerate(self.prior_prompts if self.prior_images else ()):
@@ -223,6 +229,10 @@ class Objective:
 
     def loss(self, backbone: Backbone, generator: torch.Generator) -> Tensor:
         """The weighted flow-matching loss of the next batch at noise and noise levels from `generator`."""
+        import torch
+
+        from knowcusbench.adaptation.flow_matching import draw_sigmas, flow_matching_loss, noisy_latents
+
         latents = next(self.batches)
         noise = torch.randn(latents.shape, generator=generator).to(latents.device)
         sigma = draw_sigmas(len(latents), generator).to(latents.device)
@@ -237,6 +247,8 @@ class Objective:
 
 def posterior_draws(latents: LatentDistribution, size: int, generator: torch.Generator) -> Iterator[Tensor]:
     """Draws from the posterior of `size` images at a time, without end, in a new order every epoch."""
+    import torch
+
     order: list[int] = []
     while True:
         while len(order) < size:

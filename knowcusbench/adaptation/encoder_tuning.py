@@ -3,14 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from tqdm import trange
 
 from knowcusbench.adaptation.editor import Fact
 from knowcusbench.adaptation.measure import measured
 from knowcusbench.adaptation.types import Adaptation
 from knowcusbench.backbone.base import Backbone, QuestionForm
-from knowcusbench.backbone.lora import extract, trainable
 from knowcusbench.errors import ConfigError
 
 
@@ -50,6 +48,10 @@ class EncoderTuning:
 
     def fit(self, facts: Sequence[Fact], backbone: Backbone) -> Adaptation:
         """An adaptation of the text encoder, with the cost of stage "textual"."""
+        import torch
+
+        from knowcusbench.backbone.lora import extract, trainable
+
         with measured("textual", backbone.device) as meter:
             layers = range(backbone.layer_count) if self.layers is None else self.layers
             targets = backbone.text_modules(self.modules, tuple(layers))

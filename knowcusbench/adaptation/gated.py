@@ -1,15 +1,18 @@
 """An edit that acts only near the edited questions: Perfusion's gate on UltraEdit."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-
-import torch
+from typing import TYPE_CHECKING
 
 from knowcusbench.adaptation.row_editor import Factors
-from knowcusbench.adaptation.rows import FactRows
 from knowcusbench.adaptation.types import Adapter, Gate
 from knowcusbench.adaptation.ultraedit import UltraEdit
 from knowcusbench.errors import ConfigError
+
+if TYPE_CHECKING:
+    from knowcusbench.adaptation.rows import FactRows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +42,8 @@ class GatedUltraEdit(UltraEdit):
             raise ConfigError("editor.merge: a gated edit depends on its input and can't be merged into weights")
 
     def stored(self, change: Factors, rows: Sequence[FactRows], earlier: Adapter | None) -> Adapter:
+        import torch
+
         keys = {name: torch.cat([part.rows[name][0] for part in rows]).cpu() for name in change}
         if earlier and earlier.gate:
             keys = {name: torch.cat([earlier.gate.keys[name], latest]) for name, latest in keys.items()}

@@ -1,13 +1,17 @@
 """Gradient descent on the layers that an editor changes: what the closed form is compared with."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from knowcusbench.adaptation.row_editor import Factors, RowEditor, Step
-from knowcusbench.adaptation.rows import FactRows, joined
 from knowcusbench.backbone.base import Backbone
 from knowcusbench.errors import ConfigError
+
+if TYPE_CHECKING:
+    from knowcusbench.adaptation.rows import FactRows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,5 +38,7 @@ class GradientDescent(RowEditor):
         return self._step
 
     def _step(self, parts: Sequence[FactRows]) -> Factors:
+        from knowcusbench.adaptation.rows import joined
+
         rate = self.learning_rate / len(parts)
         return {name: (keys, -rate * gradients.T) for name, (keys, gradients) in joined(parts).items()}

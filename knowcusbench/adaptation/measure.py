@@ -1,15 +1,20 @@
 """Wall-clock time and peak memory of a stage."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
-import torch
 
 from knowcusbench.adaptation.types import Cost
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass
@@ -37,6 +42,8 @@ def measured(stage: str, device: torch.device) -> Iterator[Meter]:
     process's highest resident set during the block; where the system can't reset that mark (outside Linux), since
     the process began.
     """
+    import torch  # before the clock starts
+
     meter = Meter()
     _reset_peak(device)
     started = time.perf_counter()
@@ -48,6 +55,8 @@ def measured(stage: str, device: torch.device) -> Iterator[Meter]:
 
 def _reset_peak(device: torch.device) -> None:
     if device.type == "cuda":
+        import torch
+
         torch.cuda.reset_peak_memory_stats(device)
     else:
         # Linux: 5 resets the peak resident set (proc(5)).
@@ -57,6 +66,8 @@ def _reset_peak(device: torch.device) -> None:
 
 def _peak(device: torch.device) -> int:
     if device.type == "cuda":
+        import torch
+
         return int(torch.cuda.max_memory_allocated(device))
     with suppress(OSError):
         for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():

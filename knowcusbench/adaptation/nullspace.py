@@ -1,16 +1,17 @@
 """An edit that leaves chosen prompts alone: AlphaEdit's idea in UltraEdit's closed form."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from knowcusbench.adaptation.closed_form import leading_directions
-from knowcusbench.adaptation.rows import capture_keys
 from knowcusbench.adaptation.ultraedit import UltraEdit
 from knowcusbench.backbone.base import Backbone
 from knowcusbench.errors import ConfigError, MethodError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,11 @@ class NullSpaceUltraEdit(UltraEdit):
             raise ConfigError("editor.faithful: the published code has no null space; use editor=ultraedit")
 
     def protected(self, backbone: Backbone, names: Sequence[str]) -> Mapping[str, Tensor]:
+        import torch
+
+        from knowcusbench.adaptation.closed_form import leading_directions
+        from knowcusbench.adaptation.rows import capture_keys
+
         bases: dict[str, Tensor] = {}
         before = torch.empty(0), torch.empty(0)
         for name, keys in capture_keys(backbone, names, self.preserved).items():

@@ -1,15 +1,20 @@
 """The stage-1 LoRA that a benchmark's release ships for a concept (`visual_ckpt/<concept>/`)."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from knowcusbench.adaptation.types import Adaptation, Adapter
 from knowcusbench.benchmark.types import Concept
 from knowcusbench.errors import MethodError, WeightsError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PREFIX = "transformer."
 """What diffusers puts before the module names of a transformer's LoRA."""

@@ -1,31 +1,32 @@
 """What editors have in common that change linear layers by rows of their inputs and output gradients."""
 
+from __future__ import annotations
+
 import sys
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
-from knowcusbench.adaptation.closed_form import recompress, relative_error
 from knowcusbench.adaptation.editor import Editor, Fact, distinct
 from knowcusbench.adaptation.measure import measured
-from knowcusbench.adaptation.rows import FactRows, capture_fact
 from knowcusbench.adaptation.sums import factors_of, summed
 from knowcusbench.adaptation.types import Adaptation, Adapter
 from knowcusbench.backbone.base import Backbone, QuestionForm
-from knowcusbench.backbone.lora import attached
-from knowcusbench.backbone.merging import retained_gain
 from knowcusbench.errors import ConfigError, MethodError
 
-Factors = dict[str, tuple[Tensor, Tensor]]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from knowcusbench.adaptation.rows import FactRows
+
+Factors = dict[str, tuple["Tensor", "Tensor"]]
 """Factors `(down, up)`, (r, d_in) and (d_out, r), of a layer's change, by the layer's full name."""
 
-Step = Callable[[Sequence[FactRows]], Factors]
+Step = Callable[[Sequence["FactRows"]], Factors]
 """One step of an edit: from the facts' rows in the model as edited so far to the next change of its layers."""
 
 AnswerTokens = Literal["all", "first"]
@@ -111,6 +112,8 @@ class RowEditor(Editor):
 
     def capture(self, backbone: Backbone, names: Sequence[str], facts: Sequence[Fact]) -> list[FactRows]:
         """The rows of the facts in the model as it is now. Raises MethodError, naming the question."""
+        from knowcusbench.adaptation.rows import capture_fact
+
         parts = []
         for fact in facts:
             input_ids, labels = backbone.question_tokens(fact.question, fact.answer, self.question_form)
@@ -122,6 +125,8 @@ class RowEditor(Editor):
     def stored(self, change: Factors, rows: Sequence[FactRows], earlier: Adapter | None) -> Adapter:
         """The adapter of a change, as it is stored and put on. `rows` are those of the latest step, `earlier` is the
         adapter before it."""
+        from knowcusbench.adaptation.closed_form import recompress
+
         adapter = Adapter.from_factors({name: recompress(*factors, self.energy) for name, factors in change.items()})
         return replace(adapter, merged=self.merge)
 
@@ -141,6 +146,10 @@ class RowEditor(Editor):
 
     def _added(self, change: Factors, step: Factors) -> Factors:
         """The sum of two changes, recompressed."""
+        import torch
+
+        from knowcusbench.adaptation.closed_form import recompress
+
         energy = 1 - (1 - self.energy) / self.rounds**2
         added: Factors = {}
         for name, (down, up) in step.items():
@@ -153,6 +162,11 @@ class RowEditor(Editor):
         return added
 
     def _measures(self, backbone: Backbone, change: Factors, adapter: Adapter) -> dict[str, Any]:
+        import torch
+
+        from knowcusbench.adaptation.closed_form import relative_error
+        from knowcusbench.backbone.merging import retained_gain
+
         found = factors_of(adapter)
         errors = {
             dtype: max(
@@ -178,6 +192,10 @@ class RowEditor(Editor):
 
 def _edited(backbone: Backbone, *edits: Adapter | None) -> AbstractContextManager[None]:
     """The text encoder with edits on it, as they will be stored."""
+    import torch
+
+    from knowcusbench.backbone.lora import attached
+
     present = [Adaptation(text_encoder=edit) for edit in edits if edit]
     adapter = present[0].text_encoder if len(present) == 1 else summed(present).text_encoder
     return attached(backbone.text_encoder, adapter, torch.float32) if adapter else nullcontext()

@@ -9,20 +9,21 @@ The adapter folders load with `peft.PeftModel.from_pretrained`; PEFT knows nothi
 merged, and a gate's temperature, bias and parts, are in the JSON: the first two may be changed there by hand.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
-
-from peft import LoraConfig
-from safetensors.torch import load, load_file, save
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from knowcusbench.adaptation.types import Adaptation, Adapter, Cost, Gate
 from knowcusbench.errors import WeightsError
 from knowcusbench.files import atomic_path, is_remote
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMAT = 1
 PREFIX = "base_model.model."
@@ -109,6 +110,9 @@ def load_record(directory: Path) -> dict[str, Any]:
 
 def save_adapter(adapter: Adapter, directory: Path) -> dict[str, str]:
     """Write one adapter in PEFT's form and return the SHA-256 of each file."""
+    from peft import LoraConfig
+    from safetensors.torch import save
+
     directory.mkdir()
     weights = {f"{PREFIX}{name}": tensor.contiguous() for name, tensor in adapter.weights.items()}
     # Not `save_file`: what a full disk raises there is no OSError.
@@ -158,6 +162,8 @@ def _read_gate(keys: Path, record: Mapping[str, Any]) -> Gate:
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
+    from safetensors.torch import load, load_file
+
     return load(path.read_bytes()) if is_remote(path) else load_file(path)
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+Initialization = Literal["gaussian", "uniform"]
+"""How `lora_A` begins (PEFT's `init_lora_weights`): `gaussian` is N(0, 1 / rank^2), `uniform` PEFT's default, +-1 /
+sqrt(in_features). `lora_B` begins at zero."""
 
 
 @dataclass(frozen=True)

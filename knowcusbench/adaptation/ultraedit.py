@@ -1,31 +1,27 @@
 """UltraEdit (arXiv 2505.14679): the closed-form knowledge edit of the paper's stage 2."""
 
+from __future__ import annotations
+
 import copy
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
-from torch import Tensor
-
-from knowcusbench.adaptation.closed_form import (
-    Moments,
-    PublishedMoments,
-    RunningMoments,
-    edit_factors,
-    edit_values,
-    published_factors,
-)
 from knowcusbench.adaptation.editor import Fact
 from knowcusbench.adaptation.row_editor import Factors, RowEditor, Step
-from knowcusbench.adaptation.rows import FactRows, Rows, joined
 from knowcusbench.adaptation.types import Adaptation, Adapter
 from knowcusbench.backbone.base import Backbone
 from knowcusbench.errors import ConfigError, MethodError
 
-Statistics = dict[tuple[int, int], Moments]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from knowcusbench.adaptation.closed_form import Moments
+    from knowcusbench.adaptation.rows import FactRows, Rows
+
+Statistics = dict[tuple[int, int], "Moments"]
 """Moments of rows `[h, g]`, by the widths of h and g."""
 
 
@@ -81,6 +77,8 @@ class UltraEdit(RowEditor):
             raise
 
     def begin(self, backbone: Backbone, names: Sequence[str]) -> Step:
+        from knowcusbench.adaptation.rows import joined
+
         protected = self.protected(backbone, names)
 
         def step(parts: Sequence[FactRows]) -> Factors:
@@ -100,12 +98,18 @@ class UltraEdit(RowEditor):
         return self._no_statistics()
 
     def _no_statistics(self) -> Statistics:
+        from knowcusbench.adaptation.closed_form import PublishedMoments, RunningMoments
+
         return defaultdict(PublishedMoments if self.faithful else RunningMoments)
 
     def _moments(self) -> Statistics:
         return self._persistent if self.statistics == "persistent" else self._no_statistics()
 
     def _step(self, rows: Rows, neutral: Rows, protected: Mapping[str, Tensor]) -> Factors:
+        import torch
+
+        from knowcusbench.adaptation.closed_form import edit_factors, edit_values
+
         moments = self._moments()
         for keys, gradients in [*rows.values(), *neutral.values()]:
             moments[_widths(keys, gradients)].update(torch.cat([keys, gradients], dim=1))
@@ -116,6 +120,11 @@ class UltraEdit(RowEditor):
         return factors
 
     def _published_step(self, parts: Sequence[FactRows]) -> Factors:
+        import torch
+
+        from knowcusbench.adaptation.closed_form import edit_values, published_factors
+        from knowcusbench.adaptation.rows import joined
+
         batches = [joined(weighted) for weighted in _batches(parts, self.batch_size)]
         moments = self._moments()
         for batch in batches:
@@ -155,5 +164,7 @@ def _batches(parts: Sequence[FactRows], size: int) -> list[list[FactRows]]:
 
 
 def _weighted(part: FactRows, weight: float) -> FactRows:
+    from knowcusbench.adaptation.rows import FactRows
+
     rows = {name: (keys, gradients * weight) for name, (keys, gradients) in part.rows.items()}
     return FactRows(part.fact, rows, part.loss, part.length)

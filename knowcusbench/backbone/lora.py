@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 from weakref import WeakSet
 
 import torch
@@ -12,7 +12,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from knowcusbench.adaptation.types import Adapter, Gate
+from knowcusbench.adaptation.types import Adapter, Gate, Initialization
 from knowcusbench.backbone.gating import install_gate
 from knowcusbench.backbone.merging import merged
 from knowcusbench.errors import WeightsError
@@ -24,10 +24,6 @@ _ADAPTED: WeakSet[nn.Module] = WeakSet()
 """The models that have an adapter on them now."""
 
 FACTORS = ("lora_A", "lora_B")
-
-Initialization = Literal["gaussian", "uniform"]
-"""How `lora_A` begins (PEFT's `init_lora_weights`): `gaussian` is N(0, 1 / rank^2), `uniform` PEFT's default, +-1 /
-sqrt(in_features). `lora_B` begins at zero."""
 
 CONFIG_FIELDS = {"r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pattern"}
 """The fields of `LoraConfig` that an adapter may set: a plain LoRA on modules named in full."""

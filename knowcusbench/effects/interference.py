@@ -1,12 +1,16 @@
 """Whether pictures show their own concept: the nearest one by mean reference embedding."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import pandas as pd
-import torch
-from torch import Tensor
 
 from knowcusbench.metrics.protocol import mean_direction
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def mean_embeddings(references: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -22,6 +26,8 @@ def nearest_concept(image: Tensor, means: Mapping[str, Tensor]) -> str:
 def reference_accuracy(references: Mapping[str, Tensor]) -> dict[str, float]:
     """By concept, the share of its reference images that are nearest to their own concept, each left out of its own
     mean. NaN for a concept with fewer than two: what the encoder can tell apart at best."""
+    import torch
+
     means = mean_embeddings(references)
     accuracy = {}
     for concept, embeddings in references.items():

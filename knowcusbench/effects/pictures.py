@@ -1,14 +1,19 @@
 """How far two pictures of the same prompt and noise are apart."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
-from torch import Tensor
 
 from knowcusbench.effects.text import token_cosines
 from knowcusbench.images import read_image
 from knowcusbench.metrics.clip import ClipEncoder
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def picture_measures(encoder: ClipEncoder, before: Path, after: Path) -> dict[str, float]:

@@ -4,20 +4,23 @@ Efficacy, generality and locality are those of knowledge editing (ROME, arXiv 22
 with probabilities in the place of accuracies.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import pandas as pd
-import torch
-from torch import Tensor
 
 from knowcusbench.adaptation.editor import Fact
 from knowcusbench.backbone.base import Backbone, QuestionForm
 from knowcusbench.benchmark.types import Concept
 from knowcusbench.metrics.memo import Memo
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 T = TypeVar("T")
 
@@ -124,12 +127,14 @@ class Answer:
         return math.exp(self.log_probability)
 
 
-@torch.no_grad()
 def read_answer(backbone: Backbone, fact: Fact, form: QuestionForm) -> Answer:
     """Ask the text encoder as it is adapted now. Raises MethodError for a question that can't be asked."""
+    import torch
+
     input_ids, labels = backbone.question_tokens(fact.question, fact.answer, form)
     tokens = labels[0, labels[0] >= 0]
-    logits = backbone.language_logits(input_ids)[0, labels[0] >= 0]
+    with torch.no_grad():
+        logits = backbone.language_logits(input_ids)[0, labels[0] >= 0]
     log_probabilities = logits.float().log_softmax(-1)
     whole = log_probabilities.gather(1, tokens[:, None]).double().sum()
     return Answer(log_probabilities[0].cpu(), int(tokens[0]), float(whole))

@@ -12,7 +12,6 @@ from functools import lru_cache
 from threading import Lock
 from typing import Any, Generic
 
-import torch
 from tqdm import tqdm
 
 from knowcusbench.engine.base import Engine, Job, Result, Worker, WorkerBroken
@@ -105,6 +104,8 @@ class Host:
     """What runs in a worker's process: it keeps the workers that were made there."""
 
     def __init__(self, threads: int) -> None:
+        import torch
+
         torch.set_num_threads(threads)
         self._made: dict[Any, Callable[[Any], Iterator[Any]]] = {}
 
@@ -214,6 +215,8 @@ class Pool:
 
     def _threads(self, nodes: Sequence[Node], share: Share) -> int:
         """The threads of a worker: as many as this process has, unless the workers of a node have fewer cores each."""
+        import torch
+
         scorers = math.ceil(self.engine.score_workers / max(1, len(nodes)))
         most = self.engine.workers or math.inf
         cores = [node.cpus / (min(count, most) + scorers) for node in nodes if (count := room(node, share))]

@@ -4,9 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
-import torch
 from PIL import Image
-from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
 
 from knowcusbench.device import resolve_device
 from knowcusbench.errors import MetricError
@@ -57,6 +55,8 @@ class GroundingDino:
     """A resident Grounding DINO, in fp32."""
 
     def __init__(self, spec: GroundingDinoBoxes) -> None:
+        from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
+
         self._threshold = spec.threshold
         self._device = resolve_device(spec.device)
         directory = locate(spec.source, spec.revision, TRANSFORMERS_WEIGHTS)
@@ -76,6 +76,8 @@ class GroundingDino:
 
     def _find(self, image: Image.Image, class_noun: str) -> Box | None:
         # The form that the model was trained on: lower case, a full stop after every phrase.
+        import torch
+
         text = f"{class_noun.lower()}."
         inputs = self._processor(images=image, text=text, return_tensors="pt").to(self._device)
         with torch.inference_mode():

@@ -8,17 +8,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Literal
 
-import torch
-import transformers
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 from safetensors import SafetensorError
-from transformers import AutoConfig
 
 from knowcusbench.errors import WeightsError
 
@@ -48,6 +38,8 @@ def locate(source: str, revision: str | None, weights: tuple[str, ...] = ()) -> 
 
     Raises WeightsError naming `source` if there is no such directory or repository, or it can't be had now.
     """
+    from huggingface_hub import snapshot_download
+
     directory = Path(source).expanduser()
     if directory.is_dir():
         return directory
@@ -61,6 +53,13 @@ def locate(source: str, revision: str | None, weights: tuple[str, ...] = ()) -> 
 
 
 def _hub_problem(error: Exception) -> str:
+    from huggingface_hub.errors import (
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
     match error:
         case RepositoryNotFoundError():
             return "no such repository on the hub (or access to it needs a token: `hf auth login`)"
@@ -94,6 +93,8 @@ def loading(source: str) -> Iterator[None]:
     What goes wrong becomes a WeightsError naming `source`, and the random initialisation that comes before
     the weights leaves the global generator alone.
     """
+    import torch
+
     try:
         with torch.random.fork_rng(devices=[]):
             yield
@@ -104,6 +105,8 @@ def loading(source: str) -> Iterator[None]:
 def transformers_config(source: str, directory: Path, *model_types: str) -> Any:
     """The configuration of a transformers checkpoint. Raises WeightsError, naming `source`, if its model is none of
     `model_types`."""
+    from transformers import AutoConfig
+
     with loading(source):
         config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
     if config.model_type not in model_types:
@@ -120,6 +123,9 @@ def load_transformers(model_class: Any, source: str, directory: Path, **settings
     Args:
         settings: of the model class's constructor.
     """
+    import torch
+    import transformers
+
     transformers.utils.logging.disable_progress_bar()
     with loading(source):
         model, report = model_class.from_pretrained(

@@ -1,17 +1,19 @@
 """CLIP through open_clip."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import open_clip
-import torch
 from PIL import Image
-from torch import Tensor
 
 from knowcusbench.device import resolve_device
 from knowcusbench.metrics.checkpoint import loading, locate
 from knowcusbench.metrics.encoders import EncoderSpec, ImageTextEncoder, batches
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,10 +28,10 @@ class ClipSpec(EncoderSpec):
 
     files: ClassVar[tuple[str, ...]] = ("open_clip_model.safetensors",)
 
-    def build(self) -> "ClipEncoder":
+    def build(self) -> ClipEncoder:
         return ClipEncoder(self)
 
-    def load(self) -> "ClipEncoder":
+    def load(self) -> ClipEncoder:
         encoder: ClipEncoder = super().load()
         return encoder
 
@@ -43,6 +45,8 @@ class OpenClipEncoder(ImageTextEncoder):
     """
 
     def __init__(self, spec: EncoderSpec, model: Any, tokenizer: Any) -> None:
+        import torch
+
         super().__init__(spec)
         self._device = resolve_device(spec.device)
         self._dtype = getattr(torch, spec.dtype)
@@ -60,6 +64,8 @@ class OpenClipEncoder(ImageTextEncoder):
 
     def truncates(self, text: str) -> bool:
         # In a text that is cut, the end token comes one place later when there is room for one token more.
+        import torch
+
         longer = self._tokenizer([text], context_length=self.context_length + 1)
         return not torch.equal(longer[:, :-1], self._tokenizer([text]))
 
@@ -68,6 +74,8 @@ class ClipEncoder(OpenClipEncoder):
     """A resident CLIP with open_clip's own preprocessing and tokenizer for the checkpoint."""
 
     def __init__(self, spec: ClipSpec) -> None:
+        import open_clip
+
         name = f"local-dir:{locate(spec.source, spec.revision, spec.files)}"
         with loading(spec.source):
             model, self._transform = open_clip.create_model_from_pretrained(name)
@@ -81,11 +89,15 @@ class ClipEncoder(OpenClipEncoder):
     def patch_features(self, images: Sequence[Image.Image]) -> Tensor:
         """Features (images, patches, width) of the image tower's last block behind its norm, before pooling and
         projection, in fp32 on the CPU."""
+        import torch
+
         with torch.inference_mode():
             features = [self._patches(batch) for batch in batches(images, self._batch_size)]
             return torch.cat(features).float().cpu()
 
     def _patches(self, images: Sequence[Image.Image]) -> Tensor:
+        import torch
+
         pixels = torch.stack([self.preprocess(image) for image in images])
         outputs = self._model.visual.forward_intermediates(
             pixels.to(self._device, self._dtype),

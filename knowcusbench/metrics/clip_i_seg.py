@@ -1,5 +1,7 @@
 """CLIP-I-Seg: CLIP-I of the subjects alone."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -7,11 +9,9 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from knowcusbench.errors import ConfigError
 from knowcusbench.images import read_image
@@ -23,6 +23,9 @@ from knowcusbench.metrics.masks import MaskStore
 from knowcusbench.metrics.memo import content_digest
 from knowcusbench.metrics.protocol import ReferencePairing, paired_cosine
 from knowcusbench.metrics.segmentation import Fallback, Segmentation, SegmenterSpec, cut_out
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CHUNK = 16
 """Images held in memory at a time."""
@@ -59,6 +62,8 @@ class ClipISeg(ReferenceMetric):
             raise ConfigError(f"{self.name}.background: channels are 0 to 255, found {list(self.background)}")
 
     def score(self, items: Sequence[ScoreItem]) -> list[Score]:
+        import torch
+
         references = [item.compared(self, self.references) for item in items]
         nouns = [item.reference_noun or item.class_noun for item in items]
         subjects = {(item.image, item.class_noun): None for item in items} | {
@@ -110,6 +115,8 @@ class SubjectEmbedder:
 
     def embed(self, subjects: Sequence[tuple[Path, str]]) -> dict[tuple[Path, str], SubjectEmbedding]:
         """Embeddings of subjects, each an image file and the class noun of what to find in it."""
+        import torch
+
         keys = [f"{content_digest(file)} {noun}" for file, noun in subjects]
         subject_of = dict(zip(keys, subjects, strict=True))
         rows = self._kept.fetch(keys, lambda missing: self._rows([subject_of[key] for key in missing]))

@@ -1,17 +1,20 @@
 """CLIP through transformers: PickScore's model, and CLIP as DreamBench++ loads it."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
 from PIL import Image
-from torch import Tensor
-from transformers import CLIPModel, CLIPProcessor
 
 from knowcusbench.device import resolve_device
 from knowcusbench.metrics.checkpoint import TRANSFORMERS_WEIGHTS, load_transformers, loading, locate, version
 from knowcusbench.metrics.encoders import EncoderSpec, ImageTextEncoder
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,10 +32,10 @@ class TransformersClipSpec(EncoderSpec):
     processor: str | None = None
     processor_revision: str | None = None
 
-    def build(self) -> "TransformersClipEncoder":
+    def build(self) -> TransformersClipEncoder:
         return TransformersClipEncoder(self)
 
-    def load(self) -> "TransformersClipEncoder":
+    def load(self) -> TransformersClipEncoder:
         encoder: TransformersClipEncoder = super().load()
         return encoder
 
@@ -70,6 +73,9 @@ class TransformersClipEncoder(TransformersEncoder):
     """
 
     def __init__(self, spec: TransformersClipSpec) -> None:
+        import torch
+        from transformers import CLIPModel, CLIPProcessor
+
         super().__init__(spec)
         self._device = resolve_device(spec.device)
         directory = locate(spec.source, spec.revision, spec.files)

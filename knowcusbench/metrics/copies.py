@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-
 from knowcusbench.errors import MetricError
 from knowcusbench.metrics.base import Score, ScoreItem, finite_score
 from knowcusbench.metrics.image_similarity import EmbeddingMetric
@@ -34,6 +32,8 @@ class Copies(EmbeddingMetric):
     duplicates: float = 0.99
 
     def score(self, items: Sequence[ScoreItem]) -> list[Score]:
+        import torch
+
         scores = []
         for item, (image, references) in zip(items, self.embed(items), strict=True):
             compared = references.double()

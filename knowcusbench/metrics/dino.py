@@ -1,13 +1,11 @@
 """DINO and DINOv2 through transformers: vision transformers that learned from images alone."""
 
-from dataclasses import dataclass
-from typing import ClassVar
+from __future__ import annotations
 
-import torch
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
 from PIL import Image
-from torch import Tensor
-from torchvision import transforms
-from transformers import AutoModel
 
 from knowcusbench.device import resolve_device
 from knowcusbench.errors import ConfigError
@@ -19,6 +17,9 @@ from knowcusbench.metrics.checkpoint import (
     transformers_config,
 )
 from knowcusbench.metrics.encoders import EncoderSpec, ImageEncoder
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's pixels, 0 to 1, by channel."""
@@ -48,10 +49,10 @@ class DinoSpec(EncoderSpec):
         if not 0 < self.crop <= self.resize:
             raise ConfigError(f"crop: expected 1 to {self.resize} pixels, the `resize` before it, found {self.crop}")
 
-    def build(self) -> "DinoEncoder":
+    def build(self) -> DinoEncoder:
         return DinoEncoder(self)
 
-    def load(self) -> "DinoEncoder":
+    def load(self) -> DinoEncoder:
         encoder: DinoEncoder = super().load()
         return encoder
 
@@ -61,6 +62,10 @@ class DinoEncoder(ImageEncoder):
     `last_hidden_state[:, 0]` (images, hidden size): no head, no pooler, no patch tokens."""
 
     def __init__(self, spec: DinoSpec) -> None:
+        import torch
+        from torchvision import transforms
+        from transformers import AutoModel
+
         super().__init__(spec)
         self._device = resolve_device(spec.device)
         directory = locate(spec.source, spec.revision, spec.files)

@@ -1,5 +1,7 @@
 """The contract of encoders: unit-norm embeddings of images and texts, each computed once."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 from abc import ABC, abstractmethod
@@ -9,11 +11,9 @@ from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from itertools import chain
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-import torch
 from PIL import Image
-from torch import Tensor
 
 from knowcusbench.device import resolve_device
 from knowcusbench.errors import ConfigError
@@ -21,6 +21,9 @@ from knowcusbench.images import read_image
 from knowcusbench.metrics.checkpoint import Dtype, locate, version
 from knowcusbench.metrics.embeddings import MEMORY, EmbeddingStore
 from knowcusbench.metrics.memo import Memo, content_digest
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 READERS = 4
 """Threads that read and preprocess images while others are encoded."""
@@ -59,7 +62,7 @@ class EncoderSpec(ABC):
     store: str | None = None
 
     @abstractmethod
-    def build(self) -> "ImageEncoder":
+    def build(self) -> ImageEncoder:
         """Load the encoder. Raises WeightsError if it can't be loaded."""
 
     def weights(self) -> Mapping[str, str]:
@@ -78,7 +81,7 @@ class EncoderSpec(ABC):
 
 
 @cache
-def _load(spec: EncoderSpec) -> "ImageEncoder":
+def _load(spec: EncoderSpec) -> ImageEncoder:
     return spec.build()
 
 
@@ -117,6 +120,8 @@ class ImageEncoder(ABC):
 
     def embed_files(self, paths: Sequence[Path]) -> dict[Path, Tensor]:
         """Unit-norm fp32 embeddings (dim,) of image files. Raises ImageError for one that can't be read."""
+        import torch
+
         digests = {path: content_digest(path) for path in dict.fromkeys(paths)}
         if not digests:
             return {}
@@ -131,11 +136,15 @@ class ImageEncoder(ABC):
 
     def _encode(self, sources: Sequence[T], read: Callable[[T], Tensor]) -> Tensor:
         # While a batch is encoded the next one is read, and no more are in memory.
+        import torch
+
         with ThreadPoolExecutor(READERS) as readers, torch.inference_mode():
             batch_of_pixels = _read_ahead(readers, read, batches(sources, self._batch_size))
             return torch.cat([self._embed(pixels) for pixels in batch_of_pixels])
 
     def _embed(self, pixels: Sequence[Tensor]) -> Tensor:
+        import torch
+
         return unit_norm(self.image_features(torch.stack(filled(pixels, self._filled)))[: len(pixels)])
 
 
@@ -170,6 +179,8 @@ class ImageTextEncoder(ImageEncoder):
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """Unit-norm fp32 embeddings (texts, dim) on the CPU, of at least one text."""
+        import torch
+
         with torch.inference_mode():
             features = [
                 self.text_features(filled(batch, self._filled))[: len(batch)]
@@ -221,6 +232,8 @@ def _read_ahead(readers: Executor, read: Callable[[T], Tensor], parts: Iterator[
 def unit_norm(features: Tensor) -> Tensor:
     """Features (n, dim) over their Euclidean norm, in fp32 on the CPU. A zero vector becomes NaN, which no
     metric accepts, rather than a plausible embedding."""
+    import torch
+
     features = features.float().cpu()
     norms: Tensor = torch.linalg.vector_norm(features, dim=-1, keepdim=True)
     return features / norms

@@ -1,21 +1,22 @@
 """HPSv2's CLIP through open_clip."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import open_clip
-import torch
 from PIL import Image
-from torch import Tensor
-from torchvision.transforms import InterpolationMode, functional
 
 from knowcusbench.config import did_you_mean
 from knowcusbench.errors import ConfigError, WeightsError
 from knowcusbench.metrics.checkpoint import loading, locate, version
 from knowcusbench.metrics.clip import OpenClipEncoder
 from knowcusbench.metrics.encoders import EncoderSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +42,10 @@ class HpsSpec(EncoderSpec):
     architecture: str = "ViT-H-14"
     antialias: bool = True
 
-    def build(self) -> "HpsEncoder":
+    def build(self) -> HpsEncoder:
         return HpsEncoder(self)
 
-    def load(self) -> "HpsEncoder":
+    def load(self) -> HpsEncoder:
         encoder: HpsEncoder = super().load()
         return encoder
 
@@ -63,6 +64,9 @@ class HpsEncoder(OpenClipEncoder):
     """A resident HPSv2 with open_clip's tokenizer of its architecture."""
 
     def __init__(self, spec: HpsSpec) -> None:
+        import open_clip
+        import torch
+
         with loading(spec.architecture):
             config = open_clip.get_model_config(spec.architecture)
         if config is None:
@@ -79,6 +83,9 @@ class HpsEncoder(OpenClipEncoder):
         super().__init__(spec, model, tokenizer)
 
     def preprocess(self, image: Image.Image) -> Tensor:
+        import open_clip
+        from torchvision.transforms import InterpolationMode, functional
+
         pixels = functional.to_tensor(image)
         scale = self._size / max(image.size)
         height, width = (max(round(side * scale), 1) for side in pixels.shape[1:])

@@ -1,17 +1,19 @@
 """Similarity of an image to the concept's reference images: what CLIP-I and DINO-I have in common."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
 from knowcusbench.benchmark.types import Concept
 from knowcusbench.errors import ConfigError
 from knowcusbench.metrics.base import Metric, Score, ScoreItem, finite_score
 from knowcusbench.metrics.encoders import EncoderSpec, ImageEncoder
 from knowcusbench.metrics.protocol import ReferencePairing, ReferenceSplit, paired_cosine, split_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +51,8 @@ class EmbeddingMetric(ReferenceMetric):
 
     def embed(self, items: Sequence[ScoreItem]) -> list[tuple[Tensor, Tensor]]:
         """The unit-norm embeddings of each image (dim,) and of its references (references, dim)."""
+        import torch
+
         references = [item.compared(self, self.references) for item in items]
         encoder: ImageEncoder = self.encoder.load()
         found = encoder.embed_files(

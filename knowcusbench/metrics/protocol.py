@@ -1,18 +1,19 @@
 """What a score leaves open, and a protocol decides: which references, paired how, against which text, averaged how."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
 from knowcusbench.benchmark.types import RARE_TOKEN
 from knowcusbench.errors import MetricError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from knowcusbench.metrics.base import ScoreItem
 
 PLACEHOLDER = "{}"
@@ -98,12 +99,14 @@ def scaled_cosine(image: Tensor, text: Tensor, scale: float, clamp: bool = False
 
 def mean_direction(embeddings: Tensor) -> Tensor:
     """The mean of unit-norm embeddings (n, dim), of unit norm and in fp64 (dim,)."""
+    import torch
+
     mean = embeddings.double().mean(0)
     direction: Tensor = mean / torch.linalg.vector_norm(mean)
     return direction
 
 
-def text_of(item: "ScoreItem", form: TextForm) -> str:
+def text_of(item: ScoreItem, form: TextForm) -> str:
     """The text that an image is compared with. A prompt without `{}` is that text itself.
 
     Raises MetricError, naming the sample, where nothing is known to put there, or nothing remains.

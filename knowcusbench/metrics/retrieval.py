@@ -1,12 +1,11 @@
 """Concept retrieval: is an image nearest to its own concept, among all of them?"""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
 from knowcusbench.benchmark.types import Concept
 from knowcusbench.errors import ConfigError
@@ -14,6 +13,9 @@ from knowcusbench.metrics.base import Score, ScoreItem, finite_score
 from knowcusbench.metrics.encoders import ImageEncoder
 from knowcusbench.metrics.image_similarity import EmbeddingMetric
 from knowcusbench.metrics.protocol import mean_direction
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +34,8 @@ class ConceptRetrieval(EmbeddingMetric):
             )
 
     def score(self, items: Sequence[ScoreItem]) -> list[Score]:
+        import torch
+
         own = [item.compared(self, self.references) for item in items]
         galleries = {files for item in items for files in item.gallery.values()}
         encoder: ImageEncoder = self.encoder.load()

@@ -8,10 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import segment_anything
-import torch
 from PIL import Image
-from transformers import SamModel, SamProcessor
 
 from knowcusbench.config import did_you_mean
 from knowcusbench.device import resolve_device
@@ -99,6 +96,9 @@ class TransformersSam:
     """A resident `SamModel`. Images are padded to one square size, so a batch does not change a mask."""
 
     def __init__(self, spec: SamSpec) -> None:
+        import torch
+        from transformers import SamModel, SamProcessor
+
         self._batch_size = spec.batch_size
         self._device = resolve_device(spec.device)
         self._filled = filled_size(spec.batch_size, spec.device)
@@ -118,18 +118,20 @@ class TransformersSam:
         )
         return [empty_mask(image) if is_too_narrow(image, longest) else next(masks) for image in images]
 
-    @torch.inference_mode()
     def _predict(self, batch: Sequence[tuple[Image.Image, Box]]) -> list[Mask]:
+        import torch
+
         inputs = self._processor(
             [image for image, _ in batch], input_boxes=[[list(box)] for _, box in batch], return_tensors="pt"
         )
         encoder = self._model.vision_encoder
-        features = encoder(inputs["pixel_values"].to(self._device, encoder.dtype)).last_hidden_state
-        outputs = self._model(
-            image_embeddings=features.float(),
-            input_boxes=inputs["input_boxes"].to(self._device, torch.float32),
-            multimask_output=True,
-        )
+        with torch.inference_mode():
+            features = encoder(inputs["pixel_values"].to(self._device, encoder.dtype)).last_hidden_state
+            outputs = self._model(
+                image_embeddings=features.float(),
+                input_boxes=inputs["input_boxes"].to(self._device, torch.float32),
+                multimask_output=True,
+            )
         masks = self._processor.image_processor.post_process_masks(
             outputs.pred_masks.cpu(), inputs["original_sizes"], inputs["reshaped_input_sizes"]
         )
@@ -141,6 +143,9 @@ class SegmentAnything:
     """A resident model of the segment-anything package, in fp32."""
 
     def __init__(self, spec: SegmentAnythingSpec) -> None:
+        import segment_anything
+        import torch
+
         registry = segment_anything.sam_model_registry
         if spec.architecture not in registry:
             hint = did_you_mean(spec.architecture, registry)

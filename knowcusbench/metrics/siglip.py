@@ -1,12 +1,10 @@
 """SigLIP and SigLIP 2 through transformers."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
-
-import torch
-from torch import Tensor
-from transformers import AutoProcessor, SiglipModel
+from typing import TYPE_CHECKING, ClassVar
 
 from knowcusbench.device import resolve_device
 from knowcusbench.errors import WeightsError
@@ -20,6 +18,9 @@ from knowcusbench.metrics.checkpoint import (
 )
 from knowcusbench.metrics.clip_transformers import TransformersEncoder
 from knowcusbench.metrics.encoders import EncoderSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,10 +37,10 @@ class SiglipSpec(EncoderSpec):
     # `spiece.model` is the vocabulary of the first SigLIP; that of SigLIP 2 is in `tokenizer.json`.
     files: ClassVar[tuple[str, ...]] = (*TRANSFORMERS_WEIGHTS, "spiece.model")
 
-    def build(self) -> "SiglipEncoder":
+    def build(self) -> SiglipEncoder:
         return SiglipEncoder(self)
 
-    def load(self) -> "SiglipEncoder":
+    def load(self) -> SiglipEncoder:
         encoder: SiglipEncoder = super().load()
         return encoder
 
@@ -48,6 +49,9 @@ class SiglipEncoder(TransformersEncoder):
     """A resident SigLIP."""
 
     def __init__(self, spec: SiglipSpec) -> None:
+        import torch
+        from transformers import AutoProcessor, SiglipModel
+
         super().__init__(spec)
         self._device = resolve_device(spec.device)
         directory = locate(spec.source, spec.revision, spec.files)

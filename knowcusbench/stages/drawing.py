@@ -13,14 +13,12 @@ from functools import lru_cache, partial
 from pathlib import Path
 from uuid import uuid4
 
-import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from knowcusbench.adaptation.measure import measured
 from knowcusbench.adaptation.types import Adapter, Cost
 from knowcusbench.backbone.base import Backbone, PromptEmbeds
-from knowcusbench.backbone.prompt_store import encoded_prompts
 from knowcusbench.claims import Claim
 from knowcusbench.engine.base import WorkerBroken
 from knowcusbench.errors import UserError
@@ -171,6 +169,8 @@ def _encoded(
     backbone: Backbone, text_encoder: Adapter | None, prompts: Sequence[str], store: RunStore
 ) -> Callable[[str], PromptEmbeds]:
     """Embeddings by prompt: kept in the run, and mapped into memory from there; an object store can't be mapped."""
+    from knowcusbench.backbone.prompt_store import encoded_prompts
+
     if is_remote(store.root):
         return {prompt: backbone.encode(prompt) for prompt in prompts}.__getitem__
     return encoded_prompts(store.prompts, backbone, text_encoder, prompts)
@@ -290,6 +290,8 @@ def _images(
 
 def _refuse_hopeless(error: Exception) -> None:
     """Raise what no other picture would be spared: a user's mistake, or a GPU that answers no more."""
+    import torch
+
     if isinstance(error, UserError):
         raise error
     # CUDA says of a full memory what it says of a broken device: "CUDA error".

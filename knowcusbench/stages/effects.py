@@ -3,6 +3,8 @@
 The engine's workers ask the text encoder and draw pictures; this process then compares the pictures.
 """
 
+from __future__ import annotations
+
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -10,10 +12,9 @@ from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
-import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from knowcusbench.adaptation.editor import Fact
@@ -44,6 +45,9 @@ from knowcusbench.stages.drawing import Desk, Drawn, Picture, draw_cells
 from knowcusbench.stages.generate import GenerateJob, GenerateWorker, draw, images_in, jobs_of, sample_cells
 from knowcusbench.stages.prepare import Run, claim_weights, resident
 from knowcusbench.store import read_table, write_table, writing
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 EFFECTS, UNRELATED = "effects", "unrelated"
 TEXT = "text.parquet"
@@ -329,6 +333,8 @@ def _retrieve_references(run: Run) -> None:
 
 def _references(run: Run, encoder: ClipEncoder) -> dict[str, Tensor]:
     """Embeddings (references, dim) of each concept's reference images. Raises MetricError for a concept without."""
+    import torch
+
     for concept in run.concepts:
         if not concept.images:
             raise MetricError(

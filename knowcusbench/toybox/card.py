@@ -41,7 +41,8 @@ from knowcusbench.toybox.evaluation import (
     language_figures,
     swapped_states,
 )
-from knowcusbench.toybox.oracle import Oracle, OracleSpec
+from knowcusbench.toybox.oracle import OracleSpec
+from knowcusbench.toybox.oracle_net import Oracle
 from knowcusbench.toybox.shipped import MANIFEST, WEIGHTS, weights_version
 from knowcusbench.toybox.training.clip import evaluate_clip
 from knowcusbench.toybox.training.examples import PORTION, PORTIONS

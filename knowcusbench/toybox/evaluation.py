@@ -18,8 +18,9 @@ from knowcusbench.metrics.segmentation import MaskPredictor
 from knowcusbench.toybox.concepts import NovelConcept
 from knowcusbench.toybox.draws import choose, shuffled
 from knowcusbench.toybox.language import caption, known_items, name_of
-from knowcusbench.toybox.oracle import IDENTITY, Oracle, Sight, truth
+from knowcusbench.toybox.oracle import IDENTITY, Sight, truth
 from knowcusbench.toybox.oracle_metrics import shown_share
+from knowcusbench.toybox.oracle_net import Oracle
 from knowcusbench.toybox.render import mask, render
 from knowcusbench.toybox.scene import Thing
 from knowcusbench.toybox.training.segmenter import WHOLE, iou

@@ -12,23 +12,19 @@ from knowcusbench.errors import ImageError, WeightsError
 from knowcusbench.toybox.benchmark import references
 from knowcusbench.toybox.concepts import DEVELOPMENT_CONCEPTS, NOVEL_CONCEPTS, NovelConcept
 from knowcusbench.toybox.draws import choose
-from knowcusbench.toybox.oracle import (
-    ATTRIBUTES,
+from knowcusbench.toybox.oracle import ATTRIBUTES, OracleSpec, Sight, hidden, truth
+from knowcusbench.toybox.oracle_net import (
     CONFIG_FILE,
     WEIGHTS_FILE,
     Oracle,
     OracleNet,
-    OracleSpec,
-    Sight,
     answers,
     box,
     build_oracle,
     crop,
-    hidden,
     moved,
     pixels,
     save_oracle,
-    truth,
 )
 from knowcusbench.toybox.render import render
 from knowcusbench.toybox.scene import Placed, Scene, Thing

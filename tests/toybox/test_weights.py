@@ -18,7 +18,8 @@ from knowcusbench.toybox import TRAINED
 from knowcusbench.toybox.card import PICTURES, compose, fixed_samples
 from knowcusbench.toybox.evaluation import FIXED_PROMPTS, caption_figures, draw, identity_scores, language_figures
 from knowcusbench.toybox.language import name_of
-from knowcusbench.toybox.oracle import Oracle, OracleSpec
+from knowcusbench.toybox.oracle import OracleSpec
+from knowcusbench.toybox.oracle_net import Oracle
 from knowcusbench.toybox.render import render
 from knowcusbench.toybox.shipped import MANIFEST, WEIGHTS, check_weights
 from knowcusbench.toybox.training import autoencoder, clip, denoiser, language_model, phrases, preference, segmenter

@@ -15,18 +15,8 @@ from torch.nn import functional
 
 from knowcusbench.files import atomic_path
 from knowcusbench.toybox.draws import choose
-from knowcusbench.toybox.oracle import (
-    ATTRIBUTES,
-    OracleNet,
-    OracleSpec,
-    answers,
-    box,
-    hidden,
-    moved,
-    pixels,
-    save_oracle,
-    truth,
-)
+from knowcusbench.toybox.oracle import ATTRIBUTES, OracleSpec, hidden, truth
+from knowcusbench.toybox.oracle_net import OracleNet, answers, box, moved, pixels, save_oracle
 from knowcusbench.toybox.render import render
 from knowcusbench.toybox.scene import Scene, Thing
 from knowcusbench.toybox.training.autoencoder import single_frames

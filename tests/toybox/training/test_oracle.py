@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from knowcusbench.toybox.oracle import ATTRIBUTES, pixels
+from knowcusbench.toybox.oracle import ATTRIBUTES
+from knowcusbench.toybox.oracle_net import pixels
 from knowcusbench.toybox.render import render
 from knowcusbench.toybox.scene import Placed, Scene, Thing
 from knowcusbench.toybox.training.oracle import disturb, draw_every_scene, labels, squares
