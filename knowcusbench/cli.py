@@ -95,8 +95,6 @@ def _speak_utf8() -> None:
 
 
 def _dispatch(arguments: list[str]) -> None:
-    from knowcusbench.config import did_you_mean
-
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE, end="")
         return
@@ -121,6 +119,8 @@ def _dispatch(arguments: list[str]) -> None:
     elif verb in commands:
         commands[verb](rest)
     else:
+        from knowcusbench.config import did_you_mean
+
         raise UserError(f"unknown verb {verb!r}{did_you_mean(verb, VERBS)}")
 
 

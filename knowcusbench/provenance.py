@@ -70,7 +70,7 @@ def git_state(directory: Path) -> dict[str, Any] | None:
 
 def hardware(*, gpus: bool = True) -> dict[str, Any]:
     """Processor and memory of this machine, and its accelerators if asked for, which takes torch."""
-    found = {
+    found: dict[str, Any] = {
         "platform": platform.platform(),
         "processor": _processor(),
         "cores": os.cpu_count(),
