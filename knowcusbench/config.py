@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Any, get_type_hints
 
 from hydra.core.config_store import ConfigStore
@@ -317,7 +318,7 @@ def register() -> None:
 def _embedded(part: str, *, _root_: DictConfig) -> str:
     from knowcusbench.toybox import embedded
 
-    return str(embedded(part, _root_.cache_dir))
+    return str(embedded(part, str(Path(_root_.cache_dir).expanduser().absolute())))
 
 
 def _swept(values: Iterable[Any]) -> str:

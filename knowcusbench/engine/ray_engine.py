@@ -2,11 +2,13 @@
 
 import atexit
 import math
+import os
+import re
 import sys
 import textwrap
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from threading import Lock
@@ -23,6 +25,14 @@ LOOK = 1.0
 
 WORKER_MEMORY = 2 * 2**30
 """Bytes of main memory without which there is no room for one more worker on the CPU: its libraries take half."""
+
+
+CARRIED = re.compile(
+    "(HF|HUGGINGFACE|KNOWCUSBENCH|TRANSFORMERS|DIFFUSERS|TORCH|PYTORCH|ATEN|ONEDNN|CUBLAS)_|NVIDIA_TF32_OVERRIDE"
+)
+SECRET = re.compile("TOKEN|KEY|SECRET|PASSW|CREDENTIAL")
+PATH = re.compile("_(HOME|CACHE|DIR)$")
+"""Which variables of the environment workers of a joined cluster get; those that name a folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -328,6 +338,16 @@ class _Dispatch(Generic[Job, Result]):
             )
 
 
+def carried_variables(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables of a command that its workers on other machines need too: where the hub's files are, and how torch
+    and kernels compute. Never what may be secret: Ray writes them to its logs."""
+    return {
+        name: os.path.abspath(os.path.expanduser(value)) if PATH.search(name) else value
+        for name, value in environment.items()
+        if CARRIED.match(name) and not SECRET.search(name) and "@" not in value
+    }
+
+
 @lru_cache(maxsize=8)
 def _pool(engine: RayEngine) -> Pool:
     pool = Pool(engine)
@@ -343,7 +363,9 @@ def _ray(address: str | None, show_output: bool) -> Any:
     except ImportError as error:
         raise ConfigError("engine=ray needs Ray: pip install 'knowcusbench[cluster]'") from error
     if not ray.is_initialized():
-        options: dict[str, Any] = {"address": address} if address else {"include_dashboard": False}
+        # Ray that starts here has this process's environment and folder.
+        joins = {"address": address, "runtime_env": {"env_vars": carried_variables(os.environ)}}
+        options: dict[str, Any] = joins if address else {"include_dashboard": False}
         try:
             ray.init(**options, log_to_driver=show_output, logging_level="ERROR", configure_logging=True)
         except ConnectionError as error:

@@ -35,6 +35,7 @@ from knowcusbench.plan import check_seeds, counts, make_plan, select_concepts
 from knowcusbench.report.choice import Choice, column_keys
 from knowcusbench.report.columns import COSTS
 from knowcusbench.stages.dtype import AUTO
+from knowcusbench.stages.local_paths import with_absolute_paths
 from knowcusbench.store import RunStore, create_json, read_json, write_json, write_table, writing
 
 log = logging.getLogger(__name__)
@@ -90,7 +91,8 @@ class Run:
 
 
 def read_config(composed: DictConfig) -> tuple[Config, dict[str, Any]]:
-    """The typed configuration, and the same as plain data with all interpolations resolved."""
+    """The typed configuration, in which paths of this machine are absolute, and the same as plain data with all
+    interpolations resolved and paths as they were typed."""
     try:
         resolved = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True, enum_to_str=True)
     except MissingMandatoryValue as error:
@@ -107,7 +109,7 @@ def read_config(composed: DictConfig) -> tuple[Config, dict[str, Any]]:
     _refuse_encoders_without_source(plain)
     config = OmegaConf.to_object(composed)
     assert isinstance(config, Config)
-    return config, plain
+    return with_absolute_paths(config), plain
 
 
 def _refuse_added_keys(resolved: Mapping[str, Any]) -> None:
