@@ -20,6 +20,9 @@ from upath import UPath
 
 from knowcusbench.errors import ConfigError
 
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+"""What a file begins with that Git LFS has not fetched yet."""
+
 
 def local_path(text: str) -> Path:
     """Return a path as users write it: "~" stands for the home directory, also where no shell replaces it."""

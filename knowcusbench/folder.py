@@ -4,27 +4,29 @@ So a published number can be computed again under each protocol.
 """
 
 import argparse
-import csv
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from knowcusbench.benchmark.layout import IMAGE_SUFFIXES
+from knowcusbench.benchmark.layout import CONVERT, IMAGE_SUFFIXES, UNREAD_SUFFIXES
+from knowcusbench.benchmark.tree import is_passed_over
 from knowcusbench.benchmark.types import Concept, Task
 from knowcusbench.commands import compose_config, explain
 from knowcusbench.config import build, did_you_mean
 from knowcusbench.errors import ConfigError
-from knowcusbench.files import write_atomic
+from knowcusbench.files import local_path, write_atomic
 from knowcusbench.metrics.base import Metric, Score, ScoreItem
 from knowcusbench.metrics.protocol import Reduction
+from knowcusbench.names import text_key
 from knowcusbench.progress import Progress
+from knowcusbench.prompts_file import read_prompts
 from knowcusbench.report.reduction import MEANS, concept_means, score_intervals
 from knowcusbench.stages.prepare import protocol_digest
 from knowcusbench.store import write_json, writing
@@ -35,16 +37,6 @@ OPTIONS = ("--images", "--prompts", "--references", "--output")
 
 DEFAULTS = ("encoders=published", "benchmark=directory", "benchmark.path=.")
 """Overrides unless others are given: the images of other programs are of the real world."""
-
-COLUMNS = {
-    "image": ("image", "file", "file_name", "filename", "path"),
-    "prompt": ("prompt", "text", "caption"),
-    "concept": ("concept", "subject_name"),
-    "class_noun": ("class_noun", "class", "class_name"),
-    "phrase": ("phrase", "knowledge"),
-    "subject": ("subject",),
-}
-"""The columns of a prompts file, with the names that are understood. The first two must be there."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -79,89 +71,72 @@ def read_folder(images: Path, prompts: Path, references: Path | None) -> Folder:
     Args:
         images: a directory, with sub-directories or without.
         prompts: CSV, JSON (a list of objects, or an object of prompts by image) or JSON lines, with the columns of
-            `COLUMNS`. An image is a path in `images`. Without the column "concept" the sub-directory that an image lies
-            in is its concept, where `references` has one of that name.
-        references: a directory of reference images, or with one sub-directory of them for each concept.
+            `COLUMNS` (`read_prompts`). An image is a path in `images`. Without the column "concept" the sub-directory
+            that an image lies in is its concept, where `references` has one of that name.
+        references: a directory of reference images, for rows that name no concept, or with one sub-directory of them
+            for each concept. Hidden files and folders are passed over, here and in `images`.
 
     Raises ConfigError, naming the file and what is wrong.
     """
     for option, path in (("--images", images), ("--references", references)):
         if path and not path.is_dir():
             raise ConfigError(f"{option}: {path} is no directory")
-    table = _read_table(prompts)
+    table = read_prompts(prompts)
     gallery = _references(references) if references else {}
-    items = tuple(_item(row, images, gallery, f"{prompts}, row {row['row']}") for row in table)
+    items = tuple(_item(row, images, gallery, f"{prompts}, row {number}") for number, row in enumerate(table, 1))
     if not items:
         raise ConfigError(f"{prompts}: has no rows")
     repeated = pd.Series([item.sample_id for item in items]).loc[lambda names: names.duplicated()]
     if len(repeated):
         raise ConfigError(f"{prompts}: {repeated.iloc[0]} has more than one row")
     known = {item.image.resolve() for item in items}
-    there = [path for path in images.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES]
-    return Folder(items, sum(path.resolve() not in known for path in there))
-
-
-def _read_table(path: Path) -> list[dict[str, Any]]:
-    """Rows with the names of `COLUMNS`, and their number as "row"."""
-    records: list[dict[str, Any]]
-    try:
-        if path.suffix == ".csv":
-            records = [dict(row) for row in csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines())]
-        elif path.suffix == ".jsonl":
-            records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        elif path.suffix == ".json":
-            data = json.loads(path.read_text(encoding="utf-8"))
-            if isinstance(data, dict):
-                data = [{"image": name, "prompt": prompt} for name, prompt in data.items()]
-            records = data
-        else:
-            raise ConfigError(f"--prompts: {path}: expected .csv, .json or .jsonl")
-    except OSError as error:
-        raise ConfigError(f"--prompts: {path}: can't be read ({error.strerror})") from error
-    except (ValueError, csv.Error) as error:
-        raise ConfigError(f"--prompts: {path}: can't be read ({error})") from error
-    if not all(isinstance(record, dict) for record in records):
-        raise ConfigError(f"--prompts: {path}: expected an object for each image")
-    return [{"row": number, **_named(record, path, number)} for number, record in enumerate(records, 1)]
-
-
-def _named(record: Mapping[str, Any], path: Path, number: int) -> dict[str, str]:
-    row = {}
-    for column, names in COLUMNS.items():
-        value = next((record[name] for name in names if record.get(name) not in (None, "")), None)
-        if value is None and column in ("image", "prompt"):
-            raise ConfigError(
-                f"{path}, row {number}: no {column!r} (or {', '.join(map(repr, names[1:]))}); it has "
-                f"{', '.join(map(repr, record)) or 'nothing'}"
-            )
-        row[column] = str(value or "")
-    return row
+    return Folder(items, sum(path.resolve() not in known for path in _pictures_below(images)))
 
 
 def _references(directory: Path) -> dict[str, tuple[Path, ...]]:
     """Reference images by concept; those that lie in the directory itself belong to the concept ""."""
-    found: dict[str, tuple[Path, ...]] = {}
-    for folder in (directory, *sorted(path for path in directory.iterdir() if path.is_dir())):
-        files = tuple(sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES))
-        if files:
-            found["" if folder == directory else folder.name] = files
+    folders = sorted(path for path in directory.iterdir() if path.is_dir() and not is_passed_over(path.name))
+    found = {"" if folder == directory else folder.name: _pictures(folder) for folder in (directory, *folders)}
+    found = {name: files for name, files in found.items() if files}
     if not found:
         raise ConfigError(f"--references: {directory} has no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
     return found
+
+
+def _pictures(folder: Path) -> tuple[Path, ...]:
+    """The reference images in a folder. Raises ConfigError for one that can't be read."""
+    files = sorted(path for path in folder.iterdir() if path.is_file() and not is_passed_over(path.name))
+    for path in files:
+        if path.suffix.lower() in UNREAD_SUFFIXES:
+            raise ConfigError(f"--references: {path}: {CONVERT}")
+    return tuple(path for path in files if path.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def _pictures_below(folder: Path) -> Iterator[Path]:
+    """The images of a folder and its sub-folders, those of formats that are not read included."""
+    for path in folder.rglob("*"):
+        hidden = any(is_passed_over(part) for part in path.relative_to(folder).parts)
+        if path.suffix.lower() in IMAGE_SUFFIXES | UNREAD_SUFFIXES and not hidden:
+            yield path
 
 
 def _item(row: Mapping[str, str], images: Path, gallery: Mapping[str, tuple[Path, ...]], where: str) -> ScoreItem:
     image = images / row["image"]
     if not image.is_file():
         raise ConfigError(f"{where}: {image} is no file")
-    concept = row["concept"]
-    if not concept:
+    concept, known = row["concept"], [name for name in gallery if name]
+    if concept:
+        # Their own, under whatever spelling of the name; never those of the root, which belong to nobody.
+        spelled = {text_key(name): name for name in known}
+        concept = concept if concept in known else spelled.get(text_key(concept), concept)
+    else:
         concept = next((part for part in Path(row["image"]).parts[:-1] if part in gallery), "")
-    references = gallery.get(concept, gallery.get("", ()))
+    references = gallery.get(concept, ())
     if gallery and not references:
+        of = f"the concept {concept!r}; put them in a folder of that name" if concept else "no concept; name one"
         raise ConfigError(
-            f"{where}: no reference images of the concept {concept!r}; name one in the column 'concept'"
-            f"{did_you_mean(concept, gallery)}"
+            f"{where}: no reference images of {of}, or name another in the column 'concept'"
+            f"{did_you_mean(concept, known) if known else ''}"
         )
     return ScoreItem(
         sample_id=row["image"],
@@ -211,10 +186,10 @@ def _scores(items: Sequence[ScoreItem], metric: Metric) -> pd.DataFrame:
 def main(arguments: Sequence[str]) -> None:
     """`knowcusbench score --images DIR --prompts FILE [--references DIR] [--output FILE] [overrides]`."""
     parser = Parser(prog="knowcusbench score", add_help=False)
-    parser.add_argument("--images", type=Path, required=True)
-    parser.add_argument("--prompts", type=Path, required=True)
-    parser.add_argument("--references", type=Path)
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--images", type=local_path, required=True)
+    parser.add_argument("--prompts", type=local_path, required=True)
+    parser.add_argument("--references", type=local_path)
+    parser.add_argument("--output", type=local_path)
     options, overrides = parser.parse_known_args(arguments)
     if unknown := [word for word in overrides if word.startswith("-")]:
         raise ConfigError(f"{unknown[0]}: no such option{did_you_mean(unknown[0], OPTIONS)}")

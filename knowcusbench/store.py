@@ -187,7 +187,7 @@ def read_lines(directory: Path) -> Iterator[dict[str, Any]]:
     """The lines of all JSON-lines files in a directory. The last line of a killed process may be half a line: it is
     left out."""
     for name in sorted(names_in(directory)):
-        for line in (directory / name).read_text(encoding="utf-8").splitlines():
+        for line in (directory / name).read_bytes().split(b"\n"):
             with suppress(ValueError):
                 yield json.loads(line)
 

@@ -10,6 +10,8 @@ import pytest
 from PIL import Image
 
 from knowcusbench.cli import main
+from knowcusbench.errors import ConfigError
+from knowcusbench.folder import read_folder
 from knowcusbench.toybox import embedded
 
 OURS = ("encoders=miniature", "metrics=[clip_i,clip_t]")
@@ -159,3 +161,50 @@ def test_bad_images_are_named(score, folder: Path, capsys) -> None:
     (folder / "images" / "dog3" / "0.jpg").write_bytes(b"not an image")
     assert score("encoders=miniature", "metrics=[clip_t]") == 2
     assert "dog3/0.jpg: not an image" in capsys.readouterr().err
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """One picture, and references of a dog and a duck, of which nobody looks at the pixels."""
+    for name in ("images/0.png", "references/dog/0.png", "references/duck/0.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (2, 2)).save(tmp_path / name)
+    return tmp_path
+
+
+def read(root: Path, row: str, head: str = "image,prompt,concept"):
+    (root / "p.csv").write_text(f"{head}\n{row}\n", encoding="utf-8")
+    return read_folder(root / "images", root / "p.csv", root / "references")
+
+
+@pytest.mark.parametrize("concept", ["dgo", "d*", "dog[0]", "0"])
+def test_a_concept_without_references_never_gets_those_of_the_root(pictures: Path, concept: str) -> None:
+    Image.new("RGB", (2, 2)).save(pictures / "references" / "stray.png")
+    with pytest.raises(ConfigError, match="row 1: no reference images of the concept"):
+        read(pictures, f"0.png,a,{concept}")
+    (item,) = read(pictures, "0.png,a,").items
+    assert item.references == (pictures / "references" / "stray.png",)
+
+
+def test_a_concept_is_found_under_another_spelling_of_its_name(pictures: Path) -> None:
+    (pictures / "references" / "dog").rename(pictures / "references" / "cafe\u0301")
+    (item,) = read(pictures, "0.png,a,café").items
+    assert item.references == (pictures / "references" / "cafe\u0301" / "0.png",)
+
+
+@pytest.mark.parametrize("name", [".ipynb_checkpoints/0.png", "dog/._0.png", "__MACOSX/0.png", "__MACOSX/dog/0.png"])
+def test_hidden_files_and_folders_are_passed_over(pictures: Path, name: str) -> None:
+    for part in ("images", "references"):
+        (pictures / part / name).parent.mkdir(parents=True, exist_ok=True)
+        (pictures / part / name).write_bytes(b"")
+    found = read(pictures, "0.png,a,dog")
+    assert found.left_out == 0
+    assert found.items[0].gallery.keys() == {"dog", "duck"}
+    assert found.items[0].references == (pictures / "references" / "dog" / "0.png",)
+
+
+@pytest.mark.parametrize("suffix", ["heic", "AVIF", "jp2", "tga", "CR2"])
+def test_references_in_a_format_that_is_not_read_are_refused(pictures: Path, suffix: str) -> None:
+    (pictures / "references" / "dog" / f"1.{suffix}").write_bytes(b"x")
+    with pytest.raises(ConfigError, match=rf"1\.{suffix}: a picture in a format that isn't read; convert it"):
+        read(pictures, "0.png,a,dog")

@@ -8,11 +8,11 @@ from knowcusbench.benchmark.findings import Findings
 from knowcusbench.benchmark.layout import KNOWLEDGE_FOLDER
 from knowcusbench.benchmark.phrases import derive_phrase
 from knowcusbench.benchmark.records import (
-    PLACEHOLDERS,
     ConceptRecord,
     KnowledgeRecord,
     PromptRecord,
     parse_records,
+    read_template,
 )
 from knowcusbench.benchmark.types import RARE_TOKEN, Concept, KnowledgeItem, Prompt
 from knowcusbench.names import text_key
@@ -32,12 +32,13 @@ def make_concept(
 
     Missing class nouns, answers and phrases are filled in, with a note. Contradictions are faults.
     """
+    class_noun = record.class_noun or _infer_class_noun(record.name, knowledge, where, findings)
     concept = Concept(
         name=record.name,
-        class_noun=record.class_noun or _infer_class_noun(record.name, knowledge, where, findings),
+        class_noun=class_noun,
         images=tuple(images),
         knowledge=(),
-        prompts=_make_prompts(record, where, findings),
+        prompts=_make_prompts(record, class_noun, where, findings),
         visual_checkpoint=visual_checkpoint,
         images_digest=images_digest,
     )
@@ -60,22 +61,18 @@ def _infer_class_noun(name: str, knowledge: Mapping[int, KnowledgeRecord], where
     return noun
 
 
-def _make_prompts(record: ConceptRecord, where: str, findings: Findings) -> tuple[Prompt, ...]:
+def _make_prompts(record: ConceptRecord, class_noun: str, where: str, findings: Findings) -> tuple[Prompt, ...]:
     if not record.prompts:
         findings.fault(where, "no prompts")
     prompts: dict[str, Prompt] = {}
     rewritten = []
     for number, parsed in parse_records(PromptRecord, record.prompts, f"{where}: prompt", findings).items():
-        count = sum(parsed.template.count(placeholder) for placeholder in PLACEHOLDERS)
-        template = parsed.template
-        for placeholder in PLACEHOLDERS:
-            template = template.replace(placeholder, "{}")
-        if count != 1:
-            findings.fault(
-                f"{where}: prompt {number}",
-                f"expected one {{}} where the concept is named, found {count or 'none'} in {parsed.template!r}",
-            )
-        elif text_key(template) in prompts:
+        try:
+            template = read_template(parsed.template, class_noun)
+        except ValueError as error:
+            findings.fault(f"{where}: prompt {number}", str(error))
+            continue
+        if text_key(template) in prompts:
             findings.fault(f"{where}: prompt {number}", f"duplicate prompt {template!r}")
         else:
             prompts[text_key(template)] = Prompt(template, parsed.aspect)

@@ -27,6 +27,32 @@ from knowcusbench.benchmark.types import UNSPECIFIED
 PLACEHOLDERS = ("{}", "{concept}", "<concept>", "[V]")
 """What may stand for the concept in a prompt. The first is ours; the others are rewritten to it."""
 
+_LITERAL = re.compile(r"\{\{\s*\}\}")
+_OTHER = re.compile(r"\{[^{}]*\}|<[^<>\s]*(?:concept|subject|token|class|name)[^<>\s]*>|\[(?:[VSvs]\*?|\*)\]")
+"""What others write for the concept, and nobody in a plain text."""
+
+
+def read_template(text: str, class_noun: str = "", *, required: bool = True) -> str:
+    """Return a prompt with `{}` for what stands for the concept: `PLACEHOLDERS`, and "[V]" with the class noun.
+
+    Args:
+        text: the prompt as it was written.
+        class_noun: the concept's, if it is known.
+        required: False for a prompt that may name the concept in words of its own.
+
+    Raises ValueError for a prompt with two placeholders, with none if one is `required`, or with one of another form.
+    """
+    template = text.replace(f"[V] {class_noun}", "{}") if class_noun else text
+    for placeholder in PLACEHOLDERS:
+        template = template.replace(placeholder, "{}")
+    count = template.count("{}")
+    other = _LITERAL.search(template) or (_OTHER.search(template) if count == 0 else None)
+    if other or count > 1 or (required and count == 0):
+        found = repr(other[0]) if other else count or "none"
+        raise ValueError(f"expected one {{}} where the concept is named, found {found} in {text!r}")
+    return template
+
+
 KNOWLEDGE_LIST_KEYS = ("knowledge", "items", "data")
 """A knowledge file is a list of items, or an object with the list under one of these keys."""
 

@@ -13,10 +13,12 @@ from knowcusbench.benchmark.digests import benchmark_digest, images_digest
 from knowcusbench.benchmark.findings import Findings
 from knowcusbench.benchmark.layout import (
     CHECKPOINT_FOLDER,
+    CONVERT,
     DATASET_FILE,
     IMAGE_FOLDER,
     IMAGE_SUFFIXES,
     KNOWLEDGE_FOLDER,
+    UNREAD_SUFFIXES,
 )
 from knowcusbench.benchmark.records import (
     ConceptRecord,
@@ -109,7 +111,10 @@ def _images(tree: ReleaseTree, folder: Path) -> tuple[Path, ...]:
     entries = tree.entries(folder)
     images = tuple(path for path in entries if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES)
     for path in sorted(set(entries) - set(images)):
-        tree.findings.note(tree.where(path), "not an image, passed over")
+        if path.suffix.lower() in UNREAD_SUFFIXES:
+            tree.findings.fault(tree.where(path), CONVERT)
+        else:
+            tree.findings.note(tree.where(path), "not an image, passed over")
     if not images:
         tree.findings.fault(tree.where(folder), "no images")
     elif len(images) not in USUAL_IMAGE_COUNTS:

@@ -7,13 +7,40 @@ from pathlib import Path
 from typing import Any
 
 from knowcusbench.benchmark.findings import Findings
+from knowcusbench.files import LFS_POINTER
+
+
+class RepeatedKeyError(ValueError):
+    """A JSON object that names a key twice: which of the two is meant can't be known."""
+
+
+def parse_json(data: bytes) -> Any:
+    """Return the value of a UTF-8 JSON text, with or without a byte-order mark.
+
+    Raises RepeatedKeyError for an object that names a key twice, and another ValueError for what is no JSON.
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        for key, count in Counter(key for key, _ in pairs).items():
+            if count > 1:
+                raise RepeatedKeyError(f"duplicate key {key!r} in one object")
+        return dict(pairs)
+
+    if data.startswith(LFS_POINTER):
+        raise ValueError("a Git LFS pointer; run `git lfs pull`")
+    return json.loads(data.decode("utf-8-sig"), object_pairs_hook=unique)
+
+
+def is_passed_over(name: str) -> bool:
+    """Return whether a file or folder is none of the user's: hidden, or what macOS puts into archives."""
+    return name.startswith(".") or name == "__MACOSX"
 
 
 class ReleaseTree:
     """The files of a benchmark directory.
 
     A symbolic link is followed only where it ends inside the directory, or inside the blob folders of the
-    Hugging Face cache that the directory is a snapshot of. Names that begin with a dot are passed over.
+    Hugging Face cache that the directory is a snapshot of. Names that `is_passed_over` says are passed over.
     """
 
     def __init__(self, root: Path, findings: Findings) -> None:
@@ -38,7 +65,7 @@ class ReleaseTree:
         except OSError as error:
             self.findings.fault(self.where(folder), f"can't be listed: {error.strerror}")
             return []
-        return [path for name in names if not name.startswith(".") and self._is_usable(path := folder / name)]
+        return [path for name in names if not is_passed_over(name) and self._is_usable(path := folder / name)]
 
     def folders(self, folder: Path) -> dict[str, Path]:
         """The visible folders in a folder, by name."""
@@ -72,23 +99,17 @@ class ReleaseTree:
         if data is None:
             return None
         where = self.where(path)
-        repeated: list[str] = []
-
-        def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-            repeated.extend(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-            return dict(pairs)
-
         try:
-            value = json.loads(data.decode("utf-8-sig"), object_pairs_hook=unique)
+            value = parse_json(data)
         except UnicodeDecodeError as error:
             self.findings.fault(where, f"not UTF-8: byte 0x{data[error.start]:02x} at offset {error.start}")
         except json.JSONDecodeError as error:
             self.findings.fault(where, f"not JSON: line {error.lineno}, column {error.colno}: {error.msg}")
+        except RepeatedKeyError as error:
+            self.findings.fault(where, str(error))
         except (ValueError, RecursionError) as error:  # A number of thousands of digits, endless nesting.
             self.findings.fault(where, f"JSON that can't be read: {error}")
         else:
-            for key in repeated:
-                self.findings.fault(where, f"duplicate key {key!r} in one object")
             if value is None:
                 self.findings.fault(where, "holds null")
             return value

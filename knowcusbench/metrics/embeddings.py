@@ -72,7 +72,7 @@ class EmbeddingStore:
                     "remove that directory"
                 )
             name = uuid.uuid4().hex
-            for suffix, array in ((ROWS, rows), (KEYS, np.array(keys, dtype=np.bytes_))):
+            for suffix, array in ((ROWS, rows), (KEYS, np.array([key.encode() for key in keys]))):
                 with atomic_path(self._directory / f"{name}{suffix}") as temporary, temporary.open("wb") as handle:
                     np.save(handle, array)
             self._open(self._directory / f"{name}{KEYS}")

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 PLACEHOLDER = "{}"
 
+_RARE = re.compile(rf"(?<![\w'-])(?:{RARE_TOKEN}(?![\w'-])|<[^<>\s]+>|\[[Vv]\d*\*?\])")
+
 
 class ReferencePairing(StrEnum):
     """How an image is compared with several references: the mean over `all`, the `nearest` one, or a `single` one, the
@@ -52,7 +54,7 @@ class TextForm(StrEnum):
     Attributes:
         class_noun: its class noun ("a dog on the beach"): no text encoder of a metric knows the knowledge.
         phrase: the knowledge phrase ("my birthday gift on the beach").
-        stripped: what the method was prompted with, less the rare token ("sks dog" becomes "dog").
+        stripped: what the method was prompted with, less rare tokens ("sks dog" and "<new1> dog" become "dog").
         background: nothing: the rest of the prompt alone ("on the beach").
     """
 
@@ -106,21 +108,28 @@ def mean_direction(embeddings: Tensor) -> Tensor:
     return direction
 
 
+def without_rare_tokens(text: str) -> str:
+    """Return a text less what stands before a class noun to name a learned concept: "sks", and tokens in brackets
+    ("<new1>", "[V]"). White space is collapsed."""
+    return " ".join(_RARE.sub(" ", text).split())
+
+
 def text_of(item: ScoreItem, form: TextForm) -> str:
-    """The text that an image is compared with. A prompt without `{}` is that text itself.
+    """The text that an image is compared with. A prompt without `{}` is that text itself, in the form `stripped` less
+    its rare tokens.
 
     Raises MetricError, naming the sample, where nothing is known to put there, or nothing remains.
     """
     if PLACEHOLDER not in item.prompt:
-        return item.prompt
-    if form is TextForm.background:
+        text = without_rare_tokens(item.prompt) if form is TextForm.stripped else item.prompt
+    elif form is TextForm.background:
         words = re.sub(r"(\b(of|an?|the)\s+)*" + re.escape(PLACEHOLDER), " ", item.prompt, flags=re.IGNORECASE)
         text = re.sub(r"\s+([,.;:])", r"\1", " ".join(words.split())).strip(" ,;:")
     else:
         subjects = {
             TextForm.class_noun: item.class_noun,
             TextForm.phrase: item.phrase,
-            TextForm.stripped: " ".join(word for word in item.subject.split() if word != RARE_TOKEN),
+            TextForm.stripped: without_rare_tokens(item.subject),
         }
         text = item.prompt.replace(PLACEHOLDER, subjects[form], 1) if subjects[form] else ""
     if not text.strip(" ."):

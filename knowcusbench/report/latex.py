@@ -34,6 +34,7 @@ SPECIAL = str.maketrans(
         "²": "$^{2}$",
         "³": "$^{3}$",
         "°": r"$^{\circ}$",
+        "€": r"\texteuro{}",
         "†": r"$^{\dagger}$",
         "“": "``",
         "”": "''",
@@ -91,7 +92,8 @@ def escape_latex(text: str) -> str:
     Letters that pdfLaTeX has no font for without further packages (Chinese, emoji, ...) become their code point:
     "U+732B".
     """
-    escaped = " ".join(text.split()).translate(SPECIAL)
+    composed = unicodedata.normalize("NFC", text)
+    escaped = " ".join(composed.split()).translate(SPECIAL)
     escaped = re.sub(r"-(?=-)", "-{}", escaped)
     return re.sub(r"[^ -~]", lambda found: _printable(found[0]), escaped)
 

@@ -6,6 +6,7 @@ source. Times are in seconds.
 """
 
 import csv
+import io
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.resources import files
@@ -58,5 +59,5 @@ def load_published(table: PublishedTable) -> tuple[PublishedValue, ...]:
             approximate=row["approximate"] == "true",
             source=row["source"],
         )
-        for row in csv.DictReader(text.splitlines())
+        for row in csv.DictReader(io.StringIO(text, newline=""))
     )

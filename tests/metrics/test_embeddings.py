@@ -130,3 +130,12 @@ def test_a_renamed_image_has_its_row_and_a_changed_one_another(clip: ClipSpec, t
     (tmp_path / "a.png").write_bytes((tmp_path / "c.png").read_bytes())
     changed = encoder.embed_files([tmp_path / "a.png"])[tmp_path / "a.png"]
     assert torch.equal(changed, rows[tmp_path / "c.png"])
+
+
+@pytest.mark.parametrize("noun", ["Hündchen", "狗", "🐕", "tête de chien", "dog "])
+def test_a_key_in_any_script_is_found_again(tmp_path: Path, noun: str) -> None:
+    keys = [f"digest {noun}", "digest dog"]
+    rows = np.arange(6, dtype=np.float32).reshape(2, 3)
+    EmbeddingStore(tmp_path).fetch(keys, lambda missing: rows)
+    again = EmbeddingStore(tmp_path).fetch(keys[::-1], lambda missing: pytest.fail(f"{missing} were there"))
+    np.testing.assert_array_equal(again, rows[::-1])

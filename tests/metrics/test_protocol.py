@@ -62,6 +62,15 @@ def test_only_the_rare_token_is_stripped() -> None:
     )
 
 
+@pytest.mark.parametrize("token", ["sks", "<new1>", "<new1> <new2>", "[V]", "[v1]", "  sks  "])
+def test_rare_tokens_are_stripped_from_subjects_and_from_prompts_in_words_of_their_own(token: str) -> None:
+    of_subject = replace(BEACH, subject=f"{token} dog")
+    verbatim = replace(BEACH, prompt=f"a photo of {token} dog, on the sks-free beach")
+    assert text_of(of_subject, TextForm.stripped) == "a photo of dog on the beach"
+    assert text_of(verbatim, TextForm.stripped) == "a photo of dog, on the sks-free beach"
+    assert text_of(verbatim, TextForm.class_noun) == verbatim.prompt
+
+
 def test_a_prompt_without_a_place_for_the_concept_is_the_text() -> None:
     assert {text_of(replace(BEACH, prompt="a red {dog}"), form) for form in TextForm} == {"a red {dog}"}
 

@@ -39,6 +39,8 @@ def body(source):
         ("[0] *", "{[}0{]} {*}"),
         ("two\n lines", "two lines"),
         ("η=0.1 ± µ", r"$\eta$=0.1 $\pm$ $\mu$"),
+        ("Cafe\u0301 an\u0303o", r"Caf\'{e} a\~{n}o"),
+        ("5 €", r"5 \texteuro{}"),
         ("naïve Łódź", r"na\"{i}ve \L{}\'{o}d\'{z}"),
         ("猫 ą\x07", "U+732B U+0105U+0007"),
     ],
