@@ -110,9 +110,7 @@ def test_a_transparent_colour_becomes_white(tmp_path: Path) -> None:
     assert pixels(tmp_path / "a.png")[0].tolist() == [[255, 255, 255], [10, 20, 31]]
 
 
-@pytest.mark.parametrize(
-    ("name", "dtype"), [("a.png", np.uint16), ("a.tif", np.uint16), ("big_endian.tif", ">u2"), ("a.tif", np.int32)]
-)
+@pytest.mark.parametrize(("name", "dtype"), [("a.png", np.uint16), ("a.tif", np.uint16), ("big_endian.tif", ">u2")])
 def test_16_bit_grey_is_divided_by_257_and_rounded(tmp_path: Path, name: str, dtype: object) -> None:
     values = np.arange(65536).reshape(256, 256)
     Image.fromarray(values.astype(dtype)).save(tmp_path / name)
@@ -130,7 +128,7 @@ def test_16_bit_colour_keeps_the_high_byte(tmp_path: Path) -> None:
     assert pixels(tmp_path / "a.png")[0].tolist() == [[0x00, 0x01, 0x12], [0xFF, 0xFE, 0x7F]]
 
 
-@pytest.mark.parametrize("values", [[[0, 70000]], [[-1, 5]]])
+@pytest.mark.parametrize("values", [[[0, 70000]], [[-1, 5]], [[0, 255]], [[0, 65535]], [[0, 0]]])
 def test_32_bit_values_have_no_range_and_are_refused(tmp_path: Path, values: list[list[int]]) -> None:
     Image.fromarray(np.array(values, dtype=np.int32)).save(tmp_path / "a.tif")
 
@@ -154,13 +152,53 @@ def test_cmyk_becomes_rgb(tmp_path: Path) -> None:
     assert decode_image(tmp_path / "a.tif").treatments == ("cmyk",)
 
 
+@pytest.mark.parametrize(
+    ("tag", "kind", "value"),
+    [
+        (ExifTags.Base.ExposureBiasValue, 10, struct.pack("<ii", -1, 0)),
+        (ExifTags.Base.ImageWidth, 9, struct.pack("<i", -5)),
+        (ExifTags.Base.ImageWidth, 4, struct.pack("<I", 2**32 - 1)),
+        (ExifTags.Base.MakerNote, 7, b"\xff\xfe\xfd\xfc"),
+    ],
+)
+def test_exif_that_cant_be_written_again_does_no_harm(
+    tmp_path: Path, noise: NDArray[np.uint8], tag: int, kind: int, value: bytes
+) -> None:
+    """An EXIF block made by hand: orientation 6, and one more entry."""
+    place = value + b"\0" * (4 - len(value)) if len(value) <= 4 else struct.pack("<I", 8 + 2 + 2 * 12 + 4)
+    entries = [
+        struct.pack("<HHII", ExifTags.Base.Orientation, 3, 1, 6),
+        struct.pack("<HHI", tag, kind, len(value) if kind == 7 else 1) + place,
+    ]
+    block = b"II*\0" + struct.pack("<IH", 8, 2) + b"".join(sorted(entries)) + struct.pack("<I", 0) + value
+    Image.fromarray(noise).save(tmp_path / "a.png", exif=b"Exif\0\0" + block)
+
+    np.testing.assert_array_equal(pixels(tmp_path / "a.png"), ORIENTATIONS[6](noise))
+
+
+@pytest.mark.parametrize("raised", [struct.error("x"), OverflowError(), KeyError("k"), TypeError("t"), zlib.error("z")])
+def test_whatever_a_decoder_raises_names_the_file(
+    tmp_path: Path, noise: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch, raised: Exception
+) -> None:
+    Image.fromarray(noise).save(tmp_path / "a.png")
+
+    def load(self: ImageFile.ImageFile) -> None:
+        raise raised
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", load)
+    with pytest.raises(ImageError, match=r"a\.png: damaged or truncated image: ."):
+        read_image(tmp_path / "a.png")
+
+
 def test_colour_profiles_are_ignored(tmp_path: Path, noise: NDArray[np.uint8]) -> None:
     from PIL import ImageCms
 
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()
-    Image.fromarray(noise).save(tmp_path / "a.png", icc_profile=profile)
+    for kind, treatments in (("XYZ", ("colour profile 'XYZ identity built-in' taken for sRGB",)), ("sRGB", ())):
+        profile = ImageCms.ImageCmsProfile(ImageCms.createProfile(kind)).tobytes()
+        Image.fromarray(noise).save(tmp_path / "a.png", icc_profile=profile)
 
-    np.testing.assert_array_equal(pixels(tmp_path / "a.png"), noise)
+        np.testing.assert_array_equal(pixels(tmp_path / "a.png"), noise)
+        assert decode_image(tmp_path / "a.png").treatments == treatments
 
 
 def test_the_first_frame_of_an_animation_is_read(tmp_path: Path) -> None:
@@ -187,8 +225,15 @@ def test_a_folder_is_not_an_image(tmp_path: Path) -> None:
         (b"not a picture", "not an image"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "not an image"),
         (png(0, 5, 8, 2, b""), "not an image"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n", "a Git LFS pointer .*git lfs pull"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC, which isn't read; convert it to PNG or JPEG"),
+        (b"\0\0\0\x20ftypavif\0\0\0\0", "AVIF, which"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL, which"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000, which"),
+        (b"8BPS\0\1", "Photoshop, which"),
+        (b'<?xml version="1.0"?>\n<svg xmlns="x"/>', "SVG, which"),
     ],
-    ids=["empty", "text", "a format that runs programs", "zero width"],
+    ids=["empty", "text", "runs programs", "zero width", "lfs", "heic", "avif", "jxl", "jp2", "psd", "svg"],
 )
 def test_what_is_no_image_is_refused(tmp_path: Path, data: bytes, message: str) -> None:
     (tmp_path / "a.png").write_bytes(data)
@@ -224,7 +269,7 @@ def test_decompression_bombs_are_refused_without_a_warning(
     (tmp_path / "bomb.png").write_bytes(png(side, side, 8, 2, b""))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pillow_limit)
 
-    with pytest.raises(ImageError, match="decompression bomb"):
+    with pytest.raises(ImageError, match=f"{side * side:,} pixels, at most 89,478,485 .*decompression bomb.*scale it"):
         read_image(tmp_path / "bomb.png")
 
     assert recwarn.list == []

@@ -124,8 +124,12 @@ def _images(tree: ReleaseTree, folder: Path) -> tuple[Path, ...]:
 
 
 def _hash_images(tree: ReleaseTree, images: Sequence[Path]) -> str:
-    contents = map(tree.read_bytes, images)
-    return images_digest(data for data in contents if data is not None)
+    contents = {path: data for path in images if (data := tree.read_bytes(path)) is not None}
+    first: dict[bytes, Path] = {}
+    for path, data in contents.items():
+        if (other := first.setdefault(data, path)) != path:
+            tree.findings.note(tree.where(path), f"the same as {other.name}, which so counts twice")
+    return images_digest(contents.values())
 
 
 def _read_concepts(tree: ReleaseTree) -> tuple[dict[str, ConceptRecord], bool]:

@@ -1,5 +1,6 @@
 """Statistics, notes and what only a check finds: images that do not decode."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -166,3 +167,23 @@ def test_a_checkpoint_of_no_concept_is_noted(release: Any) -> None:
     (note,) = check_benchmark(release.write()).notes
 
     assert note.startswith("visual_ckpt/owl: no such concept")
+
+
+def test_a_copy_of_a_reference_has_a_note(release: Any) -> None:
+    shutil.copy(release.folder("dog") / "00.png", release.folder("dog") / "00 (1).png")
+    report = check_benchmark(release.write())
+    assert "concept_image/dog/00.png: the same as 00 (1).png, which so counts twice" in report.notes
+    assert not report.faults
+
+
+@pytest.mark.parametrize("name", ["05.heic", "05.AVIF", "05.tga"])
+def test_a_reference_in_a_format_that_is_not_read_is_a_fault(release: Any, name: str) -> None:
+    (release.folder("dog") / name).write_bytes(b"x")
+    (fault,) = check_benchmark(release.write()).faults
+    assert fault.startswith(f"concept_image/dog/{name}: a picture in a format that isn't read; convert it")
+
+
+def test_folders_of_archives_by_macos_are_passed_over(release: Any) -> None:
+    for place in ("concept_image/__MACOSX/dog", "knowledge_data/__MACOSX", "concept_image/dog/__MACOSX"):
+        (release.root / place).mkdir(parents=True)
+    assert not check_benchmark(release.write()).faults
