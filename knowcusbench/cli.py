@@ -5,7 +5,6 @@ error and exit code 2.
 """
 
 import io
-import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -71,7 +70,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _speak_utf8()
         arguments = sys.argv[1:]
     arguments = list(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         with terminable(), exit_on_user_error():
             _dispatch(arguments)

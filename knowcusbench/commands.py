@@ -28,6 +28,7 @@ from knowcusbench.config import did_you_mean, register
 from knowcusbench.engine.base import Engine
 from knowcusbench.errors import ConfigError, IncompleteError, RunError, exit_on_user_error
 from knowcusbench.names import file_name
+from knowcusbench.progress import say
 from knowcusbench.provenance import provenance
 from knowcusbench.stages.adapt import POLL, adapt
 from knowcusbench.stages.dtype import settle_dtype
@@ -146,7 +147,7 @@ def run_stages(verb: str, composed: DictConfig) -> None:
     if verb == "probe":
         probe(config, resolved)
         if why:
-            _say(why)
+            say(why)
         return
     if verb == "doctor":
         # Here, since no other verb needs it.
@@ -165,19 +166,19 @@ def run_stages(verb: str, composed: DictConfig) -> None:
         config, resolved = read_config(settled)
         run = prepare(config, resolved, makes_results=verb not in READING)
     if why:
-        _say(why)
+        say(why)
     if verb == "plan":
         print(plan_summary(run, config.assumed_tflops))
         return
     for note in run.benchmark.notes:
-        _say(f"benchmark: {note}")
+        say(f"benchmark: {note}")
     in_bench = [stage for stage in STAGES if stage is not effects or run.effects.enabled]
     stages = in_bench if verb == "bench" else [stage for stage in STAGES if stage.__name__ == verb]
     if stages != [report]:
         run.engine.check()
     names, cache_dir = [stage.__name__ for stage in stages], Path(config.cache_dir)
     if verb != "report":
-        _say(forecast(run, names, cache_dir))
+        say(forecast(run, names, cache_dir))
     record = provenance(computes=verb not in READING) | {"verb": verb, "seconds": {}, "benchmark": run.benchmark.digest}
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
     seconds: dict[str, float] = record["seconds"]
@@ -210,11 +211,6 @@ def run_stages(verb: str, composed: DictConfig) -> None:
             f"{run.label}: {missing} of {len(run.plan)} images are missing; {run.store.root}/failures says why, and "
             "the same command tries them again"
         )
-
-
-def _say(text: str) -> None:
-    """Print a line beside the results. Not by `logging`: Hydra takes the root logger's handlers away."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def _generate_and_score(run: Run, engine: Engine) -> None:

@@ -146,6 +146,11 @@ class Progress:
         self._stream.flush()
 
 
+def say(text: str) -> None:
+    """Print a line to standard error. Not by `logging`: Hydra takes the root logger's handlers away."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def rate(per_second: float) -> str:
     """Return a rate for people, with the largest of the units second, minute and hour that makes it at least one."""
     for seconds, name in ((1, "s"), (MINUTE, "min")):

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
@@ -32,13 +31,12 @@ from knowcusbench.metrics.base import Metric
 from knowcusbench.metrics.protocol import Reduction
 from knowcusbench.names import check_name, matching
 from knowcusbench.plan import check_seeds, counts, make_plan, select_concepts
+from knowcusbench.progress import say
 from knowcusbench.report.choice import Choice, column_keys
 from knowcusbench.report.columns import COSTS
 from knowcusbench.stages.dtype import AUTO
 from knowcusbench.stages.local_paths import with_absolute_paths
 from knowcusbench.store import RunStore, create_json, read_json, write_json, write_table, writing
-
-log = logging.getLogger(__name__)
 
 FORMAT = 1
 """Version of the run directory's layout."""
@@ -358,16 +356,12 @@ def recorded_weights(store: RunStore) -> dict[str, Any]:
 
 
 def warn_of_another_torch(store: RunStore) -> None:
-    """Log one line where a run goes on under another version of torch than it was begun with."""
+    """Print one line where a run goes on under another version of torch than it was begun with."""
     before, now = recorded_weights(store).get("first_torch"), version("torch")
     if before and before != now:
-        log.warning(
-            "%s was begun with torch %s, this is %s: the last bits of new images may differ from those there, and "
-            "training more; install torch %s to go on alike",
-            store.root,
-            before,
-            now,
-            before,
+        say(
+            f"{store.root} was begun with torch {before}, this is {now}: the last bits of new images may differ from "
+            f"those there, and training more; install torch {before} to go on alike"
         )
 
 

@@ -23,15 +23,14 @@ def test_the_first_backbone_is_recorded_with_its_torch_and_others_are_refused(tm
         prepare.claim_weights(store, SimpleNamespace(digest="def"))
 
 
-def test_a_run_that_goes_on_under_another_torch_says_so_in_one_line(tmp_path: Path, caplog, monkeypatch) -> None:
+def test_a_run_that_goes_on_under_another_torch_says_so_in_one_line(tmp_path: Path, capsys, monkeypatch) -> None:
     store = RunStore(tmp_path)
     prepare.warn_of_another_torch(store)
     prepare.claim_weights(store, BACKBONE)
     prepare.warn_of_another_torch(store)
-    assert not caplog.records
+    assert capsys.readouterr().err == ""
     monkeypatch.setattr(prepare, "version", lambda name: "9.9.9")
     prepare.warn_of_another_torch(store)
-    (record,) = caplog.records
-    assert f"was begun with torch {version('torch')}, this is 9.9.9" in record.getMessage()
-    assert "\n" not in record.getMessage()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"was begun with torch {version('torch')}, this is 9.9.9" in line
     prepare.claim_weights(store, BACKBONE)
