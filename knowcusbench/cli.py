@@ -70,6 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _speak_utf8()
         arguments = sys.argv[1:]
     arguments = list(arguments)
+    _grow_gpu_memory_by_pages()
     try:
         with terminable(), exit_on_user_error():
             _dispatch(arguments)
@@ -90,6 +91,13 @@ def _speak_utf8() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+
+
+def _grow_gpu_memory_by_pages() -> None:
+    """Have torch's allocator of GPU memory, which reads this when it starts, extend what it holds page by page. Blocks
+    of fixed size leave gaps between the sizes of encoding, drawing, training and scoring."""
+    if not {"PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"} & os.environ.keys():
+        os.environ["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
 
 
 def _dispatch(arguments: list[str]) -> None:

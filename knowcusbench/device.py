@@ -59,3 +59,13 @@ def measured(device: torch.device) -> str:
     if device.type != "cpu":
         return f"{device.type}, {'with' if fast_dtype(device) == 'bfloat16' else 'without'} bf16"
     return f"matrix products here: {rates_in_words(device)}"
+
+
+def keep_fp32(device: torch.device, dtype: str) -> None:
+    """Have fp32 computed as such by this process from now on, if that is what computes on a GPU: torch's convolutions
+    there round their inputs to 10 bits (TF32) unless told otherwise. Other dtypes are not concerned."""
+    import torch
+
+    if device.type == "cuda" and dtype == "float32":
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False

@@ -39,6 +39,10 @@ class MethodError(UserError):
     """A method, or a concept given to it, that can't be used together."""
 
 
+class PictureError(UserError):
+    """A picture that was drawn and is none: its pixels are not finite."""
+
+
 class MetricError(UserError):
     """An encoder, text or score that a metric can't use."""
 

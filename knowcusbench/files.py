@@ -4,6 +4,7 @@ A place is a `Path`; `location` makes one of a URL ("s3://bucket/runs") that is 
 """
 
 import errno
+import json
 import math
 import os
 import shutil
@@ -89,6 +90,11 @@ def write_atomic(path: Path, data: bytes) -> None:
     """Write `data` to `path`, replacing what is there, whole or not at all."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
+
+
+def json_text(data: Any, *, indent: int | None = None) -> str:
+    """Return JSON that every reader takes. Raises ValueError for NaN and infinity, which Python would write as such."""
+    return json.dumps(data, indent=indent, ensure_ascii=False, allow_nan=False)
 
 
 def create_exclusively(path: Path, data: bytes) -> bool:

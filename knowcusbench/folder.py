@@ -4,7 +4,6 @@ So a published number can be computed again under each protocol.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,8 +20,9 @@ from knowcusbench.benchmark.types import Concept, Task
 from knowcusbench.commands import compose_config, explain
 from knowcusbench.config import build, did_you_mean
 from knowcusbench.errors import ConfigError
-from knowcusbench.files import local_path, write_atomic
+from knowcusbench.files import json_text, local_path, write_atomic
 from knowcusbench.metrics.base import Metric, Score, ScoreItem
+from knowcusbench.metrics.one_colour import score_and_note
 from knowcusbench.metrics.protocol import Reduction
 from knowcusbench.names import text_key
 from knowcusbench.progress import Progress
@@ -169,7 +169,7 @@ def _scores(items: Sequence[ScoreItem], metric: Metric) -> pd.DataFrame:
     with Progress(f"score {metric.title}", len(items), unit="image") as progress:
         for start in range(0, len(items), CHUNK):
             chunk = items[start : start + CHUNK]
-            scores += metric.score(chunk)
+            scores += score_and_note(metric, chunk)
             progress.update(len(chunk))
     return pd.DataFrame(
         {
@@ -178,7 +178,7 @@ def _scores(items: Sequence[ScoreItem], metric: Metric) -> pd.DataFrame:
             "metric": metric.name,
             "value": [score.value for score in scores],
             "note": [score.note for score in scores],
-            "details": [json.dumps(score.details) if score.details else "" for score in scores],
+            "details": [json_text(score.details) if score.details else "" for score in scores],
         }
     )
 

@@ -40,7 +40,7 @@ import pandas as pd
 from knowcusbench.claims import Claims
 from knowcusbench.config import RunConfig
 from knowcusbench.errors import RunError
-from knowcusbench.files import append, atomic_path, create_exclusively, location, names_in, write_atomic
+from knowcusbench.files import append, atomic_path, create_exclusively, json_text, location, names_in, write_atomic
 from knowcusbench.names import check_name
 
 UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT, errno.ENOSPC, errno.EDQUOT}
@@ -167,7 +167,7 @@ def create_json(path: Path, data: Mapping[str, Any]) -> bool:
 
 
 def _json_bytes(data: Mapping[str, Any]) -> bytes:
-    return (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode()
+    return (json_text(data, indent=2) + "\n").encode()
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -180,7 +180,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def append_line(path: Path, data: Mapping[str, Any]) -> None:
     """Add a line of JSON to a file that only this process writes."""
-    append(path, (json.dumps(data, ensure_ascii=False) + "\n").encode())
+    append(path, (json_text(data) + "\n").encode())
 
 
 def read_lines(directory: Path) -> Iterator[dict[str, Any]]:

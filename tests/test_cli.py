@@ -327,3 +327,16 @@ def test_another_package_adds_a_method_and_a_metric(tmp_path, cache_dir, sample_
     assert all("!!" in prompt for prompt in prompts)
     (table,) = tmp_path.rglob("scores/shout/width.parquet")
     assert set(pd.read_parquet(table)["value"]) == {32.0}
+
+
+@pytest.mark.parametrize("name", ["PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"])
+def test_gpu_memory_grows_by_pages_unless_the_user_chose(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"):
+        monkeypatch.setenv(variable, "x")
+        monkeypatch.delenv(variable)
+    main(["help"])
+    assert os.environ["PYTORCH_CUDA_ALLOC_CONF"] == "expandable_segments:True"
+    monkeypatch.delenv("PYTORCH_CUDA_ALLOC_CONF")
+    monkeypatch.setenv(name, "backend:native")
+    main(["help"])
+    assert {key: value for key, value in os.environ.items() if "ALLOC_CONF" in key} == {name: "backend:native"}

@@ -97,7 +97,9 @@ def on_a_gpu(monkeypatch, free: int) -> None:
     ("free", "fits"),
     [
         (140, None),
-        (60, "backbone.offload=text_encoder"),
+        (60, None),
+        (56, "backbone.offload=text_encoder"),
+        (46, "backbone.offload=alternating"),
         (24, "backbone.offload=alternating backbone.vae_tile=256 backbone.quantization=torchao_float8"),
     ],
 )

@@ -11,7 +11,7 @@ from PIL import Image
 from knowcusbench.adaptation.measure import Meter
 from knowcusbench.adaptation.storage import entry_name
 from knowcusbench.backbone.base import Backbone
-from knowcusbench.files import atomic_path
+from knowcusbench.files import atomic_path, json_text
 from knowcusbench.images import read_image
 
 RECORD = "drawn.json"
@@ -50,9 +50,8 @@ class ClassImages:
             temporary.mkdir()
             for name, image in zip(names, images, strict=True):
                 image.save(temporary / name)
-            (temporary / RECORD).write_text(
-                json.dumps({"seconds": seconds, "key": key}, indent=2) + "\n", encoding="utf-8"
-            )
+            text = json_text({"seconds": seconds, "key": key}, indent=2)
+            (temporary / RECORD).write_text(text + "\n", encoding="utf-8")
         return images
 
 

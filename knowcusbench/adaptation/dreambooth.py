@@ -11,6 +11,7 @@ from tqdm import trange
 
 from knowcusbench.adaptation.cache import AdapterCache
 from knowcusbench.adaptation.class_images import ClassImages
+from knowcusbench.adaptation.losses import Losses
 from knowcusbench.adaptation.measure import Meter, measured
 from knowcusbench.adaptation.released import load_released
 from knowcusbench.adaptation.types import Adaptation, Initialization
@@ -120,7 +121,7 @@ class DreamBooth:
         """Teach the transformer that `instance_prompt` shows the concept (in the `contexts`, by default alone).
 
         The result has a transformer adapter and the cost of stage "visual". Raises MethodError for a concept without
-        reference images, or without a released checkpoint where that is asked for.
+        reference images, or without a released checkpoint where that is asked for, and for a training that diverges.
         """
         if self.use_released:
             return load_released(concept)
@@ -160,7 +161,7 @@ class DreamBooth:
         if self.target_modules:
             targets = adapted_layers(backbone.transformer, self.target_modules)
         generator = torch.Generator().manual_seed(self.seed)
-        losses = []
+        losses = Losses(f"concept {concept.name!r}", "recipe.dreambooth.learning_rate")
         with measured("visual", backbone.device) as meter:
             instance = self._instance(concept, backbone, instance_prompt, generator)
             prior = self._prior(concept.class_noun, backbone, class_images, meter, generator)
@@ -182,11 +183,11 @@ class DreamBooth:
                     torch.nn.utils.clip_grad_norm_(parameters.values(), self.max_grad_norm)
                     optimizer.step()
                     optimizer.zero_grad()
-                    losses.append(loss.detach())
-                adapter = extract(backbone.transformer)
+                    losses.add(loss)
+                adapter = losses.trained(extract(backbone.transformer))
         backbone.check_intact()
-        tail = torch.stack(losses[-10:]).mean()
-        return Adaptation(transformer=adapter, cost=meter.cost, details={"dreambooth_loss": float(tail)})
+        details = {"dreambooth_loss": losses.mean(slice(-10, None))}
+        return Adaptation(transformer=adapter, cost=meter.cost, details=details)
 
     def _instance(
         self, concept: Concept, backbone: Backbone, instance_prompt: str, generator: torch.Generator

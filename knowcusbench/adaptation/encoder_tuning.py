@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from tqdm import trange
 
 from knowcusbench.adaptation.editor import Fact
+from knowcusbench.adaptation.losses import Losses
 from knowcusbench.adaptation.measure import measured
 from knowcusbench.adaptation.types import Adaptation
 from knowcusbench.backbone.base import Backbone, QuestionForm
@@ -47,7 +48,8 @@ class EncoderTuning:
             )
 
     def fit(self, facts: Sequence[Fact], backbone: Backbone) -> Adaptation:
-        """An adaptation of the text encoder, with the cost of stage "textual"."""
+        """An adaptation of the text encoder, with the cost of stage "textual". Raises MethodError, naming the first
+        question, for a training that diverges."""
         import torch
 
         from knowcusbench.backbone.lora import extract, trainable
@@ -56,7 +58,7 @@ class EncoderTuning:
             layers = range(backbone.layer_count) if self.layers is None else self.layers
             targets = backbone.text_modules(self.modules, tuple(layers))
             batch = [backbone.question_tokens(fact.question, fact.answer, self.question_form) for fact in facts]
-            losses = []
+            losses = Losses(f"question {facts[0].question!r}", "recipe.encoder_tuning.learning_rate")
             with trainable(backbone.text_encoder, targets, self.rank, self.alpha, self.seed) as parameters:
                 optimizer = torch.optim.AdamW(
                     parameters.values(), lr=self.learning_rate, weight_decay=self.weight_decay
@@ -71,8 +73,11 @@ class EncoderTuning:
                     torch.nn.utils.clip_grad_norm_(parameters.values(), self.max_grad_norm)
                     optimizer.step()
                     optimizer.zero_grad()
-                    losses.append(total)
-                adapter = extract(backbone.text_encoder)
+                    losses.add(torch.tensor(total, dtype=torch.float64))
+                adapter = losses.trained(extract(backbone.text_encoder))
         backbone.check_intact()
-        details = {"encoder_tuning_first_loss": losses[0], "encoder_tuning_last_loss": losses[-1]}
+        details = {
+            "encoder_tuning_first_loss": losses.mean(slice(1)),
+            "encoder_tuning_last_loss": losses.mean(slice(-1, None)),
+        }
         return Adaptation(text_encoder=adapter, cost=meter.cost, details=details)

@@ -50,10 +50,10 @@ class NullSpaceUltraEdit(UltraEdit):
         from knowcusbench.adaptation.rows import capture_keys
 
         bases: dict[str, Tensor] = {}
-        before = torch.empty(0), torch.empty(0)
+        before: tuple[Tensor, Tensor] | None = None
         for name, keys in capture_keys(backbone, names, self.preserved).items():
             # Gate and up projection of a layer read the same input.
-            if not torch.equal(keys, before[0]):
+            if before is None or not torch.equal(keys, before[0]):
                 before = keys, leading_directions(keys, self.preserved_energy)
             bases[name] = before[1]
             if bases[name].shape[1] == keys.shape[1]:

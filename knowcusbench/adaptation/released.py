@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from knowcusbench.adaptation.types import Adaptation, Adapter
 from knowcusbench.benchmark.types import Concept
 from knowcusbench.errors import MethodError, WeightsError
+from knowcusbench.finite import not_finite
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,6 +58,8 @@ def read_diffusers_lora(path: Path) -> Adapter:
             metadata = file.metadata() or {}
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"{path}: can't be read ({error}); download the release again") from error
+    if name := not_finite(tensors):
+        raise WeightsError(f"{path}: {name} has NaN or infinity, from a training that diverged; use another file")
     named = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
     downs, ups, alphas = _factors(path, named)
     default_alpha = _metadata_alpha(metadata)

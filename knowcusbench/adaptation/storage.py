@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from knowcusbench.adaptation.types import Adaptation, Adapter, Cost, Gate
-from knowcusbench.errors import WeightsError
-from knowcusbench.files import atomic_path, is_remote
+from knowcusbench.errors import MethodError, WeightsError
+from knowcusbench.files import atomic_path, is_remote, json_text
+from knowcusbench.finite import not_finite
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,7 +37,7 @@ RECORD_KEYS = {"format", "cost", "bytes", "details", "merged", "gates", "digests
 
 
 def save_adaptation(adaptation: Adaptation, directory: Path) -> None:
-    """Write an adaptation, whole or not at all."""
+    """Write an adaptation, whole or not at all. Raises MethodError, and writes nothing, if it has NaN or infinity."""
     adapters = {
         name: adapter
         for name, adapter in (
@@ -45,6 +46,9 @@ def save_adaptation(adaptation: Adaptation, directory: Path) -> None:
         )
         if adapter
     }
+    for name, adapter in adapters.items():
+        if odd := not_finite(adapter.tensors):
+            raise MethodError(f"the {name}'s adapter has NaN or infinity in {odd}; nothing was kept at {directory}")
     with atomic_path(directory) as temporary:
         temporary.mkdir()
         record = {
@@ -64,7 +68,13 @@ def save_adaptation(adaptation: Adaptation, directory: Path) -> None:
             },
             "digests": {name: save_adapter(adapter, temporary / name) for name, adapter in adapters.items()},
         }
-        (temporary / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        try:
+            text = json_text(record, indent=2)
+        except ValueError as error:
+            raise MethodError(
+                f"the adaptation's details or cost have no place in JSON ({error}); nothing was kept at {directory}"
+            ) from error
+        (temporary / RECORD_FILE).write_text(text + "\n", encoding="utf-8")
 
 
 def entry_name(key: Mapping[str, Any]) -> str:
@@ -136,7 +146,7 @@ def load_adapter(
     """Read one adapter in PEFT's form whose files have these SHA-256 `digests`; `gate` holds its gate but for the
     keys.
 
-    Raises WeightsError for a missing, damaged or altered file.
+    Raises WeightsError for a missing, damaged or altered file, and for NaN or infinity in it.
     """
     remedy = f"remove {directory.parent} to make it again"
     for name, digest in digests.items():
@@ -148,12 +158,15 @@ def load_adapter(
         if found != digest:
             raise WeightsError(f"{path}: was altered (its digest is not the recorded one); {remedy}")
     weights = {name.removeprefix(PREFIX): tensor for name, tensor in _tensors(directory / WEIGHTS_FILE).items()}
-    return Adapter(
+    adapter = Adapter(
         weights,
         _lora_fields(json.loads((directory / CONFIG_FILE).read_text(encoding="utf-8"))),
         merged,
         _read_gate(directory / GATE_FILE, gate) if gate else None,
     )
+    if odd := not_finite(adapter.tensors):
+        raise WeightsError(f"{directory}: {odd} has NaN or infinity; {remedy}")
+    return adapter
 
 
 def _read_gate(keys: Path, record: Mapping[str, Any]) -> Gate:

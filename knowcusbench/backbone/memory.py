@@ -70,21 +70,28 @@ class PeakBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @lru_cache
 def drawing_bytes(
-    checkpoint: Checkpoint, *, dtype: torch.dtype, height: int, width: int, batch: int, vae_tile: int | None
+    checkpoint: Checkpoint,
+    *,
+    dtype: torch.dtype,
+    height: int,
+    width: int,
+    batch: int,
+    decoded: int,
+    vae_tile: int | None,
 ) -> int:
-    """Of a forward of the transformer or of decoding, whichever needs more, for `batch` images at once. With `vae_tile`
-    the VAE decodes squares of this size."""
+    """Of a forward of the transformer for `batch` images at once, or of decoding `decoded` of them at once, whichever
+    needs more. With `vae_tile` the VAE decodes squares of this size."""
     # Without gradients the blocks use the same memory one after another.
     transformer, vae = _models(checkpoint, dtype, blocks=1)
     stride = checkpoint.pixels_per_token // 2
     with torch.no_grad(), fused_attention(), PeakBytes() as forward:
         _velocity(transformer, height // stride // 2, width // stride // 2, batch)
     rows, columns = (min(size, vae_tile or size) for size in (height, width))
-    latents = torch.empty(batch, vae.config.z_dim, 1, rows // stride, columns // stride, device="meta", dtype=dtype)
+    latents = torch.empty(decoded, vae.config.z_dim, 1, rows // stride, columns // stride, device="meta", dtype=dtype)
     with torch.no_grad(), fused_attention(), PeakBytes() as decoding:
         vae.decode(latents)
-    # The tiles, and the image that they are put together to.
-    pixels = 2 * batch * 3 * height * width * dtype.itemsize if vae_tile else 0
+    # The images that wait, the tiles, and the image that they are put together to.
+    pixels = (batch - decoded + (2 * decoded if vae_tile else 0)) * 3 * height * width * dtype.itemsize
     return int(max(forward.peak, decoding.peak + pixels))
 
 

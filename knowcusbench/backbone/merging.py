@@ -18,16 +18,16 @@ def merged(model: nn.Module, changes: Mapping[str, tuple[Tensor, Tensor]]) -> It
     computed in fp32 and rounded to the weights' dtype. Afterwards copies of the weights are put back: subtracting what
     was added would leave them rounded twice.
     """
-    weights = {name: _weight(model, name) for name in changes}
-    saved = {name: weight.clone() for name, weight in weights.items()}
+    saved = {name: _weight(model, name).clone() for name in changes}
     try:
         for name, (down, up) in changes.items():
-            for rows, _, rounded in _rounded_sum(weights[name], down, up):
+            for rows, _, rounded in _rounded_sum(_weight(model, name), down, up):
                 rows.copy_(rounded)
         yield
     finally:
-        for name, weight in weights.items():
-            weight.copy_(saved[name])
+        for name, weight in saved.items():
+            # Looked up again: a model that went to another device meanwhile has its weights in new storage.
+            _weight(model, name).copy_(weight)
 
 
 @torch.no_grad()

@@ -51,6 +51,8 @@ class QwenImageSpec(BackboneSpec):
             choice.
         compile: a torch.compile backend ("inductor") for the transformer's blocks; null runs them as they are. The
             first image of a process waits for the compiler. Adapters of the same rank share the compiled code.
+        vae_slicing: decode the images of a batch one after another: a fifth of the memory for five of them, at no cost
+            in time on a GPU. It can change the last bits of an image.
         vae_tile: height and width of the tiles that the VAE works in, in pixels, which bounds its memory; null takes
             the image whole. Neighbouring tiles overlap by a quarter and are blended.
         offload: what waits in main memory. "text_encoder": the text encoder, while the transformer works.
@@ -72,6 +74,7 @@ class QwenImageSpec(BackboneSpec):
     gradient_checkpointing: bool = True
     attention: str | None = None
     compile: str | None = None
+    vae_slicing: bool = True
     vae_tile: int | None = None
     offload: Offload = "none"
     quantization: Quantization | None = None
@@ -129,7 +132,13 @@ class QwenImageSpec(BackboneSpec):
 
         checkpoint = self.checkpoint(weights=False)
         size: dict[str, Any] = {"dtype": self.torch_dtype, "height": self.height, "width": self.width}
-        drawing = drawing_bytes(checkpoint, **size, batch=self.seeds_per_batch, vae_tile=self.vae_tile)
+        drawing = drawing_bytes(
+            checkpoint,
+            **size,
+            batch=self.seeds_per_batch,
+            decoded=1 if self.vae_slicing else self.seeds_per_batch,
+            vae_tile=self.vae_tile,
+        )
         training = training_bytes(checkpoint, **size, rank=lora_rank, checkpointing=self.gradient_checkpointing)
         weights = self._weight_bytes(self._counts(checkpoint))
         transformer = weights["transformer"] + weights["vae"]
@@ -144,6 +153,7 @@ class QwenImageSpec(BackboneSpec):
         steps: list[dict[str, Any]] = [
             {"offload": "text_encoder", "gradient_checkpointing": True},
             {"offload": "alternating", "gradient_checkpointing": True},
+            {"vae_slicing": True},
             {"vae_tile": 256},
             {"quantization": "torchao_float8"},
             {"quantization": "bitsandbytes_nf4"},

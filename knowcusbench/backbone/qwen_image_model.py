@@ -13,6 +13,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from knowcusbench.adaptation.types import Adaptation, Adapter
 from knowcusbench.backbone.base import Backbone, LatentDistribution, PromptEmbeds, QuestionForm
+from knowcusbench.backbone.decoding import decoded
 from knowcusbench.backbone.digest import weights_digest
 from knowcusbench.backbone.loading import load_pipeline
 from knowcusbench.backbone.lora import attached, check_fit
@@ -22,8 +23,9 @@ from knowcusbench.backbone.qwen_image import QwenImageSpec
 from knowcusbench.backbone.speed import apply_options, check_options
 from knowcusbench.backbone.step_lora import StepLora, beside, on_device
 from knowcusbench.backbone.targets import language_modules, lora_targets
-from knowcusbench.device import fast_dtype, resolve_device
-from knowcusbench.errors import MethodError
+from knowcusbench.device import fast_dtype, keep_fp32, resolve_device
+from knowcusbench.errors import MethodError, PictureError, WeightsError
+from knowcusbench.finite import not_finite
 
 IGNORED = -100
 """The label of a position that does not count."""
@@ -51,6 +53,7 @@ class QwenImage(Backbone):
         self.transformer: nn.Module = pipeline.transformer
         self.text_encoder: nn.Module = pipeline.text_encoder
         self._dtype = spec.torch_dtype
+        keep_fp32(device, spec.dtype)
         for module in self.modules().values():
             module.requires_grad_(False).eval()
         if spec.gradient_checkpointing:
@@ -60,19 +63,33 @@ class QwenImage(Backbone):
         self.lora_targets = lora_targets(self.transformer)
         self._negative: PromptEmbeds | None = None
         self._is_adapted = False
+        self._on_device: set[nn.Module] = set()
         self._step_lora = self._load_step_lora(spec.step_lora) if spec.step_lora else None
         pipeline.vae.to(device)
         self._bring(self.transformer)
         if spec.offload == "none":
             self._bring(self.text_encoder)
-        apply_options(pipeline, attention=spec.attention, compiler=spec.compile, vae_tile=spec.vae_tile)
+        apply_options(
+            pipeline,
+            attention=spec.attention,
+            compiler=spec.compile,
+            vae_slicing=spec.vae_slicing,
+            vae_tile=spec.vae_tile,
+        )
+        for component, module in self.modules().items():
+            if name := not_finite(dict(module.named_parameters()), device):
+                raise WeightsError(
+                    f"backbone.source: {name} of the {component} of {spec.source!r} has NaN or infinity; copy the "
+                    "checkpoint again"
+                )
         self._base_digest = weights_digest(self.modules(), device)
         self.digest = self._base_digest
         if self._step_lora:
             lora = weights_digest({"step_lora": nn.ParameterDict(_underscored(self._step_lora))})
             self.digest = hashlib.sha256(f"{self.digest} {lora}".encode()).hexdigest()
         self.sampling = {
-            name: getattr(spec, name) for name in ("steps", "true_cfg_scale", "negative_prompt", "seeds_per_batch")
+            name: getattr(spec, name)
+            for name in ("steps", "true_cfg_scale", "negative_prompt", "seeds_per_batch", "vae_slicing")
         }
         self.settings = {
             name: value for name in ("attention", "compile", "vae_tile") if (value := getattr(spec, name)) is not None
@@ -85,11 +102,18 @@ class QwenImage(Backbone):
         return adapter
 
     def _bring(self, module: nn.Module) -> None:
-        """Have the transformer or the text encoder on the device, and the other one where `offload` wants it."""
+        """Have the transformer or the text encoder on the device, and the other one where `offload` wants it. What is
+        there already is not asked for: walking through its thousands of modules takes as long as a step's launches."""
         other = self.text_encoder if module is self.transformer else self.transformer
-        if self.spec.offload == "alternating" or (self.spec.offload == "text_encoder" and other is self.text_encoder):
+        waits = self.spec.offload == "alternating" or (
+            self.spec.offload == "text_encoder" and other is self.text_encoder
+        )
+        if waits and other in self._on_device:
+            self._on_device.remove(other)
             other.to("cpu")
-        module.to(self.device)
+        if module not in self._on_device:
+            module.to(self.device)
+            self._on_device.add(module)
 
     def modules(self) -> dict[str, nn.Module]:
         return {
@@ -116,26 +140,36 @@ class QwenImage(Backbone):
     def _sample_batch(self, prompt_embeds: PromptEmbeds, noise_seeds: Sequence[int]) -> list[Image.Image]:
         # On the CPU a batch of one goes through matrix-vector kernels, whose last bits differ from those of any
         # larger batch (which agree with each other in bf16): drawn as a pair, an image is the same in every batch.
-        if len(noise_seeds) == 1 and self.device.type == "cpu":
-            return self._draw(prompt_embeds, [*noise_seeds, *noise_seeds])[:1]
-        return self._draw(prompt_embeds, noise_seeds)
+        drawn = [*noise_seeds, *noise_seeds] if len(noise_seeds) == 1 and self.device.type == "cpu" else noise_seeds
+        latents = self._denoised(prompt_embeds, drawn)
+        if self.spec.vae_slicing:
+            latents = latents[: len(noise_seeds)]
+        pictures = decoded(self._pipeline, latents, self.spec.height, self.spec.width)[: len(noise_seeds)]
+        if broken := [seed for seed, picture in zip(noise_seeds, pictures, strict=True) if picture is None]:
+            raise PictureError(
+                f"pixels are not finite (noise seed {', '.join(map(str, broken))}); the adaptation diverged, or the "
+                "weights or the chosen kernels are broken"
+            )
+        return [picture for picture in pictures if picture]
 
-    def _draw(self, prompt_embeds: PromptEmbeds, noise_seeds: Sequence[int]) -> list[Image.Image]:
+    def _denoised(self, prompt_embeds: PromptEmbeds, noise_seeds: Sequence[int]) -> Tensor:
+        """Packed latents (images, tokens, channels) at the end of sampling."""
         count = len(noise_seeds)
         embeds, mask = _repeat(prompt_embeds, count)
         conditions = {"prompt_embeds": embeds, "prompt_embeds_mask": mask}
         if self._negative is not None:
             embeds, mask = _repeat(self._negative, count)
             conditions |= {"negative_prompt_embeds": embeds, "negative_prompt_embeds_mask": mask}
-        images: list[Image.Image] = self._pipeline(
+        latents: Tensor = self._pipeline(
             **conditions,
             true_cfg_scale=self.spec.true_cfg_scale,
             height=self.spec.height,
             width=self.spec.width,
             num_inference_steps=self.spec.steps,
             latents=self._packed_noise(noise_seeds),
+            output_type="latent",
         ).images
-        return images
+        return latents
 
     def _packed_noise(self, noise_seeds: Sequence[int]) -> Tensor:
         """Initial noise as the pipeline takes it: in the model's dtype, 2 x 2 latents a token."""

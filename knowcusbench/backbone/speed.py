@@ -1,4 +1,4 @@
-"""How the pipeline computes: attention backend, compiled blocks, tiles. All can change the last bits of an image."""
+"""How the pipeline computes: attention backend, compiled blocks, slices, tiles. All can change an image's last bits."""
 
 import torch
 from diffusers import QwenImagePipeline
@@ -27,7 +27,12 @@ def check_options(attention: str | None, compiler: str | None) -> None:
 
 
 def apply_options(
-    pipeline: QwenImagePipeline, *, attention: str | None, compiler: str | None, vae_tile: int | None
+    pipeline: QwenImagePipeline,
+    *,
+    attention: str | None,
+    compiler: str | None,
+    vae_slicing: bool,
+    vae_tile: int | None,
 ) -> None:
     """Have the pipeline compute so. Raises ConfigError for an attention backend that is not installed or does not run
     on this machine."""
@@ -42,6 +47,8 @@ def apply_options(
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, COMPILED_VARIANTS)
         # Lengths and batch sizes as symbols from the first call on: an image must not depend on what was drawn before.
         pipeline.transformer.compile_repeated_blocks(backend=compiler, dynamic=True)
+    if vae_slicing:
+        pipeline.vae.enable_slicing()
     if vae_tile is not None:
         stride = vae_tile - vae_tile // OVERLAP
         pipeline.vae.enable_tiling(vae_tile, vae_tile, stride, stride)

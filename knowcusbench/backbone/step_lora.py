@@ -12,6 +12,7 @@ from knowcusbench.adaptation.sums import factors_of
 from knowcusbench.adaptation.types import Adapter
 from knowcusbench.backbone.checkpoint import first_line
 from knowcusbench.errors import ConfigError, WeightsError
+from knowcusbench.finite import not_finite
 
 if TYPE_CHECKING:
     import torch
@@ -72,7 +73,13 @@ class StepLora:
             module: (weights[f"{module}.lora_A.weight"], self.strength * weights[f"{module}.lora_B.weight"])
             for module in modules
         }
-        return _adapter(pairs)
+        adapter = _adapter(pairs)
+        if name := not_finite(adapter.weights):
+            raise WeightsError(
+                f"backbone.step_lora: {name} of {self.source!r} has NaN or infinity at strength {self.strength}; "
+                "copy it again, or lower the strength"
+            )
+        return adapter
 
     def scheduler(self, scheduler: FlowMatchEulerDiscreteScheduler) -> FlowMatchEulerDiscreteScheduler:
         """The scheduler that it draws with, from the checkpoint's."""

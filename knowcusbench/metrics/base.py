@@ -126,10 +126,10 @@ class Metric(ABC):
 def finite_score(
     metric: Metric, item: ScoreItem, value: float, note: str = "", details: Mapping[str, float] | None = None
 ) -> Score:
-    """A score, or MetricError naming the sample if `value` is not finite."""
-    if not math.isfinite(value):
-        raise MetricError(
-            f"{metric.title} of sample {item.sample_id} ({item.image}) is {value}; "
-            "check the encoder's weights and dtype"
-        )
+    """A score, or MetricError naming the sample if `value` or one of the details is not finite."""
+    for name, number in {metric.title: value, **(details or {})}.items():
+        if not math.isfinite(number):
+            raise MetricError(
+                f"{name} of sample {item.sample_id} ({item.image}) is {number}; check the encoder's weights and dtype"
+            )
     return Score(value, note, details or {})

@@ -6,7 +6,7 @@ from functools import cache
 
 from PIL import Image
 
-from knowcusbench.device import resolve_device
+from knowcusbench.device import keep_fp32, resolve_device
 from knowcusbench.errors import MetricError
 from knowcusbench.metrics.checkpoint import TRANSFORMERS_WEIGHTS, load_transformers, loading, locate, version
 from knowcusbench.metrics.segmentation import Box, BoxFinder, BoxSpec
@@ -59,6 +59,7 @@ class GroundingDino:
 
         self._threshold = spec.threshold
         self._device = resolve_device(spec.device)
+        keep_fp32(self._device, "float32")
         directory = locate(spec.source, spec.revision, TRANSFORMERS_WEIGHTS)
         model = load_transformers(AutoModelForZeroShotObjectDetection, spec.source, directory)
         with loading(spec.source):

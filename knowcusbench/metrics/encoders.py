@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from PIL import Image
 
-from knowcusbench.device import resolve_device
+from knowcusbench.device import keep_fp32, resolve_device
 from knowcusbench.errors import ConfigError
 from knowcusbench.images import read_image
 from knowcusbench.metrics.checkpoint import Dtype, locate, version
@@ -103,6 +103,7 @@ class ImageEncoder(ABC):
     def __init__(self, spec: EncoderSpec) -> None:
         self._batch_size = spec.batch_size
         self._filled = filled_size(spec.batch_size, spec.device)
+        keep_fp32(resolve_device(spec.device), spec.dtype)
         self._kept = EmbeddingStore(Path(spec.store).expanduser() / spec.key if spec.store else None)
 
     @abstractmethod

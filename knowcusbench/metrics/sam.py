@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from knowcusbench.config import did_you_mean
-from knowcusbench.device import resolve_device
+from knowcusbench.device import keep_fp32, resolve_device
 from knowcusbench.errors import ConfigError, WeightsError
 from knowcusbench.metrics.checkpoint import (
     TRANSFORMERS_WEIGHTS,
@@ -101,6 +101,7 @@ class TransformersSam:
 
         self._batch_size = spec.batch_size
         self._device = resolve_device(spec.device)
+        keep_fp32(self._device, "float32")
         self._filled = filled_size(spec.batch_size, spec.device)
         directory = locate(spec.source, spec.revision, TRANSFORMERS_WEIGHTS)
         self._model = load_transformers(SamModel, spec.source, directory).to(self._device)
@@ -155,7 +156,9 @@ class SegmentAnything:
             # The registry's own loading would unpickle whatever the file holds.
             model = registry[spec.architecture]()
             model.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
-        model = model.eval().requires_grad_(False).to(resolve_device(spec.device))
+        device = resolve_device(spec.device)
+        keep_fp32(device, "float32")
+        model = model.eval().requires_grad_(False).to(device)
         self._predictor = segment_anything.SamPredictor(model)
 
     def predict(self, images: Sequence[Image.Image], boxes: Sequence[Box]) -> list[Mask]:

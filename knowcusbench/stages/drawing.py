@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from uuid import uuid4
+from weakref import WeakKeyDictionary
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -21,7 +22,7 @@ from knowcusbench.adaptation.types import Adapter, Cost
 from knowcusbench.backbone.base import Backbone, PromptEmbeds
 from knowcusbench.claims import Claim
 from knowcusbench.engine.base import WorkerBroken
-from knowcusbench.errors import UserError
+from knowcusbench.errors import PictureError, UserError
 from knowcusbench.files import is_remote, remove, remove_leftovers, write_atomic
 from knowcusbench.out_of_memory import free_memory, is_out_of_memory
 from knowcusbench.store import RunStore, append_line, write_json
@@ -113,7 +114,7 @@ def draw_cells(
     make one batch: on a GPU the batch size can change an image's last bits. A cell is written, and claimed as long,
     while the next one is drawn."""
     claims = desk.store.claims(desk.label, desk.stage)
-    batches = Batches()
+    batches = BATCHES.setdefault(backbone, Batches())
     with Writer() as writer:
         for start in range(0, len(cells), ENCODED_AHEAD):
             chunk = [cell for cell in cells[start : start + ENCODED_AHEAD] if any(picture.missing for picture in cell)]
@@ -254,6 +255,10 @@ class Batches:
         return images, sizes
 
 
+BATCHES: WeakKeyDictionary[Backbone, Batches] = WeakKeyDictionary()
+"""What is known of every backbone of this process: the next job need not find it out again."""
+
+
 def _images(
     backbone: Backbone, embeds: PromptEmbeds, cell: Sequence[Picture], retries: int, batches: Batches
 ) -> tuple[dict[str, Image.Image], list[int], dict[str, dict[str, object]]]:
@@ -285,6 +290,9 @@ def _images(
                     "traceback": traceback.format_exc(),
                     "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                 }
+                if isinstance(error, PictureError):
+                    # The same numbers would come again.
+                    break
     return drawn, sizes, errors
 
 
@@ -292,7 +300,7 @@ def _refuse_hopeless(error: Exception) -> None:
     """Raise what no other picture would be spared: a user's mistake, or a GPU that answers no more."""
     import torch
 
-    if isinstance(error, UserError):
+    if isinstance(error, UserError) and not isinstance(error, PictureError):
         raise error
     # CUDA says of a full memory what it says of a broken device: "CUDA error".
     if is_out_of_memory(error):

@@ -1,6 +1,5 @@
 """The score stage: every metric on every image, their floors, and the real-image ceilings."""
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,10 +10,11 @@ import pandas as pd
 
 from knowcusbench.benchmark.types import Concept
 from knowcusbench.claims import piece_of
-from knowcusbench.files import modified, modified_in
+from knowcusbench.files import json_text, modified, modified_in
 from knowcusbench.metrics.base import Metric, ScoreItem, Shuffle
 from knowcusbench.metrics.ceiling import real_image_ceiling
 from knowcusbench.metrics.memo import content_digest
+from knowcusbench.metrics.one_colour import score_and_note
 from knowcusbench.plan import Sample, samples
 from knowcusbench.progress import Progress
 from knowcusbench.stages.adapt import POLL
@@ -145,12 +145,12 @@ class ScoreWorker:
     protocol: str
 
     def __call__(self, items: Sequence[ScoreItem]) -> Iterator[pd.DataFrame]:
-        scores = self.metric.score(items)
+        scores = score_and_note(self.metric, items)
         rows = {
             "sample_id": [item.sample_id for item in items],
             "value": [score.value for score in scores],
             "note": [score.note for score in scores],
-            "details": [json.dumps(score.details) if score.details else "" for score in scores],
+            "details": [json_text(score.details) if score.details else "" for score in scores],
             "protocol": self.protocol,
             "stamp": [stamp_of(item.image) for item in items],
         }

@@ -400,3 +400,12 @@ def test_the_release_is_used_instead_when_asked(
 def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         dreambooth(**wrong)
+
+
+def test_a_training_that_diverges_ends_with_concept_and_step_and_nothing_is_kept(
+    backbone: QwenImage, cube: Concept, cache: AdapterCache
+) -> None:
+    with pytest.raises(MethodError, match=r"'cube': loss is not finite at step 2; lower recipe\.dreambooth\.learning"):
+        dreambooth(learning_rate=1e30).fit(cube, backbone, "sks toy", cache)
+    assert not list(cache.directory.glob("*"))
+    backbone.check_intact()

@@ -9,7 +9,7 @@ from knowcusbench.adaptation.encoder_tuning import EncoderTuning
 from knowcusbench.backbone.base import Backbone
 from knowcusbench.backbone.lora import extract, trainable
 from knowcusbench.backbone.qwen_image_model import QwenImage
-from knowcusbench.errors import ConfigError
+from knowcusbench.errors import ConfigError, MethodError
 
 FACTS = (Fact("What is my birthday gift?", "sks dog"), Fact("What came from Rome?", "sks dog"))
 
@@ -100,3 +100,9 @@ def test_the_seed_alone_decides(backbone_fp32: QwenImage) -> None:
 def test_settings_that_make_no_sense_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         tuning(**wrong)
+
+
+def test_a_tuning_that_diverges_ends_with_question_and_step(backbone_fp32: QwenImage) -> None:
+    with pytest.raises(MethodError, match=r"gift\?'.*loss is not finite at step 2; lower recipe\.encoder_tu"):
+        tuning(learning_rate=1e30).fit(FACTS, backbone_fp32)
+    backbone_fp32.check_intact()

@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from torch.utils._pytree import tree_leaves
 
+from knowcusbench.adaptation import rows
 from knowcusbench.adaptation.closed_form import edit_factors, leading_directions
 from knowcusbench.adaptation.editor import Fact
 from knowcusbench.adaptation.nullspace import NullSpaceUltraEdit
@@ -50,6 +52,27 @@ def test_preserved_keys_keep_their_outputs() -> None:
     assert (kept @ change.T).norm() < 1e-9 * (keys @ change.T).norm()
     plain_down, plain_up = edit_factors(keys, values)
     assert (kept @ (plain_up @ plain_down).T).norm() > 0.1 * (keys @ change.T).norm()
+
+
+class OnGpu(torch.Tensor):
+    """A tensor that, like one of CUDA, is computed with none of the main memory."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        if any(type(tensor) is torch.Tensor for tensor in given):
+            raise RuntimeError(f"Expected all tensors to be on the same device ({func.__name__})")
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+def test_inputs_on_a_gpu_are_compared_with_each_other_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = {"3.gate": random(9, 24), "3.up": random(9, 24), "4.gate": random(9, 24, seed=1)}
+    there = {name: own.as_subclass(OnGpu) for name, own in keys.items()}
+    monkeypatch.setattr(rows, "capture_keys", lambda *_: there)
+    bases = editor(preserved_energy=0.9).protected(None, list(keys))
+    for name, own in keys.items():
+        assert torch.equal(bases[name].as_subclass(torch.Tensor), leading_directions(own, 0.9))
+    assert bases["3.gate"] is bases["3.up"]
 
 
 def test_leading_directions_are_the_fewest_with_the_energy() -> None:

@@ -126,3 +126,11 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     save_file({"transformer.proj.weight": torch.ones(2, 2)}, tmp_path / "x.safetensors")
     with pytest.raises(WeightsError, match=r"proj\.weight"):
         read_diffusers_lora(tmp_path / "x.safetensors")
+
+
+def test_a_released_lora_with_nan_is_refused_with_its_tensors_name(backbone: QwenImage, tmp_path: Path) -> None:
+    found = factors(backbone)
+    name = next(iter(found))
+    found[name][1][2, 1] = float("nan")
+    with pytest.raises(WeightsError, match=rf"lora.safetensors: transformer.{name}.lora_B.weight has NaN"):
+        read_diffusers_lora(write(tmp_path / "lora.safetensors", found, NEW))

@@ -6,11 +6,12 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors import safe_open
+from safetensors.torch import save_file
 
-from knowcusbench.adaptation.storage import load_adaptation, save_adaptation
+from knowcusbench.adaptation.storage import file_digest, load_adaptation, save_adaptation
 from knowcusbench.adaptation.types import Adaptation, Adapter, Cost
 from knowcusbench.backbone.qwen_image_model import QwenImage
-from knowcusbench.errors import WeightsError
+from knowcusbench.errors import MethodError, WeightsError
 
 
 def random_adapter(backbone: QwenImage, ranks: dict[str, int]) -> Adapter:
@@ -151,3 +152,30 @@ def test_the_record_says_what_the_adaptation_weighs(adaptation: Adaptation, tmp_
     record = json.loads((tmp_path / "a" / "adaptation.json").read_text())
     assert adaptation.transformer is not None
     assert record["bytes"] == 4 * sum(tensor.numel() for tensor in adaptation.transformer.weights.values())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite_are_neither_kept_nor_read(
+    value: float, adaptation: Adaptation, tmp_path: Path
+) -> None:
+    save_adaptation(adaptation, tmp_path / "good")
+    assert adaptation.transformer is not None
+    name = next(reversed(adaptation.transformer.weights))
+    adaptation.transformer.weights[name][0, 0] = value
+    with pytest.raises(MethodError, match=f"{name}; nothing was kept"):
+        save_adaptation(adaptation, tmp_path / "bad")
+    assert not (tmp_path / "bad").exists()
+
+    file = tmp_path / "good" / "transformer" / "adapter_model.safetensors"
+    save_file({f"base_model.model.{key}": tensor for key, tensor in adaptation.transformer.weights.items()}, file)
+    record = json.loads((tmp_path / "good" / "adaptation.json").read_text())
+    record["digests"]["transformer"][file.name] = file_digest(file)
+    (tmp_path / "good" / "adaptation.json").write_text(json.dumps(record))
+    with pytest.raises(WeightsError, match=f"{name} has NaN or infinity"):
+        load_adaptation(tmp_path / "good")
+
+
+def test_details_that_json_does_not_know_are_refused(adaptation: Adaptation, tmp_path: Path) -> None:
+    with pytest.raises(MethodError, match="nothing was kept"):
+        save_adaptation(Adaptation(adaptation.transformer, details={"loss": float("nan")}), tmp_path / "a")
+    assert list(tmp_path.iterdir()) == []

@@ -76,3 +76,13 @@ def test_the_retained_gain_sums_over_matrices() -> None:
     model = nn.Sequential(a_model(torch.bfloat16)[0], a_model(torch.bfloat16)[0])
     small, large = a_change(1e-6)["0"], a_change(1e-1)["0"]
     assert retained_gain(model, {"0": small, "1": large}) == pytest.approx(1, abs=1e-2)
+
+
+def test_weights_that_moved_meanwhile_are_put_back_where_they_are_now() -> None:
+    """As a model's that waits in main memory while another one works: it comes back in new storage."""
+    model = a_model(torch.bfloat16)
+    before = model[0].weight.clone()
+    with merged(model, a_change(1e-1)):
+        assert not torch.equal(model[0].weight, before)
+        model[0].weight.data = model[0].weight.data.clone()
+    assert torch.equal(model[0].weight, before)

@@ -176,7 +176,8 @@ def test_what_is_not_at_work_waits_in_main_memory(
     """Which of the two is sent to the CPU, and that the other one is on the device, before each kind of work."""
     backbone = miniature_spec(miniature, offload=offload).load()
     embeds = backbone.encode(PROMPT)
-    backbone.sample(embeds, [1])
+    backbone._negative = backbone.encode(" ")
+    both = {backbone.text_encoder, backbone.transformer}
     sent: list[tuple[str, object]] = []
     for name in ("text_encoder", "transformer"):
         getattr(backbone, name).to = lambda device, name=name: sent.append((name, device))
@@ -188,10 +189,14 @@ def test_what_is_not_at_work_waits_in_main_memory(
         "logits": ("text_encoder", lambda: backbone.language_logits(torch.tensor([[1, 2]]))),
     }
     for name, (at_work, work) in works.items():
+        backbone._on_device = both - {getattr(backbone, at_work)}
         sent.clear()
         work()
         assert [module for module, device in sent if device == "cpu"] == moves[name]
         assert sent[-1] == (at_work, backbone.device)
+        sent.clear()
+        work()
+        assert sent == [], "what is there already is not moved again"
     for name in ("text_encoder", "transformer"):
         del getattr(backbone, name).to
     assert np.array_equal(draw(backbone), plain)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import miniature_spec
 from diffusers import FlowMatchEulerDiscreteScheduler, QwenImagePipeline
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from knowcusbench.adaptation.types import Adaptation, Adapter
 from knowcusbench.backbone.qwen_image_model import QwenImage
@@ -152,3 +152,12 @@ def test_a_file_that_is_no_such_lora_is_one_line(miniature: Path, tmp_path: Path
         fast_spec(miniature, other).load()
     with pytest.raises(ConfigError, match=r"step_lora.shift: expected a number above 0, found -1"):
         StepLora(source="owner/name", shift=-1)
+
+
+def test_a_step_lora_with_infinity_is_refused_with_its_tensors_name(lightning: Path, tmp_path: Path) -> None:
+    tensors = load_file(lightning)
+    name = next(name for name in tensors if name.endswith("to_q.lora_up.weight"))
+    tensors[name][0, 0] = float("inf")
+    save_file(tensors, tmp_path / "broken.safetensors")
+    with pytest.raises(WeightsError, match=r"to_q.lora_B.weight of .*broken.* has NaN or infinity"):
+        StepLora(source=str(tmp_path / "broken.safetensors")).load()

@@ -12,9 +12,9 @@ from PIL import Image
 
 from knowcusbench.backbone.qwen_image_model import QwenImage
 from knowcusbench.engine.base import WorkerBroken
-from knowcusbench.errors import ConfigError
+from knowcusbench.errors import ConfigError, PictureError
 from knowcusbench.files import write_atomic
-from knowcusbench.stages.drawing import Desk, Picture, draw_cells
+from knowcusbench.stages.drawing import BATCHES, Desk, Picture, draw_cells
 from knowcusbench.store import RunStore
 
 Command = Callable[..., int]
@@ -30,6 +30,11 @@ OUT_OF_MEMORY = [
     RuntimeError("CUDA driver error: out of memory"),
 ]
 """As torch, the CUDA runtime and driver, cuBLAS, cuDNN, Python and the CPU's allocator say it."""
+
+
+@pytest.fixture(autouse=True)
+def nothing_known_of_memory() -> None:
+    BATCHES.clear()
 
 
 @pytest.fixture
@@ -90,6 +95,26 @@ def test_where_memory_is_short_batches_are_halved_and_images_the_same(
     assert drawn_in(tmp_path / "images") == undisturbed
     assert [line["batches"] for line in journal(desk)] == [[1, 1, 1], [1, 1, 1]]
     assert tried == [3, 1, 1, 1, 1, 1, 1], "after the first, no batch is tried that has no room"
+
+
+def test_the_next_job_of_a_process_knows_what_memory_has_room_for(backbone, desk, tmp_path, undisturbed, monkeypatch):
+    tried = spoil(monkeypatch, lambda seeds: OUT_OF_MEMORY[0] if len(seeds) > 1 else None)
+    for cell in cells_in(tmp_path / "images"):
+        list(draw_cells(backbone, [cell], desk))
+    assert tried == [3, 1, 1, 1, 1, 1, 1]
+    assert drawn_in(tmp_path / "images") == undisturbed
+
+
+def test_a_picture_that_is_not_finite_is_recorded_and_not_tried_again(
+    backbone, desk, tmp_path, undisturbed, monkeypatch
+):
+    tried = spoil(monkeypatch, lambda seeds: PictureError("pixels are not finite") if 1 in seeds else None)
+    outcomes = list(draw_cells(backbone, cells_in(tmp_path / "images"), desk, concept="dog3"))
+    assert [drawn.failed for drawn in outcomes] == [("a000000000000001",), ("b000000000000001",)]
+    assert drawn_in(tmp_path / "images") == {name: data for name, data in undisturbed.items() if "1" not in name}
+    failure = json.loads(desk.store.failure("mokus", "a000000000000001").read_text())
+    assert (failure["error"], failure["attempts"]) == ("PictureError: pixels are not finite", 1)
+    assert tried == [3, 1, 1, 1, 3, 1, 1, 1]
 
 
 def test_a_picture_that_has_no_room_even_alone_is_recorded_and_ends_nothing(
