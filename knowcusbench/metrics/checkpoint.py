@@ -14,6 +14,10 @@ from knowcusbench.errors import WeightsError
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
+ImageBackend = Literal["pil", "torchvision"]
+"""What transformers resizes images with. Both are bicubic or bilinear with antialiasing, and differ by up to a grey
+level in a pixel."""
+
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 FILES = ("*.json", "*.txt")
@@ -134,6 +138,18 @@ def load_transformers(model_class: Any, source: str, directory: Path, **settings
     if missing := sorted(report["missing_keys"]):
         raise WeightsError(f"{source}: lacks {len(missing)} weights of its model, the first is {missing[0]}")
     return model.eval().requires_grad_(False)
+
+
+def load_image_processor(source: str, directory: Path, backend: ImageBackend) -> Any:
+    """The image processor of a transformers checkpoint that resizes with `backend`. Raises WeightsError, naming
+    `source`, if it can't be loaded or resizes with another."""
+    from transformers import AutoImageProcessor
+
+    with loading(source):
+        processor = AutoImageProcessor.from_pretrained(directory, backend=backend, trust_remote_code=False)
+    if processor.backend != backend:
+        raise WeightsError(f"{source}: transformers has no image processor for it with the backend {backend!r}")
+    return processor
 
 
 def first_line(error: BaseException) -> str:

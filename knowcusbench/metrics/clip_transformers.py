@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from PIL import Image
 
 from knowcusbench.device import resolve_device
-from knowcusbench.metrics.checkpoint import TRANSFORMERS_WEIGHTS, load_transformers, loading, locate, version
+from knowcusbench.metrics.checkpoint import (
+    TRANSFORMERS_WEIGHTS,
+    ImageBackend,
+    load_image_processor,
+    load_transformers,
+    loading,
+    locate,
+    version,
+)
 from knowcusbench.metrics.encoders import EncoderSpec, ImageTextEncoder
 
 if TYPE_CHECKING:
@@ -18,7 +26,19 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TransformersClipSpec(EncoderSpec):
+class TransformersSpec(EncoderSpec):
+    """A transformers model of image and text with its processor.
+
+    Attributes:
+        image_backend: what resizes images. `pil` is what transformers before 5, and so all code of published scores,
+            has used; `torchvision` is what transformers 5 takes unless told otherwise.
+    """
+
+    image_backend: ImageBackend = "pil"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformersClipSpec(TransformersSpec):
     """A transformers `CLIPModel` with the processor it was trained with.
 
     Attributes:
@@ -50,14 +70,15 @@ class TransformersClipSpec(EncoderSpec):
 
 
 class TransformersEncoder(ImageTextEncoder):
-    """A resident pair of towers of transformers, with its processor."""
+    """A resident pair of towers of transformers, with its processors."""
 
     _processor: Any
+    _image_processor: Any
     _model: Any
     _device: torch.device
 
     def preprocess(self, image: Image.Image) -> Tensor:
-        pixels: Tensor = self._processor.image_processor(images=image, return_tensors="pt")["pixel_values"][0]
+        pixels: Tensor = self._image_processor(images=image, return_tensors="pt")["pixel_values"][0]
         return pixels
 
     def image_features(self, pixels: Tensor) -> Tensor:
@@ -84,6 +105,7 @@ class TransformersClipEncoder(TransformersEncoder):
         processor_directory = locate(processor, revision)
         with loading(processor):
             self._processor = CLIPProcessor.from_pretrained(processor_directory)
+        self._image_processor = load_image_processor(processor, processor_directory, spec.image_backend)
         self.logit_scale = float(model.logit_scale)
         self.context_length = model.config.text_config.max_position_embeddings
         self._model = model.to(self._device, getattr(torch, spec.dtype))

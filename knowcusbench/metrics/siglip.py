@@ -11,20 +11,20 @@ from knowcusbench.errors import WeightsError
 from knowcusbench.metrics.checkpoint import (
     TRANSFORMERS_WEIGHTS,
     first_line,
+    load_image_processor,
     load_transformers,
     loading,
     locate,
     transformers_config,
 )
-from knowcusbench.metrics.clip_transformers import TransformersEncoder
-from knowcusbench.metrics.encoders import EncoderSpec
+from knowcusbench.metrics.clip_transformers import TransformersEncoder, TransformersSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
-class SiglipSpec(EncoderSpec):
+class SiglipSpec(TransformersSpec):
     """SigLIP (arXiv 2303.15343), or SigLIP 2 (arXiv 2502.14786) of fixed resolution, as a transformers `SiglipModel`
     with its processor. SigLIP 2 NaFlex is another model and not read.
 
@@ -62,6 +62,7 @@ class SiglipEncoder(TransformersEncoder):
                 self._processor = AutoProcessor.from_pretrained(directory, trust_remote_code=False)
         except ImportError as error:
             raise WeightsError(f"{spec.source}: {first_line(error)} (pip install sentencepiece protobuf)") from error
+        self._image_processor = load_image_processor(spec.source, directory, spec.image_backend)
         self.context_length = config.text_config.max_position_embeddings
         self._model = model.to(self._device, getattr(torch, spec.dtype))
 
