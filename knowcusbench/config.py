@@ -116,6 +116,7 @@ class ProtocolConfig:
         references: which references count; "held_out" are those of `grid.held_out`.
         text_form: what stands for the concept in the text that an image is compared with.
         scale: the factor on CLIP-T's cosine.
+        image_scale: the factor on cosines with reference images.
         clamp: whether negative cosines with texts count as zero.
         precision: of encoders' weights.
         reduction: how scores become one number.
@@ -129,6 +130,7 @@ class ProtocolConfig:
     references: ReferenceSplit = ReferenceSplit.train
     text_form: TextForm = TextForm.class_noun
     scale: float = 1.0
+    image_scale: float = 1.0
     clamp: bool = False
     precision: Precision = Precision.float32
     reduction: Reduction = Reduction.macro

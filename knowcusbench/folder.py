@@ -239,8 +239,8 @@ def summarise(
     """One row per metric: its mean by `reduction`, the 95% interval over concepts, how many images and concepts, how
     many scores carry a note, and the protocol's digest."""
     table = scores.assign(method="images", task=Task.GENERATION.value)
-    of_concepts = concept_means(table)
-    means, intervals = MEANS[reduction](of_concepts), score_intervals(of_concepts, reduction)
+    of_concepts, bounds = concept_means(table), {name: metric.bounds for name, metric in metrics.items()}
+    means, intervals = MEANS[reduction](of_concepts), score_intervals(of_concepts, reduction, bounds)
     rows = []
     for name, metric in metrics.items():
         own = table[table["metric"] == name]

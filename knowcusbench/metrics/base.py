@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from knowcusbench.benchmark.types import Concept, Task
 from knowcusbench.errors import MetricError
+from knowcusbench.metrics.bounds import UNBOUNDED, Bounds
 from knowcusbench.metrics.masks import MaskStore
 from knowcusbench.metrics.protocol import ReferenceSplit, split_of
 
@@ -101,6 +102,11 @@ class Metric(ABC):
     uses_references: ClassVar[bool] = False
     least_references: ClassVar[int] = 1
     shuffle: ClassVar[Shuffle] = Shuffle.CONCEPTS
+
+    @property
+    def bounds(self) -> Bounds:
+        """The lowest and highest score there can be, which no interval goes beyond; by default there are none."""
+        return UNBOUNDED
 
     @abstractmethod
     def score(self, items: Sequence[ScoreItem]) -> list[Score]:

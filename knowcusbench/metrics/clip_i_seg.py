@@ -16,6 +16,7 @@ import numpy as np
 from knowcusbench.errors import ConfigError
 from knowcusbench.images import read_image
 from knowcusbench.metrics.base import Score, ScoreItem, finite_score
+from knowcusbench.metrics.bounds import Bounds, cosine_bounds
 from knowcusbench.metrics.embeddings import EmbeddingStore, Rows
 from knowcusbench.metrics.encoders import EncoderSpec, ImageEncoder, batches
 from knowcusbench.metrics.image_similarity import ReferenceMetric
@@ -43,6 +44,7 @@ class ClipISeg(ReferenceMetric):
     Attributes:
         encoder: what embeds images.
         pairing: how several references are compared.
+        scale: the factor on the cosine.
         segmenter: what finds the subject.
         background: the colour of the background, 0 to 255 a channel.
         crop: whether to crop to the bounding box of the subject.
@@ -53,6 +55,7 @@ class ClipISeg(ReferenceMetric):
 
     encoder: EncoderSpec
     pairing: ReferencePairing = ReferencePairing.all
+    scale: float = 1.0
     segmenter: SegmenterSpec
     background: tuple[int, int, int] = (255, 255, 255)
     crop: bool = False
@@ -60,6 +63,10 @@ class ClipISeg(ReferenceMetric):
     def __post_init__(self) -> None:
         if not all(0 <= channel <= 255 for channel in self.background):
             raise ConfigError(f"{self.name}.background: channels are 0 to 255, found {list(self.background)}")
+
+    @property
+    def bounds(self) -> Bounds:
+        return cosine_bounds(self.scale)
 
     def score(self, items: Sequence[ScoreItem]) -> list[Score]:
         import torch
@@ -73,9 +80,11 @@ class ClipISeg(ReferenceMetric):
         scores = []
         for item, files, noun in zip(items, references, nouns, strict=True):
             image, compared = embeddings[item.image, item.class_noun], [embeddings[file, noun] for file in files]
-            value = paired_cosine(image.embedding, torch.stack([one.embedding for one in compared]), self.pairing)
+            cosine = paired_cosine(image.embedding, torch.stack([one.embedding for one in compared]), self.pairing)
             details = {"coverage": image.coverage}
-            scores.append(finite_score(self, item, value, _note(image, compared, item.class_noun), details))
+            scores.append(
+                finite_score(self, item, self.scale * cosine, _note(image, compared, item.class_noun), details)
+            )
         return scores
 
     def masks(self) -> MaskStore | None:

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from knowcusbench.errors import MetricError
 from knowcusbench.metrics.base import Score, ScoreItem, finite_score
+from knowcusbench.metrics.bounds import SHARE, Bounds
 from knowcusbench.metrics.image_similarity import EmbeddingMetric
 
 ROUNDING = 1e-6
@@ -30,6 +31,10 @@ class Copies(EmbeddingMetric):
     least_references: ClassVar[int] = 2
 
     duplicates: float = 0.99
+
+    @property
+    def bounds(self) -> Bounds:
+        return SHARE
 
     def score(self, items: Sequence[ScoreItem]) -> list[Score]:
         import torch

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from knowcusbench.benchmark.types import Concept
 from knowcusbench.errors import ConfigError
 from knowcusbench.metrics.base import Metric, Score, ScoreItem, finite_score
+from knowcusbench.metrics.bounds import Bounds, cosine_bounds
 from knowcusbench.metrics.encoders import EncoderSpec, ImageEncoder
 from knowcusbench.metrics.protocol import ReferencePairing, ReferenceSplit, paired_cosine, split_of
 
@@ -73,12 +74,18 @@ class ImageSimilarity(EmbeddingMetric):
 
     Attributes:
         pairing: how several references are compared.
+        scale: the factor on the cosine: 100 as in DreamBench++'s code, 1 elsewhere.
     """
 
     pairing: ReferencePairing = ReferencePairing.all
+    scale: float = 1.0
+
+    @property
+    def bounds(self) -> Bounds:
+        return cosine_bounds(self.scale)
 
     def score(self, items: Sequence[ScoreItem]) -> list[Score]:
         return [
-            finite_score(self, item, paired_cosine(image, references, self.pairing))
+            finite_score(self, item, self.scale * paired_cosine(image, references, self.pairing))
             for item, (image, references) in zip(items, self.embed(items), strict=True)
         ]

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+from knowcusbench.metrics.bounds import UNBOUNDED, Bounds
 from knowcusbench.metrics.clip_transformers import TransformersClipSpec
 from knowcusbench.metrics.text_similarity import TextSimilarity
 
@@ -16,6 +17,11 @@ class PickScore(TextSimilarity):
     title: ClassVar[str] = "PickScore"
 
     encoder: TransformersClipSpec
+
+    @property
+    def bounds(self) -> Bounds:
+        # Those of the cosine are so far away that they say nothing, and to know its factor the weights must be read.
+        return UNBOUNDED
 
     def factor(self) -> float:
         return math.exp(self.encoder.load().logit_scale)

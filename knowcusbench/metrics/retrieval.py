@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 from knowcusbench.benchmark.types import Concept
 from knowcusbench.errors import ConfigError
 from knowcusbench.metrics.base import Score, ScoreItem, finite_score
+from knowcusbench.metrics.bounds import SHARE, Bounds
 from knowcusbench.metrics.encoders import ImageEncoder
 from knowcusbench.metrics.image_similarity import EmbeddingMetric
 from knowcusbench.metrics.protocol import mean_direction
@@ -25,6 +26,10 @@ class ConceptRetrieval(EmbeddingMetric):
 
     name: ClassVar[str] = "retrieval"
     title: ClassVar[str] = "Retrieval"
+
+    @property
+    def bounds(self) -> Bounds:
+        return SHARE
 
     def check(self, concepts: Sequence[Concept]) -> None:
         super().check(concepts)

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from knowcusbench.benchmark.types import Task
 from knowcusbench.metrics.base import Metric, Score, ScoreItem, Shuffle, finite_score
+from knowcusbench.metrics.bounds import Bounds, cosine_bounds
 from knowcusbench.metrics.encoders import EncoderSpec, ImageTextEncoder
 from knowcusbench.metrics.protocol import TextForm, scaled_cosine, text_of
 
@@ -30,6 +31,10 @@ class TextSimilarity(Metric):
     encoder: EncoderSpec
     text_form: TextForm = TextForm.class_noun
     clamp: bool = False
+
+    @property
+    def bounds(self) -> Bounds:
+        return cosine_bounds(self.factor(), clamp=self.clamp)
 
     @abstractmethod
     def factor(self) -> float:

@@ -59,7 +59,7 @@ def build_leaderboard(inputs: ReportInput) -> Leaderboard:
 
 def _own_rows(inputs: ReportInput, columns: Sequence[Column]) -> list[Row]:
     concepts = concept_means(inputs.scores)
-    scores, intervals = MEANS[inputs.reduction](concepts), score_intervals(concepts, inputs.reduction)
+    scores, intervals = MEANS[inputs.reduction](concepts), score_intervals(concepts, inputs.reduction, inputs.bounds)
     costs = {cost.column: cost_means(inputs.costs, cost) for cost in COSTS}
     planned = inputs.expected.set_index(["method", "task"])["planned"].to_dict()
 
@@ -105,7 +105,7 @@ def _floor_rows(inputs: ReportInput, columns: Sequence[Column]) -> Iterator[Row]
         return
     everyone = pd.Categorical.from_codes([0] * len(inputs.floors), pd.Index([SHUFFLED]))
     floors = concept_means(inputs.floors.assign(method=everyone))
-    means, intervals = MEANS[inputs.reduction](floors), score_intervals(floors, inputs.reduction)
+    means, intervals = MEANS[inputs.reduction](floors), score_intervals(floors, inputs.reduction, inputs.bounds)
     keys = [(SHUFFLED, str(column.task), column.metric) for column in columns]
     cells = (mean_cell(means.get(key), 0, Counted.SAMPLES, intervals.get(key)) for key in keys)
     yield Row(label=SHUFFLED, kind=RowKind.FLOOR, cells=tuple(cells))
@@ -114,7 +114,8 @@ def _floor_rows(inputs: ReportInput, columns: Sequence[Column]) -> Iterator[Row]
 def _ceiling_row(inputs: ReportInput, columns: Sequence[Column]) -> Row:
     """Real images against each other: one number for both tasks, none for metrics without references."""
     means = ceiling_means(inputs.ceilings)
-    intervals = score_intervals(concept_means(inputs.ceilings.assign(method=REAL_IMAGES, task="")), Reduction.macro)
+    concepts = concept_means(inputs.ceilings.assign(method=REAL_IMAGES, task=""))
+    intervals = score_intervals(concepts, Reduction.macro, inputs.bounds)
 
     def cell(metric: str) -> Cell:
         if metric not in means:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from knowcusbench.errors import RunError
+from knowcusbench.metrics.bounds import UNBOUNDED, Bounds
 from knowcusbench.metrics.protocol import Reduction
 from knowcusbench.report.columns import CostColumn
 from knowcusbench.report.resampling import Floats, Interval, interval
@@ -62,11 +63,13 @@ MEANS: Mapping[Reduction, Callable[[pd.DataFrame], dict[tuple[str, str, str], Me
 }
 
 
-def score_intervals(concepts: pd.DataFrame, reduction: Reduction) -> dict[tuple[str, str, str], Interval]:
+def score_intervals(
+    concepts: pd.DataFrame, reduction: Reduction, bounds: Mapping[str, Bounds]
+) -> dict[tuple[str, str, str], Interval]:
     """95% intervals, over concepts, of the means of `MEANS[reduction]`; None over fewer than three concepts. `concepts`
-    as by `concept_means`."""
+    as by `concept_means`, `bounds` by metric."""
     return {
-        (str(method), str(task), str(metric)): interval(*ratio(rows, reduction))
+        (str(method), str(task), str(metric)): interval(*ratio(rows, reduction), bounds.get(str(metric), UNBOUNDED))
         for (method, task, metric), rows in concepts.groupby(CELL, observed=True)
     }
 

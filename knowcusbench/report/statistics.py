@@ -1,13 +1,14 @@
 """What can be concluded from the scores of a run: differences between methods, breakdowns, and how firm ranks are."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
 
+from knowcusbench.metrics.bounds import Bounds
 from knowcusbench.metrics.protocol import Reduction
 from knowcusbench.report.columns import score_columns
 from knowcusbench.report.leaderboard import kind_of
@@ -64,13 +65,13 @@ def build_statistics(inputs: ReportInput) -> Statistics:
     ranks: list[tuple[object, ...]] = []
     for column in columns:
         wide = _by_sample(inputs.scores, column, labels)
-        differences += _differences(column, wide, inputs.reduction)
+        differences += _differences(column, wide, inputs.reduction, inputs.bounds[column.metric])
         ranks += _ranks(column, wide, inputs.reduction)
     shown = inputs.scores[inputs.scores["metric"].isin(list(inputs.metrics))]
     return Statistics(
         columns=columns,
         differences=pd.DataFrame(differences, columns=DIFFERENCES),
-        breakdown=pd.DataFrame(_breakdown(shown, inputs.reduction), columns=BREAKDOWN),
+        breakdown=pd.DataFrame(_breakdown(shown, inputs.reduction, inputs.bounds), columns=BREAKDOWN),
         ranks=pd.DataFrame(ranks, columns=RANKS),
     )
 
@@ -82,14 +83,17 @@ def _by_sample(scores: pd.DataFrame, column: Column, labels: Sequence[str]) -> p
     return wide[[label for label in labels if label in wide]]
 
 
-def _differences(column: Column, wide: pd.DataFrame, reduction: Reduction) -> Iterator[tuple[object, ...]]:
+def _differences(
+    column: Column, wide: pd.DataFrame, reduction: Reduction, bounds: Bounds
+) -> Iterator[tuple[object, ...]]:
     pairs, flipped = [], []
     for method, other in combinations(wide.columns, 2):
         paired = (wide[method] - wide[other]).dropna()
         if len(paired):
             groups = paired.groupby(level="concept", observed=True)
             concepts = pd.DataFrame({"value": groups.mean(), "n": groups.count()})
-            pairs.append((column.task, column.metric, method, other, *_summary(concepts, reduction)))
+            summary = _summary(concepts, reduction, bounds.of_differences())
+            pairs.append((column.task, column.metric, method, other, *summary))
             flipped.append(pd.Series(ratio(concepts, reduction)[0], concepts.index))
     if pairs:
         p_values = sign_flip_p_values(pd.DataFrame(flipped).fillna(0).to_numpy(np.float64))
@@ -111,7 +115,9 @@ def _ranks(column: Column, wide: pd.DataFrame, reduction: Reduction) -> Iterator
             yield column.task, column.metric, method, rank, share, kendall, int(sizes.sum()), len(sizes)
 
 
-def _breakdown(scores: pd.DataFrame, reduction: Reduction) -> Iterator[tuple[object, ...]]:
+def _breakdown(
+    scores: pd.DataFrame, reduction: Reduction, bounds: Mapping[str, Bounds]
+) -> Iterator[tuple[object, ...]]:
     # All levels at once: what remains to be added up is small.
     parts = reduce_groups(scores, [*CELL, *BREAKDOWN_BY], "value")
     parts["total"] = parts["value"] * parts["n"]
@@ -120,11 +126,11 @@ def _breakdown(scores: pd.DataFrame, reduction: Reduction) -> Iterator[tuple[obj
         concepts = parts[parts["n"] > 0].groupby(keys, observed=True, as_index=False)[["total", "n"]].sum()
         concepts["value"] = concepts["total"] / concepts["n"]
         for (method, task, metric, level), group in concepts.groupby([*CELL, by], observed=True):
-            yield by, level, task, metric, method, *_summary(group, reduction)
+            yield by, level, task, metric, method, *_summary(group, reduction, bounds[str(metric)])
 
 
-def _summary(concepts: pd.DataFrame, reduction: Reduction) -> tuple[float, float, float, int, int]:
+def _summary(concepts: pd.DataFrame, reduction: Reduction, bounds: Bounds) -> tuple[float, float, float, int, int]:
     """`MEAN` of concepts with a mean (value) over some samples (n)."""
     numerators, denominators = ratio(concepts, reduction)
-    low, high = interval(numerators, denominators) or (math.nan, math.nan)
+    low, high = interval(numerators, denominators, bounds) or (math.nan, math.nan)
     return numerators.sum() / denominators.sum(), low, high, int(concepts["n"].sum()), len(concepts)

@@ -16,8 +16,9 @@ from knowcusbench.report.tables import write_csv
 from knowcusbench.report.types import Cell, Column, Leaderboard, RowKind
 
 INTERVALS = (
-    "Intervals: 95%, by a studentised bootstrap of whole concepts, since the samples of a concept are not independent; "
-    "none over fewer than three concepts. An incomplete mean (†) has the interval of what is there."
+    "Intervals: 95%, over concepts, since the samples of a concept are not independent: the wider end of a corrected "
+    "bootstrap (BCa) and of Student's t on the logit scale of the metric's range; none over fewer than three concepts. "
+    "An incomplete mean (†) has the interval of what is there."
 )
 DIFFERENCES = (
     "Mean of the first method minus the second, over the samples that both have. p: flipping the sign of whole "

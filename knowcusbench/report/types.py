@@ -7,6 +7,7 @@ from enum import StrEnum
 import pandas as pd
 
 from knowcusbench.benchmark.types import Task
+from knowcusbench.metrics.bounds import UNBOUNDED, Bounds
 from knowcusbench.metrics.protocol import Reduction
 from knowcusbench.report.published import PublishedValue
 
@@ -15,11 +16,13 @@ FLOORS = ["metric", "task", "concept", "value"]
 
 @dataclass(frozen=True, kw_only=True)
 class MetricHeading:
-    """How a metric is shown: the heading of its columns, the tasks that have one, and which direction is better."""
+    """How a metric is shown: the heading of its columns, the tasks that have one, which direction is better, and the
+    range of its scores, which no interval leaves."""
 
     title: str
     tasks: frozenset[Task]
     higher_is_better: bool = True
+    bounds: Bounds = UNBOUNDED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +60,11 @@ class ReportInput:
     reduction: Reduction = Reduction.macro
     published: tuple[PublishedValue, ...] = ()
     truth: tuple[str, ...] = ()
+
+    @property
+    def bounds(self) -> Mapping[str, Bounds]:
+        """The range of every metric's scores."""
+        return {name: heading.bounds for name, heading in self.metrics.items()}
 
 
 class RowKind(StrEnum):

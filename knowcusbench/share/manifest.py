@@ -13,10 +13,10 @@ A bundle is a zip file, nothing in it compressed again, or the same files in a d
 
 import re
 from pathlib import PurePosixPath
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints, model_validator
 
 from knowcusbench.benchmark.types import Task
 from knowcusbench.metrics.protocol import Reduction
@@ -87,11 +87,18 @@ class Part(_Model):
 
 
 class Heading(_Model):
-    """How a metric is shown."""
+    """How a metric is shown, and the range of its scores (None for one without)."""
 
     title: Name
     tasks: tuple[Task, ...]
     higher_is_better: bool
+    bounds: tuple[FiniteFloat, FiniteFloat] | None
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.bounds and not self.bounds[0] < self.bounds[1]:
+            raise ValueError(f"bounds: expected a low and a higher number, found {self.bounds}")
+        return self
 
 
 class Manifest(_Model):

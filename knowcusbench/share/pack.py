@@ -80,7 +80,12 @@ def pack(run: Run, group: str = "", images: int = 4) -> dict[str, bytes]:
         reduction=inputs.reduction,
         methods=dict(inputs.methods),
         metrics={
-            name: Heading(title=m.title, tasks=tuple(sorted(m.tasks)), higher_is_better=m.higher_is_better)
+            name: Heading(
+                title=m.title,
+                tasks=tuple(sorted(m.tasks)),
+                higher_is_better=m.higher_is_better,
+                bounds=m.bounds if m.bounds.finite else None,
+            )
             for name, m in inputs.metrics.items()
         },
         protocols=dict(board.protocols),

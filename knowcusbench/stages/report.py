@@ -102,7 +102,7 @@ def report_input(run: Run) -> ReportInput:
         run=run.store.root.name,
         methods=method_names(run),
         metrics={
-            name: MetricHeading(title=m.title, tasks=m.tasks, higher_is_better=m.higher_is_better)
+            name: MetricHeading(title=m.title, tasks=m.tasks, higher_is_better=m.higher_is_better, bounds=m.bounds)
             for name, m in run.metrics.items()
         },
         concepts=len(run.concepts),

@@ -75,6 +75,12 @@ def check_scores(metric: Metric, items: Sequence[ScoreItem]) -> list[Score]:
             all(type(key) is str and type(value) is float for key, value in one.details.items()),
             f"details must be floats by name; those of {item.sample_id} are {one.details!r}",
         )
+    low, high = metric.bounds
+    room = CLOSE * max(1.0, *(abs(one.value) for one in scores))
+    require(
+        all(low - room <= one.value <= high + room for one in scores),
+        f"scores must be within bounds, {low} to {high}; they are {[one.value for one in scores]}",
+    )
     if len({one.value for one in scores}) < 2:
         raise ValueError("check_metric needs items with different scores")
     require(metric.score([]) == [], "no items must give no scores")

@@ -8,6 +8,7 @@ from typing import ClassVar
 from knowcusbench.benchmark.types import Concept, Task
 from knowcusbench.errors import ConfigError
 from knowcusbench.metrics.base import Metric, Score, ScoreItem, Shuffle, finite_score
+from knowcusbench.metrics.bounds import SHARE, Bounds
 from knowcusbench.plan import RECONSTRUCTION_PROMPT
 from knowcusbench.toybox.concepts import DEVELOPMENT_CONCEPTS, NOVEL_CONCEPTS
 from knowcusbench.toybox.language import PROMPTS, Wish
@@ -58,6 +59,10 @@ class OracleMetric(Metric):
     """
 
     oracle: OracleSpec
+
+    @property
+    def bounds(self) -> Bounds:
+        return SHARE
 
     @abstractmethod
     def compare(self, sight: Sight, thing: Thing, wish: Wish | None) -> float:

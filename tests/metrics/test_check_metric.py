@@ -13,6 +13,7 @@ import torch
 from knowcusbench.errors import MetricError
 from knowcusbench.images import read_image
 from knowcusbench.metrics.base import Metric, Score, ScoreItem
+from knowcusbench.metrics.bounds import SHARE, Bounds
 from knowcusbench.metrics.clip import ClipSpec
 from knowcusbench.metrics.clip_i import ClipI
 from knowcusbench.metrics.clip_i_seg import ClipISeg
@@ -84,6 +85,10 @@ class Brightness(Metric):
                 random.setstate(state)
         return [Score(value) for value in values]
 
+    @property
+    def bounds(self) -> Bounds:
+        return SHARE if self.broken == "bounds" else Bounds(-255, 255)
+
     def value(self, item: ScoreItem) -> float:
         if self.broken == "swallowed" and not item.image.exists():
             return 0.0
@@ -110,6 +115,7 @@ def test_a_metric_of_ones_own_passes(three: list[ScoreItem], tmp_path: Path) -> 
         ("not a float", "a finite float"),
         ("nan", "a finite float"),
         ("note", "a note must be text"),
+        ("bounds", "within bounds, 0 to 1"),
         ("global", "moved a global random generator"),
         ("random", "change when they are computed again|depend"),
         ("swallowed", "must be refused with an ImageError"),

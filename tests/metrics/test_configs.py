@@ -156,6 +156,12 @@ def test_protocols_say_what_the_field_does(
     metrics = composed(f"protocol={protocol}", "encoders=published")
 
     assert {metrics[name].pairing for name in ("clip_i", "clip_i_seg")} == {pairing}
+    image_scale = 100.0 if protocol == "dreambench_plus" else 1.0
+    assert {metrics[name].scale for name in ("clip_i", "clip_i_seg")} == {image_scale}
+    assert metrics["clip_i"].bounds == (-image_scale, image_scale)
+    assert metrics["clip_t"].bounds == (0 if clamp else -scale, scale)
+    if library is TransformersClipSpec:
+        assert metrics["clip_t"].encoder.image_backend == metrics["pickscore"].encoder.image_backend == "pil"
     clip_t = metrics["clip_t"]
     assert (clip_t.text_form, clip_t.scale, clip_t.clamp) == (form, scale, clamp)
     assert all(type(metrics[name].encoder) is library for name in ("clip_i", "clip_i_seg", "clip_t"))

@@ -4,6 +4,7 @@ import pytest
 
 from knowcusbench.benchmark.types import Task
 from knowcusbench.errors import RunError
+from knowcusbench.metrics.bounds import SHARE
 from knowcusbench.report import MetricHeading, PublishedTable, build_leaderboard, load_published, render_console
 from knowcusbench.report.resampling import interval
 from knowcusbench.report.types import RowKind
@@ -176,6 +177,20 @@ def test_methods_controls_and_real_images_have_intervals_over_concepts(five, cel
     ceiling = cell_of(board, "real images", "generation_clip_i")
     assert (ceiling.low, ceiling.high) == pytest.approx(interval(ceilings["value"].to_numpy(), np.ones(5)))
     assert cell_of(board, "a", "train_seconds").low is None
+
+
+def test_intervals_stay_within_the_range_of_the_metric(five, cell_of):
+    share = MetricHeading(title="Exact", tasks=frozenset(Task), bounds=SHARE)
+    inputs = five(metrics={"clip_i": share})
+    scores = inputs.scores.assign(value=(inputs.scores["value"] > 0.8).astype(float))
+    scores.loc[scores["method"] == "base", "value"] = 0.0
+    ceilings = pd.DataFrame({"metric": "clip_i", "concept": list(FIVE), "value": 1.0})
+    floors = pd.DataFrame({"metric": "clip_i", "task": "generation", "concept": list(FIVE), "value": 0.0})
+    board = build_leaderboard(five(metrics={"clip_i": share}, scores=scores, ceilings=ceilings, floors=floors))
+    cells = [cell_of(board, label, "generation_clip_i") for label in ("a", "base", "shuffled", "real images")]
+    assert all(0 <= cell.low < cell.high <= 1 for cell in cells)
+    assert [cell.low for cell in cells[1:3]] == [0, 0]
+    assert cells[3].high == 1
 
 
 def test_a_micro_leaderboard_is_the_mean_over_samples(five, cell_of):

@@ -4,8 +4,12 @@ import itertools
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from report.interval_simulation import percentiles, simulate, studentised
 from scipy import stats
 
+from knowcusbench.metrics.bounds import SHARE, cosine_bounds
 from knowcusbench.report.resampling import (
     DECIMALS,
     DRAWS,
@@ -55,39 +59,63 @@ def test_the_interval_covers_where_concepts_have_unequal_numbers_of_samples():
     assert 0.93 <= share <= 0.97
 
 
-@pytest.mark.parametrize("concepts", [8, 20, 35])
-def test_skewed_effects_are_covered_more_often_than_by_percentiles(concepts):
-    generator = np.random.default_rng(concepts)
-    means = generator.exponential(size=(1000, concepts)) - 1
-    studentised = covered([interval(row, ones(row)) for row in means], 0)
-    draws = concept_draws(concepts) / concepts
-    percentile = covered([np.quantile(draws @ row, [0.025, 0.975]) for row in means], 0)
-    print(f"{concepts} skewed concepts: {studentised:.3f} studentised, {percentile:.3f} percentiles")
-    assert 0.91 <= studentised <= 0.97
-    assert studentised > percentile
+@pytest.mark.parametrize(
+    ("case", "concepts", "least"),
+    [
+        ("exponential", 8, 0.89),
+        ("exponential", 35, 0.93),
+        ("cosine 0.865, outliers", 35, 0.93),
+        ("share 0.02", 8, 0.95),
+        ("share 0.05", 8, 0.92),
+        ("share 0.95", 6, 0.96),
+        ("share 0.95", 20, 0.92),
+        ("share 0.95, unlike", 8, 0.94),
+        ("difference of shares", 8, 0.93),
+    ],
+)
+def test_the_interval_covers_where_a_studentised_or_plain_bootstrap_does_not(case, concepts, least):
+    found, width = simulate(case, concepts, 400)
+    plain, _ = simulate(case, concepts, 400, percentiles)
+    _, studentised_width = simulate(case, concepts, 400, studentised)
+    print(f"{case}, {concepts} concepts: {found:.3f}, {plain:.3f} by percentiles")
+    assert found >= least
+    assert found > plain
+    if "outliers" in case:
+        assert width < 0.85 * studentised_width
 
 
 @pytest.mark.parametrize("sizes", [None, np.array([3.0, 9.0, 4.0, 4.0, 20.0, 7.0, 1.0, 5.0])])
-def test_the_interval_is_that_of_a_naive_loop_over_draws(sizes):
-    """Textbook formulas on concepts written out one by one: the ratio's standard error by its residuals."""
+def test_its_two_parts_are_textbook_formulas(sizes):
+    """BCa with the acceleration of a jackknife, and Student's t of the logit, on concepts written out one by one."""
     means = np.array([0.7, 0.2, 0.9, 0.55, 0.81, 0.4, 0.66, 0.75])
     sizes = ones(means) if sizes is None else sizes
 
     def estimate(chosen):
-        total = sum(sizes[k] for k in chosen)
-        mean = sum(means[k] * sizes[k] for k in chosen) / total
-        squares = sum((means[k] * sizes[k] - mean * sizes[k]) ** 2 for k in chosen)
-        return mean, (len(chosen) / (len(chosen) - 1) * squares) ** 0.5 / total
+        return sum(means[k] * sizes[k] for k in chosen) / sum(sizes[k] for k in chosen)
 
-    mean, error = estimate(range(8))
-    deviations = []
-    for counts in concept_draws(8):
-        drawn, own_error = estimate(np.repeat(np.arange(8), counts.astype(int)))
-        deviations.append((drawn - mean) / own_error)
-    deviations.sort()
-    low, high = interval(means * sizes, sizes)
-    assert low == pytest.approx(mean - deviations[int(np.ceil(0.975 * DRAWS)) - 1] * error, abs=1e-12)
-    assert high == pytest.approx(mean - deviations[int(np.ceil(0.025 * DRAWS)) - 1] * error, abs=1e-12)
+    mean = estimate(range(8))
+    drawn = np.sort([estimate(np.repeat(np.arange(8), counts.astype(int))) for counts in concept_draws(8)])
+    without = np.array([estimate([k for k in range(8) if k != left_out]) for left_out in range(8)])
+    influence = without.mean() - without
+    acceleration = (influence**3).sum() / (6 * (influence**2).sum() ** 1.5)
+    bias = stats.norm.ppf((drawn < mean).mean())
+    reach = (8 / 7) ** 0.5 * stats.t.ppf(0.975, 7)
+    corrected = []
+    for end in (-reach, reach):
+        level = stats.norm.cdf(bias + (bias + end) / (1 - acceleration * (bias + end)))
+        corrected.append(drawn[int(np.ceil(level * DRAWS)) - 1])
+
+    squares = sum((means[k] * sizes[k] - mean * sizes[k]) ** 2 for k in range(8))
+    error = (8 / 7 * squares) ** 0.5 / sum(sizes)
+    logit = np.log(mean / (1 - mean))
+    ends = [logit + sign * stats.t.ppf(0.975, 7) * error / (mean * (1 - mean)) for sign in (-1, 1)]
+    transformed = [1 / (1 + np.exp(-end)) for end in ends]
+
+    low, high = interval(means * sizes, sizes, SHARE)
+    # For a ratio the jackknife is another estimate of the same acceleration.
+    room = 1e-9 if sizes.max() == 1 else 0.02
+    assert low == pytest.approx(min(corrected[0], transformed[0]), abs=room)
+    assert high == pytest.approx(max(corrected[1], transformed[1]), abs=room)
 
 
 def test_over_many_concepts_the_interval_is_scipy_s():
@@ -99,16 +127,56 @@ def test_over_many_concepts_the_interval_is_scipy_s():
 
 
 def test_the_interval_of_a_ratio_by_hand():
-    """Three concepts, so that Student's t with 2 degrees of freedom takes over: 9 / 5, residuals 0.6, -0.8, 0.2."""
+    """Three concepts, where draws reach less far than Student's t with 2 degrees of freedom: 9 / 5, residuals 0.6,
+    -0.8, 0.2."""
     error = (3 / 2 * (0.36 + 0.64 + 0.04)) ** 0.5 / 5
     found = interval(np.array([6.0, 1.0, 2.0]), np.array([3.0, 1.0, 1.0]))
     assert found == pytest.approx((1.8 - 4.30265 * error, 1.8 + 4.30265 * error), rel=1e-5)
 
 
-def test_student_s_t_takes_over_where_many_draws_have_no_spread():
-    one_of_ten = np.array([0.0] * 9 + [1.0])
-    expected = stats.t.interval(0.95, 9, loc=0.1, scale=stats.sem(one_of_ten))
-    assert interval(one_of_ten, ones(one_of_ten)) == pytest.approx(expected)
+def test_cosines_have_the_interval_of_fisher_s_z():
+    """The logit on -1 to 1 is twice the inverse hyperbolic tangent."""
+    cosines = np.array([0.2, 0.95, 0.9])
+    mean, error = cosines.mean(), stats.sem(cosines)
+    ends = [np.tanh(np.arctanh(mean) + sign * 4.30265 * error / (1 - mean**2)) for sign in (-1, 1)]
+    low, high = interval(cosines, ones(cosines), cosine_bounds(1))
+    assert (low, high) == pytest.approx((min(ends[0], 0.2), max(ends[1], 0.95)), rel=1e-4)
+    scaled = interval(100 * cosines, ones(cosines), cosine_bounds(100))
+    assert scaled == pytest.approx((100 * low, 100 * high), rel=1e-9)
+
+
+@given(
+    st.lists(st.sampled_from([0.0, 0.04, 0.5, 0.96, 1.0]) | st.floats(0, 1), min_size=3, max_size=12),
+    st.integers(1, 30),
+    st.sampled_from([(SHARE, 1, 0), (cosine_bounds(1), 2, -1), (SHARE.of_differences(), -2, 1)]),
+)
+@settings(max_examples=150, deadline=None)
+def test_an_interval_has_a_width_around_the_mean_and_stays_within_the_bounds(shares, step, scale):
+    bounds, factor, start = scale
+    scores = start + factor * np.array(shares)
+    sizes = 1.0 + np.arange(len(scores)) % step
+    low, high = interval(scores * sizes, sizes, bounds)
+    mean = (scores * sizes).sum() / sizes.sum()
+    assert bounds.low <= low <= mean + 1e-12
+    assert mean - 1e-12 <= high <= bounds.high
+    assert high - low > 1e-12
+
+
+def test_none_of_n_leaves_room_for_what_was_not_seen():
+    """Clopper and Pearson's limits of 0 and 8 successes of 8, and of no difference between two methods."""
+    (low, high), exact = interval(np.zeros(8), np.ones(8), SHARE), stats.binomtest(0, 8).proportion_ci()
+    assert (low, high) == pytest.approx((exact.low, exact.high))
+    (low, high), exact = interval(np.ones(8), np.ones(8), SHARE), stats.binomtest(8, 8).proportion_ci()
+    assert (low, high) == pytest.approx((exact.low, exact.high))
+    low, high = interval(np.zeros(8), np.ones(8), SHARE.of_differences())
+    assert (low, high) == pytest.approx((-0.36942, 0.36942), abs=1e-5)
+    assert interval(np.full(8, 0.5), np.full(8, 1.0), SHARE) == pytest.approx((0.5 - 0.18471, 0.5 + 0.18471), abs=1e-5)
+
+
+def test_scores_beyond_a_bound_by_rounding_are_at_it():
+    cosines = 1 + np.array([1e-7, -1e-7, 2e-7, -3e-7])
+    low, high = interval(cosines, ones(cosines), cosine_bounds(1))
+    assert 0.99 < low < high <= 1
 
 
 def test_equal_sizes_make_micro_and_macro_the_same():
@@ -116,11 +184,11 @@ def test_equal_sizes_make_micro_and_macro_the_same():
     assert interval(means * 5, np.full(12, 5.0)) == pytest.approx(interval(means, ones(means)), rel=1e-9)
 
 
-def test_fewer_than_three_concepts_have_no_interval_and_equal_scores_one_without_width():
+def test_fewer_than_three_concepts_have_no_interval_and_equal_scores_without_bounds_neither():
     for count in (0, 1, 2):
         assert interval(np.arange(count, dtype=float), np.ones(count)) is None
-    assert interval(np.full(7, 0.5), np.ones(7)) == (0.5, 0.5)
-    assert interval(np.full(7, 0.1), np.ones(7)) == pytest.approx((0.1, 0.1), abs=1e-12)
+        assert interval(np.arange(count, dtype=float), np.ones(count), SHARE) is None
+    assert interval(np.full(7, 0.1), np.ones(7)) is None
 
 
 def test_an_interval_is_the_same_in_every_process():

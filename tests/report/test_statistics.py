@@ -6,8 +6,10 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from knowcusbench.benchmark.types import Task
+from knowcusbench.metrics.bounds import SHARE
 from knowcusbench.report import MetricHeading, build_leaderboard, build_statistics, write_statistics
 from knowcusbench.report.resampling import concept_draws, interval
 from knowcusbench.report.statistics import BREAKDOWN, DIFFERENCES, RANKS
@@ -101,7 +103,8 @@ def test_identical_methods_do_not_differ(statistics):
     scores = {"cat": [0.1, 0.2], "dog": [0.4], "owl": [0.3], "hat": [0.9]}
     found = statistics({"a": scores, "b": scores})
     row = found.differences.iloc[0]
-    assert (row["mean"], row["low"], row["high"], row["p"], row["p_holm"]) == (0, 0, 0, 1, 1)
+    assert (row["mean"], row["p"], row["p_holm"]) == (0, 1, 1)
+    assert np.isnan([row["low"], row["high"]]).all()
     assert found.ranks[found.ranks["rank"] == 1]["share"].tolist() == [1, 1]
     assert found.ranks["kendall"].isna().all()
 
@@ -112,6 +115,21 @@ def test_controls_are_broken_down_but_not_ranked(statistics):
     assert found.differences[["method", "other"]].to_numpy().tolist() == [["a", "b"]]
     assert set(found.ranks["method"]) == {"a", "b"}
     assert set(found.breakdown["method"]) == set(scores)
+
+
+def test_no_interval_leaves_the_range_of_the_metric(statistics):
+    """Shares of six concepts, one of them unlike the others; and two methods that never differ."""
+    share = MetricHeading(title="Exact", tasks=frozenset({Task.GENERATION}), bounds=SHARE)
+    never, once = {f"c{n}": [0.0] for n in range(6)}, {f"c{n}": [float(n == 5)] for n in range(6)}
+    found = statistics({"a": once, "b": never, "c": never}, metrics={"clip_t": share})
+    ends = found.breakdown[["low", "high"]].dropna()
+    assert ((ends >= 0) & (ends <= 1)).all(axis=None)
+    whole = found.breakdown[found.breakdown["by"] == "knowledge_aspect"].set_index("method")
+    assert (whole.loc["b", "low"], whole.loc["b", "high"]) == pytest.approx(stats.binomtest(0, 6).proportion_ci())
+    assert whole.loc["a", "low"] < 1 / 6 < whole.loc["a", "high"]
+    pairs = found.differences.set_index(["method", "other"])
+    assert (pairs[["low", "high"]].abs() <= 1).all(axis=None)
+    assert pairs.loc[("b", "c"), "low"] == -pairs.loc[("b", "c"), "high"] < 0
 
 
 def test_a_breakdown_has_an_interval_from_three_concepts_on(statistics):
