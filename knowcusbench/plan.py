@@ -55,8 +55,9 @@ class Sample:
 def select_concepts(benchmark: Benchmark, grid: GridConfig) -> tuple[Concept, ...]:
     """The concepts that take part, with the knowledge items and prompts that the grid asks for.
 
-    Raises ConfigError for a pattern that matches no concept, for more items or prompts than there are, and for held-out
-    images that leave a concept none.
+    A concept with an item without a phrase among these is left out: it has no prompt. Raises ConfigError for a pattern
+    that matches no concept, for more items or prompts than there are, for held-out images that leave a concept none,
+    and if every concept is left out.
     """
     names = [concept.name for concept in benchmark.concepts]
     if not grid.concepts:
@@ -75,12 +76,20 @@ def select_concepts(benchmark: Benchmark, grid: GridConfig) -> tuple[Concept, ..
                 f"grid.held_out: {grid.held_out} of the {len(concept.images)} reference images of {concept.name} can't "
                 "be held out; at least one must be shown to the methods"
             )
+        knowledge = _first(concept.knowledge, grid.knowledge_items, f"{concept.name}: knowledge_items")
+        if not all(item.phrase for item in knowledge):
+            continue
         chosen.append(
             replace(
                 concept.holding_out(grid.held_out),
-                knowledge=_first(concept.knowledge, grid.knowledge_items, f"{concept.name}: knowledge_items"),
+                knowledge=knowledge,
                 prompts=_first(prompts, grid.prompts, f"{concept.name}: prompts"),
             )
+        )
+    if not chosen:
+        raise ConfigError(
+            f"grid.concepts: {', '.join(grid.concepts)} leaves no concept whose knowledge items all have a phrase; "
+            "give them one (`knowcusbench check` names the items), or take fewer with grid.knowledge_items="
         )
     return tuple(chosen)
 

@@ -134,7 +134,7 @@ def _write_concept(row: dict[str, Any], root: Path) -> dict[str, Any]:
         _write_file(root, PurePosixPath(CHECKPOINT_FOLDER, name, *parts), file["bytes"])
     knowledge = [
         {
-            "knowledge": item["phrase"],
+            "knowledge": item["phrase"] or None,
             "question": item["question"],
             "answer": item["answer"],
             "aspect": item["aspect"],

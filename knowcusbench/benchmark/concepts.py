@@ -86,18 +86,20 @@ def _make_prompts(record: ConceptRecord, class_noun: str, where: str, findings: 
 def _make_knowledge(
     records: Mapping[int, KnowledgeRecord], anchor: str, where: str, findings: Findings
 ) -> tuple[KnowledgeItem, ...]:
-    items = []
+    items, derived = [], []
     for number, record in records.items():
         phrase = record.phrase or derive_phrase(record.question)
         if phrase is None:
-            findings.fault(
+            findings.note(
                 f"{where}: item {number}",
-                f"missing key 'knowledge' (or phrase, subject), and no phrase follows from {record.question!r}",
+                f"missing key 'knowledge' (or phrase, subject), and no phrase follows from {record.question!r}; a grid "
+                "that takes this item leaves the concept out",
             )
-            continue
+        elif not record.phrase:
+            derived.append(f"{number} {phrase!r}")
         items.append(
             KnowledgeItem(
-                phrase=phrase,
+                phrase=phrase or "",
                 question=record.question,
                 answer=record.answer or anchor,
                 aspect=record.aspect,
@@ -105,7 +107,7 @@ def _make_knowledge(
             )
         )
     notes = {
-        "no phrase, derived from the question": [n for n, r in records.items() if not r.phrase],
+        "no phrase, derived from the question": derived,
         f"no answer, the anchor {anchor!r} assumed": [n for n, r in records.items() if not r.answer],
         f"answer is not the anchor {anchor!r}": [n for n, r in records.items() if r.answer not in (None, anchor)],
     }
@@ -120,7 +122,7 @@ def _refuse_contradictions(items: Sequence[KnowledgeItem], where: str, findings:
     phrases: set[str] = set()
     answers: dict[str, str] = {}
     for item in items:
-        if text_key(item.phrase) in phrases:
+        if item.phrase and text_key(item.phrase) in phrases:
             findings.fault(where, f"duplicate knowledge {item.phrase!r}")
         phrases.add(text_key(item.phrase))
         answer = answers.setdefault(_asked(item.question), item.answer)
@@ -133,5 +135,5 @@ def _asked(question: str) -> str:
     return text_key(question).rstrip(" ?")
 
 
-def _listed(numbers: Iterable[int]) -> str:
+def _listed(numbers: Iterable[object]) -> str:
     return ", ".join(map(str, numbers))

@@ -2,12 +2,25 @@
 
 import re
 
-_DETERMINER = r"(?:my|our|your|his|her|its|their|the|a|an|this|that|these|those|[\w-]+['’]s?)"
+# Words in front of the possessive only where they look like a name: "Mr Smith's cat", not "guarding Anna's house".
+_POSSESSIVE = r"(?:(?-i:[A-ZÀ-ÖØ-Þ])[\w.-]* ){0,3}[\w-]+(?:['’]s|s['’])"
+_DETERMINER = rf"(?:my|our|your|his|her|its|their|the|a|an|this|that|these|those|{_POSSESSIVE})"
 _AUXILIARY = r"(?:am|is|are|was|were|do|does|did|has|have|had|can|could|will|would|shall|should|may|might|must)"
+_NAME_OF = r"(?:the name of )?"
+_RELATIVE = r"(?:whatever|whoever|what|who)"
 
 _FORMS = (
-    # What is my birthday gift?            -> my birthday gift
-    (re.compile(rf"(?:what|who|which)(?: is| are| was| were|['’]s) ({_DETERMINER} .+)", re.I), r"\1"),
+    # What is John's cat called?           -> John's cat
+    # What is the name of my birthday gift? -> my birthday gift
+    # What is what I drive on Sundays?     -> what I drive on Sundays
+    (
+        re.compile(
+            rf"(?:what|who|which)(?: is| are| was| were|['’]s) {_NAME_OF}"
+            rf"((?:{_DETERMINER}|{_RELATIVE}) .+?)(?: called| named)?",
+            re.I,
+        ),
+        r"\1",
+    ),
     # What do I drive on Sundays?          -> what I drive on Sundays
     (re.compile(r"what do ((?:I|you|we|they) .+)", re.I), r"what \1"),
     # What keeps my feet warm?             -> what keeps my feet warm
@@ -16,15 +29,16 @@ _FORMS = (
 
 
 def derive_phrase(question: str) -> str | None:
-    """The referring phrase in a question, or None where no rule applies.
+    """Return the referring phrase in a question, or None where no rule applies.
 
     Three forms are understood, tried in this order:
 
-    - "What/Who/Which is (are, was, were) X?" gives X, if X begins with a determiner or a possessive;
+    - "What/Who/Which is (are, was, were) X?", also "... X called (named)?" and "... the name of X?", gives X, if X
+      begins with a determiner, a possessive, or the "what" or "who" of a relative clause;
     - "What do I/you/we/they X?" gives "what I X" (no verb has to be inflected);
     - "What/Who <verb> X?", the verb not being an auxiliary, gives "what <verb> X".
     """
-    text = question.strip().rstrip("?").rstrip()
+    text = " ".join(question.split()).rstrip("?").rstrip()
     for form, phrase in _FORMS:
         match = form.fullmatch(text)
         if match:

@@ -43,7 +43,8 @@ class KnowledgeItem:
     """One piece of knowledge about a concept.
 
     Attributes:
-        phrase: words that refer to the concept through the knowledge ("my first birthday present").
+        phrase: words that refer to the concept through the knowledge ("my first birthday present"); empty if none are
+            known, and the item then can't be part of a sample.
         question: the same as a question whose answer is the concept.
         answer: the wanted answer, usually the anchor `sks <class>`.
         aspect: a `KnowledgeAspect` value, `UNSPECIFIED`, or a name of the source's own.

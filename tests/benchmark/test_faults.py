@@ -130,10 +130,6 @@ def test_prompts(release: Any, prompts: list[Any], fault: str) -> None:
             "item 1: key 'rephrase.1': input should be a valid string, found 3",
         ),
         (
-            [{"question": "Where is it?"}],
-            "item 1: missing key 'knowledge' (or phrase, subject), and no phrase follows from 'Where is it?'",
-        ),
-        (
             [{"question": "What is my cat?"}, {"question": "Who is my cat?"}],
             "duplicate knowledge 'my cat'",
         ),

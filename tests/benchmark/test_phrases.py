@@ -17,6 +17,14 @@ from knowcusbench.benchmark.phrases import derive_phrase
         ("What keeps my feet warm?", "what keeps my feet warm"),
         ("Who guards the house at night?", "who guards the house at night"),
         ("What is the thing that is mine", "the thing that is mine"),
+        ("What is what I drive on Sundays?", "what I drive on Sundays"),
+        ("Who is who guards the house at night?", "who guards the house at night"),
+        ("What is John's cat called?", "John's cat"),
+        ("What was my  first\ncar named?", "my first car"),
+        ("What is the name of my birthday gift?", "my birthday gift"),
+        ("What is Mr Smith's favourite mug?", "Mr Smith's favourite mug"),
+        ("What is James' lucky charm?", "James' lucky charm"),
+        ("What is the cat called Tom?", "the cat called Tom"),
     ],
 )
 def test_the_phrase_follows_from_the_question(question: str, phrase: str) -> None:
@@ -29,6 +37,7 @@ def test_the_phrase_follows_from_the_question(question: str, phrase: str) -> Non
         "What did the singer wear?",  # "what the singer wore": a verb would have to be inflected
         "What does my son hug?",
         "What is guarding our garden?",  # no determiner: not a noun phrase
+        "What is guarding Anna's garden?",
         "Where is my gift?",
         "What can fly?",
         "my birthday gift",

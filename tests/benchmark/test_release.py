@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 
 from knowcusbench.benchmark import load_benchmark
+from knowcusbench.benchmark.check import check_benchmark
 from knowcusbench.benchmark.types import Benchmark, KnowledgeItem, Prompt
-from knowcusbench.errors import BenchmarkError
+from knowcusbench.config import GridConfig
+from knowcusbench.errors import BenchmarkError, ConfigError
+from knowcusbench.plan import select_concepts
 
 
 def concepts_by_name(benchmark: Benchmark) -> dict[str, Any]:
@@ -127,13 +130,34 @@ def test_other_placeholders_are_rewritten_and_noted(release: Any, placeholder: s
     assert benchmark.notes == ("concept_image/dataset.json: cat: another placeholder replaced by {} in prompts 1",)
 
 
+def test_an_item_without_a_phrase_leaves_its_concept_out_of_grids_that_take_it(release: Any) -> None:
+    del release.knowledge["dog"][1]["knowledge"]
+    release.knowledge["dog"][1]["question"] = "Where is it?"
+    root = release.write()
+    benchmark = load_benchmark(root)
+    (note,) = benchmark.notes
+    assert "dog.json: item 2: missing key 'knowledge'" in note
+    assert "no phrase follows from 'Where is it?'" in note
+
+    def names(**grid: Any) -> list[str]:
+        return [concept.name for concept in select_concepts(benchmark, GridConfig(**grid))]
+
+    assert names() == ["cat"]
+    assert names(knowledge_items=1) == ["dog", "cat"]
+    with pytest.raises(ConfigError, match=r"dog leaves no concept .*knowledge_items"):
+        names(concepts=["dog"])
+    assert "Where is it?" in check_benchmark(root).render()
+
+
 def test_a_missing_phrase_is_derived_and_noted(release: Any) -> None:
     del release.knowledge["dog"][1]["knowledge"]
 
     benchmark = load_benchmark(release.write())
 
     assert concepts_by_name(benchmark)["dog"].knowledge[1].phrase == "the one from Rome"
-    assert benchmark.notes == ("knowledge_data/dog.json: no phrase, derived from the question: items 2",)
+    assert benchmark.notes == (
+        "knowledge_data/dog.json: no phrase, derived from the question: items 2 'the one from Rome'",
+    )
 
 
 def test_a_missing_answer_is_the_anchor_and_noted(release: Any) -> None:
