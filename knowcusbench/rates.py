@@ -9,6 +9,9 @@ import torch
 
 REPEATS = 10
 
+SLOW_SECONDS = 0.1
+"""A product that takes so long is not measured many times: its dtype is emulated."""
+
 ROUNDS, ENOUGH_SECONDS = 8, 0.1
 """A short measurement takes the best of so many rounds, or of two once it has lasted so long."""
 
@@ -32,6 +35,9 @@ def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
     """Floating-point operations per second of a large square matrix product."""
     width = 8192 if device.type == "cuda" else 512
     left, right = (torch.randn(width, width, device=device).to(dtype) for _ in range(2))
+    emulated = median_seconds(lambda: left @ right, device, repeats=2)
+    if emulated > SLOW_SECONDS:
+        return 2 * width**3 / emulated
     # Back to back, as in a model: launches overlap with the product before.
     return REPEATS * 2 * width**3 / median_seconds(lambda: [left @ right for _ in range(REPEATS)], device, repeats=5)
 

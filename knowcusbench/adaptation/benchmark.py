@@ -143,11 +143,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "threads; the d x d solve is timed on one matrix."
     )
     print(table.to_string(index=False, float_format=lambda value: f"{value:,.2f}"))
-    backbone = QwenImageSpec(source=str(WEIGHTS / "pipeline"), device=options.device).load()
+    backbone = QwenImageSpec(source=str(WEIGHTS / "pipeline"), device=options.device, dtype="auto").load()
     layers = range(backbone.layer_count // 2, backbone.layer_count - 1)
     forwards, backwards, passed = capture_passes(backbone, layers)
     print(
-        f"Capture of a fact at layers {layers[0]} to {layers[-1]} of the embedded text encoder: {forwards} forward "
+        f"Capture of a fact at layers {layers[0]} to {layers[-1]} of the embedded text encoder "
+        f"({backbone.text_encoder.dtype}): {forwards} forward "
         f"through its {backbone.layer_count} layers, {backwards} backward through the last {passed} of them."
     )
 

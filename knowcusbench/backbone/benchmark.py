@@ -3,10 +3,10 @@
     python -m knowcusbench.backbone.benchmark [--only training edit sampling metrics] [--compile inductor] [--batch 1 5]
 
 Random weights of the published shapes are made on the device; nothing is downloaded. Each time stands beside its floor:
-the counted operations over the rate of a large bf16 matrix product (metric encoders: of their dtype), or the bytes that
-must be read over the bandwidth of a copy, whichever takes longer; both are measured in the same run. Results are kept
-in `--output`, by piece and settings: a piece that is there is not timed again. Without a GPU the same code runs with
-small shapes on the CPU, which says nothing about full size.
+the counted operations over the rate of a large matrix product in their dtype (fp32 for metric encoders, else bf16), or
+the bytes that must be read over the bandwidth of a copy, whichever takes longer; both are measured in the same run.
+Results are kept in `--output`, by piece and settings: a piece that is there is not timed again. Without a GPU the same
+code runs with small shapes on the CPU, in the dtype that it is fast in, which says nothing about full size.
 """
 
 import argparse
@@ -45,7 +45,7 @@ from knowcusbench.backbone.lora import trainable
 from knowcusbench.backbone.published import published_checkpoint
 from knowcusbench.backbone.qwen_image import QwenImageSpec
 from knowcusbench.backbone.qwen_image_model import QwenImage
-from knowcusbench.device import resolve_device
+from knowcusbench.device import fast_dtype, resolve_device
 from knowcusbench.errors import exit_on_user_error
 from knowcusbench.provenance import hardware
 from knowcusbench.rates import copy_bandwidth, matmul_flops, median_seconds, seconds
@@ -107,7 +107,7 @@ class Rates:
     fp32: float
     bandwidth: float
 
-    def floor(self, flops: float, read: float, dtype: torch.dtype = torch.bfloat16) -> tuple[float, str]:
+    def floor(self, flops: float, read: float, dtype: torch.dtype) -> tuple[float, str]:
         """The longer of both, and which it is."""
         compute, memory = flops / (self.bf16 if dtype == torch.bfloat16 else self.fp32), read / self.bandwidth
         return max((compute, f"{flops / 1e12:.3g} TFLOP"), (memory, f"{read / 1e9:.3g} GB"))
@@ -157,13 +157,13 @@ def sam() -> nn.Module:
 
 def random_backbone(size: Size, spec: QwenImageSpec, device: torch.device) -> QwenImage:
     """The backbone with random weights, made where it computes."""
-    dtype = getattr(torch, spec.dtype)
-    with quiet_libraries(), default_dtype(dtype), device:
+    with quiet_libraries(), default_dtype(spec.torch_dtype), device:
         transformer = QwenImageTransformer2DModel.from_config(size.checkpoint.transformer)
         vae = AutoencoderKLQwenImage.from_config(size.checkpoint.vae)
         text_encoder = Qwen2_5_VLForConditionalGeneration(text_encoder_config(size.checkpoint))
     for model in (transformer, vae, text_encoder):
-        randomize(model)
+        # transformers takes the dtype that the configuration was saved with.
+        randomize(model.to(spec.torch_dtype))
     scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(WEIGHTS / "pipeline", subfolder="scheduler")
     tokenizer = AutoTokenizer.from_pretrained(WEIGHTS / "pipeline" / "tokenizer")
     return QwenImage(spec, QwenImagePipeline(scheduler, vae, text_encoder, tokenizer, transformer), device)
@@ -208,7 +208,8 @@ def training(backbone: QwenImage, size: Size, rates: Rates) -> Iterator[Timing]:
             took = median_seconds(step, backbone.device, size.training_steps)
     forward = forward_flops(size, prompt)
     passes = TRAINING_FORWARDS if backbone.spec.gradient_checkpointing else TRAINING_FORWARDS - 1
-    floor, bound = rates.floor(passes * forward, passes * weight_bytes(backbone.transformer))
+    weights = weight_bytes(backbone.transformer)
+    floor, bound = rates.floor(passes * forward, passes * weights, backbone.spec.torch_dtype)
     peak = meter.cost.peak_memory_bytes
     yield Timing("stage 1: LoRA step, batch 1", took, floor, bound, peak)
     yield Timing(
@@ -231,7 +232,7 @@ def edit(backbone: QwenImage, size: Size, rates: Rates) -> Iterator[Timing]:
     head = weight_bytes(backbone.text_encoder.get_output_embeddings())  # type: ignore[operator]
     passes = len(FACTS) * (sum(layers) + head + sum(layers[min(size.layers) + 1 :]) + head)
     everything = sum(weight_bytes(module) for module in backbone.modules().values())
-    floor, bound = rates.floor(counter.get_total_flops(), passes + everything)
+    floor, bound = rates.floor(counter.get_total_flops(), passes + everything, backbone.spec.torch_dtype)
     yield Timing(f"stage 2: edit of {len(FACTS)} items", took, floor, bound, meter.cost.peak_memory_bytes, "3 s")
 
 
@@ -256,7 +257,8 @@ def sampling(backbone: QwenImage, size: Size, rates: Rates) -> Iterator[Timing]:
     steps = backbone.spec.steps
     decoding = decode_flops(meta_vae(size.checkpoint), height=size.image, width=size.image)
     flops = count * (steps * sum(forward_flops(size, condition) for condition in conditions) + decoding)
-    floor, bound = rates.floor(flops, steps * len(conditions) * weight_bytes(backbone.transformer))
+    read = steps * len(conditions) * weight_bytes(backbone.transformer)
+    floor, bound = rates.floor(flops, read, backbone.spec.torch_dtype)
     what = f"sampling: {size.image} x {size.image}, {backbone.spec.steps} steps, guidance, {count} at once, an image"
     what += f" (the first batch took {started:.1f} s)"
     yield Timing(what, took / count, floor / count, bound, meter.cost.peak_memory_bytes, "1.3 x floor")
@@ -299,6 +301,7 @@ def benchmark(options: argparse.Namespace) -> dict[str, Any]:
     size = full_size() if device.type == "cuda" else small_size()
     spec = QwenImageSpec(
         source=size.checkpoint.source,
+        dtype="bfloat16" if device.type == "cuda" else fast_dtype(device),
         device=str(device),
         height=size.image,
         width=size.image,
@@ -307,7 +310,7 @@ def benchmark(options: argparse.Namespace) -> dict[str, Any]:
         compile=options.compile,
         offload=options.offload,
     )
-    settings = {key: getattr(spec, key) for key in ("steps", "attention", "compile", "offload")}
+    settings = {key: getattr(spec, key) for key in ("dtype", "steps", "attention", "compile", "offload")}
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else hardware()["processor"]
     machine = {"device": name, "full_size": device.type == "cuda", "settings": settings, "torch": torch.__version__}
     result = json.loads(options.output.read_text(encoding="utf-8")) if options.output.exists() else {}

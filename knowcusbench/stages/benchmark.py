@@ -28,6 +28,7 @@ from knowcusbench.engine.base import Engine
 from knowcusbench.engine.ray_engine import RayEngine
 from knowcusbench.plan import Sample, samples
 from knowcusbench.stages.adapt import adapt
+from knowcusbench.stages.dtype import settle_dtype
 from knowcusbench.stages.generate import existing_images, generate
 from knowcusbench.stages.prepare import Run, prepare, read_config
 
@@ -55,7 +56,9 @@ def open_run(folder: Path) -> Run:
     composed: DictConfig = compose_config(words)
     concepts = sorted(path.stem for path in Path(composed.benchmark.path, "knowledge_data").glob("*.json"))[:CONCEPTS]
     composed.grid.concepts, composed.run.label = concepts, "base"
-    run = prepare(*read_config(composed), makes_results=True)
+    settled, why = settle_dtype(composed, measure=True)
+    print(why)
+    run = prepare(*read_config(settled), makes_results=True)
     adapt(run)
     return run
 
@@ -89,7 +92,7 @@ def overhead(run: Run, drawn: Sequence[Sample], folder: Path, rounds: int) -> No
 
 def load(spec: QwenImageSpec) -> Any:
     with quiet_libraries():
-        pipeline = QwenImagePipeline.from_pretrained(spec.source, dtype=getattr(torch, spec.dtype))
+        pipeline = QwenImagePipeline.from_pretrained(spec.source, dtype=spec.torch_dtype)
     pipeline.set_progress_bar_config(disable=True)
     if spec.attention:
         pipeline.transformer.set_attention_backend(spec.attention)

@@ -18,15 +18,16 @@ from knowcusbench.backbone.benchmark import (
     small_size,
 )
 from knowcusbench.backbone.qwen_image import QwenImageSpec
+from knowcusbench.device import fast_dtype
 
 pytestmark = pytest.mark.model
 
 
 def test_the_floor_is_the_longer_of_computing_and_reading() -> None:
     rates = Rates(bf16=100e12, fp32=10e12, bandwidth=1e12)
-    assert rates.floor(200e12, 1e12) == (2.0, "200 TFLOP")
+    assert rates.floor(200e12, 1e12, torch.bfloat16) == (2.0, "200 TFLOP")
     assert rates.floor(200e12, 1e12, torch.float32) == (20.0, "200 TFLOP")
-    assert rates.floor(1e12, 3e12) == (3.0, "3e+03 GB")
+    assert rates.floor(1e12, 3e12, torch.bfloat16) == (3.0, "3e+03 GB")
 
 
 def test_every_piece_is_timed_once_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -43,6 +44,7 @@ def test_every_piece_is_timed_once_and_kept(tmp_path: Path, capsys: pytest.Captu
         assert min(timing["seconds"], timing["floor"], timing["peak_memory_bytes"]) > 0
     printed = capsys.readouterr().out
     assert "Small shapes on a CPU" in printed
+    assert f"dtype={fast_dtype(torch.device('cpu'))}" in printed
     assert "| stage 2: edit of 5 items |" in printed
     assert not result["machine"]["full_size"]
     main([*words, "--offload", "text_encoder", "--only", "edit"])
@@ -53,7 +55,9 @@ def test_every_piece_is_timed_once_and_kept(tmp_path: Path, capsys: pytest.Captu
 def test_the_operations_of_a_pass_are_those_of_the_prompt_that_is_timed(prompt: str) -> None:
     """Counted while the transformer runs, without the CPU's fused attention, of which the counter knows nothing."""
     size = small_size()
-    spec = QwenImageSpec(source="random", height=64, width=64, steps=2, device="cpu", gradient_checkpointing=False)
+    spec = QwenImageSpec(
+        source="random", dtype="float32", height=64, width=64, steps=2, device="cpu", gradient_checkpointing=False
+    )
     backbone = random_backbone(size, spec, torch.device("cpu"))
     embeds = backbone.encode(prompt)
     edge = 2 * size.image // size.checkpoint.pixels_per_token
@@ -65,7 +69,7 @@ def test_the_operations_of_a_pass_are_those_of_the_prompt_that_is_timed(prompt: 
 
 def test_random_weights_draw_finite_images_that_are_no_noise_of_nan() -> None:
     size = small_size()
-    spec = QwenImageSpec(source="random", height=64, width=64, steps=2, device="cpu")
+    spec = QwenImageSpec(source="random", dtype="float32", height=64, width=64, steps=2, device="cpu")
     backbone = random_backbone(size, spec, torch.device("cpu"))
     embeds = backbone.encode("a photo")
     assert embeds.embeds.isfinite().all()
