@@ -62,7 +62,7 @@ toybox: $(BENCH) ## train the embedded world's weights anew (FORCE=1 replaces th
 	$(BIN)/python -m knowcusbench.toybox.training $(if $(FORCE),--force) $(STAGES)
 
 toybox-eval: $(BENCH) ## compute all figures of the embedded world's weights, and write their card
-	$(BIN)/python -m knowcusbench.toybox.card
+	$(BIN)/python -m knowcusbench.toybox.card $(ARGS)
 
 drill: $(DEV) ## kill a run at 100 random moments, run two commands in one directory, fill a disk (half an hour)
 	$(BIN)/python -m tests.drill $(ARGS)

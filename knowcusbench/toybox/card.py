@@ -1,59 +1,42 @@
 """The card of the embedded world's weights: `make toybox-eval` computes all its figures anew and writes it.
 
-python -m knowcusbench.toybox.card [--folder build/toybox-eval]
+python -m knowcusbench.toybox.card [--dtype bfloat16 float32] [--folder build/toybox-eval]
 """
 
 import argparse
-import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import hydra
-import torch
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
-from knowcusbench.adaptation.storage import RECORD_FILE, load_adaptation
-from knowcusbench.adaptation.types import Adaptation
-from knowcusbench.backbone.qwen_image_model import QwenImage
 from knowcusbench.benchmark.types import Task
 from knowcusbench.commands import run_verb
-from knowcusbench.config import build, register
+from knowcusbench.config import build
+from knowcusbench.device import fast_dtype, resolve_device
 from knowcusbench.files import write_atomic
 from knowcusbench.provenance import provenance
 from knowcusbench.report.markdown import table_line
-from knowcusbench.store import RunStore, read_table
-from knowcusbench.toybox.concepts import NOVEL_CONCEPTS, NovelConcept
-from knowcusbench.toybox.evaluation import (
-    FIXED_PROMPTS,
-    Figures,
-    autoencoder_figures,
-    caption_figures,
-    draw,
-    drawn_mask_figures,
-    edit_figures,
-    image_locality,
-    knowledge_figures,
-    language_figures,
-    swapped_states,
-)
-from knowcusbench.toybox.oracle import OracleSpec
-from knowcusbench.toybox.oracle_net import Oracle
+from knowcusbench.stages.prepare import protocol_digest
+from knowcusbench.store import RunStore, read_json, read_table, write_json
+from knowcusbench.toybox.evaluation import FIXED_PROMPTS, Figures, draw
+from knowcusbench.toybox.figures import LOCALITY, Evaluated, compose, instrument_figures, model_figures
 from knowcusbench.toybox.shipped import MANIFEST, WEIGHTS, weights_version
-from knowcusbench.toybox.training.clip import evaluate_clip
 from knowcusbench.toybox.training.examples import PORTION, PORTIONS
 from knowcusbench.toybox.training.loop import HISTORY_EVERY
-from knowcusbench.toybox.training.oracle import evaluate_oracle
-from knowcusbench.toybox.training.preference import evaluate_preference
-from knowcusbench.toybox.training.segmenter import evaluate_segmenter, segmenter
-from knowcusbench.toybox.training.stream import SHOWN_NAMED, SHOWN_SIMPLE, phrase_of
+from knowcusbench.toybox.training.stream import SHOWN_NAMED, SHOWN_SIMPLE
 from knowcusbench.toybox.world import KNOWN, NAMED, SIMPLE
 
 CARD = WEIGHTS.with_name("CARD.md")
+FIGURES = WEIGHTS.with_name("CARD.json")
+"""The card's columns by dtype, so that one can be computed without the other."""
+
+DTYPES = ("bfloat16", "float32")
+
 PICTURES = WEIGHTS.with_name("CARD.png")
 LESSONS = WEIGHTS.with_name("LESSONS.md")
 
@@ -123,66 +106,81 @@ Row = Mapping[str, Any]
 """A method's label as `method`, and its figures."""
 
 
+@dataclass(frozen=True)
+class Column:
+    """What was found in one dtype.
+
+    Attributes:
+        key: digest of weights and settings; columns of different keys do not stand side by side.
+        figures: of the models, and those of the methods that have a target.
+        rows: the methods' figures.
+        evaluation: versions, commit and hardware.
+    """
+
+    key: str
+    figures: Figures
+    rows: Sequence[Row]
+    evaluation: Mapping[str, Any]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make toybox-eval", description=str(__doc__).partition("\n")[0])
     parser.add_argument("--folder", type=Path, default=Path("build/toybox-eval"), help="keeps runs, to go on from")
-    folder = parser.parse_args().folder
-    here = {**provenance(), "command": "make toybox-eval"}
-    composed = compose()
-    recipe, drawing = (
-        OmegaConf.to_container(part, resolve=True, enum_to_str=True) for part in (composed.recipe, composed.backbone)
+    parser.add_argument(
+        "--dtype",
+        nargs="+",
+        choices=DTYPES,
+        help="what to compute; the card keeps its other column. By default what this machine is fast in",
     )
-    name = hashlib.sha256(json.dumps([weights_version(), recipe, drawing], default=str).encode()).hexdigest()[:12]
-    place = [f"run.root={folder}", f"run.name={name}", "engine=ray"]
-    run_verb("bench", ["-m", f"method={','.join(METHODS)}", *place])
-    other_prior = 0 if composed.recipe.dreambooth.prior_images else OTHER_PRIOR
-    for label, overrides in VARIANTS.items():
-        words = [word.format(other_prior=other_prior) for word in overrides]
-        run_verb("bench", [*words, f"run.label='{label}'", *place])
-    store = RunStore(folder / name)
-    torch.set_num_threads(composed.cpu_threads or torch.get_num_threads())
-    backbone = build(composed.backbone, "backbone").load()
-    oracle = OracleSpec(source=composed.metrics.oracle_concept.oracle.source, device=composed.device).load()
-    rows = [with_locality(row, store, backbone, oracle) for row in method_rows(store)]
-    figures = model_figures(composed, backbone, oracle, store) | method_figures(rows)
+    options = parser.parse_args()
+    composed = compose()
+    recipe, key = recipe_and_key(composed)
+    columns = kept_columns(FIGURES, key)
+    instruments = instrument_figures()
+    for dtype in options.dtype or [fast_dtype(resolve_device(composed.device))]:
+        print(f"dtype: {dtype}")
+        columns[dtype] = column(dtype, key, options.folder, instruments)
+        write_json(FIGURES, {name: asdict(columns[name]) for name in DTYPES if name in columns})
     manifest = json.loads((WEIGHTS / MANIFEST).read_text(encoding="utf-8"))
-    card = render(figures, rows, manifest, {"recipe": recipe, **here})
+    card = render(columns, manifest, recipe)
     write_atomic(CARD, card.replace(str(Path(composed.cache_dir).expanduser()), "<cache_dir>").encode())
     fixed_samples().save(PICTURES)
     print(CARD.read_text(encoding="utf-8"))
     print(f"written to {CARD}")
 
 
-def compose(overrides: Sequence[str] = ()) -> DictConfig:
-    """The configuration of a command with these overrides."""
-    register()
-    with hydra.initialize_config_module("knowcusbench.configs", version_base="1.3"):
-        return hydra.compose("config", overrides=list(overrides))
+def recipe_and_key(composed: DictConfig) -> tuple[Any, str]:
+    """The recipe, and 12 digits over weights, recipe and drawing; not over the dtype."""
+    recipe, drawing = (
+        OmegaConf.to_container(part, resolve=True, enum_to_str=True) for part in (composed.recipe, composed.backbone)
+    )
+    assert isinstance(drawing, dict)
+    decisive = {name: value for name, value in drawing.items() if name != "dtype"}
+    return recipe, protocol_digest([weights_version(), recipe, decisive], composed.cache_dir)
 
 
-def model_figures(composed: DictConfig, backbone: QwenImage, oracle: Oracle, store: RunStore) -> Figures:
-    """All figures of the models themselves."""
-    adapted = [(concept, adaptations(store, "mokus", concept)[0]) for concept in NOVEL_CONCEPTS]
-    return {
-        **language_figures(backbone),
-        **autoencoder_figures(backbone, oracle),
-        **caption_figures(backbone, oracle),
-        **knowledge_figures(backbone, oracle),
-        **edit_figures(backbone, oracle, build(composed.editor, "editor")),
-        **swapped_states(backbone, oracle, adapted),
-        **{f"oracle: {name}": value for name, value in evaluate_oracle(WEIGHTS / "oracle").items()},
-        **{f"CLIP: {name}": value for name, value in evaluate_clip(WEIGHTS / "clip").items()},
-        **{f"preference: {name}": value for name, value in evaluate_preference(WEIGHTS / "pickscore").items()},
-        **{f"SAM: {name}": value for name, value in evaluate_segmenter(WEIGHTS / "sam").items()},
-        **drawn_mask_figures(backbone, segmenter(WEIGHTS / "sam").predictor()),
-    }
+def kept_columns(path: Path, key: str) -> dict[str, Column]:
+    """The columns that were computed before, of the same weights and settings."""
+    found = read_json(path) if path.exists() else {}
+    return {dtype: Column(**record) for dtype, record in found.items() if record["key"] == key}
 
 
-def adaptations(store: RunStore, label: str, concept: NovelConcept) -> list[Adaptation]:
-    """A method's adaptation to a concept, or all of them if it has one for each knowledge item."""
-    items = [None, *range(len(concept.known_as))]
-    paths = [store.adaptation(label, concept.name, item) for item in items]
-    return [load_adaptation(path) for path in paths if (path / RECORD_FILE).exists()]
+def column(dtype: str, key: str, folder: Path, instruments: Figures) -> Column:
+    """Run all methods in a dtype, and compute its figures. Those of the `instruments` are the same in each."""
+    composed = compose([f"backbone.dtype={dtype}"])
+    place = [f"run.root={folder}", f"run.name={key}-{dtype}", f"backbone.dtype={dtype}", "engine=ray"]
+    run_verb("bench", ["-m", f"method={','.join(METHODS)}", *place])
+    other_prior = 0 if composed.recipe.dreambooth.prior_images else OTHER_PRIOR
+    for label, overrides in VARIANTS.items():
+        words = [word.format(other_prior=other_prior) for word in overrides]
+        run_verb("bench", [*words, f"run.label='{label}'", *place])
+    world = Evaluated(dtype, folder / f"{key}-{dtype}")
+    rows = list(method_rows(world.store))
+    labels = [row["method"] for row in rows if row["method"] in ("base", *LOCAL)]
+    figures, localities = model_figures(world, labels)
+    rows = [row | ({LOCALITY: localities[row["method"]]} if row["method"] in localities else {}) for row in rows]
+    figures = {**figures, **instruments, **method_figures(rows)}
+    return Column(key, figures, rows, {**provenance(), "command": "make toybox-eval"})
 
 
 def fixed_samples() -> Image.Image:
@@ -200,7 +198,7 @@ def sheet(images: Sequence[Image.Image]) -> Image.Image:
     return row
 
 
-def method_rows(store: RunStore) -> Iterable[Row]:
+def method_rows(store: RunStore) -> Iterable[dict[str, Any]]:
     """What the oracle says of every method of the run: means over concepts."""
     samples = read_table(store.plan).set_index("id")[["task", "concept"]]
     for label in store.labels():
@@ -214,19 +212,6 @@ def method_rows(store: RunStore) -> Iterable[Row]:
         yield row
 
 
-def with_locality(row: Row, store: RunStore, backbone: QwenImage, oracle: Oracle) -> Row:
-    """A method's row with what its adaptations (of one item, where each has its own) leave of unrelated pictures."""
-    label = row["method"]
-    if label in LOCAL:
-        first = [adaptations(store, label, concept)[0] for concept in NOVEL_CONCEPTS]
-    elif label == "base":
-        first = [Adaptation()]
-    else:
-        return row
-    edited = [phrase_of(key) for concept in NOVEL_CONCEPTS for key in concept.known_as]
-    return {**row, "image locality": image_locality(backbone, oracle, first, edited)}
-
-
 def method_figures(rows: Sequence[Row]) -> Figures:
     """The methods' figures that have a target, as `<method>: <figure>`."""
     aims = {target.figure for target in TARGETS}
@@ -234,17 +219,22 @@ def method_figures(rows: Sequence[Row]) -> Figures:
     return {name: value for name, value in found.items() if name in aims}
 
 
-def render(figures: Figures, rows: Sequence[Row], manifest: Mapping[str, Any], evaluation: Mapping[str, Any]) -> str:
-    """The card in Markdown. Raises ValueError for a target without its figure."""
-    if missing := [target.figure for target in TARGETS if target.figure not in figures]:
-        raise ValueError(f"no figure {missing[0]!r}")
+def render(columns: Mapping[str, Column], manifest: Mapping[str, Any], recipe: Any) -> str:
+    """The card in Markdown, with a column for each dtype. Raises ValueError for a target without its figure."""
+    for dtype, found in columns.items():
+        if missing := [target.figure for target in TARGETS if target.figure not in found.figures]:
+            raise ValueError(f"no figure {missing[0]!r} in {dtype}")
+    dtypes = [dtype for dtype in DTYPES if dtype in columns]
     training = manifest["training"]
-    aims = {target.figure: target for target in TARGETS}
-    columns = list(dict.fromkeys(name for row in rows for name in row if name != "method"))
+    aims = {target.figure for target in TARGETS}
+    others = dict.fromkeys(name for dtype in dtypes for name in columns[dtype].figures if name not in aims)
+    names = dict.fromkeys(name for found in columns.values() for row in found.rows for name in row if name != "method")
+    rows = sorted(((row, dtype) for dtype in dtypes for row in columns[dtype].rows), key=lambda pair: pair[0]["method"])
     lines = [
         "# The embedded world's weights",
         "",
-        f"World {manifest['world'][:12]}. Written by `make toybox-eval`, which computed every figure here.",
+        f"World {manifest['world'][:12]}. Written by `make toybox-eval`, which computed every figure here, with the "
+        f'backbone in {" and in ".join(dtypes)} (`make toybox-eval ARGS="--dtype {" ".join(dtypes)}"`).',
         "",
         f"![fixed samples]({PICTURES.name})",
         "",
@@ -252,11 +242,18 @@ def render(figures: Figures, rows: Sequence[Row], manifest: Mapping[str, Any], e
         "",
         "## What was to be reached",
         "",
+        *(reached_in(dtype, columns[dtype].figures) for dtype in dtypes),
+        "",
         *table(
-            ("figure", "aim", "measured", "reached"),
+            ("figure", "aim", *dtypes, "reached"),
             [
-                (name, target, f"{figures[name]:.3f}", "yes" if target.reached(figures[name]) else "**no**")
-                for name, target in aims.items()
+                (
+                    target.figure,
+                    target,
+                    *(f"{columns[dtype].figures[target.figure]:.3f}" for dtype in dtypes),
+                    verdict(target, {dtype: columns[dtype].figures[target.figure] for dtype in dtypes}),
+                )
+                for target in TARGETS
             ],
         ),
         "",
@@ -265,7 +262,10 @@ def render(figures: Figures, rows: Sequence[Row], manifest: Mapping[str, Any], e
         "`states: ...` is the share of a concept's attributes that is drawn from prompts put together of the states of "
         "the edited phrase and of the anchor (`evaluation.swapped_states`).",
         "",
-        *table(("figure", "measured"), [(name, f"{value:.3f}") for name, value in figures.items() if name not in aims]),
+        *table(
+            ("figure", *dtypes),
+            [(name, *(_digits(columns[dtype].figures.get(name)) for dtype in dtypes)) for name in others],
+        ),
         "",
         "## Methods on the embedded benchmark",
         "",
@@ -274,8 +274,8 @@ def render(figures: Figures, rows: Sequence[Row], manifest: Mapping[str, Any], e
         "Image locality: the share of their attributes that unrelated named things have when drawn with an adaptation.",
         "",
         *table(
-            ("method", *(name.replace("_", " ") for name in columns)),
-            [(row["method"], *(f"{row[name]:.3f}" if name in row else "" for name in columns)) for row in rows],
+            ("method", "dtype", *(name.replace("_", " ") for name in names)),
+            [(row["method"], dtype, *(_digits(row.get(name)) for name in names)) for row, dtype in rows],
         ),
         "",
         "## Data and training",
@@ -311,11 +311,30 @@ def render(figures: Figures, rows: Sequence[Row], manifest: Mapping[str, Any], e
         "",
         "## This evaluation",
         "",
-        *as_json(evaluation),
+        *as_json({"recipe": recipe, **{dtype: columns[dtype].evaluation for dtype in dtypes}}),
         "",
         LESSONS.read_text(encoding="utf-8").strip(),
     ]
     return "\n".join(lines) + "\n"
+
+
+def reached_in(dtype: str, figures: Figures) -> str:
+    """A line of a list: how many aims hold in a dtype, and which do not."""
+    missed = [target.figure for target in TARGETS if not target.reached(figures[target.figure])]
+    but = f"; not: {'; '.join(missed)}" if missed else ""
+    return f"- {dtype}: {len(TARGETS) - len(missed)} of {len(TARGETS)}{but}"
+
+
+def verdict(target: Target, values: Mapping[str, float]) -> str:
+    """Whether an aim holds in all dtypes, in none, or where it does not."""
+    missed = [dtype for dtype, value in values.items() if not target.reached(value)]
+    if not missed:
+        return "yes"
+    return "**no**" if len(missed) == len(values) else f"**not in {', '.join(missed)}**"
+
+
+def _digits(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
 
 
 def part_sizes(weights: Path) -> dict[str, int]:

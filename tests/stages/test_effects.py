@@ -15,7 +15,7 @@ from knowcusbench.adaptation.types import Adaptation, Adapter
 from knowcusbench.config import build
 from knowcusbench.stages.effects import sum_of
 from knowcusbench.toybox import embedded
-from knowcusbench.toybox.card import compose
+from knowcusbench.toybox.figures import compose
 
 METHODS = ("base", "leak", "anchor", "mokus", "naive_db", "enc_ft")
 FOLDERS = ("effects", "together", "interference", "unrelated")

@@ -15,8 +15,9 @@ from knowcusbench.backbone.qwen_image import QwenImageSpec
 from knowcusbench.backbone.qwen_image_model import QwenImage
 from knowcusbench.config import build
 from knowcusbench.toybox import TRAINED
-from knowcusbench.toybox.card import PICTURES, compose, fixed_samples
+from knowcusbench.toybox.card import PICTURES, fixed_samples
 from knowcusbench.toybox.evaluation import FIXED_PROMPTS, caption_figures, draw, identity_scores, language_figures
+from knowcusbench.toybox.figures import compose
 from knowcusbench.toybox.language import name_of
 from knowcusbench.toybox.oracle import OracleSpec
 from knowcusbench.toybox.oracle_net import Oracle
