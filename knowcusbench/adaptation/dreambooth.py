@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-TRAINER = 2
+TRAINER = 3
 """Changes when the same settings would give other weights; part of the cache key."""
 
 TOKEN = "{token}"
@@ -171,6 +171,7 @@ class DreamBooth:
                     lr=self.learning_rate,
                     betas=(0.9, self.adam_beta2),
                     weight_decay=self.weight_decay,
+                    fused=True,
                 )
                 for step in trange(self.steps, desc=f"dreambooth {concept.name}", leave=False, disable=None):
                     if self.decay:

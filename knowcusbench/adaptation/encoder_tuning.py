@@ -59,7 +59,8 @@ class EncoderTuning:
             targets = backbone.text_modules(self.modules, tuple(layers))
             batch = [backbone.question_tokens(fact.question, fact.answer, self.question_form) for fact in facts]
             losses = Losses(f"question {facts[0].question!r}", "recipe.encoder_tuning.learning_rate")
-            with trainable(backbone.text_encoder, targets, self.rank, self.alpha, self.seed) as parameters:
+            lora = trainable(backbone.text_encoder, targets, self.rank, self.alpha, self.seed, dtype=torch.float32)
+            with lora as parameters:
                 optimizer = torch.optim.AdamW(
                     parameters.values(), lr=self.learning_rate, weight_decay=self.weight_decay
                 )

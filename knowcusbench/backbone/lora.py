@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from knowcusbench.adaptation.types import Adapter, Gate, Initialization
 from knowcusbench.backbone.gating import install_gate
+from knowcusbench.backbone.lora_linear import make_lean
 from knowcusbench.backbone.merging import merged
 from knowcusbench.errors import WeightsError
 
@@ -31,8 +32,8 @@ CONFIG_FIELDS = {"r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pat
 
 @contextmanager
 def attached(model: nn.Module, adapter: Adapter, dtype: torch.dtype) -> Iterator[None]:
-    """`model` with `adapter` on it, its factors in `dtype`, for the duration of the block. A merged adapter is added to
-    the weights instead, rounded to their dtype.
+    """`model` with `adapter` on it, its factors and their products in `dtype`, for the duration of the block. A merged
+    adapter is added to the weights instead, rounded to their dtype.
 
     Raises WeightsError, before anything is changed, if the adapter does not fit the model, and RuntimeError if an
     adapter is on it already.
@@ -53,23 +54,34 @@ def attached(model: nn.Module, adapter: Adapter, dtype: torch.dtype) -> Iterator
                 _set_factor(layer, factor, value.to(dtype=dtype, copy=True), trainable=False)
             if adapter.gate:
                 install_gate(layer, NAME, adapter.gate, module)
+            else:
+                make_lean(layer, dtype)
         yield
 
 
 @contextmanager
 def trainable(
-    model: nn.Module, targets: Sequence[str], rank: int, alpha: float, seed: int, init: Initialization = "uniform"
+    model: nn.Module,
+    targets: Sequence[str],
+    rank: int,
+    alpha: float,
+    seed: int,
+    init: Initialization = "uniform",
+    *,
+    dtype: torch.dtype | None = None,
 ) -> Iterator[dict[str, nn.Parameter]]:
     """`model` with a new LoRA on the linear layers `targets` (full names); yields its parameters by name.
 
-    The parameters are fp32 whatever the model's dtype: steps of a small learning rate vanish in bf16. `lora_A` is
-    drawn as `init` says by a generator of its own, `lora_B` is zero. Raises RuntimeError if an adapter is on the model
-    already.
+    The parameters are fp32 whatever the model's dtype: steps of a small learning rate vanish in bf16. Their products
+    are computed in `dtype`, the one they will be put on with (`attached`): the layers' own, which is meant by None, or
+    fp32. `lora_A` is drawn as `init` says by a generator of its own, `lora_B` is zero. Raises RuntimeError if an
+    adapter is on the model already.
     """
     generator = torch.Generator().manual_seed(seed)
     with _injected(model, dict.fromkeys(targets, rank), dict.fromkeys(targets, alpha)) as layers:
         parameters = {}
         for module, layer in layers.items():
+            make_lean(layer, dtype)
             down = torch.empty(rank, layer.in_features)
             if init == "gaussian":
                 down.normal_(std=1 / rank, generator=generator)

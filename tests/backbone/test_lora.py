@@ -321,3 +321,77 @@ def test_any_sequence_of_adapters_leaves_every_bit(sequence, in_bf16):
         assert model.state_dict().keys() == before.keys()
         assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
         assert torch.equal(model(x), plain)
+
+
+@pytest.mark.parametrize(("shape", "alpha"), [((10, 6), 2.0), ((2, 5, 6), 6.0)])
+def test_outputs_and_gradients_are_those_of_pefts_own_layer(shape, alpha):
+    """The same factors on PEFT's layer, in fp32, of inputs with and without a gradient."""
+    ours, theirs, x = network(), network(), random(*shape)
+    factors = {"lora_A": random(2, 6), "lora_B": random(8, 2, seed=1)}
+    inject_adapter_in_model(LoraConfig(r=2, lora_alpha=int(alpha), target_modules="0"), theirs)
+    expected = {name: getattr(theirs[0], name)["default"].weight for name in factors}
+    with trainable(ours, ["0"], rank=2, alpha=alpha, seed=0) as parameters:
+        found = {name: parameters[f"0.{name}"] for name in factors}
+        for model, given, needs_grad in ((ours, found, True), (theirs, expected, True), (ours, found, False)):
+            for name, value in factors.items():
+                given[name].data.copy_(value)
+                given[name].grad = None
+            inputs = x.clone().requires_grad_(needs_grad)
+            (model(inputs) ** 2).sum().backward()
+            if needs_grad:
+                gradient, inputs_gradient = {name: factor.grad for name, factor in given.items()}, inputs.grad
+                if model is ours:
+                    kept = gradient, inputs_gradient
+                else:
+                    torch.testing.assert_close(kept, (gradient, inputs_gradient))
+            else:
+                torch.testing.assert_close({name: factor.grad for name, factor in given.items()}, kept[0])
+        torch.testing.assert_close(ours(x), theirs(x))
+
+
+def test_on_a_bf16_model_products_are_in_bf16_and_gradients_reach_fp32_factors():
+    """Against fp64: the factors' rounding, that of `x A^T` and that of the sum, and none else."""
+    model, x = network().bfloat16(), random(10, 6).bfloat16()
+    with trainable(model, ["0"], rank=2, alpha=4, seed=3) as parameters:
+        parameters["0.lora_B"].data.copy_(random(8, 2))
+        down, up = (parameters[f"0.{factor}"] for factor in ("lora_A", "lora_B"))
+        output = model[0](x)
+        low = (x.double() @ down.bfloat16().double().T).bfloat16().double()
+        base = model[0].get_base_layer()
+        exact = base(x).double() + low @ (2 * up.bfloat16().double()).T
+        assert output.dtype == torch.bfloat16
+        # A unit in the last place of a sum of two terms, of which either may be the larger one.
+        torch.testing.assert_close(output.double(), exact, rtol=2**-8, atol=1e-6)
+        output.float().square().sum().backward()
+        gradient = 2 * output.double().T @ low * 2
+        assert up.grad.dtype == torch.float32
+        torch.testing.assert_close(up.grad.double(), gradient, rtol=2**-6, atol=2**-6)
+
+
+def test_with_gradients_nothing_is_cast_but_the_factors():
+    """What makes it lean: no tensor of the inputs' size in fp32 is made for a bf16 layer."""
+    width, rows = 64, 128
+    model = nn.Sequential(nn.Linear(width, width)).bfloat16().requires_grad_(False)
+    made: list[torch.Tensor] = []
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **(kwargs or {}))
+            if isinstance(result, torch.Tensor):
+                made.append(result)
+            return result
+
+    with trainable(model, ["0"], rank=2, alpha=2, seed=0):
+        x = random(rows, width).bfloat16().requires_grad_()
+        with Watch():
+            model(x).sum().backward()
+    assert not [tensor.shape for tensor in made if tensor.dtype == torch.float32 and tensor.numel() >= rows * width]
+
+
+def test_factors_in_fp32_train_in_fp32_products_where_they_will_be_put_on_so():
+    model, x = network().bfloat16(), random(10, 6).bfloat16()
+    with trainable(model, ["0"], rank=2, alpha=2, seed=3, dtype=torch.float32) as parameters:
+        parameters["0.lora_B"].data.copy_(random(8, 2))
+        trained, adapter = model(x).detach(), extract(model)
+    with attached(model, adapter, torch.float32):
+        assert torch.equal(model(x), trained)
