@@ -44,6 +44,8 @@ class QwenImageSpec(BackboneSpec):
         steps: denoising steps; the scheduler is used as shipped.
         true_cfg_scale: classifier-free guidance, at least 1; 1 switches it off and halves the cost.
         negative_prompt: what guidance leads away from; a blank is Qwen-Image's own choice.
+        joint_guidance: compute the prompt and the negative prompt in one batch of twice the size, which is faster where
+            a batch is small. The shorter of the two is padded; last bits of an image can change.
         seeds_per_batch: how many seeds of a prompt are drawn at once at most. On a GPU it can change the last bits of
             an image, so it is part of what makes two runs the same.
         gradient_checkpointing: trade a third more time for about half of the memory in training.
@@ -70,6 +72,7 @@ class QwenImageSpec(BackboneSpec):
     steps: int = 50
     true_cfg_scale: float = 4.0
     negative_prompt: str = " "
+    joint_guidance: bool = False
     seeds_per_batch: int = 5
     gradient_checkpointing: bool = True
     attention: str | None = None
@@ -135,7 +138,7 @@ class QwenImageSpec(BackboneSpec):
         drawing = drawing_bytes(
             checkpoint,
             **size,
-            batch=self.seeds_per_batch,
+            batch=self.seeds_per_batch * (2 if self.joint_guidance else 1),
             decoded=1 if self.vae_slicing else self.seeds_per_batch,
             vae_tile=self.vae_tile,
         )

@@ -15,6 +15,7 @@ from knowcusbench.adaptation.types import Adaptation, Adapter
 from knowcusbench.backbone.base import Backbone, LatentDistribution, PromptEmbeds, QuestionForm
 from knowcusbench.backbone.decoding import decoded
 from knowcusbench.backbone.digest import weights_digest
+from knowcusbench.backbone.guidance import joint_guidance
 from knowcusbench.backbone.loading import load_pipeline
 from knowcusbench.backbone.lora import attached, check_fit
 from knowcusbench.backbone.noise import initial_noise
@@ -91,6 +92,8 @@ class QwenImage(Backbone):
             name: getattr(spec, name)
             for name in ("steps", "true_cfg_scale", "negative_prompt", "seeds_per_batch", "vae_slicing")
         }
+        if spec.joint_guidance:
+            self.sampling["joint_guidance"] = True
         self.settings = {
             name: value for name in ("attention", "compile", "vae_tile") if (value := getattr(spec, name)) is not None
         }
@@ -157,18 +160,23 @@ class QwenImage(Backbone):
         count = len(noise_seeds)
         embeds, mask = _repeat(prompt_embeds, count)
         conditions = {"prompt_embeds": embeds, "prompt_embeds_mask": mask}
-        if self._negative is not None:
+        scale = self.spec.true_cfg_scale
+        guidance: AbstractContextManager[None] = nullcontext()
+        if self._negative is not None and self.spec.joint_guidance:
+            guidance, scale = joint_guidance(self.transformer, prompt_embeds, self._negative, scale), 1.0
+        elif self._negative is not None:
             embeds, mask = _repeat(self._negative, count)
             conditions |= {"negative_prompt_embeds": embeds, "negative_prompt_embeds_mask": mask}
-        latents: Tensor = self._pipeline(
-            **conditions,
-            true_cfg_scale=self.spec.true_cfg_scale,
-            height=self.spec.height,
-            width=self.spec.width,
-            num_inference_steps=self.spec.steps,
-            latents=self._packed_noise(noise_seeds),
-            output_type="latent",
-        ).images
+        with guidance:
+            latents: Tensor = self._pipeline(
+                **conditions,
+                true_cfg_scale=scale,
+                height=self.spec.height,
+                width=self.spec.width,
+                num_inference_steps=self.spec.steps,
+                latents=self._packed_noise(noise_seeds),
+                output_type="latent",
+            ).images
         return latents
 
     def _packed_noise(self, noise_seeds: Sequence[int]) -> Tensor:
