@@ -50,6 +50,7 @@ benchmark: $(BENCH) ## time the knowledge edit, the metrics, drawing and workers
 	$(BIN)/python -m knowcusbench.adaptation.benchmark $(ARGS)
 	$(BIN)/python -m knowcusbench.metrics.benchmark
 	$(BIN)/python -m knowcusbench.stages.benchmark
+	$(BIN)/python -m knowcusbench.stages.floor
 	$(BIN)/python -m knowcusbench.report.benchmark
 
 benchmark-gpu: $(BENCH) ## time every stage at full size on random weights beside the hardware's floor (without a GPU: small shapes)

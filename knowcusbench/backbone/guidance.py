@@ -14,8 +14,9 @@ def guided(positive: Tensor, negative: Tensor, scale: float) -> Tensor:
     """Qwen-Image's guidance: `negative + scale (positive - negative)`, with each token's norm that of `positive`. All
     are (batch, tokens, channels)."""
     combined = negative + scale * (positive - negative)
-    norms = (torch.norm(values, dim=-1, keepdim=True) for values in (positive, combined))
-    rescaled: Tensor = combined * (next(norms) / next(norms))
+    rescaled: Tensor = combined * (
+        torch.norm(positive, dim=-1, keepdim=True) / torch.norm(combined, dim=-1, keepdim=True)
+    )
     return rescaled
 
 
