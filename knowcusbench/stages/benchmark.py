@@ -53,6 +53,8 @@ def main() -> None:
 
 def open_run(folder: Path) -> Run:
     words = ["method=base", f"run.root={folder}", f"cache_dir={folder / 'cache'}", "device=cpu", "metrics=[]"]
+    # As the loop of diffusers calls does it.
+    words.append("backbone.joint_guidance=false")
     composed: DictConfig = compose_config(words)
     concepts = sorted(path.stem for path in Path(composed.benchmark.path, "knowledge_data").glob("*.json"))[:CONCEPTS]
     composed.grid.concepts, composed.run.label = concepts, "base"
