@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from knowcusbench.errors import WeightsError
+from knowcusbench.hub import hub_problem
 
 PIPELINE = "QwenImagePipeline"
 
@@ -76,12 +77,6 @@ def cached(source: str, revision: str | None) -> Path | None:
         return None
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message; its class name if there is none."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
-
-
 def _local_directory(source: str, revision: str | None, *, weights: bool) -> Path:
     path = Path(source).expanduser()
     if source and path.is_dir():
@@ -99,7 +94,7 @@ def _local_directory(source: str, revision: str | None, *, weights: bool) -> Pat
             return Path(snapshot_download(source, revision=revision, allow_patterns="*.json"))
     except READ_ERRORS as error:
         at = f" at revision {revision!r}" if revision else ""
-        raise WeightsError(f"backbone.source: can't get {source!r}{at} from the hub ({first_line(error)})") from error
+        raise WeightsError(f"backbone.source: can't get {source!r}{at} from the hub: {hub_problem(error)}") from error
 
 
 @contextmanager

@@ -12,8 +12,9 @@ from diffusers import AutoencoderKLQwenImage, QwenImagePipeline, QwenImageTransf
 from safetensors import SafetensorError
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from knowcusbench.backbone.checkpoint import READ_ERRORS, Checkpoint, first_line
+from knowcusbench.backbone.checkpoint import READ_ERRORS, Checkpoint
 from knowcusbench.errors import WeightsError
+from knowcusbench.hub import first_line
 
 MODELS = {
     "transformer": QwenImageTransformer2DModel,

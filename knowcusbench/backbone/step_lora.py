@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from knowcusbench.adaptation.sums import factors_of
 from knowcusbench.adaptation.types import Adapter
-from knowcusbench.backbone.checkpoint import first_line
 from knowcusbench.errors import ConfigError, WeightsError
 from knowcusbench.finite import not_finite
+from knowcusbench.hub import first_line
 
 if TYPE_CHECKING:
     import torch

@@ -106,7 +106,7 @@ def _make_knowledge(
                 rephrasings=tuple(record.rephrasings),
             )
         )
-    notes = {
+    notes: dict[str, Sequence[object]] = {
         "no phrase, derived from the question": derived,
         f"no answer, the anchor {anchor!r} assumed": [n for n, r in records.items() if not r.answer],
         f"answer is not the anchor {anchor!r}": [n for n, r in records.items() if r.answer not in (None, anchor)],

@@ -7,6 +7,7 @@ from huggingface_hub.errors import HFValidationError
 
 from knowcusbench.errors import BenchmarkError
 from knowcusbench.files import local_path
+from knowcusbench.hub import hub_problem
 
 MOVING_REVISION = "main"
 """The hub's default branch. A benchmark that can change under a run is no benchmark."""
@@ -48,7 +49,6 @@ def _snapshot(repo: str, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(repo, repo_type="dataset", revision=revision))
     except (OSError, HFValidationError) as error:
-        reason = str(error).strip().partition("\n")[0]
         raise BenchmarkError(
-            f"benchmark.repo={repo} at {revision} can't be had from the hub or its cache: {reason}"
+            f"benchmark.repo={repo} at {revision} can't be had from the hub or its cache: {hub_problem(error)}"
         ) from error

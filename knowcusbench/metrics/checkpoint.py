@@ -11,6 +11,7 @@ from typing import Any, Literal
 from safetensors import SafetensorError
 
 from knowcusbench.errors import WeightsError
+from knowcusbench.hub import first_line, hub_problem
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -53,25 +54,7 @@ def locate(source: str, revision: str | None, weights: tuple[str, ...] = ()) -> 
         return Path(snapshot_download(source, revision=revision, allow_patterns=[*FILES, *weights]))
     except (OSError, ValueError) as error:
         wanted = f"{source} at revision {revision or 'main'}"
-        raise WeightsError(f"{wanted}: {_hub_problem(error)}; or give a local directory as source") from error
-
-
-def _hub_problem(error: Exception) -> str:
-    from huggingface_hub.errors import (
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    match error:
-        case RepositoryNotFoundError():
-            return "no such repository on the hub (or access to it needs a token: `hf auth login`)"
-        case RevisionNotFoundError():
-            return "the hub repository has no such revision"
-        case LocalEntryNotFoundError() | OfflineModeIsEnabled():
-            return "not in the local hub cache, and the hub can't be reached"
-    return first_line(error)
+        raise WeightsError(f"{wanted}: {hub_problem(error)}; or give a local directory as source") from error
 
 
 def version(path: Path) -> str:
@@ -150,8 +133,3 @@ def load_image_processor(source: str, directory: Path, backend: ImageBackend) ->
     if processor.backend != backend:
         raise WeightsError(f"{source}: transformers has no image processor for it with the backend {backend!r}")
     return processor
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message that is not blank, or the error's type if there is none."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

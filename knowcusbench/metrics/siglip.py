@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from knowcusbench.device import resolve_device
 from knowcusbench.errors import WeightsError
+from knowcusbench.hub import first_line
 from knowcusbench.metrics.checkpoint import (
     TRANSFORMERS_WEIGHTS,
-    first_line,
     load_image_processor,
     load_transformers,
     loading,
