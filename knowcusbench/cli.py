@@ -144,10 +144,10 @@ def _complete(rest: list[str]) -> None:
 
 
 def _new_method(rest: list[str]) -> None:
-    from knowcusbench.scaffold.new_method import new_method, next_steps
-
     if len(rest) != 1 or rest[0].startswith("-"):
         raise UserError("usage: knowcusbench new-method NAME")
+    from knowcusbench.scaffold.new_method import new_method, next_steps
+
     print(next_steps(rest[0], new_method(rest[0], Path.cwd()), Path.cwd()))
 
 
@@ -164,11 +164,11 @@ def _leaderboard(rest: list[str]) -> None:
 
 
 def _check(rest: list[str]) -> None:
+    if len(rest) != 1:
+        raise UserError("usage: knowcusbench check PATH")
     from knowcusbench.benchmark import check_benchmark
     from knowcusbench.files import local_path
 
-    if len(rest) != 1:
-        raise UserError("usage: knowcusbench check PATH")
     report = check_benchmark(local_path(rest[0]))
     print(report.render())
     if report.faults:
@@ -177,11 +177,11 @@ def _check(rest: list[str]) -> None:
 
 
 def _convert(rest: list[str]) -> None:
+    if len(rest) != 2:
+        raise UserError("usage: knowcusbench convert SOURCE TARGET")
     from knowcusbench.benchmark import export_dataset, import_dataset, load_benchmark
     from knowcusbench.files import local_path
 
-    if len(rest) != 2:
-        raise UserError("usage: knowcusbench convert SOURCE TARGET")
     source, target = map(local_path, rest)
     if target.exists():
         raise UserError(f"{target} exists already; name a new directory")

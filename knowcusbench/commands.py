@@ -4,12 +4,7 @@ import importlib.metadata
 import os
 import re
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from datetime import UTC, datetime
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import hydra
@@ -22,31 +17,10 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
-from tqdm import tqdm
 
 from knowcusbench.config import did_you_mean, register
-from knowcusbench.engine.base import Engine
-from knowcusbench.errors import ConfigError, IncompleteError, RunError, exit_on_user_error
+from knowcusbench.errors import ConfigError, IncompleteError, exit_on_user_error
 from knowcusbench.names import file_name
-from knowcusbench.progress import say
-from knowcusbench.provenance import provenance
-from knowcusbench.stages.adapt import POLL, adapt
-from knowcusbench.stages.dtype import settle_dtype
-from knowcusbench.stages.effects import effects
-from knowcusbench.stages.estimate import plan_summary
-from knowcusbench.stages.forecast import forecast, keep_pace
-from knowcusbench.stages.generate import existing_images, generate
-from knowcusbench.stages.prepare import Run, prepare, read_config, recorded_config, recorded_weights
-from knowcusbench.stages.probe import probe
-from knowcusbench.stages.report import report
-from knowcusbench.stages.score import score
-from knowcusbench.store import write_json, writing
-from knowcusbench.tracking import tracked
-
-STAGES: tuple[Callable[[Run], None], ...] = (adapt, generate, score, effects, report)
-
-READING = ("plan", "report")
-"""The verbs of a run that make no results."""
 
 METHOD_SECTIONS = ("method", "editor", "recipe")
 """The parts of the configuration that may differ between the methods of one run."""
@@ -96,6 +70,10 @@ def run_verb(verb: str, arguments: Sequence[str]) -> None:
         # A launcher may have brought it into another process.
         register()
         with exit_on_user_error():
+            # Here, since composing a configuration, or refusing it, takes none of the stages.
+            from knowcusbench.stages.prepare import recorded_config
+            from knowcusbench.stages.run import run_stages
+
             composed.run.label = composed.run.label or _label(swept)
             try:
                 run_stages(verb, recorded_config(composed) if verb == "report" else composed)
@@ -132,111 +110,6 @@ def _label(swept: set[str]) -> str:
         if (key := override.partition("=")[0]) in swept and key != "method" and key.split(".")[0] in METHOD_SECTIONS
     ]
     return file_name(",".join([str(hydra_config.runtime.choices["method"]), *varied]))
-
-
-def run_stages(verb: str, composed: DictConfig) -> None:
-    """Run a verb's stages for one method, and leave a record of the command in the run. Raises IncompleteError if
-    images that should have been drawn are missing then."""
-    if composed.cpu_threads and verb not in READING:
-        # Here, since it takes seconds that who only reads need not wait for.
-        import torch
-
-        torch.set_num_threads(composed.cpu_threads)
-    settled, why = settle_dtype(composed, measure=verb not in READING)
-    config, resolved = read_config(settled)
-    if verb == "probe":
-        probe(config, resolved)
-        if why:
-            say(why)
-        return
-    if verb == "doctor":
-        # Here, since no other verb needs it.
-        from knowcusbench.doctor import doctor
-
-        doctor(config, resolved)
-        return
-    try:
-        run = prepare(config, resolved, makes_results=verb not in READING)
-    except RunError:
-        # Another command, on another kind of machine, may have begun the run just now.
-        before = why
-        settled, why = settle_dtype(composed, measure=verb not in READING)
-        if why == before:
-            raise
-        config, resolved = read_config(settled)
-        run = prepare(config, resolved, makes_results=verb not in READING)
-    if why:
-        say(why)
-    if verb == "plan":
-        print(plan_summary(run, config.assumed_tflops))
-        return
-    for note in run.benchmark.notes:
-        say(f"benchmark: {note}")
-    in_bench = [stage for stage in STAGES if stage is not effects or run.effects.enabled]
-    stages = in_bench if verb == "bench" else [stage for stage in STAGES if stage.__name__ == verb]
-    if stages != [report]:
-        run.engine.check()
-    names, cache_dir = [stage.__name__ for stage in stages], Path(config.cache_dir)
-    if verb != "report":
-        say(forecast(run, names, cache_dir))
-    record = provenance(computes=verb not in READING) | {"verb": verb, "seconds": {}, "benchmark": run.benchmark.digest}
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
-    seconds: dict[str, float] = record["seconds"]
-
-    def keep_record() -> None:
-        record.update(recorded_weights(run.store))
-        if score in stages:
-            record["metric_weights"] = {name: dict(metric.weights()) for name, metric in run.metrics.items()}
-        with writing():
-            write_json(run.store.provenance(stamp, run.label), record)
-
-    with tracked(config.tracker, run, resolved) as observe:
-        for stage in stages:
-            if stage is report and seconds:
-                # Its pages show how the run came about, by what this command has done so far too.
-                keep_record()
-            started = time.perf_counter()
-            if stage is generate and score in stages and run.engine.beside:
-                _generate_and_score(run, run.engine.beside)
-            else:
-                stage(run)
-            seconds[stage.__name__] = round(time.perf_counter() - started, 3)
-            observe(stage.__name__, seconds[stage.__name__])
-    keep_record()
-    if generate in stages:
-        with writing():
-            keep_pace(run, cache_dir)
-    if generate in stages and (missing := len(run.plan) - len(existing_images(run))):
-        raise IncompleteError(
-            f"{run.label}: {missing} of {len(run.plan)} images are missing; {run.store.root}/failures says why, and "
-            "the same command tries them again"
-        )
-
-
-def _generate_and_score(run: Run, engine: Engine) -> None:
-    """Score what is drawn, by workers of their own, while it is drawn. What is left over is for the score stage."""
-    beside = replace(run, engine=engine)
-    drawn = threading.Event()
-
-    def score_along() -> None:
-        try:
-            while not drawn.wait(POLL):
-                score(beside, shown=False)
-        except Exception as error:
-            tqdm.write(
-                f"knowcusbench: scoring beside drawing has ended ({type(error).__name__}: {error}); what is left is "
-                "scored after drawing",
-                file=sys.stderr,
-            )
-
-    thread = threading.Thread(target=score_along, daemon=True)
-    thread.start()
-    try:
-        generate(run)
-    finally:
-        drawn.set()
-    thread.join()
-    engine.close()
 
 
 def explain(error: Exception) -> str:

@@ -15,11 +15,12 @@ from contextlib import contextmanager
 from datetime import datetime
 from itertools import groupby
 from pathlib import Path
-from typing import Any, cast
-
-from upath import UPath
+from typing import TYPE_CHECKING, Any, cast
 
 from knowcusbench.errors import ConfigError
+
+if TYPE_CHECKING:
+    from upath import UPath
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 """What a file begins with that Git LFS has not fetched yet."""
@@ -38,6 +39,8 @@ def location(text: str) -> Path:
         return local_path(text)
     if protocol in ("file", "local"):
         return Path(rest)
+    from upath import UPath
+
     try:
         # What other processes write must be seen.
         place = UPath(text, use_listings_cache=False)
@@ -55,7 +58,7 @@ def is_remote(path: Path) -> bool:
 
 def filesystem(path: Path) -> tuple[Any, str]:
     """fsspec's file system of a remote place, and the place's name in it."""
-    place = cast(UPath, path)
+    place = cast("UPath", path)
     return place.fs, place.path
 
 

@@ -10,7 +10,6 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 from knowcusbench.errors import ImageError
@@ -182,6 +181,8 @@ def _foreign_profile(image: Image.Image) -> str:
 
 
 def _grey_16_to_8(image: Image.Image) -> Image.Image:
+    import numpy as np
+
     values = np.asarray(image).astype(np.int64)
     # 257 is odd, so adding its half and dividing rounds to nearest without ties.
     return Image.fromarray(((values + 128) // 257).astype(np.uint8))

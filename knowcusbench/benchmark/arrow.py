@@ -5,14 +5,13 @@ concept is in memory at a time. `datasets.load_dataset(DIRECTORY)` opens it, ima
 original bytes and file names, and the release's visual checkpoints are carried along.
 """
 
+from __future__ import annotations
+
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING, Any
 
 from knowcusbench.benchmark.findings import Findings
 from knowcusbench.benchmark.layout import (
@@ -28,12 +27,18 @@ from knowcusbench.errors import BenchmarkError
 from knowcusbench.files import atomic_path
 from knowcusbench.names import is_plain_name
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 
 def export_dataset(benchmark: Benchmark, directory: Path) -> None:
     """Write a benchmark as Parquet files with image features into a new directory.
 
     Raises BenchmarkError if `directory` exists.
     """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     _refuse_existing(directory)
     schema = _schema()
     count = len(benchmark.concepts)
@@ -110,6 +115,9 @@ def _checkpoint_files(root: Path, folder: Path | None) -> Iterator[dict[str, Any
 
 
 def _rows(directory: Path) -> Iterator[dict[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     files = sorted((directory / "data").glob("*.parquet"))
     if not files:
         raise BenchmarkError(f"{directory}: neither a release directory nor a data set: no data/*.parquet")

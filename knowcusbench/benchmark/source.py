@@ -2,9 +2,6 @@
 
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError
-
 from knowcusbench.errors import BenchmarkError
 from knowcusbench.files import local_path
 from knowcusbench.hub import hub_problem
@@ -43,6 +40,9 @@ def _local(path: str) -> Path:
 
 
 def _snapshot(repo: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
     if not revision or revision == MOVING_REVISION:
         found = f"the branch {revision!r}, which moves" if revision else "none"
         raise BenchmarkError(f"benchmark.repo={repo}: benchmark.revision must be a commit or a tag, found {found}")

@@ -1,18 +1,21 @@
 """An ablation as a figure: one panel per metric and cost over the values of the setting."""
 
+from __future__ import annotations
+
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from matplotlib import rc_context
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from knowcusbench.report.ablation import Ablation
 from knowcusbench.report.ablation_tables import shown_value
-from knowcusbench.report.figures import STYLE, write_figure
+from knowcusbench.report.figures import styled, write_figure
 from knowcusbench.report.types import Column
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 PANELS_ABREAST = 4
 WIDTH, HEIGHT = 3.4, 2.8
@@ -21,10 +24,12 @@ WIDTH, HEIGHT = 3.4, 2.8
 CONTROL_STYLES = ("--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))
 
 
-@rc_context(STYLE)
+@styled()
 def ablation_figure(ablation: Ablation) -> Figure:
     """A panel for every column that has a value: a thin line per concept, a thick one for their mean (dots where the
     values have no order), and the means of the controls as horizontal lines. Empty if nothing was measured yet."""
+    from matplotlib.figure import Figure
+
     present = set(ablation.per_concept["column"])
     columns = [column for column in ablation.columns if column.key in present]
     if not columns:
@@ -74,7 +79,7 @@ def _draw(axes: Axes, ablation: Ablation, column: Column) -> None:
     axes.tick_params(axis="x", rotation=30 if ablation.scale == "category" else 0, labelsize=8)
 
 
-def _line(axes: Axes, values: "pd.Series[float]", places: dict[str, float], **style: Any) -> None:
+def _line(axes: Axes, values: pd.Series[float], places: dict[str, float], **style: Any) -> None:
     there = [name for name in places if name in values]
     axes.plot([places[name] for name in there], [values[name] for name in there], **style)
 

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from knowcusbench.benchmark.types import Task
 from knowcusbench.report.reduction import MEANS, concept_means
@@ -52,6 +51,8 @@ class Agreement:
 
 def correlate(truth: Sequence[float], metric: Sequence[float]) -> Correlation:
     """Rank correlations of two sequences of the same length with finite values, by scipy.stats; ties share ranks."""
+    from scipy import stats
+
     one, other = np.round(np.asarray([truth, metric], dtype=np.float64), DECIMALS)
     if len(one) < FEWEST or np.ptp(one) == 0 or np.ptp(other) == 0:
         return Correlation(n=len(one), spearman=None, kendall=None)

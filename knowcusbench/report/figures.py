@@ -1,18 +1,50 @@
 """What all figures share: their style, and how they are written."""
 
-from pathlib import Path
-from typing import Any
+from __future__ import annotations
 
-from matplotlib import rc_context
-from matplotlib.figure import Figure
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from knowcusbench.files import atomic_path
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 STYLE: Any = {"text.parse_math": False, "pdf.fonttype": 42}
 """For `matplotlib.rc_context`: a `$` in a label is a `$`, and the text of a PDF is text."""
 
 
-@rc_context(STYLE)
+@cache
+def import_matplotlib() -> None:
+    """Import matplotlib, whatever `MPLBACKEND` says.
+
+    A notebook sets it, for its commands too, to a back end that is installed beside the notebook and may not be here;
+    matplotlib then refuses to be imported. Figures are written to files, which takes none.
+    """
+    backend = os.environ.pop("MPLBACKEND", None)
+    try:
+        import matplotlib  # noqa: F401
+    finally:
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Have matplotlib draw in `STYLE` for the duration of a block, or of the decorated function. Inside, all of
+    matplotlib can be imported."""
+    import_matplotlib()
+    from matplotlib import rc_context
+
+    with rc_context(STYLE):
+        yield
+
+
+@styled()
 def write_figure(directory: Path, name: str, figure: Figure, dpi: int = 150) -> list[Path]:
     """Write `<name>.png` and `<name>.pdf` to `directory`, replacing earlier ones, and return the paths."""
     paths = []

@@ -1,17 +1,19 @@
 """Quality against cost: which methods are worth their cost, as a table and a figure."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from matplotlib import rc_context
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from knowcusbench.report.figures import STYLE
+from knowcusbench.report.figures import styled
 from knowcusbench.report.types import Column, Leaderboard, RowKind
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 PARETO = ["column", "label", "kind", "cost", "value", "low", "high", "front"]
 
@@ -64,10 +66,13 @@ def pareto_table(board: Leaderboard, cost: Column) -> pd.DataFrame:
     return pd.DataFrame(records, columns=PARETO).astype({"low": float, "high": float})
 
 
-@rc_context(STYLE)
+@styled()
 def pareto_figure(board: Leaderboard, cost: Column, table: pd.DataFrame) -> Figure:
     """A panel for every score of `pareto_table`: methods as coloured dots and controls as black signs, with their 95%
     intervals, and the front of the methods as a line. Empty if there is nothing to compare."""
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
     columns = [column for column in board.columns if column.key in set(table["column"])]
     if not columns:
         return Figure()

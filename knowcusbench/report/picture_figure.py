@@ -1,16 +1,20 @@
 """Pictures side by side for print: concepts down, references and methods across."""
 
+from __future__ import annotations
+
 import textwrap
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib import rc_context
-from matplotlib.figure import Figure
 from PIL import Image
 
 from knowcusbench.images import read_image
-from knowcusbench.report.figures import STYLE
+from knowcusbench.report.figures import styled
 from knowcusbench.report.pictures import PictureRow
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 WIDTH = 7.0
 """Of the figure, in inches: that of a page's text."""
@@ -25,10 +29,12 @@ PIXELS_PER_INCH = 600
 """More than that of a picture is not printed, so not stored either."""
 
 
-@rc_context(STYLE)
+@styled()
 def picture_figure(columns: Sequence[str], rows: Sequence[PictureRow]) -> Figure:
     """All rows under the columns' names; a picture that is not there is left blank. Raises ImageError for a file that
     can't be read."""
+    from matplotlib.figure import Figure
+
     side = (WIDTH - GAP) / len(columns) - GAP
     heads = [textwrap.wrap(name, max(4, int(side / CHARACTER)), max_lines=2, placeholder="…") for name in columns]
     head = LINE * max(map(len, heads), default=1) + GAP

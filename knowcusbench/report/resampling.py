@@ -10,7 +10,6 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special, stats
 
 from knowcusbench.metrics.bounds import UNBOUNDED, Bounds
 
@@ -76,6 +75,8 @@ def interval(numerators: Floats, denominators: Floats, bounds: Bounds = UNBOUNDE
 def _corrected(numerators: Floats, denominators: Floats) -> Floats:
     """BCa (Efron & Tibshirani, An Introduction to the Bootstrap, 1993, section 14.3), at the levels that make a
     percentile interval of normal scores as wide as Student's t (Hesterberg, The American Statistician 69, 2015)."""
+    from scipy import special
+
     concepts, mean = len(numerators), numerators.sum() / denominators.sum()
     drawn = drawn_means(numerators[:, None], denominators)[:, 0]
     # Draws with the very same mean count half.
@@ -93,6 +94,8 @@ def _transformed(numerators: Floats, denominators: Floats, bounds: Bounds) -> Fl
     """Student's t on the scale log((m - low) / (high - m)), by the delta method, with the standard error of a ratio
     estimator (Cochran, Sampling Techniques, 1977, section 6.4); on the scale of the scores where these have no
     bounds. For cosines it is that of Fisher's z."""
+    from scipy import special
+
     concepts, total = len(numerators), denominators.sum()
     mean = numerators.sum() / total
     residuals = numerators - mean * denominators
@@ -108,6 +111,8 @@ def _transformed(numerators: Floats, denominators: Floats, bounds: Bounds) -> Fl
 
 def _student(concepts: int) -> float:
     """The quantile of Student's t that an interval over so many concepts reaches to."""
+    from scipy import special
+
     return float(special.stdtrit(concepts - 1, (1 + LEVEL) / 2))
 
 
@@ -115,6 +120,8 @@ def sign_flip_p_values(differences: Floats) -> Floats:
     """Two-sided p-values (pairs,) of paired differences (pairs, concepts) by flipping the sign of whole concepts:
     all 2^concepts ways if these are no more than `PERMUTATIONS`, else so many at random. 0 where a pair lacks a
     concept leaves its p-value as it is without that concept."""
+    from scipy import stats
+
     if differences.shape[1] == 1:
         # A sum of one has the same size either way.
         return np.ones(len(differences))
@@ -152,6 +159,8 @@ def drawn_means(numerators: Floats, denominators: Floats) -> Floats:
 def rank_shares(drawn: Floats, *, higher_is_better: bool) -> Floats:
     """Share of the draws (draws, methods) in which a method (row) has a rank (column, from the best), (methods,
     methods). Methods that tie share the better rank."""
+    from scipy import stats
+
     ranks = stats.rankdata(-drawn if higher_is_better else drawn, method="min", axis=1)
     places = np.arange(1, drawn.shape[1] + 1)
     return np.asarray((ranks[:, :, None] == places).mean(axis=0), dtype=np.float64)

@@ -5,14 +5,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
-
 from knowcusbench.adaptation.storage import is_saved, load_record
 from knowcusbench.device import resolve_device
 from knowcusbench.errors import RunError
 from knowcusbench.progress import duration
 from knowcusbench.provenance import hardware
-from knowcusbench.rates import product_rates
 from knowcusbench.stages.adapt import adapt_jobs, missing_jobs, place_of
 from knowcusbench.stages.effects import interferes
 from knowcusbench.stages.estimate import work_of
@@ -70,6 +67,10 @@ def _effects_there(run: Run) -> bool:
 
 def _pace(run: Run, cache_dir: Path) -> tuple[Pace, str]:
     """The pace of earlier commands on this machine, or one guessed from a matrix product; and which of the two."""
+    import torch
+
+    from knowcusbench.rates import product_rates
+
     path = _path(run, cache_dir)
     try:
         return Pace(**read_json(path)), "measured by earlier commands here"

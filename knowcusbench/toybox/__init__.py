@@ -50,7 +50,7 @@ def _make(part: str, directory: Path) -> None:
         check_weights(WEIGHTS, part)
         shutil.copytree(WEIGHTS / part, directory)
     elif part == "clip_transformers":
-        from knowcusbench.toybox.encoders import save_clip_transformers
+        from knowcusbench.toybox.clip_transformers import save_clip_transformers
 
         check_weights(WEIGHTS, "clip")
         save_clip_transformers(WEIGHTS / "clip", directory)

@@ -4,11 +4,9 @@ Each function without an argument gives an untrained model, the same weights eve
 `save_*` write checkpoints; `build_*` do both. All models see 64x64 images, and nothing needs a download.
 """
 
-import gzip
 import itertools
 import json
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -17,9 +15,8 @@ from typing import Any
 import open_clip
 import torch
 import transformers
-from open_clip.tokenizer import SimpleTokenizer, bytes_to_unicode, default_bpe
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from open_clip.tokenizer import SimpleTokenizer, bytes_to_unicode
+from safetensors.torch import save_file
 from transformers import (
     CLIPConfig,
     CLIPImageProcessor,
@@ -32,6 +29,7 @@ from transformers import (
     SamProcessor,
 )
 
+from knowcusbench.toybox.clip_transformers import published_merges
 from knowcusbench.toybox.language import PROMPTS
 from knowcusbench.toybox.vocabulary import sentences
 
@@ -96,36 +94,15 @@ def build_clip(directory: Path) -> None:
     save_clip(clip_model(), directory)
 
 
-def save_clip_transformers(clip: Path, directory: Path) -> None:
-    """Write the CLIP of a directory in open_clip's form as a transformers `CLIPModel` with its `CLIPProcessor`: the
-    same weights, and exactly the same tokens."""
-    tokenizer = _tokenizer(_published_merges())
-    model = _transformers_clip(tokenizer)
-    model.load_state_dict(
-        {
-            name: tensor.float()
-            for name, tensor in to_transformers(load_file(clip / "open_clip_model.safetensors")).items()
-        }
-    )
-    _save_transformers_clip(model, _processor(tokenizer), directory)
-
-
 def pickscore_processor() -> CLIPProcessor:
-    return _processor(_clip_tokenizer())
-
-
-def _processor(tokenizer: CLIPTokenizer) -> CLIPProcessor:
     size = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
     images = CLIPImageProcessor(size={"shortest_edge": IMAGE_SIZE}, crop_size=size)
-    return CLIPProcessor(image_processor=images, tokenizer=tokenizer)
+    return CLIPProcessor(image_processor=images, tokenizer=_clip_tokenizer())
 
 
 def pickscore_model() -> CLIPModel:
     """The CLIP of `CLIP_CONFIG` in transformers, with a smaller vocabulary."""
-    return _transformers_clip(_clip_tokenizer())
-
-
-def _transformers_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
+    tokenizer = _clip_tokenizer()
     common = {"num_attention_heads": HEADS, "hidden_act": "quick_gelu", "projection_dim": EMBED_DIM}
     text = {
         "hidden_size": TEXT_WIDTH,
@@ -154,14 +131,10 @@ def save_pickscore(model: CLIPModel, directory: Path) -> None:
 
     The weights are in fp16, the configuration says fp32: in that transformers loads them.
     """
-    _save_transformers_clip(model, pickscore_processor(), directory)
-
-
-def _save_transformers_clip(model: CLIPModel, processor: CLIPProcessor, directory: Path) -> None:
     transformers.utils.logging.disable_progress_bar()
     weights = {name: tensor.half().cpu() for name, tensor in model.state_dict().items()}
     model.save_pretrained(directory, state_dict=weights)
-    processor.save_pretrained(directory)
+    pickscore_processor().save_pretrained(directory)
 
 
 def build_pickscore(directory: Path) -> None:
@@ -232,42 +205,6 @@ def build_sam(directory: Path) -> None:
     save_sam(sam_model(), directory)
 
 
-_RENAMED = (
-    (r"^visual\.conv1\.", "vision_model.embeddings.patch_embedding."),
-    (r"^visual\.class_embedding$", "vision_model.embeddings.class_embedding"),
-    (r"^visual\.positional_embedding$", "vision_model.embeddings.position_embedding.weight"),
-    (r"^visual\.ln_pre\.", "vision_model.pre_layrnorm."),
-    (r"^visual\.ln_post\.", "vision_model.post_layernorm."),
-    (r"^visual\.transformer\.resblocks\.", "vision_model.encoder.layers."),
-    (r"^transformer\.resblocks\.", "text_model.encoder.layers."),
-    (r"^token_embedding\.", "text_model.embeddings.token_embedding."),
-    (r"^positional_embedding$", "text_model.embeddings.position_embedding.weight"),
-    (r"^ln_final\.", "text_model.final_layer_norm."),
-    (r"\.ln_1\.", ".layer_norm1."),
-    (r"\.ln_2\.", ".layer_norm2."),
-    (r"\.mlp\.c_fc\.", ".mlp.fc1."),
-    (r"\.mlp\.c_proj\.", ".mlp.fc2."),
-    (r"\.attn\.out_proj\.", ".self_attn.out_proj."),
-)
-
-
-def to_transformers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of an `open_clip.CLIP` with the names and shapes of a transformers `CLIPModel`."""
-    renamed = {}
-    for name, tensor in weights.items():
-        if name in ("visual.proj", "text_projection"):
-            renamed["visual_projection.weight" if "visual" in name else "text_projection.weight"] = tensor.T
-            continue
-        for pattern, replacement in _RENAMED:
-            name = re.sub(pattern, replacement, name)
-        if match := re.fullmatch(r"(.*)\.attn\.in_proj_(weight|bias)", name):
-            for part, rows in zip("qkv", tensor.chunk(3), strict=True):
-                renamed[f"{match[1]}.self_attn.{part}_proj.{match[2]}"] = rows
-        else:
-            renamed[name] = tensor
-    return renamed
-
-
 def world_texts() -> Iterator[str]:
     """Texts with all words that are said in the world."""
     yield from sentences()
@@ -286,25 +223,16 @@ def _seeded() -> Iterator[None]:
 def _clip_tokenizer() -> CLIPTokenizer:
     """CLIP's tokenizer with a part of its byte-pair merges: the first `MERGES`, and all that build the world's words,
     so that it spells these as CLIP does and rare words in more pieces."""
-    return _tokenizer(_merges())
-
-
-def _tokenizer(merges: Sequence[tuple[str, str]]) -> CLIPTokenizer:
+    merges = _merges()
     letters = list(bytes_to_unicode().values())
     words = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(merge) for merge in merges)]
     vocabulary = {word: index for index, word in enumerate([*words, "<|startoftext|>", "<|endoftext|>"])}
-    return CLIPTokenizer(vocab=vocabulary, merges=list(merges), model_max_length=CONTEXT_LENGTH)
-
-
-def _published_merges() -> list[tuple[str, str]]:
-    """CLIP's own, as open_clip carries them."""
-    lines = gzip.decompress(Path(default_bpe()).read_bytes()).decode().split("\n")
-    return [(left, right) for left, right in map(str.split, lines[1 : 49152 - 256 - 2 + 1])]
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=CONTEXT_LENGTH)
 
 
 @cache
 def _merges() -> list[tuple[str, str]]:
-    published = _published_merges()
+    published = published_merges()
     rank = {merge: place for place, merge in enumerate(published)}
     clip = SimpleTokenizer()
     tokens = {clip.decoder[index] for text in world_texts() for index in clip.encode(text)}

@@ -89,8 +89,8 @@ def understand(monkeypatch, tmp_path, cache):
         raise Understood
 
     monkeypatch.setattr("knowcusbench.toybox.embedded", looked_up)
-    monkeypatch.setattr("knowcusbench.commands.run_stages", check)
-    monkeypatch.setattr("knowcusbench.commands.recorded_config", lambda composed: composed)
+    monkeypatch.setattr("knowcusbench.stages.run.run_stages", check)
+    monkeypatch.setattr("knowcusbench.stages.prepare.recorded_config", lambda composed: composed)
     monkeypatch.setattr("knowcusbench.folder.read_folder", stop)
     monkeypatch.setattr("knowcusbench.share.commands.recorded_run", recorded)
     monkeypatch.setattr("knowcusbench.share.commands.read_bundle", stop)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision import transforms
 from transformers import CLIPConfig, CLIPModel
 
-from knowcusbench.toybox.encoders import to_transformers
+from knowcusbench.toybox.clip_transformers import to_transformers
 
 Features = NDArray[np.float64]
 
@@ -51,7 +51,7 @@ def clip_in_transformers(described: Mapping[str, Any], weights: Mapping[str, Ten
         },
     )
     model = CLIPModel(config).eval()
-    model.load_state_dict(to_transformers({name: tensor.float() for name, tensor in weights.items()}))
+    model.load_state_dict(dict(to_transformers({name: tensor.float() for name, tensor in weights.items()})))
     return model
 
 

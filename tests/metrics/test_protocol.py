@@ -23,7 +23,7 @@ from knowcusbench.metrics.clip_transformers import TransformersClipSpec
 from knowcusbench.metrics.copies import Copies
 from knowcusbench.metrics.protocol import ReferencePairing, ReferenceSplit, TextForm, scaled_cosine, text_of
 from knowcusbench.metrics.retrieval import ConceptRetrieval
-from knowcusbench.toybox.encoders import save_clip_transformers
+from knowcusbench.toybox.clip_transformers import save_clip_transformers
 
 BEACH = ScoreItem(
     "s", Path("i.png"), (), "a photo of {} on the beach", "dog", phrase="my birthday gift", subject="sks dog"

@@ -7,10 +7,11 @@ import pytest
 import yaml
 from omegaconf import DictConfig
 
-from knowcusbench.commands import compose_config, run_stages
+from knowcusbench.commands import compose_config
 from knowcusbench.errors import ConfigError, RunError
 from knowcusbench.stages.dtype import settle_dtype
 from knowcusbench.stages.prepare import prepare, read_config
+from knowcusbench.stages.run import run_stages
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def machine(monkeypatch: pytest.MonkeyPatch):
 @pytest.fixture(autouse=True)
 def nothing_made(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands end where the first stage would begin."""
-    monkeypatch.setattr("knowcusbench.commands.STAGES", ())
+    monkeypatch.setattr("knowcusbench.stages.run.STAGES", ())
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from knowcusbench import commands
 from knowcusbench.errors import MetricError
+from knowcusbench.stages import run as running
 from knowcusbench.stages.prepare import Run
 
 
@@ -26,11 +26,11 @@ def test_a_failing_scorer_is_told_at_once_and_drawing_goes_on(error, monkeypatch
             pass
         told.append(output)
 
-    monkeypatch.setattr(commands, "POLL", 0.01)
-    monkeypatch.setattr(commands, "score", score)
-    monkeypatch.setattr(commands, "generate", generate)
+    monkeypatch.setattr(running, "POLL", 0.01)
+    monkeypatch.setattr(running, "score", score)
+    monkeypatch.setattr(running, "generate", generate)
     run = Run.__new__(Run)
-    monkeypatch.setattr(commands, "replace", lambda run, **_: run)
-    commands._generate_and_score(run, SimpleNamespace(close=lambda: closed.append(True)))
+    monkeypatch.setattr(running, "replace", lambda run, **_: run)
+    running._generate_and_score(run, SimpleNamespace(close=lambda: closed.append(True)))
     assert told[0].startswith(f"knowcusbench: scoring beside drawing has ended ({type(error).__name__}: {error})")
     assert closed == [True]

@@ -10,7 +10,8 @@ from transformers import CLIPProcessor
 
 from knowcusbench.metrics.clip import ClipSpec
 from knowcusbench.metrics.clip_transformers import TransformersClipSpec
-from knowcusbench.toybox.encoders import build_clip, build_pickscore, build_sam, sam_model, save_clip_transformers
+from knowcusbench.toybox.clip_transformers import save_clip_transformers
+from knowcusbench.toybox.encoders import build_clip, build_pickscore, build_sam, sam_model
 
 BUILDERS = {"clip": build_clip, "pickscore": build_pickscore, "sam": build_sam}
 

@@ -5,10 +5,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from matplotlib.ticker import LogLocator, MaxNLocator
-
 from knowcusbench.report.ablation import Ablation
 from knowcusbench.report.ablation_tables import shown_value
+from knowcusbench.report.figures import import_matplotlib
 from knowcusbench.report.types import Cell, Column, Leaderboard, Row, RowKind
 
 WIDTH = 360
@@ -44,6 +43,9 @@ class Axis:
 
     def ticks(self, count: int = 4) -> list[tuple[float, str]]:
         """Pixel and text of round values."""
+        import_matplotlib()
+        from matplotlib.ticker import LogLocator, MaxNLocator
+
         locator = LogLocator(numticks=count) if self.log else MaxNLocator(nbins=count)
         inside = [float(value) for value in locator.tick_values(self.low, self.high) if self.low <= value <= self.high]
         return [(self(value), f"{value:g}".replace("-", "−")) for value in inside]

@@ -17,8 +17,9 @@ from transformers import CLIPModel
 
 from knowcusbench.files import atomic_path
 from knowcusbench.metrics.clip_transformers import TransformersClipSpec
+from knowcusbench.toybox.clip_transformers import to_transformers
 from knowcusbench.toybox.draws import choose
-from knowcusbench.toybox.encoders import pickscore_model, pickscore_processor, save_pickscore, to_transformers
+from knowcusbench.toybox.encoders import pickscore_model, pickscore_processor, save_pickscore
 from knowcusbench.toybox.training.clip import also_true, contrast, normalized, unit
 from knowcusbench.toybox.training.corruption import CORRUPTIONS, changed
 from knowcusbench.toybox.training.instruments import Facts, Pixels, Said, draw_any_scene, facts, picture, say, to_tensor
@@ -118,7 +119,7 @@ def from_clip(clip: Path) -> CLIPModel:
     """The CLIP of an open_clip directory as PickScore's model: the same towers, of its words those that
     PickScore's tokenizer has. In fp32."""
     weights = load_file(clip / "open_clip_model.safetensors")
-    converted = {name: tensor.float() for name, tensor in to_transformers(weights).items()}
+    converted = {name: tensor.float() for name, tensor in to_transformers(weights)}
     vocabulary = pickscore_processor().tokenizer.get_vocab()
     of_clip = SimpleTokenizer().encoder
     special = {"<|startoftext|>": "<start_of_text>", "<|endoftext|>": "<end_of_text>"}

@@ -1,0 +1,27 @@
+"""What reads a finished run, or bundles of runs, computes nothing: by `sys.modules` of a fresh process."""
+
+import pytest
+from fresh_process import COMPUTING, in_fresh_process
+
+NOTEBOOK = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+"""What a notebook sets for its commands; the module is not installed here."""
+
+
+def where_of(run_words):
+    return [word for word in run_words if word.startswith("run.")]
+
+
+@pytest.mark.parametrize("environment", [{}, NOTEBOOK])
+def test_report_and_its_figures_need_no_model_and_no_back_end(run_words, environment):
+    ended = in_fresh_process("report", *run_words, **environment)
+    assert ended.code == 0, ended.error
+    assert "matplotlib" in ended.loaded
+    assert ended.loaded & COMPUTING == set()
+
+
+def test_export_and_leaderboard_need_no_model(run_words, tmp_path):
+    bundle = tmp_path / "bundle.zip"
+    for words in (("export", bundle, "--group", "us", *run_words), ("leaderboard", bundle)):
+        ended = in_fresh_process(*words)
+        assert ended.code == 0, ended.error
+        assert ended.loaded & COMPUTING == set()
