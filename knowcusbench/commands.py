@@ -71,12 +71,13 @@ def run_verb(verb: str, arguments: Sequence[str]) -> None:
         register()
         with exit_on_user_error():
             # Here, since composing a configuration, or refusing it, takes none of the stages.
-            from knowcusbench.stages.prepare import recorded_config
+            from knowcusbench.stages.recorded import recorded_config
             from knowcusbench.stages.run import run_stages
 
             composed.run.label = composed.run.label or _label(swept)
             try:
-                run_stages(verb, recorded_config(composed) if verb == "report" else composed)
+                words = HydraConfig.get().overrides.task
+                run_stages(verb, recorded_config(composed, words) if verb == "report" else composed)
             except IncompleteError as error:
                 # The other methods of a sweep come first.
                 incomplete.append(str(error))

@@ -4,6 +4,7 @@
     weights.json                          digest of the backbone's base weights; version of torch when it was written
     plan.parquet                          one row per sample
     configs/<label>.yaml                  the resolved configuration of each method
+    released/<label>.json                 the digests of the released checkpoints that a method took
     provenance/<time>-<label>.json        one per command: versions, commit, hardware, command line, timings
     adaptations/<label>/<concept>[/<n>]/  adapters in PEFT form, adaptation.json
     images/<label>/<concept>/<id>.png     the sample's record in its text chunks
@@ -89,6 +90,9 @@ class RunStore:
 
     def config(self, label: str) -> Path:
         return self.root / "configs" / f"{label}.yaml"
+
+    def released(self, label: str) -> Path:
+        return self.root / "released" / f"{label}.json"
 
     def provenance(self, stamp: str, label: str) -> Path:
         return self.root / "provenance" / f"{stamp}-{label}.json"

@@ -16,6 +16,17 @@ def images_digest(images: Iterable[bytes]) -> str:
     return combined.hexdigest()
 
 
+def concept_digests(concept: Concept) -> dict[str, str]:
+    """8 hex digits each over the parts of a concept that `benchmark_digest` covers, to say which of them differs."""
+    parts = {
+        "class": concept.class_noun,
+        "images": concept.images_digest,
+        "knowledge": [astuple(item) for item in concept.knowledge],
+        "prompts": [astuple(prompt) for prompt in concept.prompts],
+    }
+    return {name: hashlib.sha256(json.dumps(part).encode()).hexdigest()[:8] for name, part in parts.items()}
+
+
 def benchmark_digest(concepts: Sequence[Concept]) -> str:
     """SHA-256 over names, class nouns, image bytes, knowledge and prompts, all in order.
 

@@ -16,7 +16,8 @@ from knowcusbench.share.hub import push, scores_dataset
 from knowcusbench.share.manifest import is_group
 from knowcusbench.share.merge import merged
 from knowcusbench.share.pack import pack, write_bundle
-from knowcusbench.stages.prepare import Run, paper_choice, prepare, read_config, recorded_config
+from knowcusbench.stages.prepare import Run, paper_choice, prepare, read_config
+from knowcusbench.stages.recorded import recorded_config
 from knowcusbench.store import writing
 
 
@@ -74,7 +75,7 @@ def export(arguments: Sequence[str]) -> None:
 
 def recorded_run(overrides: Sequence[str]) -> Run:
     """The run that lies in the directory, opened to read."""
-    config, resolved = read_config(recorded_config(compose_config(overrides)))
+    config, resolved = read_config(recorded_config(compose_config(overrides), overrides))
     return prepare(config, resolved, makes_results=False)
 
 

@@ -18,6 +18,7 @@ from knowcusbench.adaptation.cache import AdapterCache
 from knowcusbench.adaptation.editor import Fact
 from knowcusbench.adaptation.method import Method
 from knowcusbench.backbone.base import Backbone, BackboneSpec
+from knowcusbench.benchmark.digests import concept_digests
 from knowcusbench.benchmark.release import load_benchmark
 from knowcusbench.benchmark.source import resolve_source
 from knowcusbench.benchmark.types import Benchmark, Concept, Task
@@ -26,7 +27,7 @@ from knowcusbench.effects.spec import EffectsSpec
 from knowcusbench.effects.text import Probe
 from knowcusbench.engine.base import Engine
 from knowcusbench.errors import ConfigError, RunError
-from knowcusbench.files import names_in, write_atomic
+from knowcusbench.files import write_atomic
 from knowcusbench.metrics.base import Metric
 from knowcusbench.metrics.protocol import Reduction
 from knowcusbench.names import check_name, matching
@@ -36,6 +37,7 @@ from knowcusbench.report.choice import Choice, column_keys
 from knowcusbench.report.columns import COSTS
 from knowcusbench.stages.dtype import AUTO
 from knowcusbench.stages.local_paths import with_absolute_paths
+from knowcusbench.stages.released import claim_released
 from knowcusbench.store import RunStore, create_json, read_json, write_json, write_table, writing
 
 FORMAT = 1
@@ -134,27 +136,6 @@ def _refuse_encoders_without_source(resolved: Mapping[str, Any]) -> None:
             )
 
 
-def recorded_config(composed: DictConfig) -> DictConfig:
-    """The configuration that a run directory was made with, all its metrics included; only where it lies and what the
-    report shows is taken from `composed`. Raises RunError if nothing was made there yet."""
-    store = RunStore.of(composed.run)
-    recorded = [OmegaConf.create(store.config(label).read_text(encoding="utf-8")) for label in store.labels()]
-    if not recorded:
-        place = store.root.parent
-        runs = [name for name in names_in(place) if RunStore(place / name).labels() and name != store.root.name]
-        others = did_you_mean(store.root.name, runs) if runs else ""
-        raise RunError(
-            f"{store.root} has no results to report; make some with `knowcusbench bench`, or name another run{others}"
-        )
-    metrics = OmegaConf.merge(*(config.metrics for config in recorded))
-    shown = {key: value for key, value in composed.report.items() if key != "truth"}
-    now = {"metrics": metrics, "run": composed.run, "report": shown}
-    merged = OmegaConf.merge(OmegaConf.structured(Config), recorded[0], now)
-    assert isinstance(merged, DictConfig)
-    merged.tracker = composed.tracker
-    return merged
-
-
 def prepare(config: Config, resolved: Mapping[str, Any], *, makes_results: bool) -> Run:
     """Open the run directory for the method in the configuration, and write the plan there.
 
@@ -171,6 +152,7 @@ def prepare(config: Config, resolved: Mapping[str, Any], *, makes_results: bool)
         if makes_results:
             _claim_ablation(run.store, resolved["ablation"])
             _claim_label(run.store, run.label, resolved)
+            claim_released(run.store, run.label, run.concepts, resolved["method"])
             run.store.remove_dead_claims(run.label)
             warn_of_another_torch(run.store)
         if not run.store.plan.exists():
@@ -264,18 +246,19 @@ def _identity(benchmark: Benchmark, resolved: Mapping[str, Any]) -> dict[str, An
     return {
         "format": FORMAT,
         "benchmark": benchmark.digest,
+        "concepts": {concept.name: concept_digests(concept) for concept in benchmark.concepts},
         "grid": resolved["grid"],
-        "backbone": _decisive(resolved["backbone"], resolved["cache_dir"]),
-        "metrics": _decisive(resolved["metrics"], resolved["cache_dir"]),
+        "backbone": decisive(resolved["backbone"], resolved["cache_dir"]),
+        "metrics": decisive(resolved["metrics"], resolved["cache_dir"]),
     }
 
 
-def _decisive(node: Any, cache_dir: str) -> Any:
+def decisive(node: Any, cache_dir: str) -> Any:
     """Configuration nodes without what makes no difference: keys of speed, and where the cache lies."""
     if isinstance(node, Sequence) and not isinstance(node, str):
-        return [_decisive(value, cache_dir) for value in node]
+        return [decisive(value, cache_dir) for value in node]
     if isinstance(node, Mapping):
-        return {key: _decisive(value, cache_dir) for key, value in node.items() if key not in INDIFFERENT_KEYS}
+        return {key: decisive(value, cache_dir) for key, value in node.items() if key not in INDIFFERENT_KEYS}
     if isinstance(node, str):
         return node.replace(str(Path(cache_dir).expanduser().resolve()), "<cache_dir>")
     return node
@@ -283,7 +266,7 @@ def _decisive(node: Any, cache_dir: str) -> Any:
 
 def protocol_digest(node: Any, cache_dir: str) -> str:
     """12 hex digits over configuration nodes, a metric's with its encoders and their revisions."""
-    text = json.dumps(_decisive(node, cache_dir), sort_keys=True)
+    text = json.dumps(decisive(node, cache_dir), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

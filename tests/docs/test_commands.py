@@ -90,7 +90,7 @@ def understand(monkeypatch, tmp_path, cache):
 
     monkeypatch.setattr("knowcusbench.toybox.embedded", looked_up)
     monkeypatch.setattr("knowcusbench.stages.run.run_stages", check)
-    monkeypatch.setattr("knowcusbench.stages.prepare.recorded_config", lambda composed: composed)
+    monkeypatch.setattr("knowcusbench.stages.recorded.recorded_config", lambda composed, words: composed)
     monkeypatch.setattr("knowcusbench.folder.read_folder", stop)
     monkeypatch.setattr("knowcusbench.share.commands.recorded_run", recorded)
     monkeypatch.setattr("knowcusbench.share.commands.read_bundle", stop)
