@@ -167,15 +167,16 @@ def test_the_same_request_is_trained_once(backbone: QwenImage, cube: Concept, ca
 
 
 def test_whatever_changes_the_result_has_an_entry_of_its_own(
-    backbone: QwenImage, backbone_fp32: QwenImage, cube: Concept, cache: AdapterCache
+    backbone: QwenImage, backbone_bf16: QwenImage, backbone_fp32: QwenImage, cube: Concept, cache: AdapterCache
 ) -> None:
     one_step = dreambooth(steps=1)
+    other_dtype = backbone_fp32 if backbone.spec.dtype == "bfloat16" else backbone_bf16
     other_size = replace(backbone.spec, height=32).load()
     requests = [
         (one_step, cube, backbone, "sks cube"),
         (one_step, cube, backbone, "my gift"),
         (one_step, replace(cube, images_digest="other pictures"), backbone, "sks cube"),
-        (one_step, cube, backbone_fp32, "sks cube"),
+        (one_step, cube, other_dtype, "sks cube"),
         (one_step, cube, other_size, "sks cube"),
         *(
             (replace(one_step, **change), cube, backbone, "sks cube")
