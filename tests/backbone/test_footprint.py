@@ -27,11 +27,14 @@ def test_full_size_counts_are_those_of_qwen_image():
 
 
 def test_a_checkpoint_is_counted_from_its_configuration_files(miniature, backbone):
-    footprint = miniature_spec(miniature).footprint()
+    spec = miniature_spec(miniature)
+    footprint = spec.footprint()
     for name in ("transformer", "text_encoder"):
         loaded = sum(parameter.numel() for parameter in getattr(backbone, name).parameters())
         assert footprint.parameters[name] == loaded
-    assert footprint.weight_bytes == {name: 2 * count for name, count in footprint.parameters.items()}
+    assert footprint.weight_bytes == {
+        name: spec.torch_dtype.itemsize * count for name, count in footprint.parameters.items()
+    }
 
 
 def test_a_training_step_costs_about_three_forwards(miniature):
@@ -39,7 +42,7 @@ def test_a_training_step_costs_about_three_forwards(miniature):
     since not every version of torch counts the fused kernel on the CPU."""
     spec = miniature_spec(miniature, gradient_checkpointing=True, attention="_native_math")
     backbone = spec.load()
-    embeds = PromptEmbeds(torch.zeros(1, PROMPT_TOKENS, 192, dtype=torch.bfloat16), None)
+    embeds = PromptEmbeds(torch.zeros(1, PROMPT_TOKENS, 192, dtype=spec.torch_dtype), None)
     with (
         trainable(backbone.transformer, backbone.lora_targets, rank=1, alpha=1, seed=0),
         FlopCounterMode(display=False) as counter,

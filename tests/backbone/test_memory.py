@@ -90,6 +90,6 @@ def test_a_copy_of_the_checkpoint_is_counted_by_its_own_files(cached_miniature: 
     repository = cached_miniature.parents[1]
     repository.rename(repository.with_name("models--Qwen--Qwen-Image"))
     spec = QwenImageSpec(source="Qwen/Qwen-Image", height=64, width=64, steps=3)
-    assert spec.footprint() == miniature_spec(miniature).footprint()
+    assert spec.footprint() == miniature_spec(miniature, dtype=spec.dtype).footprint()
     layers = json.loads((miniature / "transformer" / "config.json").read_text())["num_layers"]
     assert len(spec.skeleton().lora_targets) == 4 * layers

@@ -72,8 +72,12 @@ def test_torch_choosing_the_attention_itself_is_the_default(miniature: Path, pla
 
 
 def test_an_attention_backend_changes_pixels_and_stays_with_its_backbone(miniature: Path, plain: np.ndarray) -> None:
-    changed = draw(miniature_spec(miniature, attention="_native_math").load())
-    assert 0 < abs(changed - plain).max() < 64
+    """In bf16: in fp32 the last bits of so few steps do not reach the pixels."""
+    changed, default = (
+        draw(miniature_spec(miniature, attention=backend, dtype="bfloat16", height=32, width=32).load())
+        for backend in ("_native_math", None)
+    )
+    assert 0 < abs(changed - default).max() < 64
     assert "attention" not in INDIFFERENT_KEYS
     assert np.array_equal(draw(miniature_spec(miniature).load()), plain)
 
@@ -148,7 +152,7 @@ def test_a_compiled_transformer_trains_as_the_plain_one(
 def test_compiled_code_changes_pixels(miniature: Path) -> None:
     """Fused kernels round less often than bf16 operations one by one."""
     torch._dynamo.reset()
-    small = {"height": 32, "width": 32, "steps": 2, "true_cfg_scale": 1.0}
+    small = {"dtype": "bfloat16", "height": 32, "width": 32, "steps": 2, "true_cfg_scale": 1.0}
     compiled = miniature_spec(miniature, compile="inductor", **small).load()
     assert 0 < abs(draw(compiled) - draw(miniature_spec(miniature, **small).load())).max() < 64
     assert "compile" not in INDIFFERENT_KEYS
@@ -235,6 +239,7 @@ def test_a_quantised_transformer_draws_nearly_alike_and_takes_adapters(
 
 
 def test_quantised_weights_are_counted_at_their_size(miniature: Path) -> None:
-    footprint = miniature_spec(miniature, quantization="bitsandbytes_nf4").footprint()
+    spec = miniature_spec(miniature, quantization="bitsandbytes_nf4")
+    footprint = spec.footprint()
     assert footprint.weight_bytes["transformer"] == round(footprint.parameters["transformer"] * (4 + 32 / 64) / 8)
-    assert footprint.weight_bytes["text_encoder"] == 2 * footprint.parameters["text_encoder"]
+    assert footprint.weight_bytes["text_encoder"] == spec.torch_dtype.itemsize * footprint.parameters["text_encoder"]
