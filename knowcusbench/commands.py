@@ -21,6 +21,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from knowcusbench.config import did_you_mean, register
 from knowcusbench.errors import ConfigError, IncompleteError, exit_on_user_error
 from knowcusbench.names import file_name
+from knowcusbench.overrides import as_typed, hint_of_quotes
 
 METHOD_SECTIONS = ("method", "editor", "recipe")
 """The parts of the configuration that may differ between the methods of one run."""
@@ -42,6 +43,10 @@ class PluginConfigs(SearchPathPlugin):
 def compose_config(overrides: Sequence[str]) -> DictConfig:
     """The configuration with Hydra overrides. Raises ConfigError for anything wrong with them."""
     prepare_hydra()
+    return _compose(as_typed(overrides, lambda: _compose(_not_swept(overrides))))
+
+
+def _compose(overrides: Sequence[str]) -> DictConfig:
     try:
         with hydra.initialize_config_module("knowcusbench.configs", version_base="1.3"):
             return hydra.compose("config", overrides=list(overrides))
@@ -61,6 +66,7 @@ def run_verb(verb: str, arguments: Sequence[str]) -> None:
     """Compose the configuration from Hydra command-line arguments and run a verb with it, once per job of
     a sweep. Raises ConfigError for anything wrong with the configuration."""
     prepare_hydra()
+    arguments = as_typed(arguments, lambda: _compose(_not_swept(arguments)))
     # Hydra's parser wants all overrides in one piece; people write -m anywhere.
     sys.argv = ["knowcusbench", *sorted(arguments, key=_is_override)]
 
@@ -96,6 +102,16 @@ def _is_override(word: str) -> bool:
     return "=" in word and not word.startswith("-")
 
 
+def _not_swept(arguments: Sequence[str]) -> list[str]:
+    """The overrides that give a key one value."""
+    parser = OverridesParser.create()
+    words = [word for word in arguments if _is_override(word)]
+    try:
+        return [word for word in words if not parser.parse_overrides([word])[0].is_sweep_override()]
+    except HydraException as error:
+        raise ConfigError(explain(error)) from error
+
+
 def _swept_keys(arguments: Sequence[str]) -> set[str]:
     """The keys that a sweep varies."""
     overrides = OverridesParser.create().parse_overrides([word for word in arguments if _is_override(word)])
@@ -121,7 +137,8 @@ def explain(error: Exception) -> str:
     if ambiguous := re.search(r"Ambiguous value for argument '([^']+)'", text):
         return f"{ambiguous[1]}: several values; add -m to sweep over them, or brackets for a list"
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: not an override, expected key=value ({text.partition(chr(10))[0]})"
+        reason = f"not an override, expected key=value ({text.partition(chr(10))[0]})"
+        return f"{error.override}: {reason}{hint_of_quotes(error.override)}"
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     key = str(getattr(cause, "full_key", None) or "")
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) and key:

@@ -345,7 +345,7 @@ def build(node: Any, key: str) -> Any:
         node = OmegaConf.to_container(node, resolve=True)
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise ConfigError(f"{key}: expected a mapping with a `_target_` that names a class, found {node!r}")
-    target = _import_target(str(node["_target_"]), key)
+    target = import_target(str(node["_target_"]), key)
     values = {name: value for name, value in node.items() if name != "_target_"}
     known = {entry.name: entry for entry in fields(target) if entry.init}
     for name in values:
@@ -376,7 +376,8 @@ def _adapter(expected: Any) -> TypeAdapter[Any]:
     return TypeAdapter(expected, config=ConfigDict(arbitrary_types_allowed=True))
 
 
-def _import_target(target: str, key: str) -> Any:
+def import_target(target: str, key: str) -> Any:
+    """Return the dataclass that a `_target_` names. Raises ConfigError, naming `key`, if there is none."""
     module_name, _, name = target.rpartition(".")
     try:
         found = getattr(importlib.import_module(module_name), name)
