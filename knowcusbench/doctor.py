@@ -3,7 +3,7 @@
 import importlib.metadata
 import platform
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -16,11 +16,12 @@ from packaging.requirements import Requirement
 
 from knowcusbench import rates
 from knowcusbench.backbone.base import BackboneSpec, Skeleton
-from knowcusbench.backbone.checkpoint import cached
+from knowcusbench.backbone.checkpoint import absent_files
 from knowcusbench.config import Config, build
 from knowcusbench.device import fast_dtype, resolve_device
 from knowcusbench.errors import RunError, UserError
-from knowcusbench.files import is_remote
+from knowcusbench.files import is_remote, local_path
+from knowcusbench.hub_cache import WEIGHTS, absent_weights, cached
 from knowcusbench.progress import duration
 from knowcusbench.stages.estimate import GIB, footprint_of, size, work_of
 from knowcusbench.stages.prepare import planned
@@ -38,8 +39,6 @@ CONTEXT = 2 * GIB
 
 LORA_RANK = 16
 """Of a recipe that says nothing of one; it hardly matters."""
-
-WEIGHT_FILES = ("*.safetensors", "*.bin", "*.pt", "*.pth")
 
 
 class Mark(Enum):
@@ -153,34 +152,60 @@ def weights(spec: BackboneSpec, metrics: Mapping[str, Any]) -> Iterator[Finding]
     yield Finding(Mark.ok, "hub", "offline (HF_HUB_OFFLINE): nothing is downloaded" if offline else "online")
     token = huggingface_hub.get_token() is not None
     yield Finding(Mark.ok, "token", "found" if token else "none; only gated repositories need one: hf auth login")
-    sources = {source: ("backbone", revision) for source, revision in spec.weight_files()}
-    for source, revision in _sources(metrics):
-        sources.setdefault(source, ("metrics", revision))
-    for source, (user, revision) in sources.items():
-        yield _checkpoint(source, revision, user, offline=offline)
+    wanted: list[tuple[str, str, str | None, Sequence[str]]]
+    wanted = [("backbone", source, revision, WEIGHTS) for source, revision in spec.weight_files()]
+    wanted += [("metrics", *found) for found in _sources(metrics)]
+    sources: dict[tuple[str, str | None], tuple[str, Sequence[str]]] = {}
+    for user, source, revision, files in wanted:
+        first, needed = sources.get((source, revision), (user, ()))
+        sources[source, revision] = first, needed or files
+    for (source, revision), (user, files) in sources.items():
+        yield _checkpoint(source, revision, user, files, offline=offline)
 
 
-def _checkpoint(source: str, revision: str | None, user: str, *, offline: bool) -> Finding:
-    path = Path(source).expanduser()
+def _checkpoint(source: str, revision: str | None, user: str, files: Sequence[str], *, offline: bool) -> Finding:
+    path = local_path(source)
     if path.exists():
-        return Finding(Mark.ok, user, source)
-    directory = cached(source, revision)
-    if directory and any(next(directory.rglob(pattern), None) for pattern in WEIGHT_FILES):
-        return Finding(Mark.ok, user, f"{source} in the hub's cache ({directory})")
-    if offline or source.count("/") != 1:
-        return Finding(
-            Mark.missing, user, f"{source} is not on this machine; on one with a network: hf download {source}"
+        absent = _absent(path, files) if path.is_dir() else []
+        return (
+            Finding(Mark.missing, user, f"{source} lacks {_some(absent)}; copy it again")
+            if absent
+            else Finding(Mark.ok, user, source)
         )
-    return Finding(Mark.warning, user, f"{source} will be downloaded on first use")
+    directory = cached(source, revision)
+    absent = _absent(directory, files) if directory else []
+    if directory and not absent:
+        return Finding(Mark.ok, user, f"{source} in the hub's cache ({directory})")
+    there = f"is here in part, without {_some(absent)}" if directory else "is not on this machine"
+    if offline or source.count("/") != 1:
+        at = f" --revision {revision}" if revision else ""
+        return Finding(Mark.missing, user, f"{source} {there}; on one with a network: hf download {source}{at}")
+    return Finding(Mark.warning, user, f"{source} {there}, and will be downloaded on first use")
 
 
-def _sources(node: Any) -> Iterator[tuple[str, str | None]]:
-    """The checkpoints that metrics name, wherever in their configuration."""
+def _absent(directory: Path, files: Sequence[str]) -> list[str]:
+    """What a checkpoint's directory lacks, as far as its index files tell. `files` are names or globs of its weights,
+    none for a processor."""
+    if (directory / "model_index.json").exists():
+        return absent_files(directory)
+    if not files:
+        return [] if any(directory.glob("*.json")) else ["*.json"]
+    # A repository of several LoRAs may have them in folders.
+    return absent_weights(directory, files) if not any(directory.glob("*/*.safetensors")) else []
+
+
+def _some(names: Sequence[str]) -> str:
+    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+
+
+def _sources(node: Any) -> Iterator[tuple[str, str | None, Sequence[str]]]:
+    """The checkpoints that metrics name, wherever in their configuration: source, revision and files of weights."""
     if not isinstance(node, Mapping):
         return
-    for key in ("source", "processor"):
-        if isinstance(value := node.get(key), str):
-            yield value, node.get("revision" if key == "source" else "processor_revision")
+    if isinstance(source := node.get("source"), str):
+        yield source, node.get("revision"), (node["file"],) if isinstance(node.get("file"), str) else WEIGHTS
+    if isinstance(processor := node.get("processor"), str):
+        yield processor, node.get("processor_revision"), ()
     for child in node.values():
         yield from _sources(child)
 

@@ -1,10 +1,11 @@
 """The doctor says what is missing, and whether the configuration can run."""
 
 import importlib.metadata
+import json
 import re
 import shutil
 from collections import namedtuple
-from pathlib import Path
+from types import SimpleNamespace
 
 import huggingface_hub.constants
 import psutil
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from knowcusbench.cli import main
-from knowcusbench.doctor import Mark, packages
+from knowcusbench.doctor import Mark, packages, weights
 
 
 @pytest.fixture
@@ -150,12 +151,33 @@ def test_a_package_that_is_too_old_or_missing_names_the_command(monkeypatch) -> 
     }
 
 
-def test_a_checkpoint_in_the_cache_is_found(consult, tmp_path) -> None:
-    snapshot = tmp_path / "hub" / "models--owner--name" / "snapshots" / ("0" * 40)
+def test_a_checkpoint_in_the_cache_is_found_if_it_is_whole(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    commit = "0" * 40
+    snapshot = tmp_path / "models--owner--name" / "snapshots" / commit
     snapshot.mkdir(parents=True)
-    (tmp_path / "hub" / "models--owner--name" / "refs").mkdir()
-    (tmp_path / "hub" / "models--owner--name" / "refs" / "main").write_text("0" * 40)
-    words = ("encoders.clip.source=owner/name", "effects.enabled=false")
-    assert "NO  metrics                 owner/name" in consult(*words)[1]
-    Path(snapshot / "model.safetensors").touch()
-    assert f"ok  metrics                 owner/name in the hub's cache ({snapshot})" in consult(*words)[1]
+    spec = SimpleNamespace(weight_files=list)
+    metrics = {"clip_i": {"encoder": {"source": "owner/name", "revision": commit}}}
+
+    def finding() -> str:
+        return str(list(weights(spec, metrics))[-1])
+
+    download = f"on one with a network: hf download owner/name --revision {commit}"
+    assert finding() == f"  NO  metrics                 owner/name is here in part, without *.safetensors; {download}"
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    (snapshot / "model.safetensors.index.json").write_text(json.dumps(index))
+    (snapshot / "model-00001-of-00002.safetensors").touch()
+    assert f"owner/name is here in part, without model-00002-of-00002.safetensors; {download}" in finding()
+    (snapshot / "model-00002-of-00002.safetensors").touch()
+    assert finding() == f"  ok  metrics                 owner/name in the hub's cache ({snapshot})"
+
+
+def test_a_processor_needs_no_weights_and_a_copy_in_part_is_told(tmp_path) -> None:
+    for name in ("model", "processor"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+    encoder = {"source": str(tmp_path / "model"), "processor": str(tmp_path / "processor")}
+    *_, model, processor = weights(SimpleNamespace(weight_files=list), {"pickscore": {"encoder": encoder}})
+    assert str(model).endswith(f"NO  metrics                 {tmp_path / 'model'} lacks *.safetensors; copy it again")
+    assert processor.mark is Mark.ok

@@ -9,6 +9,7 @@ from typing import Any
 
 from knowcusbench.errors import WeightsError
 from knowcusbench.hub import hub_problem
+from knowcusbench.hub_cache import absent_weights, hub_snapshot
 
 PIPELINE = "QwenImagePipeline"
 
@@ -67,14 +68,17 @@ def open_checkpoint(source: str, revision: str | None, *, weights: bool) -> Chec
     return Checkpoint(source=source, directory=directory, **configs)
 
 
-def cached(source: str, revision: str | None) -> Path | None:
-    """Where the hub's cache has this repository, whole or in part; None if it has nothing of it."""
-    from huggingface_hub import snapshot_download
-
+def absent_files(directory: Path) -> list[str]:
+    """The files that a pipeline's directory should have and has not, as far as its index files tell: nothing of a
+    component that `model_index.json` lists, or weights."""
     try:
-        return Path(snapshot_download(source, revision=revision, local_files_only=True))
-    except READ_ERRORS:
-        return None
+        index = _read_json(directory / "model_index.json")
+    except WeightsError:
+        return ["model_index.json"]
+    listed = [name for name, value in index.items() if isinstance(value, list) and value[-1:] not in ([], [None])]
+    empty = [f"{name}/" for name in listed if not any((directory / name).glob("*"))]
+    weights = [f"{name}/{file}" for name in COMPONENTS for file in absent_weights(directory / name)]
+    return [*empty, *(file for file in weights if f"{file.partition('/')[0]}/" not in empty)]
 
 
 def _local_directory(source: str, revision: str | None, *, weights: bool) -> Path:
@@ -83,7 +87,8 @@ def _local_directory(source: str, revision: str | None, *, weights: bool) -> Pat
         return path
     if path.exists() or source.startswith(("/", ".", "~")) or source.count("/") != 1:
         raise WeightsError(f"backbone.source: no directory {source!r}, and it is not a hub id (owner/name)")
-    try:
+
+    def download() -> Path:
         if weights:
             from knowcusbench.backbone.loading import download_pipeline
 
@@ -92,6 +97,14 @@ def _local_directory(source: str, revision: str | None, *, weights: bool) -> Pat
 
         with _no_progress_bars():
             return Path(snapshot_download(source, revision=revision, allow_patterns="*.json"))
+
+    def is_whole(found: Path) -> bool:
+        if weights:
+            return not absent_files(found)
+        return all((found / name).exists() for name in ("model_index.json", *(f"{c}/config.json" for c in COMPONENTS)))
+
+    try:
+        return hub_snapshot(source, revision, download, is_whole)
     except READ_ERRORS as error:
         at = f" at revision {revision!r}" if revision else ""
         raise WeightsError(f"backbone.source: can't get {source!r}{at} from the hub: {hub_problem(error)}") from error

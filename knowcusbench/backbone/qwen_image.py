@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from knowcusbench.backbone.base import BackboneSpec, Footprint, Memory, Skeleton
-from knowcusbench.backbone.checkpoint import Checkpoint, cached, open_checkpoint
+from knowcusbench.backbone.checkpoint import Checkpoint, open_checkpoint
 from knowcusbench.backbone.counts import PROMPT_TOKENS, TRAINING_FORWARDS, Counts, counts_of, weight_bytes
 from knowcusbench.backbone.published import published_checkpoint, published_shapes
 from knowcusbench.backbone.quantization import BYTES_PER_PARAMETER, Quantization
 from knowcusbench.backbone.step_lora import StepLora
 from knowcusbench.errors import ConfigError
+from knowcusbench.hub_cache import cached
 
 if TYPE_CHECKING:
     import torch

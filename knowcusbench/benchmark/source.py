@@ -5,6 +5,7 @@ from pathlib import Path
 from knowcusbench.errors import BenchmarkError
 from knowcusbench.files import local_path
 from knowcusbench.hub import hub_problem
+from knowcusbench.hub_cache import hub_snapshot
 
 MOVING_REVISION = "main"
 """The hub's default branch. A benchmark that can change under a run is no benchmark."""
@@ -46,8 +47,12 @@ def _snapshot(repo: str, revision: str | None) -> Path:
     if not revision or revision == MOVING_REVISION:
         found = f"the branch {revision!r}, which moves" if revision else "none"
         raise BenchmarkError(f"benchmark.repo={repo}: benchmark.revision must be a commit or a tag, found {found}")
-    try:
+
+    def download() -> Path:
         return Path(snapshot_download(repo, repo_type="dataset", revision=revision))
+
+    try:
+        return hub_snapshot(repo, revision, download, None, repo_type="dataset")
     except (OSError, HFValidationError) as error:
         raise BenchmarkError(
             f"benchmark.repo={repo} at {revision} can't be had from the hub or its cache: {hub_problem(error)}"

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 
 from knowcusbench.errors import WeightsError
 from knowcusbench.hub import first_line, hub_problem
+from knowcusbench.hub_cache import absent_weights, hub_snapshot
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -43,15 +44,21 @@ def locate(source: str, revision: str | None, weights: tuple[str, ...] = ()) -> 
 
     Raises WeightsError naming `source` if there is no such directory or repository, or it can't be had now.
     """
-    from huggingface_hub import snapshot_download
-
     directory = Path(source).expanduser()
     if directory.is_dir():
         return directory
     if not HUB_ID.fullmatch(source):
         raise WeightsError(f"{source}: no such directory, and not a hub id (owner/name) either")
-    try:
+    from huggingface_hub import snapshot_download
+
+    def download() -> Path:
         return Path(snapshot_download(source, revision=revision, allow_patterns=[*FILES, *weights]))
+
+    def is_whole(found: Path) -> bool:
+        return not absent_weights(found, weights) if weights else any(found.glob("*.json"))
+
+    try:
+        return hub_snapshot(source, revision, download, is_whole)
     except (OSError, ValueError) as error:
         wanted = f"{source} at revision {revision or 'main'}"
         raise WeightsError(f"{wanted}: {hub_problem(error)}; or give a local directory as source") from error
