@@ -43,6 +43,8 @@ NOT_SETTINGS = {
     "weights_only=True": "of torch.load",
     "use_safetensors=True": "of diffusers",
     "allow_pickle=False": "of numpy.load",
+    "init_lora_weights=gaussian": "of PEFT",
+    "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True": "a variable that torch reads",
     "key=a,b": "the form of a sweep",
     "group=option": "the form of an option",
     "hydra.launcher.partition=…": "of the launcher, which `cluster=slurm` chooses",
