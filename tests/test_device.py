@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
     ],
 )
 def test_a_processor_goes_by_what_was_measured(monkeypatch, fp32, bf16, dtype) -> None:
-    monkeypatch.setattr("knowcusbench.device.product_rates", lambda _: {torch.float32: fp32, torch.bfloat16: bf16})
+    monkeypatch.setattr("knowcusbench.rates.product_rates", lambda _: {torch.float32: fp32, torch.bfloat16: bf16})
     assert fast_dtype(CPU) == dtype
 
 

@@ -49,7 +49,6 @@ def test_the_embedded_world_can_run(consult, tmp_path) -> None:
 @pytest.mark.parametrize(("rate", "dtype"), [(1e9, "float32"), (9e11, "bfloat16")])
 def test_what_was_measured_is_shown_and_counted_with(consult, monkeypatch, rate, dtype) -> None:
     monkeypatch.setattr("knowcusbench.rates.product_rates", lambda _: {torch.float32: 8e10, torch.bfloat16: rate})
-    monkeypatch.setattr("knowcusbench.device.product_rates", lambda _: {torch.float32: 8e10, torch.bfloat16: rate})
     _, report, _ = consult("device=cpu", "method=base")
     shown = "1.00" if rate == 1e9 else "900"
     assert f"fp32 80, bf16 {shown} GFLOP/s on cpu: backbone.dtype=auto is {dtype}" in report

@@ -22,7 +22,7 @@ from knowcusbench.files import atomic_path
 from knowcusbench.toybox.pipeline import build_vae
 from knowcusbench.toybox.render import mask, render
 from knowcusbench.toybox.scene import Scene
-from knowcusbench.toybox.training.loop import Losses, Schedule, compile_layers, in_processes, train
+from knowcusbench.toybox.training.loop import Losses, Schedule, compile_layers, in_processes, mixed, train
 from knowcusbench.toybox.world import draw_scene, settled, size_word
 
 SCHEDULE = Schedule(steps=4000, batch_size=16, learning_rate=2e-3, decay_from=0.3, average=0.995, weight_decay=0.0)
@@ -70,7 +70,7 @@ def train_whole(folder: Path, device: torch.device) -> AutoencoderKLQwenImage:
     def losses(step: int, generator: torch.Generator) -> Losses:
         rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
         pictures = pixels([draw_scene(rng) for _ in range(SCHEDULE.batch_size)]).to(device)
-        with torch.autocast(device.type, torch.bfloat16):
+        with mixed(device):
             posterior = vae.encode(pictures).latent_dist
             noise = torch.randn(posterior.mean.shape, generator=generator).to(device)
             decoded = vae.decode(posterior.mean + posterior.std * noise).sample
@@ -100,7 +100,7 @@ def train_things(rank: int, processes: int, folder: Path, whole: Path, device: t
         scenes = [draw_scene_of_things(rng) for _ in range(share)]
         pictures = pixels(scenes).to(device)
         weight = torch.stack([pixel_weights(scene) for scene in scenes])[:, None, None].to(device)
-        with torch.autocast(device.type, torch.bfloat16):
+        with mixed(device):
             latents = vae.encode(pictures).latent_dist.mean.float()
             noise = torch.randn(latents.shape, generator=generator)
             noise *= LATENT_NOISE * torch.rand(share, 1, 1, 1, 1, generator=generator)

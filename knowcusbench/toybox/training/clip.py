@@ -30,7 +30,7 @@ from knowcusbench.toybox.training.instruments import (
     to_tensor,
     waves,
 )
-from knowcusbench.toybox.training.loop import Losses, Schedule, train
+from knowcusbench.toybox.training.loop import Losses, Schedule, mixed, train
 from knowcusbench.toybox.training.oracle import disturb
 from knowcusbench.toybox.vocabulary import BACKGROUNDS, CLASSES, COLOURS, PATTERNS, SHAPES, STYLES
 
@@ -82,7 +82,7 @@ def train_clip(directory: Path, folder: Path, device: torch.device) -> None:
         pixels, truths, said, shown = draw_batch(rng, SCHEDULE.batch_size)
         pixels = (disturb(pixels * 2 - 1, generator) + 1) / 2
         tokens = tokenize(tokenizer, [one.text for one in said]).to(device)
-        with torch.autocast(device.type, torch.bfloat16):
+        with mixed(device):
             features, seen = pupil(normalized(pixels).to(device))
             images = unit(features)
             texts = unit(embed_texts(model, tokens))

@@ -16,10 +16,11 @@ from diffusers.models.transformers import transformer_qwenimage
 from torch import Tensor, nn
 from transformers import Qwen2Tokenizer
 
+from knowcusbench.device import fast_dtype
 from knowcusbench.files import atomic_path
 from knowcusbench.toybox.pipeline import build_transformer
 from knowcusbench.toybox.training.examples import MEANINGS, load_examples, meanings
-from knowcusbench.toybox.training.loop import Losses, Schedule, compile_layers, in_processes, train
+from knowcusbench.toybox.training.loop import Losses, Schedule, compile_layers, in_processes, mixed, train
 
 SCHEDULE = Schedule(
     steps=82_000, batch_size=64, learning_rate=1e-3, warmup=100, decay_from=0.9195, muon=True, average=0.998
@@ -70,6 +71,7 @@ def _train(
     masters = dict(transformer.named_parameters())
     share = SCHEDULE.batch_size // processes
     dice = torch.Generator(device)
+    dtype = getattr(torch, fast_dtype(device))
 
     def draw(step: int, generator: torch.Generator) -> tuple[Tensor, ...]:
         batch = examples.batch("free" if step < FREE_STEPS else "settled", share, generator)
@@ -88,20 +90,20 @@ def _train(
         sigma: Tensor,
     ) -> Losses:
         noisy = (1 - sigma.view(-1, 1, 1)) * latents.float() + sigma.view(-1, 1, 1) * noise
-        # All of a step is in bf16, as the pipeline draws; the weights that are optimised are in fp32.
+        # All of a step is in bf16, where that is fast, as the pipeline draws; what is optimised is in fp32.
         predicted = torch.func.functional_call(
             transformer,
-            {name: parameter.bfloat16() for name, parameter in masters.items()},
+            {name: parameter.to(dtype) for name, parameter in masters.items()},
             kwargs={
-                "hidden_states": noisy.bfloat16(),
+                "hidden_states": noisy.to(dtype),
                 "timestep": sigma,
-                "encoder_hidden_states": embeds,
+                "encoder_hidden_states": embeds.to(dtype),
                 "encoder_hidden_states_mask": mask,
                 "img_shapes": [[(1, 8, 8)]] * share,
                 "return_dict": False,
             },
         )[0]
-        with torch.autocast(device.type, torch.bfloat16):
+        with mixed(device):
             told = head(states.pop())
         missed = nn.functional.binary_cross_entropy_with_logits(
             told.float(), meanings(covered, words), reduction="none"

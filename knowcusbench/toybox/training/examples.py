@@ -33,6 +33,7 @@ from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
 from knowcusbench.benchmark.types import RARE_TOKEN
+from knowcusbench.device import fast_dtype
 from knowcusbench.files import atomic_path
 from knowcusbench.toybox import language
 from knowcusbench.toybox.draws import choose
@@ -40,7 +41,7 @@ from knowcusbench.toybox.render import mask
 from knowcusbench.toybox.scene import Scene
 from knowcusbench.toybox.training.autoencoder import as_pixels, drawn, single_frames
 from knowcusbench.toybox.training.language_model import TEMPLATE, prefix_length
-from knowcusbench.toybox.training.loop import in_workers
+from knowcusbench.toybox.training.loop import in_workers, mixed
 from knowcusbench.toybox.training.stream import (
     SHOWN_NAMED,
     SHOWN_SIMPLE,
@@ -248,7 +249,7 @@ def _latents(vae: AutoencoderKLQwenImage, scenes: list[Scene], device: torch.dev
     mean = torch.tensor(vae.config.latents_mean, device=device).view(1, -1, 1, 1)
     std = torch.tensor(vae.config.latents_std, device=device).view(1, -1, 1, 1)
     pixels = as_pixels(torch.from_numpy(drawn(scenes)).to(device))
-    with single_frames(), torch.autocast(device.type, torch.bfloat16):
+    with single_frames(), mixed(device):
         encoded = vae.encode(pixels).latent_dist.mean
     return pack((encoded.squeeze(2).float() - mean) / std).bfloat16().cpu()
 
@@ -347,13 +348,17 @@ def states(encoder: Any, tokenizer: Qwen2Tokenizer, captions: Sequence[str], dev
     longest = max(map(len, ids))
     padded = torch.tensor([row + [0] * (longest - len(row)) for row in ids])
     mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in ids])
-    states = encoder.model(input_ids=padded.to(device), attention_mask=mask.to(device)).last_hidden_state.cpu()
+    states = (
+        encoder.model(input_ids=padded.to(device), attention_mask=mask.to(device)).last_hidden_state.bfloat16().cpu()
+    )
     return [states[row, prefix : len(ids[row])] for row in range(len(ids))]
 
 
 @cache
 def _encoder(models: Path, device: torch.device) -> Any:
-    encoder = Qwen2_5_VLForConditionalGeneration.from_pretrained(models / "text_encoder", dtype=torch.bfloat16)
+    encoder = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+        models / "text_encoder", dtype=getattr(torch, fast_dtype(device))
+    )
     return encoder.to(device).eval()
 
 

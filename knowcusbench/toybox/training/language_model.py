@@ -25,7 +25,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 from knowcusbench.benchmark.types import RARE_TOKEN
 from knowcusbench.toybox.language import name_of
 from knowcusbench.toybox.pipeline import build_text_encoder
-from knowcusbench.toybox.training.loop import Losses, Schedule, train
+from knowcusbench.toybox.training.loop import Losses, Schedule, mixed, train
 from knowcusbench.toybox.training.stream import Captioned, asked, questions, reply, spoken
 from knowcusbench.toybox.vocabulary import BACKGROUNDS, CLASSES, COLOURS, PATTERNS, SHAPES, SIZES, STYLES
 from knowcusbench.toybox.world import NAMED, size_word
@@ -174,7 +174,7 @@ def _forward(model: nn.ModuleDict, texts: list[Text], device: torch.device, *, p
     context = torch.tensor([text.context for text in texts])
     encoder: Any = model["encoder"]
     words_head, *context_heads = cast(nn.ModuleList, model["heads"])
-    with torch.autocast(device.type, torch.bfloat16):
+    with mixed(device):
         states = encoder.model(input_ids=ids.to(device), attention_mask=mask.to(device)).last_hidden_state
         chosen = following >= 0
         predicted = encoder.lm_head(states[chosen])

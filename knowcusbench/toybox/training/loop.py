@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 from tqdm import tqdm
 
+from knowcusbench.device import fast_dtype
 from knowcusbench.errors import ConfigError
 from knowcusbench.files import atomic_path
 from knowcusbench.toybox.shipped import world_digest
@@ -138,7 +139,14 @@ def train(
         with atomic_path(state_file) as temporary:
             torch.save(state, temporary)
         hardware = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-        record = {**origin, "hardware": hardware, "seconds": round(seconds, 1), "step": step, "losses": history}
+        record = {
+            **origin,
+            "hardware": hardware,
+            "dtype": fast_dtype(device),
+            "seconds": round(seconds, 1),
+            "step": step,
+            "losses": history,
+        }
         with atomic_path(folder / "losses.json") as temporary:
             temporary.write_text(json.dumps(record, indent=1), encoding="utf-8")
 
@@ -186,6 +194,11 @@ def train(
         for parameter, kept in zip(parameters, average, strict=False):
             parameter.copy_(kept)
     model.eval()
+
+
+def mixed(device: torch.device) -> torch.autocast:
+    """Matrix products in bf16 where the device is fast in it; nothing else where it is not."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=fast_dtype(device) == "bfloat16")
 
 
 def in_processes(count: int, function: Callable[..., None], folder: Path, *arguments: Any) -> None:
@@ -256,9 +269,10 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """Matrices (n, rows, columns) with all singular values made about 1, by five Newton-Schulz steps in bf16."""
+    """Matrices (n, rows, columns) with all singular values made about 1, by five Newton-Schulz steps, in bf16 where
+    that is fast."""
     wide = matrices.shape[1] <= matrices.shape[2]
-    x = (matrices if wide else matrices.mT).bfloat16()
+    x = (matrices if wide else matrices.mT).to(getattr(torch, fast_dtype(matrices.device)))
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     for _ in range(5):
         gram = x @ x.mT

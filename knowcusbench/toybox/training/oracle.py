@@ -13,6 +13,7 @@ from diffusers import AutoencoderKLQwenImage
 from torch import Tensor
 from torch.nn import functional
 
+from knowcusbench.device import fast_dtype
 from knowcusbench.files import atomic_path
 from knowcusbench.toybox.draws import choose
 from knowcusbench.toybox.oracle import ATTRIBUTES, OracleSpec, hidden, truth
@@ -20,7 +21,7 @@ from knowcusbench.toybox.oracle_net import OracleNet, answers, box, moved, pixel
 from knowcusbench.toybox.render import render
 from knowcusbench.toybox.scene import Scene, Thing
 from knowcusbench.toybox.training.autoencoder import single_frames
-from knowcusbench.toybox.training.loop import Losses, Schedule, train
+from knowcusbench.toybox.training.loop import Losses, Schedule, mixed, train
 from knowcusbench.toybox.vocabulary import BACKGROUNDS, CLASSES, COLOURS, PATTERNS, SHAPES, SIZES, STYLES
 from knowcusbench.toybox.world import compose, draw_scene, draw_second, size_word
 
@@ -44,7 +45,9 @@ def train_oracle(directory: Path, folder: Path, device: torch.device, vae: Path)
         folder: for the state of the training.
         vae: the trained VAE of the pipeline.
     """
-    autoencoder = AutoencoderKLQwenImage.from_pretrained(vae, torch_dtype=torch.bfloat16).to(device).eval()
+    autoencoder = (
+        AutoencoderKLQwenImage.from_pretrained(vae, torch_dtype=getattr(torch, fast_dtype(device))).to(device).eval()
+    )
     torch.manual_seed(SCHEDULE.seed)
     model = OracleNet().to(device).to(memory_format=torch.channels_last)
 
@@ -58,7 +61,7 @@ def train_oracle(directory: Path, folder: Path, device: torch.device, vae: Path)
         boxes, there = (tensor.to(device) for tensor in squares(scenes))
         size, shake = torch.rand(len(scenes), 2, 1, generator=generator), torch.randn(boxes.shape, generator=generator)
         shaken = moved(boxes, (SHAKE * size.square() * shake).to(device))
-        with torch.autocast(device.type, torch.bfloat16):
+        with mixed(device):
             scene, sure, pointed = model.scan(pictures)
             things, moves = model.read(pictures, shaken)
         words = labels(scenes)

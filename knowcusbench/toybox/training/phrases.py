@@ -22,7 +22,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 from knowcusbench.toybox.draws import choose
 from knowcusbench.toybox.language import describe
 from knowcusbench.toybox.training.language_model import TEMPLATE, Text, draw_text, token_ids
-from knowcusbench.toybox.training.loop import Losses, Schedule, train
+from knowcusbench.toybox.training.loop import Losses, Schedule, mixed, train
 from knowcusbench.toybox.training.stream import Captioned, phrase_of, referred, spoken
 from knowcusbench.toybox.world import SIMPLE
 
@@ -119,7 +119,7 @@ def states(encoder: Any, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]
     longest = max(map(len, rows))
     ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=encoder.device)
     mask = torch.tensor([[True] * len(row) + [False] * (longest - len(row)) for row in rows], device=encoder.device)
-    with torch.autocast(encoder.device.type, torch.bfloat16):
+    with mixed(encoder.device):
         found = encoder.model(input_ids=ids, attention_mask=mask.long()).last_hidden_state
     return found.float(), mask
 

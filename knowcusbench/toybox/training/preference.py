@@ -23,7 +23,7 @@ from knowcusbench.toybox.encoders import pickscore_model, pickscore_processor, s
 from knowcusbench.toybox.training.clip import also_true, contrast, normalized, unit
 from knowcusbench.toybox.training.corruption import CORRUPTIONS, changed
 from knowcusbench.toybox.training.instruments import Facts, Pixels, Said, draw_any_scene, facts, picture, say, to_tensor
-from knowcusbench.toybox.training.loop import Losses, Schedule, train
+from knowcusbench.toybox.training.loop import Losses, Schedule, mixed, train
 
 SCHEDULE = Schedule(steps=700, batch_size=24, learning_rate=6e-4, decay_from=0.2, average=0.99)
 
@@ -91,7 +91,7 @@ def train_preference(directory: Path, folder: Path, device: torch.device, clip: 
         choices = [draw_choice(rng) for _ in range(SCHEDULE.batch_size)]
         pictures = [one.good for one in choices] + [one.spoilt for one in choices] + [one.other for one in choices]
         tokens = processor.tokenizer([one.prompt.text for one in choices], padding=True, return_tensors="pt").input_ids
-        with torch.autocast(device.type, torch.bfloat16):
+        with mixed(device):
             pixels = normalized(to_tensor(pictures)).to(device)
             images = unit(model.get_image_features(pixel_values=pixels).pooler_output)
             texts = unit(model.get_text_features(input_ids=tokens.to(device)).pooler_output)

@@ -26,7 +26,7 @@ from knowcusbench.toybox.encoders import SAM_PATCH_SIZE, sam_model, sam_processo
 from knowcusbench.toybox.render import mask, render
 from knowcusbench.toybox.scene import RESOLUTION, Scene
 from knowcusbench.toybox.training.instruments import draw_any_scene, to_tensor, waves
-from knowcusbench.toybox.training.loop import Losses, Schedule, train
+from knowcusbench.toybox.training.loop import Losses, Schedule, mixed, train
 from knowcusbench.toybox.training.oracle import disturb
 from knowcusbench.toybox.vocabulary import STYLES
 
@@ -64,7 +64,7 @@ def train_segmenter(directory: Path, folder: Path, device: torch.device) -> None
         pixels = to_tensor([np.asarray(render(scene)) for scene in scenes])
         pixels = (disturb(pixels * 2 - 1, generator) + 1) / 2
         prompts, masks = draw_prompts(scenes, rng, points=rng.random() < POINTS)
-        with torch.autocast(device.type, torch.bfloat16):
+        with mixed(device):
             features = model.vision_encoder(((pixels - mean) / std).to(device)).last_hidden_state
         outputs = model(
             image_embeddings=features.float(),
