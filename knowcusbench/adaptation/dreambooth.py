@@ -161,7 +161,9 @@ class DreamBooth:
         if self.target_modules:
             targets = adapted_layers(backbone.transformer, self.target_modules)
         generator = torch.Generator().manual_seed(self.seed)
-        losses = Losses(f"concept {concept.name!r}", "recipe.dreambooth.learning_rate")
+        losses = Losses(
+            f"concept {concept.name!r}", "recipe.dreambooth.learning_rate (of naive_db: recipe.naive_db.learning_rate)"
+        )
         with measured("visual", backbone.device) as meter:
             instance = self._instance(concept, backbone, instance_prompt, generator)
             prior = self._prior(concept.class_noun, backbone, class_images, meter, generator)
