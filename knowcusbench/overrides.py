@@ -90,8 +90,9 @@ def _hint(key: str, composed: DictConfig | None) -> Any:
         return None
 
 
-def _changed(word: str) -> Iterator[tuple[int, int]]:
-    """The first and last characters of the values of an override that Hydra takes for numbers or truth values."""
+def _changed(word: str) -> Iterator[tuple[int, int, str]]:
+    """The first and last characters of the values of an override that Hydra takes for numbers or truth values, and how
+    each is put in quotes."""
     try:
         OverridesParser.create().parse_overrides([word])
     except HydraException:
@@ -100,19 +101,22 @@ def _changed(word: str) -> Iterator[tuple[int, int]]:
     yield from _values(parser.override())  # type: ignore[no-untyped-call]
 
 
-def _values(node: Any) -> Iterator[tuple[int, int]]:
+def _values(node: Any, quotes: str = "{!r}") -> Iterator[tuple[int, int, str]]:
     if isinstance(node, OverrideParser.PrimitiveContext):
         (child, *others) = node.getChildren()
         if not others and isinstance(child, TerminalNode) and child.symbol.type in CHANGED:
-            yield child.symbol.start, child.symbol.stop
-    elif isinstance(node, OverrideParser.FunctionContext) and node.getText().partition("(")[0] not in LISTING:
-        return
+            yield child.symbol.start, child.symbol.stop, quotes
+    elif isinstance(node, OverrideParser.FunctionContext):
+        # Functions take the outer quotes off, and what they give is read once more.
+        if node.getText().partition("(")[0] in LISTING:
+            for child in node.getChildren():
+                yield from _values(child, '"{!r}"')
     elif not isinstance(node, TerminalNode) and not isinstance(node, OverrideParser.KeyContext):
         for child in node.getChildren():
-            yield from _values(child)
+            yield from _values(child, quotes)
 
 
-def _quoted(word: str, places: Sequence[tuple[int, int]]) -> str:
-    for first, last in reversed(places):
-        word = f"{word[:first]}'{word[first : last + 1]}'{word[last + 1 :]}"
+def _quoted(word: str, places: Sequence[tuple[int, int, str]]) -> str:
+    for first, last, quotes in reversed(places):
+        word = f"{word[:first]}{quotes.format(word[first : last + 1])}{word[last + 1 :]}"
     return word

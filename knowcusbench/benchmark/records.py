@@ -57,6 +57,12 @@ KNOWLEDGE_LIST_KEYS = ("knowledge", "items", "data")
 """A knowledge file is a list of items, or an object with the list under one of these keys."""
 
 
+CONCEPT_LIST_KEYS = ("concepts", "items", "data")
+"""`dataset.json` may be an object with the list of concepts under one of these keys."""
+
+QUESTION_KEYS = ("question", "prompt", "src", "query")
+
+
 def _one_or_many(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
@@ -80,7 +86,7 @@ class KnowledgeRecord(Record):
     """One item of `knowledge_data/<concept>.json`."""
 
     phrase: Text | None = Field(None, validation_alias=AliasChoices("knowledge", "phrase", "subject"))
-    question: Text = Field(validation_alias=AliasChoices("question", "prompt", "src", "query"))
+    question: Text = Field(validation_alias=AliasChoices(*QUESTION_KEYS))
     answer: Text | None = Field(None, validation_alias=AliasChoices("answer", "target_new", "ans", "target"))
     aspect: Aspect = Field(UNSPECIFIED, validation_alias=AliasChoices("aspect", "type", "category"))
     rephrasings: Annotated[list[Text], BeforeValidator(_one_or_many)] = Field(
@@ -138,7 +144,12 @@ def parse_records(model: type[AnyRecord], values: list[Any], where: str, finding
 
 def concept_values(value: Any, where: str, findings: Findings) -> list[Any]:
     """The concept objects of `dataset.json`: a list of them, or an object keyed by concept, whose values are
-    the objects without a name, or the lists of prompts alone."""
+    the objects without a name, or the lists of prompts alone. Either may be in an envelope (`CONCEPT_LIST_KEYS`)."""
+    if isinstance(value, dict) and len(value) == 1:
+        key, content = next(iter(value.items()))
+        # An envelope; a concept of that name has prompts, which are texts or objects with one.
+        if key in CONCEPT_LIST_KEYS and isinstance(content, list) and all(_is_concept(entry) for entry in content):
+            value = content
     if isinstance(value, list | dict) and not value:
         findings.fault(where, "no concepts")
     if isinstance(value, list):
@@ -149,6 +160,10 @@ def concept_values(value: Any, where: str, findings: Findings) -> list[Any]:
     return []
 
 
+def _is_concept(entry: Any) -> bool:
+    return isinstance(entry, dict) and not {"prompts", "generation_prompts"}.isdisjoint(entry)
+
+
 def _named(name: str, content: Any) -> Any:
     if isinstance(content, dict):
         return {**content, "concept": name}
@@ -157,7 +172,9 @@ def _named(name: str, content: Any) -> Any:
 
 def knowledge_values(value: Any, where: str, findings: Findings) -> list[Any]:
     """The item objects of a knowledge file."""
-    if isinstance(value, dict):
+    if isinstance(value, dict) and any(key in value for key in QUESTION_KEYS):
+        value = [value]
+    elif isinstance(value, dict):
         value = next((value[key] for key in KNOWLEDGE_LIST_KEYS if key in value), value)
     if not isinstance(value, list):
         findings.fault(where, f"expected a list of knowledge items, found {_shown(value)}")

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from knowcusbench.files import write_atomic
 from knowcusbench.report.effects import EffectsInput, build_effects, confusions
+from knowcusbench.report.fonts import composed, picture_font
 from knowcusbench.report.tables import write_report
 from knowcusbench.report.types import Leaderboard
 
@@ -46,8 +47,8 @@ def render_confusion_csv(matrices: Mapping[str, pd.DataFrame]) -> str:
 def confusion_picture(matrices: Mapping[str, pd.DataFrame]) -> Image.Image:
     """The matrices side by side: concepts that were asked for downwards, nearest ones to the right in the same order,
     dark where there are many pictures of the row."""
-    font = ImageFont.load_default(TEXT)
-    concepts = [str(name) for name in next(iter(matrices.values())).index]
+    concepts = [composed(str(name)) for name in next(iter(matrices.values())).index]
+    font = picture_font("".join([*concepts, *map(composed, matrices)]), TEXT)
     names = int(max(font.getlength(name) for name in concepts)) + 2 * MARGIN
     side = CELL * len(concepts)
     width = names + len(matrices) * (side + MARGIN)
@@ -58,7 +59,7 @@ def confusion_picture(matrices: Mapping[str, pd.DataFrame]) -> Image.Image:
         pen.text((MARGIN, top + row * CELL + CELL // 2), name, fill="black", font=font, anchor="lm")
     for place, (applied, matrix) in enumerate(matrices.items()):
         left = names + place * (side + MARGIN)
-        pen.text((left, MARGIN), applied, fill="black", font=font)
+        pen.text((left, MARGIN), composed(applied), fill="black", font=font)
         found = matrix.to_numpy()
         shares = found / found.sum(axis=1, keepdims=True).clip(min=1)
         for (row, column), share in np.ndenumerate(shares):

@@ -47,6 +47,10 @@ def styled() -> Iterator[None]:
 @styled()
 def write_figure(directory: Path, name: str, figure: Figure, dpi: int = 150) -> list[Path]:
     """Write `<name>.png` and `<name>.pdf` to `directory`, replacing earlier ones, and return the paths."""
+    # Here, since fonts are looked for only where something is drawn.
+    from knowcusbench.report.fonts import use_fallbacks
+
+    use_fallbacks(figure)
     paths = []
     # The time of writing left out of both: same results, same bytes.
     for kind, metadata in (("png", {}), ("pdf", {"CreationDate": None})):

@@ -4,17 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 
 from knowcusbench.images import read_image
+from knowcusbench.report.fonts import Font, composed, picture_font
 
 SIDE = 160
 """Of a picture, in pixels. Smaller ones are enlarged by whole factors only, so that their pixels stay square."""
 
 GAP = 8
 TEXT = 15
-
-Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 
 
 @dataclass(frozen=True)
@@ -27,22 +26,27 @@ class PictureRow:
 
 def picture_grid(columns: Sequence[str], rows: Sequence[PictureRow]) -> Image.Image:
     """An RGB picture of all rows under the columns' names. Raises ImageError for a file that can't be read."""
-    font = ImageFont.load_default(TEXT)
     line = TEXT + GAP
     width = GAP + len(columns) * (SIDE + GAP)
     grid = Image.new("RGB", (width, line + GAP + len(rows) * (line + SIDE + GAP)), "white")
     pen = ImageDraw.Draw(grid)
     for number, name in enumerate(columns):
-        pen.text((GAP + number * (SIDE + GAP), GAP), shortened(name, font, SIDE), fill="black", font=font)
+        _write(pen, (GAP + number * (SIDE + GAP), GAP), name, SIDE, "black")
     top = line + GAP
     for row in rows:
-        pen.text((GAP, top), shortened(row.text, font, width - 2 * GAP), fill="dimgrey", font=font)
+        _write(pen, (GAP, top), row.text, width - 2 * GAP, "dimgrey")
         top += line
         for number, path in enumerate(row.pictures):
             if path:
                 grid.paste(_fitted(read_image(path)), (GAP + number * (SIDE + GAP), top))
         top += SIDE + GAP
     return grid
+
+
+def _write(pen: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, width: float, colour: str) -> None:
+    text = composed(text)
+    font = picture_font(text, TEXT)
+    pen.text(corner, shortened(text, font, width), fill=colour, font=font)
 
 
 def shortened(text: str, font: Font, width: float) -> str:

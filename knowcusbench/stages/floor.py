@@ -25,10 +25,11 @@ from knowcusbench.backbone.base import Backbone
 from knowcusbench.backbone.lora import trainable
 from knowcusbench.backbone.qwen_image import QwenImageSpec
 from knowcusbench.backbone.targets import adapted_layers
-from knowcusbench.commands import STAGES, compose_config
+from knowcusbench.commands import compose_config
 from knowcusbench.rates import product_rates
 from knowcusbench.stages.estimate import effects_pictures
 from knowcusbench.stages.prepare import Run, prepare, read_config, resident
+from knowcusbench.stages.run import STAGES
 
 PROMPT = "a photo of {} in the forest"
 """A prompt of the usual length: how many operations a forward takes depends on it little."""

@@ -277,3 +277,11 @@ def test_a_folder_whose_name_is_written_in_another_unicode_form_is_the_concepts(
     assert concept.name == "café"
     assert len(concept.images) == 4
     assert len(concept.knowledge) == 2
+
+
+@pytest.mark.parametrize("key", ["concepts", "items", "data"])
+def test_an_envelope_around_the_concepts_and_one_item_without_a_list_are_read(release: Any, key: str) -> None:
+    plain = load_benchmark(release.write()).digest
+    release.dataset = {key: release.dataset}
+    (release.knowledge["cat"],) = release.knowledge["cat"]
+    assert load_benchmark(release.write()).digest == plain
