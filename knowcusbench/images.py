@@ -61,10 +61,12 @@ class DecodedImage:
         image: 8-bit RGB.
         treatments: which special conversions were applied, of "exif rotation", "16-bit", "palette", "cmyk"
             and "alpha", and which colour profile was ignored; empty for an ordinary RGB or grey image.
+        sample: the sample that the file's text chunks say it shows; empty if they do not say.
     """
 
     image: Image.Image
     treatments: tuple[str, ...]
+    sample: str = ""
 
 
 def read_image(path: Path) -> Image.Image:
@@ -137,6 +139,7 @@ def _refuse_bomb(image: Image.Image, path: Path) -> None:
 
 def _convert(image: Image.Image, path: Path) -> DecodedImage:
     treatments = []
+    sample = str(image.info.get("sample", ""))
     profile, is_16_bit = _foreign_profile(image), _is_16_bit(image)
     # Not `ImageOps.exif_transpose`: it writes the EXIF data anew, and fails where what a camera wrote can't be written.
     if (turn := _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))) is not None:
@@ -159,7 +162,7 @@ def _convert(image: Image.Image, path: Path) -> DecodedImage:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), translucent)
     if profile:
         treatments.append(f"colour profile {profile!r} taken for sRGB")
-    return DecodedImage(image=image.convert("RGB"), treatments=tuple(treatments))
+    return DecodedImage(image=image.convert("RGB"), treatments=tuple(treatments), sample=sample)
 
 
 def _is_16_bit(image: Image.Image) -> bool:

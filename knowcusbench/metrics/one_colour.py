@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
-from knowcusbench.images import read_image
+from knowcusbench.images import decode_image
 from knowcusbench.metrics.base import Metric, Score, ScoreItem
 from knowcusbench.metrics.memo import content_digest
 
@@ -21,10 +21,18 @@ def score_and_note(metric: Metric, items: Sequence[ScoreItem]) -> list[Score]:
 
 
 def _one_colour(path: Path) -> bool:
-    return _is_one_colour(path, content_digest(path))
+    """Whether all pixels of an image are alike. Raises ImageError for one that can't be read."""
+    return _look(path, content_digest(path))[0]
+
+
+def recorded_sample(path: Path) -> str:
+    """The sample that an image file says it shows; empty if it does not say. Raises ImageError for one that can't be
+    read."""
+    return _look(path, content_digest(path))[1]
 
 
 @lru_cache(maxsize=1 << 16)
-def _is_one_colour(path: Path, _digest: str) -> bool:
-    """Looked at once, for all metrics."""
-    return all(least == most for least, most in read_image(path).getextrema())  # type: ignore[misc]
+def _look(path: Path, _digest: str) -> tuple[bool, str]:
+    """Whether it is of one colour, and the sample; looked at once, for all metrics."""
+    decoded = decode_image(path)
+    return all(least == most for least, most in decoded.image.getextrema()), decoded.sample  # type: ignore[misc]

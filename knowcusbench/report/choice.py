@@ -46,8 +46,8 @@ def column_keys(columns: Iterable[tuple[str, str]], patterns: Iterable[str]) -> 
     return list(found)
 
 
-def chosen(board: Leaderboard, choice: Choice) -> Leaderboard:
-    """The part of `board` that is chosen, its numbers rounded as they are shown, best and second among its own rows.
+def chosen(board: Leaderboard, choice: Choice, *, rounded: bool = True) -> Leaderboard:
+    """The part of `board` that is chosen, its numbers `rounded` as they are shown, best and second among its own rows.
 
     Raises ConfigError for names that match nothing, and for a precision that is no small number of digits.
     """
@@ -62,7 +62,7 @@ def chosen(board: Leaderboard, choice: Choice) -> Leaderboard:
     shown = tuple(_column(column, choice, key in scaled) for key, (_, column) in columns.items())
     cells = (
         tuple(
-            _cell(row.cells[index], column, 100.0 if column.key in scaled else 1.0)
+            _cell(row.cells[index], 100.0 if column.key in scaled else 1.0, column.decimals if rounded else None)
             for (index, _), column in zip(columns.values(), shown, strict=True)
         )
         for row in rows
@@ -97,10 +97,12 @@ def _column(column: Column, choice: Choice, in_percent: bool) -> Column:
     return replace(column, decimals=decimals if choice.precision is None else choice.precision)
 
 
-def _cell(cell: Cell, column: Column, factor: float) -> Cell:
+def _cell(cell: Cell, factor: float, decimals: int | None) -> Cell:
     def shown(value: float | None) -> float | None:
+        if value is None or decimals is None:
+            return None if value is None else value * factor
         # Adding 0.0 turns -0.0 into 0.0.
-        return None if value is None else round(value * factor, column.decimals) + 0.0
+        return round(value * factor, decimals) + 0.0
 
     return replace(cell, value=shown(cell.value), low=shown(cell.low), high=shown(cell.high))
 

@@ -27,7 +27,13 @@ def reading(reduction: Reduction, columns: Sequence[Column]) -> str:
 def footnotes(board: Leaderboard) -> list[str]:
     """How to read the table, what is missing from it, the source of published numbers, notes on scores."""
     incomplete = [line for row in board.rows if (line := gaps(row.title, board.columns, row.cells))]
-    return [board.reading, *incomplete, *_sources(board), *board.remarks]
+    gone = [
+        f"{row.title}: {row.gone:,} images are not there any more, or not yet; `knowcusbench bench` draws them, and "
+        "their scores are those of before."
+        for row in board.rows
+        if row.gone
+    ]
+    return [board.reading, *incomplete, *gone, *_sources(board), *board.remarks]
 
 
 def dagger(cell: Cell) -> str:

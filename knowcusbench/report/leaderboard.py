@@ -76,7 +76,12 @@ def _own_rows(inputs: ReportInput, columns: Sequence[Column]) -> list[Row]:
         return mean_cell(mean, expected, Counted.SAMPLES, intervals.get((label, column.task, column.metric)))
 
     return [
-        Row(label=label, kind=kind_of(name), cells=tuple(cell(label, column) for column in columns))
+        Row(
+            label=label,
+            kind=kind_of(name),
+            cells=tuple(cell(label, column) for column in columns),
+            gone=inputs.gone.get(label, 0),
+        )
         for label, name in sorted(inputs.methods.items(), key=lambda entry: place_of(entry[1]))
     ]
 

@@ -15,7 +15,8 @@ def render_csv(board: Leaderboard) -> str:
     """A line per row: label, kind, incomplete, approximate, then a value per column; after a score the ends of its
     95% interval, `<column>_low` and `<column>_high`.
 
-    `incomplete` lists the columns whose mean is over part of the set ("generation_clip_t=873/875"), and
+    `incomplete` lists the columns whose mean is over part of the set ("generation_clip_t=873/875"), and the number of
+    images that are not there ("images=-2");
     `approximate` those whose source says "about".
     """
     return pd.DataFrame([_record(board, row) for row in board.rows]).to_csv(index=False, lineterminator="\n")
@@ -24,6 +25,8 @@ def render_csv(board: Leaderboard) -> str:
 def _record(board: Leaderboard, row: Row) -> dict[str, str | float | None]:
     cells = {column.key: cell for column, cell in zip(board.columns, row.cells, strict=True)}
     gaps = [f"{key}={cell.n}/{cell.expected}" for key, cell in cells.items() if not cell.complete]
+    if row.gone:
+        gaps.append(f"images={-row.gone}")
     return {
         "label": row.label,
         "kind": row.kind.value,

@@ -45,6 +45,7 @@ class ReportInput:
         floors: images scored as if they were another sample's; columns `FLOORS`, those of all methods together.
         reduction: how samples become one number per method.
         published: numbers of a paper to show below, as far as they have a column.
+        gone: how many planned images of a method are not in the run directory, by label.
         truth: metrics that the others are judged by; those that are not among `metrics` are passed over.
     """
 
@@ -59,6 +60,7 @@ class ReportInput:
     floors: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=FLOORS))
     reduction: Reduction = Reduction.macro
     published: tuple[PublishedValue, ...] = ()
+    gone: Mapping[str, int] = field(default_factory=dict)
     truth: tuple[str, ...] = ()
 
     @property
@@ -152,12 +154,13 @@ class Cell:
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """A line of the leaderboard: its label, its kind, and a cell per column. `source` names the paper of a
-    published row."""
+    published row; `gone` is how many of its planned images are not in the run directory."""
 
     label: str
     kind: RowKind
     cells: tuple[Cell, ...]
     source: str = ""
+    gone: int = 0
 
     @property
     def title(self) -> str:

@@ -1,6 +1,7 @@
 """`knowcusbench export` and `knowcusbench leaderboard`."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -18,6 +19,7 @@ from knowcusbench.share.merge import merged
 from knowcusbench.share.pack import pack, write_bundle
 from knowcusbench.stages.prepare import Run, paper_choice, prepare, read_config
 from knowcusbench.stages.recorded import recorded_config
+from knowcusbench.stages.report import report_input
 from knowcusbench.store import writing
 
 
@@ -61,6 +63,8 @@ def export(arguments: Sequence[str]) -> None:
     if options.dataset and options.dataset.exists():
         raise ConfigError(f"--dataset: {options.dataset} exists already; name a new directory")
     parts = pack(run, options.group, options.images)
+    for label, count in report_input(run).gone.items():
+        print(f"knowcusbench: {label}: {count:,} images are not in {run.store.root}", file=sys.stderr)
     with writing():
         write_bundle(output, parts)
         print(f"wrote {output}: {len(parts)} parts, {output.stat().st_size:,} bytes")
@@ -91,7 +95,7 @@ def leaderboard(arguments: Sequence[str]) -> None:
             raise ConfigError(f"{word}: bundles bring their own configuration; only report.* can be chosen")
     choice = paper_choice(compose_config(overrides).report, partial=False)
     bundles = [read_bundle(path) for path in options.bundles]
-    table = chosen(build_leaderboard(merged(bundles)), choice)
+    table = chosen(build_leaderboard(merged(bundles)), choice, rounded=False)
     if options.output:
         with writing():
             write_report(options.output, table)

@@ -122,9 +122,10 @@ def jobs_of(run: Run, plan: pd.DataFrame, existing: set[str], *, per_knowledge: 
     return jobs
 
 
-def existing_images(run: Run) -> set[str]:
-    """Ids of the samples that have an image."""
-    return images_in([run.store.image(run.label, concept.name, "").parent for concept in run.concepts])
+def existing_images(run: Run, label: str | None = None) -> set[str]:
+    """Ids of the samples that have an image, of another method of the run if `label` names one."""
+    label = run.label if label is None else label
+    return images_in([run.store.image(label, concept.name, "").parent for concept in run.concepts])
 
 
 def images_in(directories: Sequence[Path]) -> set[str]:

@@ -43,7 +43,7 @@ from knowcusbench.report.html import write_html
 from knowcusbench.report.leaderboard import kind_of
 from knowcusbench.report.types import FLOORS, RowKind
 from knowcusbench.stages.effects import INTERFERENCE, PICTURES, TEXT
-from knowcusbench.stages.generate import GENERATE
+from knowcusbench.stages.generate import GENERATE, existing_images
 from knowcusbench.stages.paper import write_paper
 from knowcusbench.stages.pictures import method_names, picture_rows
 from knowcusbench.stages.prepare import Run
@@ -121,6 +121,7 @@ def report_input(run: Run) -> ReportInput:
         ceilings=_concatenated(_ceilings(run), ["metric", "concept", "value"]),
         floors=_concatenated(_of_samples(run, labels, run.store.floors), FLOORS),
         published=load_published(PublishedTable.MAIN),
+        gone={label: count for label in labels if (count := len(set(run.plan["id"]) - existing_images(run, label)))},
         reduction=run.reduction,
         truth=run.truth,
     )

@@ -1,5 +1,6 @@
 """The score stage: every metric on every image, their floors, and the real-image ceilings."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,11 +11,12 @@ import pandas as pd
 
 from knowcusbench.benchmark.types import Concept
 from knowcusbench.claims import piece_of
+from knowcusbench.errors import ImageError
 from knowcusbench.files import json_text, modified, modified_in
-from knowcusbench.metrics.base import Metric, ScoreItem, Shuffle
+from knowcusbench.metrics.base import Metric, Score, ScoreItem, Shuffle
 from knowcusbench.metrics.ceiling import real_image_ceiling
 from knowcusbench.metrics.memo import content_digest
-from knowcusbench.metrics.one_colour import score_and_note
+from knowcusbench.metrics.one_colour import recorded_sample, score_and_note
 from knowcusbench.plan import Sample, samples
 from knowcusbench.progress import Progress
 from knowcusbench.stages.adapt import POLL
@@ -145,7 +147,10 @@ class ScoreWorker:
     protocol: str
 
     def __call__(self, items: Sequence[ScoreItem]) -> Iterator[pd.DataFrame]:
-        scores = score_and_note(self.metric, items)
+        faults = [image_fault(item) for item in items]
+        sound = [item for item, fault in zip(items, faults, strict=True) if not fault]
+        found = iter(score_and_note(self.metric, sound) if sound else ())
+        scores = [Score(math.nan, fault) if fault else next(found) for fault in faults]
         rows = {
             "sample_id": [item.sample_id for item in items],
             "value": [score.value for score in scores],
@@ -155,6 +160,20 @@ class ScoreWorker:
             "stamp": [stamp_of(item.image) for item in items],
         }
         yield pd.DataFrame(rows).astype(COLUMNS)
+
+
+def image_fault(item: ScoreItem) -> str:
+    """What keeps an image from being scored, and what to do about it; empty for a sound one."""
+    try:
+        shown = recorded_sample(item.image)
+    except ImageError as error:
+        return f"{error}; remove the file, and `knowcusbench bench` draws it again"
+    if shown and shown != item.sample_id:
+        return (
+            f"{item.image}: shows sample {shown}, as the file says; remove the file, and `knowcusbench bench` draws it "
+            "again"
+        )
+    return ""
 
 
 def score_item(run: Run, sample: Sample) -> ScoreItem:

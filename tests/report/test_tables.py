@@ -1,9 +1,11 @@
+import io
 import json
 
 import pandas as pd
 import pytest
 
-from knowcusbench.report import PublishedTable, build_leaderboard, load_published, write_report
+from knowcusbench.report import PublishedTable, build_leaderboard, load_published, render_console, write_report
+from knowcusbench.report.machine import render_csv, render_json
 
 VALUES = {
     "mokus|eta=1_0": {"clip_i": 1 / 3, "clip_t": 0.1 + 0.2, "pickscore": 21.3},
@@ -15,6 +17,16 @@ VALUES = {
 @pytest.fixture
 def board(report_input):
     return build_leaderboard(report_input(VALUES, published=load_published(PublishedTable.MAIN)))
+
+
+def test_images_that_are_gone_are_told_on_the_console_in_csv_and_json(report_input):
+    board = build_leaderboard(report_input({"mokus": {"clip_i": 0.5}, "base": {"clip_i": 0.4}}, gone={"mokus": 2}))
+    line = "mokus: 2 images are not there any more, or not yet; `knowcusbench bench` draws them"
+    assert line in " ".join(render_console(board).split())
+    assert any(note.startswith(line) for note in json.loads(render_json(board))["footnotes"])
+    table = pd.read_csv(io.StringIO(render_csv(board)), dtype=str).set_index("label")["incomplete"].fillna("")
+    assert "images=-2" in table["mokus"]
+    assert "images" not in table["base"]
 
 
 def test_csv_and_json_give_back_every_value_to_the_last_bit(board, tmp_path):

@@ -7,6 +7,7 @@ import datasets
 import pytest
 
 from knowcusbench.cli import main
+from knowcusbench.share.bundle import read_bundle
 
 
 @pytest.fixture
@@ -36,6 +37,11 @@ def test_export_then_leaderboard(call, run_words, tmp_path):
     assert "lab b: anchor (control)" in out
     rows = json.loads((tmp_path / "merged" / "leaderboard.json").read_text())["rows"]
     assert {"lab a: base", "lab b: base", "real images"} <= {row["label"] for row in rows}
+    scores = read_bundle(tmp_path / "small.zip").scores
+    own = scores[(scores["method"] == "base") & (scores["task"] == "generation") & (scores["metric"] == "clip_t")]
+    (base,) = [row for row in rows if row["label"] == "lab a: base"]
+    exact = 100 * own.groupby("concept")["value"].mean().mean()
+    assert base["cells"]["generation_clip_t"]["value"] == pytest.approx(exact, rel=1e-12)
 
 
 WRONG = [
