@@ -20,7 +20,7 @@ DEV := $(VENV)/.installed-dev
 QUIET = $(if $(MAKE_TERMOUT),,--quiet)
 
 .DEFAULT_GOAL := help
-.PHONY: help bench sweep ablation probe plan report benchmark benchmark-gpu doctor toybox toybox-eval drill check test test-browser docs lint update clean
+.PHONY: help bench sweep ablation probe plan report benchmark check-gpu benchmark-gpu gpu-bundle doctor toybox toybox-eval drill check test test-browser docs lint update clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,8 +53,14 @@ benchmark: $(BENCH) ## time the knowledge edit, the metrics, drawing and workers
 	$(BIN)/python -m knowcusbench.stages.floor
 	$(BIN)/python -m knowcusbench.report.benchmark
 
+check-gpu: $(BENCH) ## check that the branches for a GPU compute what the CPU computes (without a GPU: the CPU beside itself)
+	$(BIN)/python -m knowcusbench.gpu.check $(ARGS)
+
 benchmark-gpu: $(BENCH) ## time every stage at full size on random weights beside the hardware's floor (without a GPU: small shapes)
-	$(BIN)/python -m knowcusbench.backbone.benchmark $(ARGS)
+	$(BIN)/python -m knowcusbench.gpu.benchmark $(ARGS)
+
+gpu-bundle: $(BENCH) ## gather what a bare machine with a GPU needs for both, in build/gpu-bundle (ARGS="--python 3.12")
+	$(BIN)/python -m knowcusbench.gpu.bundle $(ARGS)
 
 doctor: $(BENCH) ## what this machine has, what the configuration needs, and what to do about the rest
 	$(BIN)/knowcusbench doctor $(ARGS)

@@ -1,0 +1,539 @@
+"""How fast the paper's stages run at full size, beside what the hardware could do: `make benchmark-gpu`.
+
+    python -m knowcusbench.gpu.benchmark [--seconds 480] [--only B3 B5] [--output FILE.jsonl] [--table FILE.jsonl]
+
+Random weights of the published shapes are made on the device; nothing is downloaded. Each time is a median with its
+spread, and stands beside its floor: the counted operations over the rate of a large bf16 matrix product (metric
+encoders: of their dtype), or the bytes that must be read over the bandwidth of a copy, whichever takes longer; both are
+measured in the same run. A peak of memory stands beside what `doctor` estimates. Lines are written as they come, so
+that a full GPU or a slot that ends loses nothing; `--table` makes the table of lines that are there. Without a GPU the
+same code runs small shapes on the CPU, which says nothing about full size.
+"""
+
+import argparse
+import io
+import json
+import statistics
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from knowcusbench.adaptation.dreambooth import Objective, posterior_draws
+from knowcusbench.adaptation.editor import Fact
+from knowcusbench.adaptation.measure import measured
+from knowcusbench.adaptation.types import Adaptation, Adapter
+from knowcusbench.adaptation.ultraedit import UltraEdit
+from knowcusbench.backbone.base import LatentDistribution, PromptEmbeds
+from knowcusbench.backbone.counts import TRAINING_FORWARDS
+from knowcusbench.backbone.footprint import checkpoint_flops, decode_flops, meta_vae
+from knowcusbench.backbone.loading import quiet_libraries
+from knowcusbench.backbone.lora import attached, extract, trainable
+from knowcusbench.backbone.qwen_image import QwenImageSpec
+from knowcusbench.backbone.qwen_image_model import QwenImage
+from knowcusbench.device import fast_dtype, resolve_device
+from knowcusbench.errors import ConfigError, exit_on_user_error
+from knowcusbench.gpu.models import Size, full_size, image_size, random_backbone, small_size
+from knowcusbench.gpu.steps import Steps
+from knowcusbench.out_of_memory import free_memory
+from knowcusbench.rates import copy_bandwidth, matmul_flops, seconds
+from knowcusbench.report.markdown import table_line
+
+WARM, REPEATS = 3, 5
+"""Calls that are not counted, and calls that are."""
+
+RANK = 4
+"""Of the LoRA, as in the release's command."""
+
+STAGE_ONE_STEPS = 500
+SPREAD = 0.03
+"""What a true batch may differ from its forwards times the time of one."""
+
+PROMPT = "a photo of sks dog on the beach"
+FACTS = tuple(
+    Fact(f"What is {thing}?", "sks dog")
+    for thing in ("my birthday gift", "the guard of the house", "Anna's best friend", "the one from Rome", "my hero")
+)
+
+Line = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Floating-point operations per second in bf16 and fp32, and bytes per second."""
+
+    bf16: float
+    fp32: float
+    bandwidth: float
+
+    def floor(self, flops: float, read: float, dtype: torch.dtype) -> tuple[float, str]:
+        """The longer of both, and which it is."""
+        compute, memory = flops / (self.bf16 if dtype == torch.bfloat16 else self.fp32), read / self.bandwidth
+        return max((compute, f"{flops / 1e12:.3g} TFLOP"), (memory, f"{read / 1e9:.3g} GB"))
+
+
+class Benchmark:
+    """The steps: a random backbone of `size`, loaded as `spec` says."""
+
+    def __init__(self, size: Size, spec: QwenImageSpec, device: torch.device) -> None:
+        self.size, self.spec, self.device = size, spec, device
+        self.on_gpu = device.type == "cuda"
+
+    @cached_property
+    def rates(self) -> Rates:
+        bf16, fp32 = (matmul_flops(self.device, dtype) for dtype in (torch.bfloat16, torch.float32))
+        return Rates(bf16, fp32, copy_bandwidth(self.device))
+
+    @cached_property
+    def backbone(self) -> QwenImage:
+        return random_backbone(self.size, self.spec, self.device)
+
+    @cached_property
+    def prompt(self) -> PromptEmbeds:
+        return self.backbone.encode(PROMPT)
+
+    @cached_property
+    def lora(self) -> Adapter:
+        """A LoRA on all layers that stage 1 adapts, both factors random."""
+        with trainable(self.backbone.transformer, self.backbone.lora_targets, RANK, RANK, 0) as parameters:
+            with torch.no_grad():
+                for parameter in parameters.values():
+                    parameter.normal_(0, 1e-3)
+            return extract(self.backbone.transformer)
+
+    def timed(
+        self,
+        what: str,
+        work: Callable[[], object],
+        *,
+        flops: float = 0.0,
+        read: float = 0.0,
+        dtype: torch.dtype | None = None,
+        repeats: int = REPEATS,
+        warm: int = WARM,
+        each: int = 1,
+        estimate: int | None = None,
+    ) -> Line:
+        """A line about `work`: median seconds of `each` of the things that it makes, how far the calls are apart, its
+        floor, and its peak of memory beside an estimate."""
+        for _ in range(warm):
+            work()
+        with measured("timed", self.device) as meter:
+            taken = [seconds(work, self.device) for _ in range(repeats)]
+        took = statistics.median(taken)
+        result: dict[str, Any] = {
+            "what": what,
+            "seconds": took / each,
+            "spread": (max(taken) - min(taken)) / took,
+            "peak_memory_bytes": meter.cost.peak_memory_bytes,
+        }
+        if flops or read:
+            floor, bound = self.rates.floor(flops, read, dtype or self.spec.torch_dtype)
+            result |= {"floor": floor / each, "bound": bound}
+        return result | ({"estimated_bytes": estimate} if estimate else {})
+
+    def b1_backbone(self) -> Iterator[Line]:
+        """Random weights, their bytes beside the footprint, the digest, a prompt."""
+        yield self.timed("random weights made", lambda: self.backbone, repeats=1, warm=0)
+        found = {name: weight_bytes(module) for name, module in self.backbone.modules().items()}
+        for name, count in self.spec.footprint().weight_bytes.items():
+            yield {"what": f"bytes of {name}", "expected": count, "found": found[name], "ok": count == found[name]}
+        everything = sum(found.values())
+        yield self.timed("digest of the weights", self.backbone.check_intact, read=everything, repeats=3, warm=1)
+        read = weight_bytes(self.backbone.text_encoder)
+        yield self.timed("encode a prompt", lambda: self.backbone.encode(PROMPT), read=read, repeats=20, warm=2)
+
+    def b2_rates(self) -> Iterator[Line]:
+        """The floor's rates, and attention alone."""
+        rates = self.rates
+        yield {"what": "rates", "bf16": rates.bf16, "fp32": rates.fp32, "bytes_per_second": rates.bandwidth}
+        config: Any = self.backbone.transformer.config
+        tokens = (self.size.image // self.size.checkpoint.pixels_per_token) ** 2 + self.prompt.embeds.shape[1]
+        heads, width = config.num_attention_heads, config.attention_head_dim
+        query, key, value = torch.randn(3, 1, heads, tokens, width, device=self.device).to(self.spec.torch_dtype)
+        kinds = [SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
+        for kind in kinds if self.on_gpu else [SDPBackend.MATH]:
+
+            def attend(kind: SDPBackend = kind) -> Tensor:
+                with sdpa_kernel(kind):
+                    return torch.nn.functional.scaled_dot_product_attention(query, key, value)
+
+            flops = 4 * heads * tokens**2 * width
+            yield self.timed(f"attention of {tokens} tokens, {kind.name.lower()}", attend, flops=flops, repeats=10)
+
+    def b3_forwards(self) -> Iterator[Line]:
+        """A forward of the transformer, plain and with a LoRA, with one image and five."""
+        backends = ["_native_cudnn", "_native_flash", "_native_efficient"] if self.on_gpu else []
+        for what, adapter in (("plain", None), (f"LoRA of rank {RANK}", self.lora)):
+            for count in (1, 5):
+                with self._with(adapter):
+                    yield self._forward(f"forward, {what}, {count} at once, an image", count)
+        for name in backends:
+            with self._attention(name), self._with(self.lora):
+                yield self._forward(f"forward, LoRA, attention={name}, 1 at once, an image", 1)
+        if self.on_gpu:
+            yield from self._kernels()
+
+    def _with(self, adapter: Adapter | None) -> AbstractContextManager[None]:
+        if adapter is None:
+            return nullcontext()
+        return attached(self.backbone.transformer, adapter, self.spec.torch_dtype)
+
+    def _attention(self, name: str) -> AbstractContextManager[None]:
+        from diffusers.models.attention_dispatch import attention_backend
+
+        manager: AbstractContextManager[None] = attention_backend(name)
+        return manager
+
+    def _forward(self, what: str, count: int) -> Line:
+        edge = 2 * self.size.image // self.size.checkpoint.pixels_per_token
+        latents = torch.randn(count, int(self.size.checkpoint.vae["z_dim"]), edge, edge, device=self.device)
+        sigma = torch.full((count,), 0.5)
+
+        def forward() -> None:
+            with torch.no_grad():
+                self.backbone.velocity(latents, sigma, self.prompt)
+
+        read = weight_bytes(self.backbone.transformer)
+        return self.timed(what, forward, flops=count * forward_flops(self.size, self.prompt), read=read, each=count)
+
+    def _kernels(self) -> Iterator[Line]:
+        """The 25 kernels on which one forward spends most."""
+        with (
+            torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile,
+            self._with(self.lora),
+        ):
+            self._forward("profiled", 1)
+        events = sorted(profile.key_averages(), key=lambda event: -event.self_device_time_total)[:25]
+        for event in events:
+            yield {"what": f"kernel {event.key[:100]}", "calls": event.count, "share_us": event.self_device_time_total}
+
+    def b4_decoding(self) -> Iterator[Line]:
+        """The VAE: one image, five, five one after another, tiles."""
+        vae = self.backbone._pipeline.vae
+        edge = 2 * self.size.image // self.size.checkpoint.pixels_per_token
+        flops = decode_flops(meta_vae(self.size.checkpoint), height=self.size.image, width=self.size.image)
+        vae.disable_slicing()
+        vae.disable_tiling()
+        for what, count, prepare in (
+            ("1 image", 1, lambda: None),
+            ("5 at once", 5, lambda: None),
+            ("5 one after another", 5, vae.enable_slicing),
+            ("5 in tiles of 256", 5, lambda: vae.enable_tiling(256, 256, 192, 192)),
+        ):
+            prepare()
+            shape = (count, int(self.size.checkpoint.vae["z_dim"]), 1, edge, edge)
+            latents = torch.randn(shape, device=self.device).to(self.spec.torch_dtype)
+
+            def decode(latents: Tensor = latents) -> None:
+                with torch.no_grad():
+                    vae.decode(latents)
+
+            yield self.timed(f"decode, {what}, an image", decode, flops=count * flops, repeats=3, warm=1, each=count)
+            free_memory()
+        vae.disable_tiling()
+        if not self.spec.vae_slicing:
+            vae.disable_slicing()
+
+    def b5_batch(self) -> Iterator[Line]:
+        """One true batch, its phases, and whether forwards times their time add up to it."""
+        count = self.spec.seeds_per_batch
+        with self._with(self.lora):
+            one = self._forward(f"forward, LoRA, {count} at once, an image", count)
+        yield one
+        guided = 2 if self.spec.true_cfg_scale > 1 else 1
+        decoding = decode_flops(meta_vae(self.size.checkpoint), height=self.size.image, width=self.size.image)
+        conditions = [self.prompt, self.backbone.encode(self.spec.negative_prompt)][:guided]
+        flops = self.spec.steps * sum(forward_flops(self.size, each) for each in conditions) + decoding
+        read = self.spec.steps * guided * weight_bytes(self.backbone.transformer)
+        images: list[Any] = []
+        with self.backbone.adapted(Adaptation(transformer=self.lora)):
+            batch = self.timed(
+                f"a batch: {self.size.image} x {self.size.image}, {self.spec.steps} steps, guidance, LoRA, {count} at "
+                "once, an image",
+                lambda: images.extend(self.backbone.sample(self.prompt, range(count))),
+                flops=count * flops,
+                read=read,
+                repeats=1,
+                warm=0 if self.on_gpu else 1,
+                each=count,
+                estimate=self.spec.memory(RANK).drawing,
+            )
+        yield batch
+        rest = batch["seconds"] - self.spec.steps * guided * one["seconds"]
+        share = rest / batch["seconds"]
+        yield {
+            "what": "a batch less its forwards: decoding, PIL, launches",
+            "expected": f"below {SPREAD:.0%} and decoding",
+            "found": f"{share:.1%}, {rest:.2f} s an image",
+            "ok": None,
+        }
+        yield self.timed("PNG of an image", lambda: images[0].save(io.BytesIO(), "PNG", compress_level=6), repeats=3)
+
+    def b6_training(self) -> Iterator[Line]:
+        """LoRA steps of stage 1 at batch 1, with gradient checkpointing and without."""
+        transformer: Any = self.backbone.transformer
+        forward = forward_flops(self.size, self.backbone.encode("sks dog"))
+        for checkpointing in (True, False):
+            (
+                transformer.enable_gradient_checkpointing
+                if checkpointing
+                else transformer.disable_gradient_checkpointing
+            )()
+            passes = TRAINING_FORWARDS - (not checkpointing)
+            estimate = replace(self.spec, gradient_checkpointing=checkpointing).memory(RANK).training
+            with self._trainer() as step:
+                took = self.timed(
+                    f"LoRA step, batch 1, checkpointing {'on' if checkpointing else 'off'}",
+                    step,
+                    flops=passes * forward,
+                    read=passes * weight_bytes(transformer),
+                    repeats=self.size.training_steps,
+                    warm=2,
+                    estimate=estimate,
+                )
+            yield took
+            yield {
+                "what": f"stage 1, {STAGE_ONE_STEPS} steps (from one)",
+                "seconds": STAGE_ONE_STEPS * took["seconds"],
+                "floor": STAGE_ONE_STEPS * took["floor"],
+                "bound": took["bound"],
+            }
+        (
+            transformer.enable_gradient_checkpointing
+            if self.spec.gradient_checkpointing
+            else transformer.disable_gradient_checkpointing
+        )()
+
+    def _trainer(self) -> "AbstractContextManager[Callable[[], None]]":
+        from contextlib import contextmanager
+
+        @contextmanager
+        def trainer() -> Iterator[Callable[[], None]]:
+            generator = torch.Generator().manual_seed(0)
+            edge = 2 * self.size.image // self.size.checkpoint.pixels_per_token
+            shape = (1, int(self.size.checkpoint.vae["z_dim"]), edge, edge)
+            latents = LatentDistribution(*(torch.full(shape, value, device=self.device) for value in (0.0, 1.0)))
+            draws = posterior_draws(latents, 1, generator)
+            objective = Objective(draws, self.backbone.encode("sks dog"), 1.0)
+            with trainable(self.backbone.transformer, self.backbone.lora_targets, RANK, RANK, 0) as parameters:
+                optimizer = torch.optim.AdamW(parameters.values(), lr=2e-4)
+
+                def step() -> None:
+                    objective.loss(self.backbone, generator).backward()  # type: ignore[no-untyped-call]
+                    torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
+                    optimizer.step()
+                    optimizer.zero_grad()
+
+                yield step
+
+        return trainer()
+
+    def b7_edit(self) -> Iterator[Line]:
+        """Stage 2 for five items, and adapters that come and go."""
+        editor = UltraEdit(eta=1e-6, layers=self.size.layers)
+        names = self.backbone.text_modules(editor.modules, editor.layers)
+        with FlopCounterMode(display=False) as counter:
+            editor.capture(self.backbone, names, FACTS)
+        read = edit_bytes(self.backbone, min(self.size.layers))
+        edit = self.timed(
+            f"stage 2: edit of {len(FACTS)} items, the check of the base weights included",
+            lambda: editor.edit(FACTS, self.backbone),
+            flops=counter.get_total_flops(),
+            read=read,
+            repeats=3,
+            warm=1,
+        )
+        yield edit
+
+        def come_and_go() -> None:
+            with self._with(self.lora):
+                pass
+
+        yield self.timed(f"a LoRA on {len(self.backbone.lora_targets)} layers put on and taken off", come_and_go)
+
+    def b8_metrics(self) -> Iterator[Line]:
+        """The image towers of the metrics' encoders in fp32, as the protocols have them, beside the backbone."""
+        for name, (batch, build) in self.size.encoders.items():
+            with quiet_libraries(), self.device:
+                model = build().eval().requires_grad_(False)
+            pixels = torch.randn(batch, 3, *image_size(model), device=self.device)
+
+            def encode(model: nn.Module = model, pixels: Tensor = pixels) -> None:
+                with torch.inference_mode():
+                    model(pixels)
+
+            with FlopCounterMode(display=False) as counter:
+                encode()
+            what = f"metrics: {name}, fp32, {batch} at once, an image"
+            flops, read = counter.get_total_flops(), weight_bytes(model)
+            yield self.timed(what, encode, flops=flops, read=read, dtype=torch.float32, warm=1, each=batch)
+            del model
+            free_memory()
+
+    def b9_offload(self) -> Iterator[Line]:
+        """Modules sent to main memory and back."""
+        for name in ("text_encoder", "transformer"):
+            module = self.backbone.modules()[name]
+
+            def there_and_back(module: nn.Module = module) -> None:
+                module.to("cpu")
+                module.to(self.device)
+
+            read = 2 * weight_bytes(module)
+            yield self.timed(f"{name} to main memory and back", there_and_back, read=read, repeats=1, warm=0)
+
+    def b10_compiled(self) -> Iterator[Line]:
+        """The compiled transformer: the first forward, those after it, and a second adapter."""
+        from torch._dynamo.utils import counters
+
+        transformer: Any = self.backbone.transformer
+        transformer.compile_repeated_blocks(backend="inductor", dynamic=True)
+        with self._with(self.lora):
+            yield self.timed("first forward, compiled", lambda: self._forward("", 1), repeats=1, warm=0)
+            for count in (1, 5):
+                yield self._forward(f"forward, LoRA, compiled, {count} at once, an image", count)
+        graphs = counters["stats"]["unique_graphs"]
+        with self._with(self.lora):
+            self._forward("", 1)
+        again = counters["stats"]["unique_graphs"]
+        yield {"what": "graphs after a second adapter", "expected": graphs, "found": again, "ok": graphs == again}
+
+    def steps(self) -> dict[str, tuple[float, Callable[[], Iterator[Line]]]]:
+        """Steps by name: about how many seconds they take on an H100, and what they do. Those that may be cut last."""
+        steps: dict[str, tuple[float, Callable[[], Iterator[Line]]]] = {
+            "B1": (25, self.b1_backbone),
+            "B2": (8, self.b2_rates),
+            "B3": (45, self.b3_forwards),
+            "B4": (8, self.b4_decoding),
+            "B5": (100, self.b5_batch),
+            "B6": (20, self.b6_training),
+            "B7": (12, self.b7_edit),
+            "B8": (30, self.b8_metrics),
+            "B9": (25, self.b9_offload),
+        }
+        # On the CPU the compiler takes longer than all else, and says nothing.
+        return steps | ({"B10": (70, self.b10_compiled)} if self.on_gpu else {})
+
+
+def edit_bytes(backbone: QwenImage, lowest: int) -> int:
+    """Bytes that an edit of `FACTS` reads: every fact reads the language model forwards, and the layers above the
+    first edited one backwards again; the check of the base weights reads everything."""
+    paths = (name.rpartition(".mlp.")[0] for name in backbone.text_modules(["up_proj"], range(backbone.layer_count)))
+    layers = [weight_bytes(backbone.text_encoder.get_submodule(path)) for path in paths]
+    head = weight_bytes(backbone.text_encoder.get_output_embeddings())  # type: ignore[operator]
+    passes = len(FACTS) * (sum(layers) + head + sum(layers[lowest + 1 :]) + head)
+    return passes + sum(weight_bytes(module) for module in backbone.modules().values())
+
+
+def weight_bytes(module: nn.Module) -> int:
+    return sum(parameter.nbytes for parameter in module.parameters())
+
+
+def forward_flops(size: Size, prompt: PromptEmbeds) -> float:
+    """Of the transformer at batch 1, for a prompt of this length: a longer one would flatter."""
+    pixels = {"height": size.image, "width": size.image}
+    return checkpoint_flops(size.checkpoint, meta_vae(size.checkpoint), **pixels, tokens=prompt.embeds.shape[1])
+
+
+def markdown(lines: Sequence[Line]) -> str:
+    """The table of what was timed, from the lines of a file; what failed or was left out stands below it."""
+    machine = next((line for line in lines if line["step"] == "machine"), {})
+    rates = next((line for line in lines if line.get("what") == "rates"), None)
+    name = ", ".join(machine.get("gpus") or []) or machine.get("processor", "?")
+    head = f"{name}, torch {machine.get('torch', '?')}, {machine.get('dtype', '?')}"
+    if rates:
+        head += f"; bf16 {rates['bf16'] / 1e12:.3g} TFLOP/s, fp32 {rates['fp32'] / 1e12:.3g} TFLOP/s, "
+        head += f"{rates['bytes_per_second'] / 1e9:.4g} GB/s"
+    table = [
+        head,
+        "",
+        table_line(
+            ["step", "what", "seconds", "spread", "floor", "times the floor", "counted", "peak", "of the estimate"]
+        ),
+        table_line(["---", "---", *["---:"] * 4, "---", "---:", "---:"]),
+    ]
+    if not machine.get("full_size"):
+        table.insert(0, "Small shapes on a CPU: that every step runs, and nothing about full size.")
+    rest = []
+    for line in lines:
+        if "seconds" in line:
+            table.append(table_line(_cells(line)))
+        elif "error" in line or "skipped" in line or line.get("ok") is False:
+            what = (
+                line.get("error")
+                or line.get("skipped")
+                or f"{line['what']}: {line['expected']} expected, {line['found']} found"
+            )
+            rest.append(f"- {line['step']}: {what}")
+    return "\n".join([*table, *([""] if rest else []), *rest])
+
+
+def _cells(line: Line) -> list[str]:
+    peak, floor = line.get("peak_memory_bytes"), line.get("floor")
+    return [
+        line["step"],
+        line["what"],
+        f"{line['seconds']:.4g}",
+        f"{line['spread']:.0%}" if "spread" in line else "",
+        f"{floor:.4g}" if floor else "",
+        f"{line['seconds'] / floor:.2f}" if floor else "",
+        line.get("bound", ""),
+        f"{peak / 2**30:.1f} GiB" if peak else "",
+        f"{peak / line['estimated_bytes']:.0%}" if peak and "estimated_bytes" in line else "",
+    ]
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file of JSON lines. Raises ConfigError if it can't be read."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            return [json.loads(text) for text in file]
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--table: {path} can't be read ({error})") from error
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=480.0, help="budget; steps that do not fit are left out")
+    parser.add_argument("--only", nargs="+", metavar="STEP", help="as B3 B5")
+    parser.add_argument("--steps", type=int, help="denoising steps instead of the paper's")
+    parser.add_argument("--attention")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--output", type=Path, default=Path("results/benchmark-gpu.jsonl"))
+    parser.add_argument("--table", type=Path, help="print the table of these lines, and time nothing")
+    options = parser.parse_args(arguments)
+    with exit_on_user_error():
+        if options.table:
+            print(markdown(read_lines(options.table)))
+            return
+        device = resolve_device(options.device)
+        size = full_size() if device.type == "cuda" else small_size()
+        spec = QwenImageSpec(
+            source=size.checkpoint.source,
+            dtype="bfloat16" if device.type == "cuda" else fast_dtype(device),
+            device=str(device),
+            height=size.image,
+            width=size.image,
+            steps=options.steps or size.steps,
+            attention=options.attention,
+        )
+        steps = Steps(options.output, device, options.seconds, frozenset(options.only) if options.only else None)
+        steps.describe(dtype=spec.dtype)
+        for name, (needs, work) in Benchmark(size, spec, device).steps().items():
+            steps.run(name, needs, work)
+    print(markdown(steps.lines))
+    print(f"lines in {options.output}", file=sys.stderr)
+    sys.exit(1 if steps.failures else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""What a bare machine with a GPU needs for the checks and stop-watches, in one folder: `make gpu-bundle`.
+
+    python -m knowcusbench.gpu.bundle [--python 3.12] [--output build/gpu-bundle]
+
+The folder has wheels of this package and of all it requires but `PRESENT` and what these require, in the versions that
+are installed here, and `start.sh`, which installs them beside the machine's own packages, without a network, and runs
+both. It must be run in a checkout.
+"""
+
+import argparse
+import importlib.metadata
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from knowcusbench.errors import ConfigError, RunError, exit_on_user_error
+
+PRESENT = (
+    "torch",
+    "torchvision",
+    "transformers",
+    "peft",
+    "accelerate",
+    "datasets",
+    "matplotlib",
+    "scipy",
+    "psutil",
+    "jinja2",
+)
+"""Packages that a machine made for models has."""
+
+ALWAYS = ("pydantic",)
+"""Packages that travel although newer versions of `PRESENT` bring them: older ones, which machines have, do not."""
+
+SOURCES_ONLY = ("antlr4-python3-runtime",)
+"""Packages of which no wheel is published: one is built here, for any Python."""
+
+LIMIT = 64 * 2**20
+"""Bytes that the folder may have."""
+
+START = """\
+#!/bin/sh
+# Checks, then times, what knowcusbench computes on this machine's GPU: sh start.sh [FOLDER FOR THE LINES]
+# CHECK_SECONDS and BENCHMARK_SECONDS bound them; together with the start they take under ten minutes.
+here=$(cd "$(dirname "$0")" && pwd)
+out=${1:-$here/out}
+site=$(mktemp -d)
+python3 -m pip install --quiet --no-index --no-deps --no-compile --target "$site" "$here"/*.whl || exit 2
+export PYTHONPATH="$site" PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 KNOWCUSBENCH_CACHE="$site/cache"
+mkdir -p "$out"
+# Two processes: what the first one held is free for the second.
+python3 -m knowcusbench.gpu.check --seconds "${CHECK_SECONDS:-170}" --output "$out/check-gpu.jsonl"
+checked=$?
+python3 -m knowcusbench.gpu.benchmark --seconds "${BENCHMARK_SECONDS:-340}" --output "$out/benchmark-gpu.jsonl" \\
+    > "$out/benchmark-gpu.md"
+timed=$?
+cat "$out/benchmark-gpu.md"
+rm -r "$site"
+exit $((checked || timed))
+"""
+
+
+def required(names: Iterable[str], without: frozenset[str] = frozenset()) -> set[str]:
+    """Return the canonical names of installed packages and of all that they require, but for those in `without` and
+    what only these require."""
+    found: set[str] = set()
+    waiting = [canonicalize_name(name) for name in names]
+    while waiting:
+        name = waiting.pop()
+        if name in found or name in without:
+            continue
+        try:
+            requirements = importlib.metadata.requires(name) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue  # optional here
+        found.add(name)
+        for requirement in map(Requirement, requirements):
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                waiting.append(canonicalize_name(requirement.name))
+    return found
+
+
+def carried() -> dict[str, str]:
+    """Return the packages that must travel, with the versions that are installed here."""
+    names = required(["knowcusbench"], without=frozenset(required(PRESENT))) - {"knowcusbench"} | required(ALWAYS)
+    return {name: importlib.metadata.version(name) for name in sorted(names)}
+
+
+def write_bundle(output: Path, python: str) -> int:
+    """Write the folder, and return its bytes. Raises RunError for a package that can't be had for this Python."""
+    checkout = Path(__file__).parents[2]
+    if not (checkout / "pyproject.toml").exists():
+        raise ConfigError("gpu-bundle: no checkout here; run it in one, since it builds this package's wheel")
+    if output.exists() and any(output.iterdir()):
+        raise ConfigError(f"--output: {output} exists already; name a new directory, or remove it")
+    pip = [sys.executable, "-m", "pip"]
+    packages = carried()
+    wheels = [f"{name}=={version}" for name, version in packages.items() if name not in SOURCES_ONLY]
+    sources = [f"{name}=={version}" for name, version in packages.items() if name in SOURCES_ONLY]
+    for command in (
+        [
+            *pip,
+            "download",
+            "--only-binary=:all:",
+            f"--python-version={python}",
+            "--no-deps",
+            "-d",
+            str(output),
+            *wheels,
+        ],
+        [*pip, "wheel", "--no-deps", "-w", str(output), *sources, str(checkout)],
+    ):
+        done = subprocess.run([*command, "--quiet"], capture_output=True, encoding="utf-8")
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise RunError(f"gpu-bundle: pip could not bring every wheel for Python {python} ({last})")
+    (output / "start.sh").write_text(START, encoding="utf-8")
+    size = sum(path.stat().st_size for path in output.iterdir())
+    if size > LIMIT:
+        raise RunError(f"gpu-bundle: {output} has {size / 2**20:.1f} MiB, more than {LIMIT / 2**20:.0f} may travel")
+    return size
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    here = f"{sys.version_info.major}.{sys.version_info.minor}"
+    parser.add_argument("--python", default=here, help="the other machine's Python")
+    parser.add_argument("--output", type=Path, default=Path("build/gpu-bundle"))
+    options = parser.parse_args(arguments)
+    with exit_on_user_error():
+        size = write_bundle(options.output, options.python)
+    print(f"{options.output}: {len(list(options.output.glob('*.whl')))} wheels, {size / 2**20:.1f} MiB")
+
+
+if __name__ == "__main__":
+    main()
