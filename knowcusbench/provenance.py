@@ -33,7 +33,7 @@ PACKAGES = (
 
 
 def provenance(*, computes: bool = True) -> dict[str, Any]:
-    """Everything about this process that a reader of its results may ask for, as JSON values; without GPUs if it
+    """Everything about this process that a reader of its results may ask for, as JSON values; no GPUs if it
     `computes` nothing."""
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -69,12 +69,13 @@ def git_state(directory: Path) -> dict[str, Any] | None:
 
 
 def hardware(*, gpus: bool = True) -> dict[str, Any]:
-    """Processor and memory of this machine, and its accelerators if asked for, which takes torch."""
+    """Processor and memory of this machine, and its accelerators if asked for, which takes torch; none if not."""
     found: dict[str, Any] = {
         "platform": platform.platform(),
         "processor": _processor(),
         "cores": os.cpu_count(),
         "memory_bytes": psutil.virtual_memory().total,
+        "gpus": [],
     }
     if gpus:
         import torch
