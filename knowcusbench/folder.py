@@ -133,11 +133,13 @@ def _item(row: Mapping[str, str], images: Path, gallery: Mapping[str, tuple[Path
         concept = next((part for part in Path(row["image"]).parts[:-1] if part in gallery), "")
     references = gallery.get(concept, ())
     if gallery and not references:
-        of = f"the concept {concept!r}; put them in a folder of that name" if concept else "no concept; name one"
-        raise ConfigError(
-            f"{where}: no reference images of {of}, or name another in the column 'concept'"
-            f"{did_you_mean(concept, known) if known else ''}"
+        remedy = (
+            f"no reference images of the concept {concept!r}; put them in a folder of that name, or name another"
+            if concept
+            else "names no concept, and no reference images lie in the directory itself; name one"
         )
+        nearest = did_you_mean(concept, known) if known else ""
+        raise ConfigError(f"{where}: {remedy} in the column 'concept'{nearest}")
     return ScoreItem(
         sample_id=row["image"],
         image=image,

@@ -27,6 +27,10 @@ from knowcusbench.backbone.targets import language_modules, lora_targets
 from knowcusbench.device import fast_dtype, keep_fp32, resolve_device
 from knowcusbench.errors import MethodError, PictureError, WeightsError
 from knowcusbench.finite import not_finite
+from knowcusbench.progress import say
+
+PROMPT_TOKENS = 1024
+"""So many tokens of a prompt are conditions; the pipeline cuts the others off."""
 
 IGNORED = -100
 """The label of a position that does not count."""
@@ -128,8 +132,18 @@ class QwenImage(Backbone):
     @torch.no_grad()
     def encode(self, prompt: str) -> PromptEmbeds:
         self._bring(self.text_encoder)
-        embeds, mask = self._pipeline.encode_prompt(prompt, device=self.device)
+        embeds, mask = self._pipeline.encode_prompt(prompt, max_sequence_length=PROMPT_TOKENS, device=self.device)
+        if embeds.shape[1] == PROMPT_TOKENS and (count := self._token_count(prompt)) > PROMPT_TOKENS:
+            say(
+                f"knowcusbench: prompt truncated to {PROMPT_TOKENS:,} of its {count:,} tokens, what follows has no "
+                f"effect on the image: {prompt[:60]!r}..."
+            )
         return PromptEmbeds(embeds, mask)
+
+    def _token_count(self, prompt: str) -> int:
+        """The tokens of a prompt that conditions come from: those of the template before it are left out."""
+        whole = self._pipeline.prompt_template_encode.format(prompt)
+        return len(self._pipeline.tokenizer(whole).input_ids) - self._pipeline.prompt_template_encode_start_idx
 
     def sample(self, prompt_embeds: PromptEmbeds, noise_seeds: Sequence[int]) -> list[Image.Image]:
         size = self.spec.seeds_per_batch

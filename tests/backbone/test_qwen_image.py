@@ -2,6 +2,7 @@
 
 import copy
 import random
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -114,6 +115,17 @@ def test_embeddings_are_the_last_hidden_states_behind_the_template(backbone_fp32
     ids = torch.tensor([pipeline.tokenizer(text)["input_ids"]])
     hidden = backbone_fp32.text_encoder.model.language_model(ids).last_hidden_state
     torch.testing.assert_close(backbone_fp32.encode(PROMPT).embeds, hidden[:, 34:])
+
+
+def test_a_prompt_that_is_cut_is_said_with_its_length(backbone, monkeypatch, capsys):
+    """Two prompts that differ behind the cut give the same image."""
+    fitting = backbone.encode(PROMPT).embeds.shape[1]
+    monkeypatch.setattr("knowcusbench.backbone.qwen_image_model.PROMPT_TOKENS", fitting)
+    backbone.encode(PROMPT)
+    assert "truncated" not in capsys.readouterr().err
+    cut = backbone.encode(f"{PROMPT} {PROMPT}")
+    assert cut.embeds.shape[1] == fitting
+    assert re.search(rf"prompt truncated to {fitting} of its \d+ tokens", capsys.readouterr().err)
 
 
 def test_a_prompt_is_encoded_alike_whatever_was_encoded_before(backbone):
