@@ -46,7 +46,7 @@ class QwenImageSpec(BackboneSpec):
         true_cfg_scale: classifier-free guidance, at least 1; 1 switches it off and halves the cost.
         negative_prompt: what guidance leads away from; a blank is Qwen-Image's own choice.
         joint_guidance: compute the prompt and the negative prompt in one batch of twice the size, which is faster where
-            a batch is small. The shorter of the two is padded; last bits of an image can change.
+            a batch is small. The shorter of the two is padded, which moves pixels by rounding.
         seeds_per_batch: how many seeds of a prompt are drawn at once at most. On a GPU it can change the last bits of
             an image, so it is part of what makes two runs the same.
         gradient_checkpointing: trade a third more time for about half of the memory in training.
