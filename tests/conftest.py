@@ -27,12 +27,18 @@ MARKS = {
     "encoders": "model",
     "grounding_dino": "model",
     "command": "command",
+    "cache_dir": "command",
     "call": "command",
+    "consult": "command",
+    "score": "command",
     "run_words": "command",
     "short_bench": "command",
     "browser": "browser",
 }
 """What a test is that uses a fixture."""
+
+FOLDERS = {"engine": "command", "toybox/training": "model"}
+"""What all tests of a folder are: a Ray cluster is processes of its own."""
 
 
 def pytest_configure() -> None:
@@ -50,6 +56,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         for name in set(MARKS) & set(getattr(item, "fixturenames", ())):
             item.add_marker(MARKS[name])
+        for folder, kind in FOLDERS.items():
+            if item.path.is_relative_to(ROOT / "tests" / folder):
+                item.add_marker(kind)
         if not any(item.get_closest_marker(kind) for kind in kinds[:2]):
             item.add_marker("unit")
         if item.get_closest_marker("latex") and not shutil.which("pdflatex"):

@@ -12,6 +12,8 @@ from knowcusbench.backbone.counts import RECORDED, counts_digest, counts_of
 from knowcusbench.backbone.published.__main__ import count_shipped
 from knowcusbench.toybox.shipped import WEIGHTS
 
+pytestmark = pytest.mark.model
+
 
 def test_what_is_recorded_is_what_is_counted_anew():
     """Run `python -m knowcusbench.backbone.published` after a change of the shapes."""

@@ -10,6 +10,7 @@ from knowcusbench.backbone.footprint import transformer_flops
 from knowcusbench.backbone.lora import trainable
 
 
+@pytest.mark.model
 def test_full_size_counts_are_those_of_qwen_image():
     """20.43 B parameters; at 1024 x 1024 and 64 tokens a forward is 69 TFLOP, as the formula of its blocks says."""
     with torch.device("meta"):

@@ -20,12 +20,12 @@ from knowcusbench.toybox.language import known_items
 Command = Callable[..., int]
 CONFIGS = Path(__file__).parents[2] / "configs"
 ABLATIONS = ("items", "eta", "layers", "editors", "scope")
-ITEMS = ("ablation=items", "recipe.ablation.items=[1,2,7]", "metrics=[clip_i]", "recipe.ultraedit.rounds=1")
+ITEMS = ("ablation=items", "recipe.ablation.items=[1,7]", "metrics=[clip_i]", "recipe.ultraedit.rounds=1")
 
 
 @pytest.fixture(scope="module")
 def ablated(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The root of a run of 1, 2 and 7 facts in one edit, and of the base."""
+    """The root of a run of 1 and 7 facts in one edit, and of the base."""
     root = tmp_path_factory.mktemp("ablated")
     assert command("bench", root, *ITEMS) == 0
     assert command("bench", root, "method=base", "metrics=[clip_i]") == 0
@@ -40,25 +40,25 @@ def times(root: Path) -> dict[str, int]:
 
 def test_every_value_is_a_method_of_one_run(ablated: Path) -> None:
     folder = ablated / "run" / "configs"
-    assert {path.stem for path in folder.iterdir()} == {"items=1", "items=2", "items=7", "base"}
-    for count in (1, 2, 7):
+    assert {path.stem for path in folder.iterdir()} == {"items=1", "items=7", "base"}
+    for count in (1, 7):
         recorded = yaml.safe_load((folder / f"items={count}.yaml").read_text())
         assert recorded["method"]["items"] == count
-        assert recorded["ablation"] | {"value": count, "taught": count, "values": [1, 2, 7]} == recorded["ablation"]
+        assert recorded["ablation"] | {"value": count, "taught": count, "values": [1, 7]} == recorded["ablation"]
 
 
 def test_more_facts_make_an_edit_of_higher_rank(ablated: Path) -> None:
     ranks = [
         max(load_record(ablated / "run" / "adaptations" / f"items={count}" / "dog3")["details"]["edit_ranks"])
-        for count in (1, 2, 7)
+        for count in (1, 7)
     ]
-    assert ranks[0] < ranks[1] < ranks[2]
+    assert ranks[0] < ranks[1]
 
 
 def test_stage_one_is_shared(ablated: Path) -> None:
     seconds = {
         load_record(ablated / "run" / "adaptations" / f"items={count}" / "dog3")["cost"]["seconds"]["visual"]
-        for count in (1, 2, 7)
+        for count in (1, 7)
     }
     assert len(seconds) == 1
 
@@ -69,7 +69,7 @@ def test_the_table_counts_the_samples_of_taught_items(ablated: Path) -> None:
     plan = pd.read_parquet(run / "plan.parquet").set_index("id")
     # 2 items x 2 seeds a concept and task, of which one item was taught at first.
     counts = table[table["column"] == "reconstruction_clip_i"].groupby("label")["n"].sum().to_dict()
-    assert counts == {"items=1": 4, "items=2": 8, "items=7": 8, "base": 8}
+    assert counts == {"items=1": 4, "items=7": 8, "base": 8}
     scores = pd.read_parquet(run / "scores" / "items=1" / "clip_i.parquet").set_index("sample_id").join(plan)
     own = scores.query("concept == 'dog3' and task == 'generation' and knowledge == 0")["value"]
     found = table.query("label == 'items=1' and concept == 'dog3' and column == 'generation_clip_i'")["value"]
@@ -77,7 +77,6 @@ def test_the_table_counts_the_samples_of_taught_items(ablated: Path) -> None:
     lines = (run / "report" / "ablation.md").read_text().splitlines()
     assert [line.split(" | ")[0] for line in lines if line.startswith("| ")][2:] == [
         "| 1",
-        "| 2",
         "| 7",
         "| base (control)",
     ]
@@ -86,10 +85,10 @@ def test_the_table_counts_the_samples_of_taught_items(ablated: Path) -> None:
 
 def test_the_facts_of_others_in_an_edit_are_taught_and_no_locality(ablated: Path) -> None:
     asked = {}
-    for label in ("items=1", "items=2", "items=7", "base"):
+    for label in ("items=1", "items=7", "base"):
         text = pd.read_parquet(ablated / "run" / "effects" / label / "dog3" / "text.parquet")
         asked[label] = {probe: set(rows["text"]) for probe, rows in text.groupby("probe")}
-    assert [len(asked[label]["taught"]) for label in asked] == [1, 2, 7, 2]
+    assert [len(asked[label]["taught"]) for label in asked] == [1, 7, 2]
     assert asked["base"]["taught"] == asked["items=7"]["question"] < asked["items=7"]["taught"]
     others = asked["base"]["other_concept"]
     assert asked["items=1"]["other_concept"] == others
@@ -97,7 +96,6 @@ def test_the_facts_of_others_in_an_edit_are_taught_and_no_locality(ablated: Path
     table = pd.read_csv(ablated / "run" / "report" / "ablation.csv").query("column == 'taught_first_probability'")
     assert table.query("concept == 'dog3'").set_index("label")["n"].to_dict() == {
         "items=1": 1,
-        "items=2": 2,
         "items=7": 7,
         "base": 2,
     }
@@ -105,13 +103,13 @@ def test_the_facts_of_others_in_an_edit_are_taught_and_no_locality(ablated: Path
 
 def test_run_again_it_does_only_what_is_missing(ablated: Path, command: Command) -> None:
     before = times(ablated / "run")
-    wider = ("recipe.ablation.items=[1,2,3,7]",)
+    wider = ("recipe.ablation.items=[1,3,7]",)
     assert command("bench", ablated, *ITEMS, *wider) == 0
     after = times(ablated / "run")
     assert {name: after[name] for name in before} == before
     assert {name.split("/")[1] for name in after.keys() - before.keys()} == {"items=3"}
-    rows = (ablated / "run" / "report" / "ablation.md").read_text().splitlines()[4:8]
-    assert [row.split(" | ")[0] for row in rows] == ["| 1", "| 2", "| 3", "| 7"]
+    rows = (ablated / "run" / "report" / "ablation.md").read_text().splitlines()[4:7]
+    assert [row.split(" | ")[0] for row in rows] == ["| 1", "| 3", "| 7"]
 
 
 def test_the_report_can_be_written_again_without_naming_the_ablation(ablated: Path, command: Command) -> None:

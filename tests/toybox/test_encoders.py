@@ -13,6 +13,8 @@ from knowcusbench.metrics.clip_transformers import TransformersClipSpec
 from knowcusbench.toybox.clip_transformers import save_clip_transformers
 from knowcusbench.toybox.encoders import build_clip, build_pickscore, build_sam, sam_model
 
+pytestmark = pytest.mark.model
+
 BUILDERS = {"clip": build_clip, "pickscore": build_pickscore, "sam": build_sam}
 
 

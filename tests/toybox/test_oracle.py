@@ -33,6 +33,8 @@ from knowcusbench.toybox.training.oracle import evaluate_oracle
 from knowcusbench.toybox.vocabulary import BACKGROUNDS, STYLES
 from knowcusbench.toybox.world import compose, draw_scene, draw_second
 
+pytestmark = pytest.mark.model
+
 TOY = Thing(kind="toy", colour="blue", pattern="checked", trim="yellow", accent="red")
 STAR = Thing(kind="star", colour="green")
 

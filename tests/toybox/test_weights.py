@@ -31,6 +31,8 @@ from knowcusbench.toybox.training.preference import evaluate_preference
 from knowcusbench.toybox.training.segmenter import evaluate_segmenter
 from knowcusbench.toybox.world import NAMED, draw_scene
 
+pytestmark = pytest.mark.model
+
 
 @pytest.fixture(scope="module")
 def world() -> QwenImage:
