@@ -143,7 +143,8 @@ class QwenImage(Backbone):
     def _token_count(self, prompt: str) -> int:
         """The tokens of a prompt that conditions come from: those of the template before it are left out."""
         whole = self._pipeline.prompt_template_encode.format(prompt)
-        return len(self._pipeline.tokenizer(whole).input_ids) - self._pipeline.prompt_template_encode_start_idx
+        start: int = self._pipeline.prompt_template_encode_start_idx
+        return len(self._pipeline.tokenizer(whole).input_ids) - start
 
     def sample(self, prompt_embeds: PromptEmbeds, noise_seeds: Sequence[int]) -> list[Image.Image]:
         size = self.spec.seeds_per_batch
