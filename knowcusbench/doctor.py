@@ -4,7 +4,7 @@ import importlib.metadata
 import platform
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,13 @@ from packaging.requirements import Requirement
 from knowcusbench import rates
 from knowcusbench.backbone.base import BackboneSpec, Skeleton
 from knowcusbench.backbone.checkpoint import absent_files
+from knowcusbench.backbone.qwen_image import QwenImageSpec
 from knowcusbench.config import Config, build
 from knowcusbench.device import fast_dtype, resolve_device
 from knowcusbench.errors import RunError, UserError
 from knowcusbench.files import is_remote, local_path
 from knowcusbench.hub_cache import WEIGHTS, absent_weights, cached
+from knowcusbench.metrics.memory import scoring_bytes
 from knowcusbench.progress import duration
 from knowcusbench.stages.estimate import GIB, footprint_of, size, work_of
 from knowcusbench.stages.prepare import planned
@@ -244,17 +246,40 @@ def memory(spec: BackboneSpec, config: Config, resolved: Mapping[str, Any]) -> I
     for work, count in vars(need).items():
         fits = count <= free
         yield Finding(Mark.ok if fits else Mark.warning, work, f"{size(count)}, {size(free)} are free on {device}")
+    yield _scoring(config, free, device)
+    main = psutil.virtual_memory().available
+    if device.type == "cuda" and (waiting := spec.waiting()):
+        mark = Mark.ok if waiting <= main else Mark.missing
+        yield Finding(mark, "main memory", f"{size(waiting)} wait there, {size(main)} are free")
     if max(vars(need).values()) <= free:
+        yield from _without_checkpointing(spec, rank, free)
         return
     if device.type != "cuda":
         yield Finding(Mark.missing, "memory", "too little; this backbone wants a GPU")
         return
     for typed, smaller in spec.smaller():
         count = max(vars(smaller.memory(rank)).values())
-        if count <= free:
-            yield Finding(Mark.missing, "memory", f"too little; this fits, with {size(count)}: {typed}")
+        if count <= free and (waiting := smaller.waiting()) <= main:
+            there = f" and {size(waiting)} of main memory" if waiting else ""
+            yield Finding(Mark.missing, "memory", f"too little; this fits, with {size(count)}{there}: {typed}")
             return
     yield Finding(Mark.missing, "memory", f"too little on {device}, whatever the options; use a larger device")
+
+
+def _scoring(config: Config, free: int, device: torch.device) -> Finding:
+    """The encoders of all metrics, without the backbone: it is let go where it leaves too little for them."""
+    count = scoring_bytes(build(node, f"metrics.{name}") for name, node in config.metrics.items())
+    mark = Mark.ok if count <= free else Mark.warning
+    return Finding(mark, "scoring", f"{size(count)} without the backbone, {size(free)} are free on {device}")
+
+
+def _without_checkpointing(spec: BackboneSpec, rank: int, free: int) -> Iterator[Finding]:
+    """Gradient checkpointing computes every forward of training twice: needless where memory has room."""
+    if isinstance(spec, QwenImageSpec) and spec.gradient_checkpointing:
+        count = replace(spec, gradient_checkpointing=False).memory(rank).training
+        if count <= free:
+            text = f"could be off here, training then needs {size(count)}: backbone.gradient_checkpointing=false"
+            yield Finding(Mark.ok, "checkpointing", text)
 
 
 def plan(config: Config, resolved: Mapping[str, Any]) -> Iterator[Finding]:

@@ -85,6 +85,8 @@ def test_a_run_in_an_object_store_is_no_matter_of_this_disk(consult) -> None:
 
 def on_a_gpu(monkeypatch, free: int) -> None:
     """A machine with a GPU that has so many bytes free, as far as the doctor asks."""
+    memory = psutil.virtual_memory()
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory._replace(available=128 * 2**30))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (free, free))
@@ -114,6 +116,20 @@ def test_an_option_is_named_that_makes_it_fit(consult, sample_benchmark, monkeyp
     assert hours == pytest.approx((810 * 100 + 2000 * 3) * 69.45e12 / 500e12 / 3600, rel=0.03)
     line = next((line for line in report.splitlines() if line.startswith("  NO  memory")), None)
     assert (line is None) if fits is None else line.endswith(fits)
+    # CLIP 0.56, SAM 2.39, Grounding DINO 0.87 and PickScore 3.67 GiB, and SAM's activations.
+    assert (
+        f"scoring                 {0.564 + 2.388 + 0.867 + 3.674 + 2148 / 1024:.2f} GiB without the backbone" in report
+    )
+    assert ("could be off here" in report) == (free == 140)
+
+
+def test_main_memory_must_have_room_for_what_waits_there(consult, sample_benchmark, monkeypatch) -> None:
+    on_a_gpu(monkeypatch, 80 * 2**30)
+    memory = psutil.virtual_memory()
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory._replace(available=10 * 2**30))
+    photos = ("benchmark=directory", f"benchmark.path={sample_benchmark}")
+    _, report, _ = consult("backbone=qwen_image", "backbone.offload=text_encoder", *photos)
+    assert "NO  main memory             15.45 GiB wait there, 10.00 GiB are free" in report
 
 
 def test_a_wrong_layer_and_a_full_disk_are_told_with_everything_else(consult, monkeypatch) -> None:

@@ -207,6 +207,10 @@ class BackboneSpec(ABC):
     def memory(self, lora_rank: int) -> Memory:
         """What the device must have free, from the configuration files alone; `lora_rank` is that of training."""
 
+    def waiting(self) -> int:
+        """Bytes of main memory that modules wait in while they are not on the device."""
+        return 0
+
     @abstractmethod
     def smaller(self) -> Sequence[tuple[str, BackboneSpec]]:
         """The same backbone in less and less memory: what to type for it, and the specification. The first ones draw

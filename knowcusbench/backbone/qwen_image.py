@@ -153,6 +153,11 @@ class QwenImageSpec(BackboneSpec):
             encoder += weights["transformer"]
         return Memory(encoding=encoder, drawing=transformer + drawing, training=transformer + training)
 
+    def waiting(self) -> int:
+        weights = self._weight_bytes(self._counts(self.checkpoint(weights=False)))
+        waits = {"none": (), "text_encoder": ("text_encoder",), "alternating": ("text_encoder", "transformer")}
+        return max((weights[name] for name in waits[self.offload]), default=0)
+
     def smaller(self) -> Sequence[tuple[str, "QwenImageSpec"]]:
         steps: list[dict[str, Any]] = [
             {"offload": "text_encoder", "gradient_checkpointing": True},

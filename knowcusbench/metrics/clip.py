@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from PIL import Image
 
 from knowcusbench.device import resolve_device
+from knowcusbench.metrics.batching import batches
 from knowcusbench.metrics.checkpoint import loading, locate
-from knowcusbench.metrics.encoders import EncoderSpec, ImageTextEncoder, batches
+from knowcusbench.metrics.encoders import EncoderSpec, ImageTextEncoder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -92,7 +93,7 @@ class ClipEncoder(OpenClipEncoder):
         import torch
 
         with torch.inference_mode():
-            features = [self._patches(batch) for batch in batches(images, self._batch_size)]
+            features = [self._patches(batch) for batch in batches(images, self._batches.size)]
             return torch.cat(features).float().cpu()
 
     def _patches(self, images: Sequence[Image.Image]) -> Tensor:

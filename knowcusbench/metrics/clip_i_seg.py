@@ -16,9 +16,10 @@ import numpy as np
 from knowcusbench.errors import ConfigError
 from knowcusbench.images import read_image
 from knowcusbench.metrics.base import Score, ScoreItem, finite_score
+from knowcusbench.metrics.batching import batches
 from knowcusbench.metrics.bounds import Bounds, cosine_bounds
 from knowcusbench.metrics.embeddings import EmbeddingStore, Rows
-from knowcusbench.metrics.encoders import EncoderSpec, ImageEncoder, batches
+from knowcusbench.metrics.encoders import EncoderSpec, ImageEncoder
 from knowcusbench.metrics.image_similarity import ReferenceMetric
 from knowcusbench.metrics.masks import MaskStore
 from knowcusbench.metrics.memo import content_digest

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from PIL import Image
 
 from knowcusbench.device import keep_fp32, resolve_device
-from knowcusbench.errors import ConfigError
 from knowcusbench.images import read_image
+from knowcusbench.metrics.batching import FilledBatches, batches
 from knowcusbench.metrics.checkpoint import Dtype, locate, version
 from knowcusbench.metrics.embeddings import MEMORY, EmbeddingStore
 from knowcusbench.metrics.memo import Memo, content_digest
@@ -27,10 +27,6 @@ if TYPE_CHECKING:
 
 READERS = 4
 """Threads that read and preprocess images while others are encoded."""
-
-LEAST = 8
-"""On the CPU fewer rows go through other kernels, whose last bits differ: up to five of them, by model and processor.
-Batches of any size from eight up agree."""
 
 SPEED = ("device", "batch_size", "store")
 """Fields of an encoder's specification that change how fast embeddings are made, not what they are."""
@@ -101,8 +97,7 @@ class ImageEncoder(ABC):
     """
 
     def __init__(self, spec: EncoderSpec) -> None:
-        self._batch_size = spec.batch_size
-        self._filled = filled_size(spec.batch_size, spec.device)
+        self._batches = FilledBatches(spec.batch_size, spec.device)
         keep_fp32(resolve_device(spec.device), spec.dtype)
         self._kept = EmbeddingStore(Path(spec.store).expanduser() / spec.key if spec.store else None)
 
@@ -140,13 +135,14 @@ class ImageEncoder(ABC):
         import torch
 
         with ThreadPoolExecutor(READERS) as readers, torch.inference_mode():
-            batch_of_pixels = _read_ahead(readers, read, batches(sources, self._batch_size))
+            batch_of_pixels = _read_ahead(readers, read, batches(sources, self._batches.size))
             return torch.cat([self._embed(pixels) for pixels in batch_of_pixels])
 
     def _embed(self, pixels: Sequence[Tensor]) -> Tensor:
         import torch
 
-        return unit_norm(self.image_features(torch.stack(filled(pixels, self._filled)))[: len(pixels)])
+        features = self._batches.run(lambda batch: self.image_features(torch.stack(batch)), pixels)
+        return unit_norm(torch.cat(list(features)))
 
 
 @dataclass(frozen=True)
@@ -183,11 +179,7 @@ class ImageTextEncoder(ImageEncoder):
         import torch
 
         with torch.inference_mode():
-            features = [
-                self.text_features(filled(batch, self._filled))[: len(batch)]
-                for batch in batches(texts, self._batch_size)
-            ]
-            return unit_norm(torch.cat(features))
+            return unit_norm(torch.cat(list(self._batches.run(self.text_features, texts))))
 
     def embed_texts(self, texts: Sequence[str]) -> Mapping[str, TextEmbedding]:
         """Unit-norm embeddings of texts."""
@@ -199,25 +191,6 @@ class ImageTextEncoder(ImageEncoder):
         return [
             TextEmbedding(embedding, self.truncates(text)) for text, embedding in zip(texts, embeddings, strict=True)
         ]
-
-
-def batches(values: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    """Consecutive parts of at most `size` values. Raises ConfigError for a size that is not positive."""
-    if size < 1:
-        raise ConfigError(f"batch_size: {size} is not a positive number")
-    for start in range(0, len(values), size):
-        yield values[start : start + size]
-
-
-def filled_size(batch_size: int, device: str) -> int:
-    """How many values a batch must have at least, so that a result is the same to its last bit in whatever batch it is
-    computed: a GPU's kernels depend on the size of a batch, a processor's only for very small ones."""
-    return batch_size if resolve_device(device).type == "cuda" else LEAST
-
-
-def filled(batch: Sequence[T], size: int) -> list[T]:
-    """A batch of at least `size` values: its last one is repeated."""
-    return [*batch, *[batch[-1]] * (size - len(batch))]
 
 
 def _read_ahead(readers: Executor, read: Callable[[T], Tensor], parts: Iterator[Sequence[T]]) -> Iterator[list[Tensor]]:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
 from importlib.metadata import version
@@ -29,6 +29,7 @@ from knowcusbench.engine.base import Engine
 from knowcusbench.errors import ConfigError, RunError
 from knowcusbench.files import write_atomic
 from knowcusbench.metrics.base import Metric
+from knowcusbench.metrics.memory import scoring_bytes
 from knowcusbench.metrics.protocol import Reduction
 from knowcusbench.names import check_name, matching
 from knowcusbench.plan import check_seeds, counts, make_plan, select_concepts
@@ -42,6 +43,9 @@ from knowcusbench.store import RunStore, create_json, read_json, write_json, wri
 
 FORMAT = 1
 """Version of the run directory's layout."""
+
+WORKSPACE = 2**30
+"""Bytes of a GPU that kernels need beside weights and activations."""
 
 INDIFFERENT_KEYS = {"device", "batch_size", "store", "gradient_checkpointing", "offload"}
 """Keys of backbone and metrics that change how fast a result is made, not the result."""
@@ -330,6 +334,22 @@ def _flat(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
 def resident(spec: BackboneSpec) -> Backbone:
     """The backbone of this process: loaded once, whatever the number of concepts, methods and stages."""
     return spec.load()
+
+
+def make_room(metrics: Iterable[Metric]) -> None:
+    """Let go of this process's backbone if it leaves too little of its GPU for the encoders of these metrics. It is
+    loaded again when it is needed."""
+    if not resident.cache_info().currsize:
+        return
+    import torch
+
+    from knowcusbench.out_of_memory import free_memory
+
+    if torch.cuda.is_available():
+        free_memory()
+        if torch.cuda.mem_get_info()[0] < scoring_bytes(metrics) + WORKSPACE:
+            resident.cache_clear()
+            free_memory()
 
 
 def recorded_weights(store: RunStore) -> dict[str, Any]:

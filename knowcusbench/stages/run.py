@@ -76,6 +76,11 @@ def run_stages(verb: str, composed: DictConfig) -> None:
     stages = in_bench if verb == "bench" else [stage for stage in STAGES if stage.__name__ == verb]
     if stages != [report]:
         run.engine.check()
+        # An encoder that can't be had is found before hours of drawing, not after them.
+        for metric in run.metrics.values() if score in stages else ():
+            metric.weights()
+        if effects in stages:
+            run.effects.encoder.weights()
     names, cache_dir = [stage.__name__ for stage in stages], Path(config.cache_dir)
     if verb != "report":
         say(forecast(run, names, cache_dir))

@@ -21,7 +21,7 @@ from knowcusbench.plan import Sample, samples
 from knowcusbench.progress import Progress
 from knowcusbench.stages.adapt import POLL
 from knowcusbench.stages.generate import existing_images
-from knowcusbench.stages.prepare import Run
+from knowcusbench.stages.prepare import Run, make_room
 from knowcusbench.store import read_table, write_table, writing
 
 CHUNK = 128
@@ -147,6 +147,7 @@ class ScoreWorker:
     protocol: str
 
     def __call__(self, items: Sequence[ScoreItem]) -> Iterator[pd.DataFrame]:
+        make_room([self.metric])
         faults = [image_fault(item) for item in items]
         sound = [item for item, fault in zip(items, faults, strict=True) if not fault]
         found = iter(score_and_note(self.metric, sound) if sound else ())
@@ -244,4 +245,5 @@ class CeilingWorker:
     gallery: Mapping[str, tuple[Path, ...]]
 
     def __call__(self, concept: Concept) -> Iterator[tuple[str, float]]:
+        make_room([self.metric])
         yield concept.name, real_image_ceiling(self.metric, concept, self.gallery)

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from knowcusbench.device import resolve_device
 from knowcusbench.errors import WeightsError
 from knowcusbench.images import read_image
+from knowcusbench.metrics.batching import FilledBatches
 from knowcusbench.metrics.checkpoint import loading, locate
 from knowcusbench.metrics.embeddings import MEMORY
-from knowcusbench.metrics.encoders import batches, filled, filled_size
 from knowcusbench.metrics.memo import Memo, content_digest
 from knowcusbench.toybox.oracle import ATTRIBUTES, IDENTITY, OracleSpec, Sight
 from knowcusbench.toybox.scene import RESOLUTION, Placed
@@ -187,8 +187,7 @@ class Oracle:
     """A resident oracle. What it saw in a file is remembered."""
 
     def __init__(self, spec: OracleSpec) -> None:
-        self._batch_size = spec.batch_size
-        self._filled = filled_size(spec.batch_size, spec.device)
+        self._batches = FilledBatches(spec.batch_size, spec.device)
         self._device = resolve_device(spec.device)
         self._memo: Memo[str, Sight] = Memo(MEMORY)
         directory = locate(spec.source, None)
@@ -205,16 +204,13 @@ class Oracle:
 
     def look(self, images: Sequence[Image.Image]) -> list[Sight]:
         """What RGB images show, whatever their size."""
-        sights: list[Sight] = []
         with torch.inference_mode():
-            for batch in batches(images, self._batch_size):
-                logits = self._model(pixels(filled(batch, self._filled)).to(self._device))
-                best = {name: values.argmax(dim=1).tolist() for name, values in logits.items()}
-                sights += [
-                    {name: ATTRIBUTES[name][places[index]] for name, places in best.items()}
-                    for index in range(len(batch))
-                ]
-        return sights
+            return [sight for sights in self._batches.run(self._look, images) for sight in sights]
+
+    def _look(self, batch: Sequence[Image.Image]) -> list[Sight]:
+        logits = self._model(pixels(batch).to(self._device))
+        best = {name: values.argmax(dim=1).tolist() for name, values in logits.items()}
+        return [{name: ATTRIBUTES[name][places[index]] for name, places in best.items()} for index in range(len(batch))]
 
     def look_at_files(self, paths: Sequence[Path]) -> list[Sight]:
         """What image files show. Raises ImageError for one that can't be read."""
