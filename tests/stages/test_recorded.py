@@ -60,7 +60,7 @@ def test_an_override_without_effect_is_refused_by_name(root: Path, word: str) ->
         ("method=anchor", "grid.prompts=1"),
         ("device=cpu",),
         ("report.percent=true",),
-        ("tracker=null",),
+        ("tracker=tensorboard",),
     ],
 )
 def test_what_is_heeded_or_says_what_the_run_says_is_taken(root: Path, words: tuple[str, ...]) -> None:
