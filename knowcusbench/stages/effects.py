@@ -1,6 +1,6 @@
 """The effects stage: what each adaptation does to everything else, and what all of them do together.
 
-The engine's workers ask the text encoder and draw pictures; this process then compares the pictures.
+The engine's workers ask the text encoder, draw pictures and compare them.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from knowcusbench.effects.text import (
     text_effects,
     text_probes,
 )
+from knowcusbench.engine.local import LocalEngine
 from knowcusbench.errors import MetricError, RunError
 from knowcusbench.metrics.clip import ClipEncoder
 from knowcusbench.metrics.memo import content_digest
@@ -67,22 +68,23 @@ def effects(run: Run) -> None:
             raise RunError(f"{path}: no adaptation there; run `knowcusbench adapt` first, or `bench` for all stages")
     with writing(), Progress(EFFECTS):
         _ask_and_draw(run, jobs)
-        with Progress("effects, compared", len(jobs)) as progress:
-            for job in jobs:
-                if _measured(run, job):
-                    _compare_pictures(run, job)
-                else:
-                    tqdm.write(
-                        f"knowcusbench: the effects of {run.label} for {job} are left out, since pictures could not be "
-                        f"drawn; {run.store.root}/failures says why",
-                        file=sys.stderr,
-                    )
+        compare = partial(CompareWorker, replace(run, engine=LocalEngine()))
+        measured = [job for job in jobs if _measured(run, job)]
+        with Progress("effects, compared", len(measured)) as progress:
+            for _ in run.engine.run(compare, measured):
                 progress.update()
+        for job in jobs:
+            if job not in measured:
+                tqdm.write(
+                    f"knowcusbench: the effects of {run.label} for {job} are left out, since pictures could not be "
+                    f"drawn; {run.store.root}/failures says why",
+                    file=sys.stderr,
+                )
         if interferes(run):
             _draw_together(run, jobs)
             with Progress("effects, nearest concepts"):
-                _retrieve(run)
-                _retrieve_references(run)
+                for _ in run.engine.run(compare, [None]):
+                    pass
 
 
 def interferes(run: Run) -> bool:
@@ -233,6 +235,22 @@ def _compare_pictures(run: Run, job: AdaptJob) -> None:
     ]
     table = pd.DataFrame(rows, columns=[*COLUMNS, "stamp"])
     write_table(path, table.assign(protocol=run.effects.protocol))
+
+
+@dataclass(frozen=True)
+class CompareWorker:
+    """Compares the pictures of an adaptation or, where the job is None, finds the nearest concepts: where workers have
+    the GPUs, the command's own process takes none."""
+
+    run: Run
+
+    def __call__(self, job: AdaptJob | None) -> Iterator[None]:
+        if job:
+            _compare_pictures(self.run, job)
+        else:
+            _retrieve(self.run)
+            _retrieve_references(self.run)
+        yield None
 
 
 def _stamp(*files: Path) -> str:

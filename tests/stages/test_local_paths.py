@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from ray import cloudpickle
 
 from knowcusbench.commands import compose_config
 from knowcusbench.stages.prepare import prepare, read_config
@@ -59,6 +60,7 @@ def test_a_run_is_what_was_typed(folder: Path) -> None:
     run = prepare(config, resolved, makes_results=True)
     recorded = read_json(run.store.identity)
     assert recorded["backbone"]["source"] == "models/backbone"
+    assert cloudpickle.loads(cloudpickle.dumps(run)).store == run.store, "workers get the run"
     assert recorded["metrics"]["clip_i"]["encoder"]["source"] == "models/clip"
     typed = [word if word != "cache_dir=cache" else f"cache_dir={folder}/cache" for word in WORDS]
     again = prepare(*read_config(compose_config(typed)), makes_results=True)
