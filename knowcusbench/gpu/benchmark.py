@@ -138,7 +138,8 @@ class Benchmark:
         if flops or read:
             floor, bound = self.rates.floor(flops, read, dtype or self.spec.torch_dtype)
             result |= {"floor": floor / each, "bound": bound}
-        return result | ({"estimated_bytes": estimate} if estimate else {})
+        # On the CPU the peak is that of the whole process.
+        return result | ({"estimated_bytes": estimate} if estimate and self.on_gpu else {})
 
     def b1_backbone(self) -> Iterator[Line]:
         """Random weights, their bytes beside the footprint, the digest, a prompt."""
