@@ -7,6 +7,7 @@ from knowcusbench.benchmark.types import Task
 from knowcusbench.plan import counts
 from knowcusbench.progress import HOUR
 from knowcusbench.stages.adapt import adapt_jobs
+from knowcusbench.stages.dtype import AUTO
 from knowcusbench.stages.effects import interferes
 from knowcusbench.stages.prepare import Run
 
@@ -78,12 +79,18 @@ def plan_summary(run: Run, assumed_tflops: float) -> str:
         ("training", f"{work.passes:,} passes, {work.training:.3g} FLOP"),
         ("sampling", f"{footprint.image_flops:.3g} FLOP an image, {work.sampling:.3g} FLOP"),
         ("GPU-hours", f"{hours:.3g} at least, at {assumed_tflops:g} TFLOP/s"),
-        ("weights", size(sum(footprint.weight_bytes.values()))),
+        ("weights", size(sum(footprint.weight_bytes.values())) + _counted_in(run)),
         ("embeddings", f"{size(work.embeds_bytes)} for {work.prompts:,} prompts of 64 tokens"),
         ("images", f"{size(work.image_bytes)} at most (uncompressed)"),
     ]
     lines += [("note", note) for note in run.benchmark.notes]
     return "\n".join(f"{name:>14}  {value}" for name, value in lines)
+
+
+def _counted_in(run: Run) -> str:
+    """Where the dtype is not settled yet: what bytes were counted in."""
+    open_yet = getattr(run.backbone, "dtype", None) == AUTO
+    return f" in bfloat16; backbone.dtype={AUTO} is settled by the first command that computes" if open_yet else ""
 
 
 def effects_pictures(run: Run) -> int:

@@ -94,6 +94,8 @@ def test_a_plan_measures_nothing_and_leaves_the_dtype_open(composed, machine, mo
     in_bf16 = capsys.readouterr().out
     weights = [float(out.split("weights  ")[1].split()[0]) for out in (in_fp32, in_bf16)]
     assert weights[0] == pytest.approx(2 * weights[1], rel=1e-3)
+    assert "in bfloat16; backbone.dtype=auto is settled by the first command that computes" in in_bf16
+    assert "in bfloat16" not in in_fp32
 
 
 def test_a_plan_that_left_it_open_takes_a_dtype_that_is_asked_for(composed, machine, run_json) -> None:
