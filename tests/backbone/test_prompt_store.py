@@ -66,6 +66,12 @@ def test_every_state_of_the_text_encoder_has_its_own_key(backbone: QwenImage) ->
     assert encoder_key(backbone, an_edit(backbone)) == encoder_key(backbone, edit)
 
 
+def test_two_dtypes_of_the_same_weights_share_no_key(backbone_bf16: QwenImage, backbone_fp32: QwenImage) -> None:
+    """The digest of the weights is in the keys of embeddings, stage 1, class images, edits and effects."""
+    assert backbone_bf16.digest != backbone_fp32.digest
+    assert encoder_key(backbone_bf16, None) != encoder_key(backbone_fp32, None)
+
+
 def test_only_missing_prompts_are_encoded_and_each_once(tmp_path: Path) -> None:
     encoded: list[str] = []
 
