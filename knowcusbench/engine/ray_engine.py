@@ -365,7 +365,8 @@ def _ray(address: str | None, show_output: bool) -> Any:
     if not ray.is_initialized():
         # Ray that starts here has this process's environment and folder.
         joins = {"address": address, "runtime_env": {"env_vars": carried_variables(os.environ)}}
-        options: dict[str, Any] = joins if address else {"include_dashboard": False}
+        # Without "local" Ray would join whatever cluster was last started on this machine, or wait for a dead one.
+        options: dict[str, Any] = joins if address else {"address": "local", "include_dashboard": False}
         try:
             ray.init(**options, log_to_driver=show_output, logging_level="ERROR", configure_logging=True)
         except ConnectionError as error:

@@ -1,9 +1,11 @@
 """The split of cores and GPUs: what is counted is what fits, by trying all."""
 
 from itertools import product
+from types import SimpleNamespace
 
 import pytest
 
+from knowcusbench.engine import ray_engine
 from knowcusbench.engine.placement import Node, Share, drawers_beside, room
 from knowcusbench.engine.ray_engine import RayEngine
 from knowcusbench.errors import ConfigError
@@ -69,3 +71,13 @@ def test_a_drawing_worker_takes_what_a_scoring_worker_leaves_of_a_gpu(
 def test_one_gpu_and_a_half_is_refused(key: str) -> None:
     with pytest.raises(ConfigError, match=rf"engine\.{key}: expected a part of a GPU or a whole number, found 1\.5"):
         RayEngine(**{key: 1.5})
+
+
+@pytest.mark.parametrize(("address", "joined"), [(None, "local"), ("auto", "auto"), ("10.0.0.1:6379", "10.0.0.1:6379")])
+def test_without_an_address_ray_starts_here_whatever_cluster_was_left(address, joined, monkeypatch) -> None:
+    asked = {}
+    ray = SimpleNamespace(is_initialized=lambda: False, init=asked.update)
+    monkeypatch.setitem(__import__("sys").modules, "ray", ray)
+    ray_engine._ray.__wrapped__(address, False)
+    assert asked["address"] == joined
+    assert ("runtime_env" in asked) == (address is not None)
