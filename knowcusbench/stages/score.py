@@ -18,7 +18,7 @@ from knowcusbench.metrics.ceiling import real_image_ceiling
 from knowcusbench.metrics.memo import content_digest
 from knowcusbench.metrics.one_colour import recorded_sample, score_and_note
 from knowcusbench.plan import Sample, samples
-from knowcusbench.progress import Progress
+from knowcusbench.progress import Progress, say
 from knowcusbench.stages.adapt import POLL
 from knowcusbench.stages.generate import existing_images
 from knowcusbench.stages.prepare import Run, make_room
@@ -29,6 +29,9 @@ CHUNK = 128
 
 SAVED_EVERY = 10.0
 """Seconds between two writes of a table: what a kill can cost."""
+
+FAULTS = 5
+"""Images that can't be scored are told one by one up to so many."""
 
 SCORE = "score"
 SCORES, FLOORS, CEILINGS = "scores", "floors", "ceilings"
@@ -50,7 +53,8 @@ ItemOf = Callable[[Run, Sample], ScoreItem]
 def score(run: Run, *, shown: bool = True) -> None:
     """Score the images that have no score yet, or whose content changed since; and the same images beside references or
     prompts that are not theirs. What another process scores is left to it, and waited for. `shown` says whether
-    progress is."""
+    progress is, and what keeps images from being scored."""
+    faults: set[str] = set()
     todo = [(name, kind) for name, metric in run.metrics.items() for kind in _kinds(run, metric)]
     claims = run.store.claims(run.label, SCORE)
     with writing(), Progress(SCORE if shown else None):
@@ -59,11 +63,15 @@ def score(run: Run, *, shown: bool = True) -> None:
             for name, kind in todo:
                 with claims.of(piece_of(name, kind)) as claim:
                     if claim:
-                        _bring_up_to_date(run, name, kind, shown)
+                        faults |= _bring_up_to_date(run, name, kind, shown)
                     else:
                         left.append((name, kind))
             if todo := left:
                 time.sleep(POLL)
+    for fault in sorted(faults)[:FAULTS] if shown else ():
+        say(f"knowcusbench: not scored: {fault}")
+    if shown and len(faults) > FAULTS:
+        say(f"knowcusbench: not scored: {len(faults) - FAULTS} more images, which the tables' notes name")
 
 
 def _kinds(run: Run, metric: Metric) -> list[str]:
@@ -72,20 +80,22 @@ def _kinds(run: Run, metric: Metric) -> list[str]:
     return [kind for kind, wanted in kinds.items() if wanted]
 
 
-def _bring_up_to_date(run: Run, name: str, kind: str, shown: bool) -> None:
+def _bring_up_to_date(run: Run, name: str, kind: str, shown: bool) -> set[str]:
+    """Bring one table up to date, and return what keeps images from being scored."""
     metric = run.metrics[name]
     title = f"{kind} {metric.title}" if shown else None
     if kind == CEILINGS:
         _score_ceiling(run, name, metric, title)
     elif kind == SCORES:
-        _score_table(run, name, run.store.scores(run.label, name), score_item, title)
+        return _score_table(run, name, run.store.scores(run.label, name), score_item, title)
     elif shuffled := _shuffled(run, metric):
-        _score_table(run, name, run.store.floors(run.label, name), shuffled, title)
+        return _score_table(run, name, run.store.floors(run.label, name), shuffled, title)
+    return set()
 
 
-def _score_table(run: Run, name: str, path: Path, item_of: ItemOf, title: str | None) -> None:
-    """Bring a table of one metric's scores up to date. Its rows are in the order of the plan, so that the same scores
-    are the same bytes."""
+def _score_table(run: Run, name: str, path: Path, item_of: ItemOf, title: str | None) -> set[str]:
+    """Bring a table of one metric's scores up to date, and return what keeps images from being scored. Its rows are in
+    the order of the plan, so that the same scores are the same bytes."""
     metric = run.metrics[name]
     done = read_table(path) if path.exists() else pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS)
     plan = run.plan[run.plan["task"].isin([task.value for task in metric.tasks])]
@@ -116,6 +126,7 @@ def _score_table(run: Run, name: str, path: Path, item_of: ItemOf, title: str | 
                 saved = time.monotonic()
     if todo:
         save()
+    return set(parts[0].loc[parts[0]["value"].isna(), "note"])
 
 
 def _valid(run: Run, done: pd.DataFrame, wanted: Sequence[Sample], written: float) -> pd.Series:

@@ -328,7 +328,7 @@ def test_an_edit_refused_in_its_second_round_leaves_the_statistics_as_they_were(
         return capture_fact(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr("knowcusbench.adaptation.row_editor.capture_fact", capture)
+        patch.setattr("knowcusbench.adaptation.rows.capture_fact", capture)
         with pytest.raises(MethodError, match="the second round"):
             made.edit(FACTS, backbone_fp32)
     (name,) = backbone_fp32.text_modules(("up_proj",), (4,))

@@ -21,6 +21,7 @@ from hydra.core.global_hydra import GlobalHydra
 from knowcusbench import cli
 from knowcusbench.commands import _known_keys, compose_config
 from knowcusbench.config import build
+from knowcusbench.gpu.bundle import START
 from knowcusbench.stages.prepare import effects_spec, paper_spec, read_config
 from knowcusbench.toybox import embedded
 
@@ -131,6 +132,10 @@ def check_command(line, understand):
             assert (ROOT / words[script]).is_file()
             assert 'knowcusbench "$@" engine=ray engine.address=auto' in (ROOT / words[script]).read_text()
             understand(*words[script + 1 :], "engine=ray", "engine.address=auto")
+        case "sh":
+            # What a bundle's folder has, and its only argument: where lines go.
+            assert (words[0].rpartition("/")[2], len(words)) == ("start.sh", 2)
+            assert "out=${1:-" in START
         case "make":
             check_make(words, understand)
         case _:

@@ -5,9 +5,11 @@ import sys
 import types
 
 import pytest
+import torch
 import yaml
 from docs.documents import ROOT, blocks
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from knowcusbench.adaptation.editor import Fact
 from knowcusbench.benchmark import check_benchmark
@@ -79,11 +81,27 @@ def test_the_check_of_a_method_is_the_one_that_there_is():
     assert (module.check_method, module.embedded_case) == (check_method, embedded_case)
 
 
+def test_the_conversion_of_a_lora_gives_what_is_read(tmp_path, monkeypatch):
+    (source,) = [b.text for b in blocks(ROOT / "docs" / "running.md") if b.language == "python"]
+    monkeypatch.chdir(tmp_path)
+    module = "transformer_blocks.0.attn.to_k"
+    factors = {"lora_A": torch.randn(2, 8), "lora_B": torch.randn(8, 2)}
+    save_file(
+        {f"base_model.model.{module}.{name}.weight": value for name, value in factors.items()}, "theirs.safetensors"
+    )
+    exec(compile(source, "example", "exec"), {})
+    (written,) = (tmp_path / "visual_ckpt" / "dog").glob("*.safetensors")
+    found = load_file(written)
+    assert {name: found[f"transformer.{module}.{name}.weight"].tolist() for name in factors} == {
+        name: value.tolist() for name, value in factors.items()
+    }
+
+
 def test_every_example_is_run():
     """A block that this file and `test_readme.py` do not know would go unnoticed."""
     headings = ("A metric", "An editor", "Add your method")
     known = {(heading, language) for heading in headings for language in ("python", "yaml")}
-    known |= {("A method", "python"), ("A benchmark", "json")}
+    known |= {("A method", "python"), ("A benchmark", "json"), ("LoRAs of other trainers", "python")}
     found = {
         (b.heading, b.language)
         for document in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))

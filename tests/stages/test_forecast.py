@@ -25,7 +25,7 @@ def run(tmp_path: Path, cache_dir: Path) -> Run:
 
 @pytest.fixture
 def product_rate(monkeypatch: pytest.MonkeyPatch) -> float:
-    monkeypatch.setattr(module, "product_rates", lambda device: {torch.float32: 1e11})
+    monkeypatch.setattr("knowcusbench.rates.product_rates", lambda device: {torch.float32: 1e11})
     return 1e11
 
 

@@ -16,7 +16,8 @@ def test_a_failing_scorer_is_told_at_once_and_drawing_goes_on(error, monkeypatch
     closed = []
     told = []
 
-    def score(run):
+    def score(run, *, shown):
+        assert not shown
         failed.set()
         raise error
 
