@@ -32,7 +32,7 @@ def product_rate(monkeypatch: pytest.MonkeyPatch) -> float:
 def test_it_tells_what_is_missing_how_long_it_takes_and_where_results_appear(run, tmp_path, product_rate):
     line = forecast(run, STAGES, tmp_path)
     work = work_of(run)
-    minutes = (work.training + work.sampling) / (module.SHARE_OF_PRODUCT * product_rate) / 60
+    minutes = (work.training + work.sampling) / (module.SHARES["cpu", "float32"] * product_rate) / 60
     assert line.startswith(f"mokus: 8 adaptations, 520 images, {work.beside} pictures of effects, scores (CLIP-I, ")
     assert f"; about {minutes:.1f} minutes with 1 worker (guessed from a float32 matrix product here); " in line
     assert line.endswith(f"results in {run.store.root}")
