@@ -178,27 +178,32 @@ def test_a_bug_shows_where_it_is(engine):
         list(engine.run(make_buggy, [0]))
 
 
-def test_a_node_that_is_removed_and_one_that_is_added(cluster, engine):
-    """Two nodes; one goes in the middle: all jobs are done. Then one more: there are more workers."""
+def test_a_node_that_is_removed_and_one_that_is_added(cluster, engine, tmp_path):
+    """Two nodes; one goes in the middle: all jobs are done. Then one more: there are more workers.
+
+    Jobs are slow until the second node has worked: how long its workers take to start depends on the machine.
+    """
+    removed = tmp_path / "removed"
     node = cluster.add_node(num_cpus=1)
     wait_for(lambda: engine.parallelism == 2 * WORKERS)
 
     def make_located():
         def work(job):
-            time.sleep(0.3)
+            time.sleep(0 if removed.exists() else 0.3)
             yield job, ray.get_runtime_context().get_node_id()
 
         return work
 
     done, nodes = [], set()
-    for job, where in engine.run(make_located, range(60)):
+    for job, where in engine.run(make_located, range(600)):
         done.append(job)
         nodes.add(where)
         if node and len(nodes) == 2:
             cluster.remove_node(node, allow_graceful=False)
             node = None
+            removed.touch()
     assert node is None, "both nodes worked"
-    assert sorted(set(done)) == list(range(60))
+    assert sorted(set(done)) == list(range(600))
     wait_for(lambda: engine.parallelism == WORKERS)
 
 
