@@ -169,7 +169,7 @@ def _factors(
 
 
 def _metadata_scaling(path: Path, header: Mapping[str, str]) -> Callable[[str, int], float]:
-    """What the metadata says of a module's scaling, by its name and the rank of its tensors: 1 without metadata."""
+    """Return a module's scaling by the metadata, from its name and the rank of its tensors: 1 without metadata."""
     if METADATA not in header:
         return lambda module, rank: 1.0
     try:

@@ -21,7 +21,7 @@ COMPONENTS = {
 """The pipeline's components that have weights, and the names of their classes in diffusers and transformers."""
 
 READ_ERRORS = (OSError, ValueError, RuntimeError)
-"""What the libraries raise for files and the hub (OSError), and for contents that do not parse."""
+"""Exceptions of the libraries for files and the hub (OSError), and for contents that do not parse."""
 
 
 @dataclass(frozen=True, kw_only=True)

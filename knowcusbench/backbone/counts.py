@@ -31,7 +31,7 @@ RECORDED = Path(__file__).parent / "published" / "counts.json"
 
 @dataclass(frozen=True)
 class Counts:
-    """What a checkpoint takes at one image size.
+    """Sizes and operation counts of a checkpoint at one image size.
 
     Attributes:
         parameters: by component ("transformer", "text_encoder", "vae").
@@ -85,7 +85,7 @@ def recorded_counts() -> Mapping[str, Counts]:
 
 
 def _read(file: Path) -> Counts | None:
-    """What was kept; None if nothing was, or it is damaged."""
+    """Return the counts that were kept; None if nothing was, or the file is damaged."""
     try:
         return Counts(**json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):

@@ -24,7 +24,7 @@ MODELS = {
 """The pipeline's components that have weights, and their classes."""
 
 LOAD_ERRORS = (*READ_ERRORS, SafetensorError)
-"""What the libraries raise for weights that can't be had, do not parse or do not fit."""
+"""Exceptions of the libraries for weights that can't be had, do not parse or do not fit."""
 
 
 def download_pipeline(source: str, revision: str | None) -> Path:

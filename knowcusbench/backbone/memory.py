@@ -79,7 +79,7 @@ def drawing_bytes(
     decoded: int,
     vae_tile: int | None,
 ) -> int:
-    """Of a forward of the transformer for `batch` images at once, or of decoding `decoded` of them at once, whichever
+    """Return the bytes of a forward for `batch` images at once, or of decoding `decoded` of them at once, whichever
     needs more. With `vae_tile` the VAE decodes squares of this size."""
     # Without gradients the blocks use the same memory one after another.
     transformer, vae = _models(checkpoint, dtype, blocks=1)
