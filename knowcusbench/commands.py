@@ -4,17 +4,20 @@ import importlib.metadata
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import hydra
+from hydra._internal.callbacks import Callbacks
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
+from hydra.core.utils import configure_log, run_job
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
+from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
@@ -91,11 +94,43 @@ def run_verb(verb: str, arguments: Sequence[str]) -> None:
     decorated = hydra.main(version_base="1.3", config_path="pkg://knowcusbench.configs", config_name="config")
     try:
         swept = _swept_keys(arguments)
-        decorated(job)()
+        if not _run_without_sweep(job, arguments):
+            decorated(job)()
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error)) from error
     if incomplete:
         raise IncompleteError("; ".join(incomplete))
+
+
+def _run_without_sweep(job: Callable[[DictConfig], None], overrides: Sequence[str]) -> bool:
+    """Run the job as `hydra.main` does, and return True; do nothing and return False for options besides overrides, and
+    for a configuration that asks for a sweep or can't be composed. `hydra.main` takes a third of a second more, since
+    it composes once just to learn whether it is a sweep."""
+    if not all(map(_is_override, overrides)):
+        return False
+    with hydra.initialize_config_module("knowcusbench.configs", version_base="1.3", job_name="knowcusbench"):
+        loader = GlobalHydra.instance().config_loader()
+        try:
+            composed = loader.load_configuration("config", list(overrides), RunMode.RUN)
+        except (HydraException, OmegaConfBaseException):
+            return False
+        if composed.hydra.mode is RunMode.MULTIRUN:
+            return False
+        composed.hydra.mode = RunMode.RUN
+        configure_log(composed.hydra.hydra_logging, composed.hydra.verbose)
+        callbacks = Callbacks(composed)
+        callbacks.on_run_start(config=composed, config_name="config")
+        done = run_job(
+            job,
+            composed,
+            job_dir_key="hydra.run.dir",
+            job_subdir_key=None,
+            hydra_context=HydraContext(config_loader=loader, callbacks=callbacks),
+        )
+        callbacks.on_run_end(config=composed, config_name="config", job_return=done)
+        # It raises what the job has raised.
+        _ = done.return_value
+    return True
 
 
 def _is_override(word: str) -> bool:

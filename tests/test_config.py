@@ -1,8 +1,11 @@
+import os
 from dataclasses import dataclass, field
 
 import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from omegaconf import OmegaConf
 
+from knowcusbench.commands import run_verb
 from knowcusbench.config import build, did_you_mean
 from knowcusbench.errors import ConfigError
 
@@ -71,3 +74,18 @@ def test_a_wrong_key_or_value_is_named_in_full(changed, named):
 def test_the_nearest_known_word_is_suggested():
     assert did_you_mean("mokuss", ["base", "mokus"]) == "; did you mean 'mokus'?"
     assert did_you_mean("xyz", ["base", "mokus"]) == "; known: base, mokus"
+
+
+def test_a_command_without_a_sweep_is_composed_once(monkeypatch, tmp_path):
+    """Also where what is for Hydra itself goes with it."""
+    composed, run = [], []
+    load = ConfigLoaderImpl.load_configuration
+    monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", lambda *a, **k: composed.append(a) or load(*a, **k))
+    monkeypatch.setattr(
+        "knowcusbench.stages.run.run_stages",
+        lambda verb, config: run.append((verb, config.method._target_, os.environ.get("MADE_UP"))),
+    )
+    monkeypatch.chdir(tmp_path)
+    run_verb("plan", ["method=base", "+hydra.job.env_set.MADE_UP=there"])
+    assert run == [("plan", "knowcusbench.baselines.base.Base", "there")]
+    assert len(composed) == 1

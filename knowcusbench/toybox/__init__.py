@@ -12,9 +12,7 @@ from knowcusbench.config import did_you_mean
 from knowcusbench.errors import ConfigError
 from knowcusbench.files import atomic_path
 from knowcusbench.store import writing
-from knowcusbench.toybox.benchmark import build_benchmark
-from knowcusbench.toybox.concepts import DEVELOPMENT_CONCEPTS, NOVEL_CONCEPTS
-from knowcusbench.toybox.shipped import WEIGHTS, check_weights, weights_version, world_digest
+from knowcusbench.toybox.shipped import WEIGHTS, check_weights, remembered_world, weights_version
 
 TRAINED = ("pipeline", "clip", "pickscore", "sam", "oracle")
 """The parts whose weights ship with the package."""
@@ -35,24 +33,31 @@ def embedded(part: str, cache_dir: str) -> Path:
     if part not in PARTS:
         raise ConfigError(f"${{embedded:{part}}}: no such part{did_you_mean(part, PARTS)}")
     drawn = part in ("benchmark", "development")
-    folder = Path(cache_dir).expanduser() / "embedded" / (world_digest() if drawn else weights_version())[:12]
+    place = Path(cache_dir).expanduser() / "embedded"
+    with writing():
+        world = remembered_world(place)
+    folder = place / (world if drawn else weights_version())[:12]
     directory = folder / part
     if not directory.exists():
         with writing(), atomic_path(directory) as temporary:
-            _make(part, temporary)
+            _make(part, temporary, world)
     if part in TRAINED:
-        check_weights(folder, part)
+        check_weights(folder, part, world)
     return directory.resolve()
 
 
-def _make(part: str, directory: Path) -> None:
+def _make(part: str, directory: Path, world: str) -> None:
     if part in TRAINED:
-        check_weights(WEIGHTS, part)
+        check_weights(WEIGHTS, part, world)
         shutil.copytree(WEIGHTS / part, directory)
     elif part == "clip_transformers":
         from knowcusbench.toybox.clip_transformers import save_clip_transformers
 
-        check_weights(WEIGHTS, "clip")
+        check_weights(WEIGHTS, "clip", world)
         save_clip_transformers(WEIGHTS / "clip", directory)
     else:
+        # Here, since drawing takes modules that a directory which is there does without.
+        from knowcusbench.toybox.benchmark import build_benchmark
+        from knowcusbench.toybox.concepts import DEVELOPMENT_CONCEPTS, NOVEL_CONCEPTS
+
         build_benchmark(directory, NOVEL_CONCEPTS if part == "benchmark" else DEVELOPMENT_CONCEPTS)

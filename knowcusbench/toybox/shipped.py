@@ -3,13 +3,18 @@
 import hashlib
 import json
 import random
+import re
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 
+from knowcusbench.benchmark import types
 from knowcusbench.errors import ConfigError
+from knowcusbench.files import write_atomic
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -41,6 +46,27 @@ def world_digest() -> str:
     return digest.hexdigest()
 
 
+def remembered_world(folder: Path) -> str:
+    """Return `world_digest()`, half a second of drawing, from the file that the same code and libraries have
+    kept in the folder; the first call for a folder keeps it."""
+    kept = folder / f"world-{_sources_digest()[:16]}"
+    try:
+        if re.fullmatch("[0-9a-f]{64}", known := kept.read_text(encoding="utf-8")):
+            return known
+    except (OSError, UnicodeDecodeError):
+        pass
+    write_atomic(kept, world_digest().encode())
+    return world_digest()
+
+
+def _sources_digest() -> str:
+    """Changes with every file that `world_digest` may follow from, and with what runs it."""
+    digest = hashlib.sha256(f"{sys.version} {np.__version__} {PIL.__version__}".encode())
+    for path in (*sorted(Path(__file__).parent.glob("*.py")), Path(types.__file__)):
+        digest.update(f"\0{path.name}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
 def weights_version() -> str:
     """The digest of the package's manifest, and so of all weights. Raises ConfigError if there are none."""
     if not (WEIGHTS / MANIFEST).is_file():
@@ -48,16 +74,16 @@ def weights_version() -> str:
     return file_digest(WEIGHTS / MANIFEST)
 
 
-def check_weights(folder: Path, part: str) -> None:
-    """Compare a part's files in a folder with the package's manifest.
+def check_weights(folder: Path, part: str, world: str) -> None:
+    """Compare a part's files in a folder with the package's manifest; `world` is the digest of the code's world.
 
     Raises ConfigError for weights that are missing, altered or of another version of the world.
     """
     manifest = json.loads((WEIGHTS / MANIFEST).read_text(encoding="utf-8"))
-    if manifest["world"] != world_digest():
+    if manifest["world"] != world:
         raise ConfigError(
             f"{WEIGHTS}: the weights are of world {manifest['world'][:12]}, this code draws world "
-            f"{world_digest()[:12]}; {REMEDY}"
+            f"{world[:12]}; {REMEDY}"
         )
     for name, digest in manifest["files"].items():
         if not name.startswith(f"{part}/"):

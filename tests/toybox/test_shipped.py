@@ -1,14 +1,21 @@
 """The check of the weights that ship."""
 
+import ast
+import inspect
 import json
+import shutil
+import textwrap
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import knowcusbench
 from knowcusbench import toybox
+from knowcusbench.benchmark import types
 from knowcusbench.errors import ConfigError
 from knowcusbench.toybox import concepts, language, shipped, world
-from knowcusbench.toybox.shipped import MANIFEST, world_digest, write_manifest
+from knowcusbench.toybox.shipped import MANIFEST, remembered_world, world_digest, write_manifest
 
 MODEL = "deep/model.safetensors"
 
@@ -94,6 +101,48 @@ def test_another_concept_is_another_world(table: str, monkeypatch: pytest.Monkey
     world_digest.cache_clear()
     assert world_digest() != before
     world_digest.cache_clear()
+
+
+def test_the_world_is_drawn_once_for_a_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = remembered_world(tmp_path)
+    assert known == world_digest()
+    monkeypatch.setattr(shipped, "world_digest", lambda: "0" * 64)
+    assert remembered_world(tmp_path) == known
+    assert remembered_world(tmp_path / "another") == "0" * 64
+    (kept,) = tmp_path.glob("world-*")
+    kept.write_bytes(b"half a dig")
+    assert remembered_world(tmp_path) == "0" * 64
+
+
+def test_other_code_or_another_library_draws_the_world_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = shutil.copytree(
+        Path(shipped.__file__).parent, tmp_path / "toybox", ignore=shutil.ignore_patterns("weights")
+    )
+    monkeypatch.setattr(shipped, "__file__", str(package / "shipped.py"))
+    remembered_world(tmp_path)
+    (package / "shapes.py").write_text((package / "shapes.py").read_text() + "\n")
+    remembered_world(tmp_path)
+    monkeypatch.setattr(np, "__version__", "9.9.9")
+    remembered_world(tmp_path)
+    assert len(list(tmp_path.glob("world-*"))) == 3
+
+
+def test_the_world_follows_from_no_other_file_than_those_that_are_looked_at() -> None:
+    """By the imports of `world_digest`, and theirs in turn."""
+    package = Path(knowcusbench.__file__).parent
+
+    def imports(tree: ast.AST) -> set[Path]:
+        names = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+        found = [package.parent.joinpath(*name.split(".")) for name in names if name.startswith("knowcusbench.")]
+        return {path / "__init__.py" if path.is_dir() else path.with_suffix(".py") for path in found}
+
+    waiting = imports(ast.parse(textwrap.dedent(inspect.getsource(world_digest.__wrapped__))))
+    reached: set[Path] = set()
+    while waiting:
+        reached.add(path := waiting.pop())
+        waiting |= imports(ast.parse(path.read_text())) - reached
+    assert {path.name for path in reached} >= {"render.py", "shapes.py", "world.py"}
+    assert {path.parent.name for path in reached if path != Path(types.__file__)} == {"toybox"}
 
 
 def test_no_manifest(weights: Path, tmp_path: Path) -> None:

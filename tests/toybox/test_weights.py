@@ -22,7 +22,7 @@ from knowcusbench.toybox.language import name_of
 from knowcusbench.toybox.oracle import OracleSpec
 from knowcusbench.toybox.oracle_net import Oracle
 from knowcusbench.toybox.render import render
-from knowcusbench.toybox.shipped import MANIFEST, WEIGHTS, check_weights
+from knowcusbench.toybox.shipped import MANIFEST, WEIGHTS, check_weights, world_digest
 from knowcusbench.toybox.training import autoencoder, clip, denoiser, language_model, phrases, preference, segmenter
 from knowcusbench.toybox.training import oracle as oracle_stage
 from knowcusbench.toybox.training.__main__ import LIMIT
@@ -47,7 +47,7 @@ def oracle() -> Oracle:
 
 def test_all_parts_are_there_as_they_were_trained_and_small() -> None:
     for part in TRAINED:
-        check_weights(WEIGHTS, part)
+        check_weights(WEIGHTS, part, world_digest())
     files = {path.relative_to(WEIGHTS).as_posix(): path for path in WEIGHTS.rglob("*") if path.is_file()}
     assert set(files) - {MANIFEST} == set(json.loads((WEIGHTS / MANIFEST).read_text())["files"])
     assert sum(path.stat().st_size for path in files.values()) < LIMIT

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from knowcusbench.toybox import TRAINED, shipped
-from knowcusbench.toybox.shipped import MANIFEST, check_weights
+from knowcusbench.toybox.shipped import MANIFEST, check_weights, world_digest
 from knowcusbench.toybox.training import __main__ as recipe
 
 
@@ -46,7 +46,7 @@ def test_parts_are_installed_with_their_digests_and_history(
 ) -> None:
     assert run(monkeypatch, "--folder", folder, "install") == 0
     for part in TRAINED:
-        check_weights(weights, part)
+        check_weights(weights, part, world_digest())
         assert (weights / part / "model.safetensors").read_bytes() == part.encode()
     vae = json.loads((weights / MANIFEST).read_text())["training"]["stages"]["vae"]
     assert vae["schedule"]["steps"] == 5000
@@ -64,7 +64,7 @@ def test_shipped_weights_are_replaced_only_by_force(
     assert (weights / "sam" / "model.safetensors").read_bytes() == b"sam"
     assert run(monkeypatch, "--folder", folder, "--force", "install") == 0
     assert (weights / "sam" / "model.safetensors").read_bytes() == b"new"
-    check_weights(weights, "sam")
+    check_weights(weights, "sam", world_digest())
 
 
 def test_an_interrupted_installation_leaves_nothing_to_the_next(
