@@ -1,6 +1,8 @@
 # Every target works on a fresh machine with Python 3.11+ and pip: the first one that needs it makes .venv.
 
 PYTHON ?= python3
+# The file with the versions to install; CONSTRAINTS= takes the newest that pyproject.toml allows.
+CONSTRAINTS ?= constraints.txt
 METHOD ?= mokus
 FORCE ?=
 STAGES ?=
@@ -20,7 +22,7 @@ DEV := $(VENV)/.installed-dev
 QUIET = $(if $(MAKE_TERMOUT),,--quiet)
 
 .DEFAULT_GOAL := help
-.PHONY: help bench sweep ablation probe plan report benchmark check-gpu benchmark-gpu gpu-bundle doctor toybox toybox-eval drill check test test-browser docs lint update clean
+.PHONY: help bench sweep ablation probe plan report benchmark check-gpu benchmark-gpu gpu-bundle doctor toybox toybox-eval drill check test test-browser docs wheel lint update clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -88,6 +90,10 @@ test-browser: $(DEV) ## install Chromium if there is none, and run the tests of 
 docs: $(DEV) ## build the documentation into build/docs; a broken link or anchor is an error
 	$(BIN)/python -m sphinx -W --keep-going -n -q -b html docs build/docs
 
+wheel: $(DEV) ## build the installable package into dist/
+	rm -rf build/lib build/bdist.*
+	$(BIN)/python -m pip wheel $(QUIET) --no-deps --no-build-isolation --wheel-dir dist .
+
 lint: $(DEV) ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -110,13 +116,13 @@ define install
 	$(PYTHON) -m venv $(VENV)
 	@echo "Installing .[$(1)] into $(VENV): some minutes and gigabytes, most of them PyTorch's"
 	$(BIN)/python -m pip install $(QUIET) --upgrade pip
-	$(BIN)/python -m pip install $(QUIET) --constraint constraints.txt --editable ".[$(1)]"
+	$(BIN)/python -m pip install $(QUIET) $(addprefix --constraint ,$(CONSTRAINTS)) --editable ".[$(1)]"
 	@touch $@
 endef
 
-$(BENCH): pyproject.toml constraints.txt
+$(BENCH): pyproject.toml $(CONSTRAINTS)
 	$(call install,cluster)
 
-$(DEV): pyproject.toml constraints.txt
+$(DEV): pyproject.toml $(CONSTRAINTS)
 	$(call install,dev)
 	@touch $(BENCH)

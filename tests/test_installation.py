@@ -52,6 +52,17 @@ def test_what_is_installed_is_not_installed_again(make, tmp_path: Path) -> None:
     assert installed(make("test")) == ["dev"]
 
 
+def test_python_and_versions_are_those_that_the_environment_names(make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the workflows call `.ci/run`."""
+    assert "--constraint constraints.txt " in make("test")
+    monkeypatch.setenv("PYTHON", "python3.13")
+    monkeypatch.setenv("CONSTRAINTS", "")
+    said = make("test")
+    assert "\npython3.13 -m venv .venv\n" in said
+    assert '--editable ".[dev]"' in said
+    assert "--constraint" not in said
+
+
 def test_every_dependency_has_a_tested_version() -> None:
     lines = [line.partition("#")[0] for line in (ROOT / "constraints.txt").read_text().splitlines()]
     constraints = {pin.name: pin for pin in map(Requirement, filter(None, lines))}
