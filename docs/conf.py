@@ -12,7 +12,7 @@ sys.path.insert(0, str(HERE))
 
 project = "knowcusbench"
 version = release = importlib.metadata.version("knowcusbench")
-copyright = author = "the authors of knowcusbench"
+copyright = author = "The knowcusbench authors"
 
 extensions = ["myst_parser"]
 myst_heading_anchors = 4
@@ -26,6 +26,8 @@ GENERATED = "<!-- the reference follows -->"
 
 ELSEWHERE = {
     "readme": "README.md",
+    "contributing": "CONTRIBUTING.md",
+    "changelog": "CHANGELOG.md",
     "card": "knowcusbench/toybox/CARD.md",
 }
 """Pages whose text lies outside this folder, by name."""
