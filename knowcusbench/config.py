@@ -19,6 +19,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from knowcusbench.addresses import moved
 from knowcusbench.benchmark.types import Task
 from knowcusbench.errors import ConfigError
 from knowcusbench.metrics.protocol import Reduction, ReferencePairing, ReferenceSplit, TextForm
@@ -377,10 +378,18 @@ def _adapter(expected: Any) -> TypeAdapter[Any]:
 
 
 def import_target(target: str, key: str) -> Any:
-    """Return the dataclass that a `_target_` names. Raises ConfigError, naming `key`, if there is none."""
+    """Return the dataclass that a `_target_` names. Raises ConfigError, naming `key`, if there is none.
+
+    A class of this package whose file moved is found from where it was, since records of runs keep the old address.
+    """
     module_name, _, name = target.rpartition(".")
     try:
-        found = getattr(importlib.import_module(module_name), name)
+        try:
+            found = getattr(importlib.import_module(module_name), name)
+        except (ImportError, AttributeError):
+            if (now := moved(target)) is None:
+                raise
+            return import_target(now, key)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(f"{key}._target_: can't import {target!r} ({error})") from error
     if not is_dataclass(found):

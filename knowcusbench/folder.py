@@ -28,7 +28,7 @@ from knowcusbench.names import text_key
 from knowcusbench.progress import Progress
 from knowcusbench.prompts_file import read_prompts
 from knowcusbench.report.reduction import MEANS, concept_means, score_intervals
-from knowcusbench.stages.prepare import protocol_digest
+from knowcusbench.stages.identity import protocol_digest
 from knowcusbench.store import write_json, writing
 
 CHUNK = 512

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from knowcusbench.adaptation.sums import summed
 from knowcusbench.adaptation.types import Adaptation, Adapter
@@ -25,7 +26,13 @@ class Fact:
 
 
 class Editor(ABC):
-    """Makes the text encoder answer questions in a new way, in closed form."""
+    """Makes the text encoder answer questions in a new way, in closed form.
+
+    Attributes:
+        version: raised by the author when the same settings give other edits.
+    """
+
+    version: ClassVar[int] = 1
 
     @abstractmethod
     def edit(self, facts: Sequence[Fact], backbone: Backbone, after: Adapter | None = None) -> Adaptation:

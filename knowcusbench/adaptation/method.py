@@ -19,8 +19,10 @@ class Method(ABC):
         per_knowledge: False if one adaptation serves all knowledge of a concept. True if every knowledge item gets its
             own: `adapt` is then called with one-item concepts, and the result for an item must not depend on the
             others.
+        version: raised by the author when the same settings give other adaptations or subjects.
     """
 
+    version: ClassVar[int] = 1
     per_knowledge: ClassVar[bool] = False
 
     @abstractmethod

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
     import torch
@@ -191,8 +191,14 @@ class Backbone(ABC):
 class BackboneSpec(ABC):
     """A backbone's configuration: inert data that can say what the model needs, and load it.
 
-    A specification is a frozen keyword-only dataclass named by `_target_` in `configs/backbone/<name>.yaml`.
+    A specification is a frozen keyword-only dataclass named by `_target_` in `configs/backbone/<name>.yaml`. A field
+    that changes no image and no adaptation has the metadata `SPEED`.
+
+    Attributes:
+        version: raised by the author when the same settings and weights give other images or adaptations.
     """
+
+    version: ClassVar[int] = 1
 
     @abstractmethod
     def load(self) -> Backbone:

@@ -6,7 +6,7 @@ convolutional VAE whose latents are packed into tokens of 2 x 2.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,6 +17,7 @@ from knowcusbench.backbone.counts import PROMPT_TOKENS, TRAINING_FORWARDS, Count
 from knowcusbench.backbone.published import published_checkpoint, published_shapes
 from knowcusbench.backbone.quantization import BYTES_PER_PARAMETER, Quantization
 from knowcusbench.backbone.step_lora import StepLora
+from knowcusbench.digests import SPEED
 from knowcusbench.errors import ConfigError
 from knowcusbench.hub_cache import cached
 
@@ -67,7 +68,7 @@ class QwenImageSpec(BackboneSpec):
     source: str
     revision: str | None = None
     dtype: Literal["auto", "bfloat16", "float32"] = "bfloat16"
-    device: str = "auto"
+    device: str = field(default="auto", metadata=SPEED)
     height: int = 1024
     width: int = 1024
     steps: int = 50
@@ -75,12 +76,12 @@ class QwenImageSpec(BackboneSpec):
     negative_prompt: str = " "
     joint_guidance: bool = False
     seeds_per_batch: int = 5
-    gradient_checkpointing: bool = True
+    gradient_checkpointing: bool = field(default=True, metadata=SPEED)
     attention: str | None = None
     compile: str | None = None
     vae_slicing: bool = True
     vae_tile: int | None = None
-    offload: Offload = "none"
+    offload: Offload = field(default="none", metadata=SPEED)
     quantization: Quantization | None = None
     step_lora: StepLora | None = None
 

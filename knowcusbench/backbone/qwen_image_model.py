@@ -25,6 +25,7 @@ from knowcusbench.backbone.speed import apply_options, check_options
 from knowcusbench.backbone.step_lora import StepLora, beside, on_device
 from knowcusbench.backbone.targets import language_modules, lora_targets
 from knowcusbench.device import fast_dtype, keep_fp32, resolve_device
+from knowcusbench.digests import versioned
 from knowcusbench.errors import MethodError, PictureError, WeightsError
 from knowcusbench.finite import not_finite
 from knowcusbench.progress import say
@@ -101,6 +102,8 @@ class QwenImage(Backbone):
         self.settings = {
             name: value for name in ("attention", "compile", "vae_tile") if (value := getattr(spec, name)) is not None
         }
+        if versioned(spec):
+            self.settings["version"] = spec.version
 
     def _load_step_lora(self, spec: StepLora) -> Adapter:
         adapter = on_device(spec.load(), self.device, self._dtype)

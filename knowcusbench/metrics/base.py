@@ -93,6 +93,7 @@ class Metric(ABC):
             other (leave one out) give its real-image ceiling.
         least_references: how many it needs.
         shuffle: what is exchanged for its floor.
+        version: raised by the author when the same settings and weights give other scores: all are then computed again.
     """
 
     name: ClassVar[str]
@@ -102,6 +103,7 @@ class Metric(ABC):
     uses_references: ClassVar[bool] = False
     least_references: ClassVar[int] = 1
     shuffle: ClassVar[Shuffle] = Shuffle.CONCEPTS
+    version: ClassVar[int] = 1
 
     @property
     def bounds(self) -> Bounds:

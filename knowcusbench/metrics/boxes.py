@@ -1,12 +1,13 @@
 """Boxes that prompt a segmenter: the whole image, or what Grounding DINO finds for the class noun."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 
 from PIL import Image
 
 from knowcusbench.device import keep_fp32, resolve_device
+from knowcusbench.digests import SPEED
 from knowcusbench.errors import MetricError
 from knowcusbench.metrics.checkpoint import TRANSFORMERS_WEIGHTS, load_transformers, loading, locate, version
 from knowcusbench.metrics.segmentation import Box, BoxFinder, BoxSpec
@@ -37,7 +38,7 @@ class GroundingDinoBoxes(BoxSpec):
     source: str
     revision: str | None = None
     threshold: float = 0.35
-    device: str = "auto"
+    device: str = field(default="auto", metadata=SPEED)
 
     def load(self) -> BoxFinder:
         return _load(self)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from knowcusbench.digests import versioned
 from knowcusbench.errors import ConfigError
 from knowcusbench.images import read_image
 from knowcusbench.metrics.base import Score, ScoreItem, finite_score
@@ -118,9 +119,9 @@ class SubjectEmbedder:
         self._masks = metric.masks()
 
     def _key(self) -> str:
-        """16 hex digits over all that decides a row."""
+        """Return 16 hex digits over all that decides a row; the metric's version is that of the code that cuts out."""
         metric = self._metric
-        said = [metric.encoder.key, metric.segmenter.key, metric.background, metric.crop]
+        said = [metric.encoder.key, metric.segmenter.key, metric.background, metric.crop, *versioned(metric)]
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
 
     def embed(self, subjects: Sequence[tuple[Path, str]]) -> dict[tuple[Path, str], SubjectEmbedding]:

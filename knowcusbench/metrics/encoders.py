@@ -7,7 +7,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from PIL import Image
 
 from knowcusbench.device import keep_fp32, resolve_device
+from knowcusbench.digests import SPEED, settings
 from knowcusbench.images import read_image
 from knowcusbench.metrics.batching import FilledBatches, batches
 from knowcusbench.metrics.checkpoint import Dtype, locate, version
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
 
 READERS = 4
 """Threads that read and preprocess images while others are encoded."""
-
-SPEED = ("device", "batch_size", "store")
-"""Fields of an encoder's specification that change how fast embeddings are made, not what they are."""
 
 T = TypeVar("T")
 
@@ -46,16 +44,18 @@ class EncoderSpec(ABC):
         batch_size: images or texts encoded together.
         store: a directory where embeddings of image files are kept for all processes; null keeps them in memory.
         files: names or globs of the weight files, as `locate` takes them.
+        version: raised by the author when the same settings and weights give other embeddings.
     """
 
+    version: ClassVar[int] = 1
     files: ClassVar[tuple[str, ...]] = ()
 
     source: str
     revision: str | None = None
-    device: str = "auto"
+    device: str = field(default="auto", metadata=SPEED)
     dtype: Dtype = "float32"
-    batch_size: int = 64
-    store: str | None = None
+    batch_size: int = field(default=64, metadata=SPEED)
+    store: str | None = field(default=None, metadata=SPEED)
 
     @abstractmethod
     def build(self) -> ImageEncoder:
@@ -71,7 +71,7 @@ class EncoderSpec(ABC):
 
     @property
     def key(self) -> str:
-        """16 hex digits over all that decides an embedding: the class, its settings and the weights."""
+        """16 hex digits over all that decides an embedding: the class and its version, its settings and the weights."""
         said = json.dumps([settings(self), sorted(self.weights().items())])
         return hashlib.sha256(said.encode()).hexdigest()[:16]
 
@@ -79,14 +79,6 @@ class EncoderSpec(ABC):
 @cache
 def _load(spec: EncoderSpec) -> ImageEncoder:
     return spec.build()
-
-
-def settings(spec: Any) -> Any:
-    """A specification, specifications in it included, as plain data, without the fields that only decide the speed."""
-    if not is_dataclass(spec):
-        return spec
-    values = {entry.name: settings(getattr(spec, entry.name)) for entry in fields(spec) if entry.name not in SPEED}
-    return [type(spec).__qualname__, values]
 
 
 class ImageEncoder(ABC):

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from knowcusbench.digests import settings
 from knowcusbench.files import names_in, write_atomic
 from knowcusbench.images import read_image
-from knowcusbench.metrics.encoders import settings
 from knowcusbench.metrics.segmentation import Mask, SegmenterSpec
 
 

@@ -4,7 +4,7 @@ Of the three masks that SAM proposes for a box, the one with the highest predict
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from PIL import Image
 
 from knowcusbench.config import did_you_mean
 from knowcusbench.device import keep_fp32, resolve_device
+from knowcusbench.digests import SPEED
 from knowcusbench.errors import ConfigError, WeightsError
 from knowcusbench.metrics.batching import FilledBatches
 from knowcusbench.metrics.checkpoint import (
@@ -40,9 +41,9 @@ class SamSpec(SegmenterSpec):
 
     source: str
     revision: str | None = None
-    device: str = "auto"
+    device: str = field(default="auto", metadata=SPEED)
     dtype: Dtype = "float32"
-    batch_size: int = 1
+    batch_size: int = field(default=1, metadata=SPEED)
 
     def predictor(self) -> "TransformersSam":
         return TransformersSam(self)
@@ -66,7 +67,7 @@ class SegmentAnythingSpec(SegmenterSpec):
 
     architecture: str
     checkpoint: str
-    device: str = "auto"
+    device: str = field(default="auto", metadata=SPEED)
 
     def predictor(self) -> "SegmentAnything":
         return SegmentAnything(self)

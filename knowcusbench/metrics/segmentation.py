@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache, cached_property
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from knowcusbench.metrics.encoders import settings
+from knowcusbench.digests import settings
 
 Mask = NDArray[np.bool_]
 """(height, width), true where the subject is."""
@@ -58,7 +58,13 @@ class BoxFinder(Protocol):
 
 
 class BoxSpec(ABC):
-    """A box finder's configuration: a frozen keyword-only dataclass."""
+    """A box finder's configuration: a frozen keyword-only dataclass.
+
+    Attributes:
+        version: raised by the author when the same settings and weights give other boxes.
+    """
+
+    version: ClassVar[int] = 1
 
     @abstractmethod
     def load(self) -> BoxFinder:
@@ -104,7 +110,10 @@ class SegmenterSpec(ABC):
 
     Attributes:
         boxes: what finds the box that prompts it.
+        version: raised by the author when the same settings and weights give other masks.
     """
+
+    version: ClassVar[int] = 1
 
     boxes: BoxSpec
 
@@ -122,7 +131,7 @@ class SegmenterSpec(ABC):
 
     @cached_property
     def key(self) -> str:
-        """All that decides a mask: the classes, their settings and the weights."""
+        """All that decides a mask: the classes and their versions, their settings and the weights."""
         return json.dumps([settings(self), sorted(self.weights().items())])
 
 

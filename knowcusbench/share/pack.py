@@ -27,10 +27,10 @@ from knowcusbench.share.manifest import (
     Part,
     is_safe,
 )
+from knowcusbench.stages.identity import read_identity
 from knowcusbench.stages.pictures import example, labels_in_order
 from knowcusbench.stages.prepare import Run, recorded_weights
 from knowcusbench.stages.report import report_input
-from knowcusbench.store import read_json
 
 WHERE = ("source", "revision")
 """Keys of a backbone that say where its weights lay: their digest says what they are."""
@@ -65,7 +65,7 @@ def pack(run: Run, group: str = "", images: int = 4) -> dict[str, bytes]:
             raise BundleError(
                 f"{run.store.root}: {name!r} can't be the name of a file everywhere; choose another run.label="
             )
-    identity = read_json(run.store.identity)
+    identity = read_identity(run.store)
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         group=group,

@@ -1,8 +1,6 @@
 """The first stage: read the benchmark, make the plan, and open the run directory for it."""
 
-import hashlib
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
 from importlib.metadata import version
@@ -18,7 +16,6 @@ from knowcusbench.adaptation.cache import AdapterCache
 from knowcusbench.adaptation.editor import Fact
 from knowcusbench.adaptation.method import Method
 from knowcusbench.backbone.base import Backbone, BackboneSpec
-from knowcusbench.benchmark.digests import concept_digests
 from knowcusbench.benchmark.release import load_benchmark
 from knowcusbench.benchmark.source import resolve_source
 from knowcusbench.benchmark.types import Benchmark, Concept, Task
@@ -37,18 +34,13 @@ from knowcusbench.progress import say
 from knowcusbench.report.choice import Choice, column_keys
 from knowcusbench.report.columns import COSTS
 from knowcusbench.stages.dtype import AUTO
+from knowcusbench.stages.identity import flat, identity_of, incomparable, protocol_digest, read_identity
 from knowcusbench.stages.local_paths import with_absolute_paths
 from knowcusbench.stages.released import claim_released
 from knowcusbench.store import RunStore, create_json, read_json, write_json, write_table, writing
 
-FORMAT = 1
-"""Version of the run directory's layout."""
-
 WORKSPACE = 2**30
 """Bytes of a GPU that kernels need beside weights and activations."""
-
-INDIFFERENT_KEYS = {"device", "batch_size", "store", "gradient_checkpointing", "offload"}
-"""Keys of backbone and metrics that change how fast a result is made, not the result."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +142,7 @@ def prepare(config: Config, resolved: Mapping[str, Any], *, makes_results: bool)
     for metric in run.metrics.values():
         metric.check(run.concepts)
     _check_paper(run)
-    identity = _identity(run.benchmark, resolved)
+    identity = identity_of(run.benchmark, resolved)
     with writing():
         _claim(run.store, identity)
         if makes_results:
@@ -245,41 +237,12 @@ def effects_spec(config: Config, resolved: Mapping[str, Any]) -> EffectsSpec:
     )
 
 
-def _identity(benchmark: Benchmark, resolved: Mapping[str, Any]) -> dict[str, Any]:
-    """What all methods of a run share: everything that can change a sample or a score, methods excepted."""
-    return {
-        "format": FORMAT,
-        "benchmark": benchmark.digest,
-        "concepts": {concept.name: concept_digests(concept) for concept in benchmark.concepts},
-        "grid": resolved["grid"],
-        "backbone": decisive(resolved["backbone"], resolved["cache_dir"]),
-        "metrics": decisive(resolved["metrics"], resolved["cache_dir"]),
-    }
-
-
-def decisive(node: Any, cache_dir: str) -> Any:
-    """Configuration nodes without what makes no difference: keys of speed, and where the cache lies."""
-    if isinstance(node, Sequence) and not isinstance(node, str):
-        return [decisive(value, cache_dir) for value in node]
-    if isinstance(node, Mapping):
-        return {key: decisive(value, cache_dir) for key, value in node.items() if key not in INDIFFERENT_KEYS}
-    if isinstance(node, str):
-        return node.replace(str(Path(cache_dir).expanduser().resolve()), "<cache_dir>")
-    return node
-
-
-def protocol_digest(node: Any, cache_dir: str) -> str:
-    """12 hex digits over configuration nodes, a metric's with its encoders and their revisions."""
-    text = json.dumps(decisive(node, cache_dir), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
 def _claim(store: RunStore, identity: dict[str, Any]) -> None:
     """Write `run.json`, or check that the one there says the same. Metrics may be added to a run, and a dtype that its
     plan left open is settled."""
     if create_json(store.identity, identity):
         return
-    present = read_json(store.identity)
+    record, present = read_json(store.identity), read_identity(store)
     backbone = present.get("backbone", {})
     is_open = backbone.get("dtype") == AUTO
     if is_open:
@@ -287,9 +250,15 @@ def _claim(store: RunStore, identity: dict[str, Any]) -> None:
     metrics = present.get("metrics", {})
     shared = {name: node for name, node in identity["metrics"].items() if name in metrics}
     recorded = {name: node for name, node in metrics.items() if name in shared}
-    _refuse_differences(store, {**present, "metrics": recorded}, {**identity, "metrics": shared}, "run.name")
+    unsaid = incomparable(record, {**identity, "metrics": shared})
+    _refuse_differences(store, {**present, "metrics": recorded}, {**identity, "metrics": shared}, "run.name", unsaid)
+    if unsaid:
+        say(
+            f"{store.root} was begun by a version that did not record {', '.join(unsaid)}: whether it was made with "
+            "other values can't be told"
+        )
     if is_open or set(identity["metrics"]) - set(metrics):
-        write_json(store.identity, {**identity, "metrics": {**metrics, **identity["metrics"]}})
+        write_json(store.identity, {**identity, "metrics": {**record.get("metrics", {}), **identity["metrics"]}})
 
 
 def _claim_ablation(store: RunStore, ablation: Mapping[str, Any] | None) -> None:
@@ -313,21 +282,13 @@ def _claim_label(store: RunStore, label: str, resolved: Mapping[str, Any]) -> No
         write_atomic(path, yaml.safe_dump(dict(resolved), sort_keys=False, allow_unicode=True).encode())
 
 
-def _refuse_differences(store: RunStore, present: Any, wanted: Any, remedy: str) -> None:
-    before, now = dict(_flat(present, "")), dict(_flat(wanted, ""))
-    differing = [key for key in sorted(before | now) if before.get(key) != now.get(key)]
+def _refuse_differences(store: RunStore, present: Any, wanted: Any, remedy: str, unsaid: Collection[str] = ()) -> None:
+    before, now = dict(flat(present)), dict(flat(wanted))
+    differing = [key for key in sorted(before | now) if before.get(key) != now.get(key) and key not in unsaid]
     if differing:
         shown = "; ".join(f"{key}: {before.get(key)!r} there, {now.get(key)!r} now" for key in differing[:6])
         more = f"; and {len(differing) - 6} more" if len(differing) > 6 else ""
         raise RunError(f"{store.root} was made with another configuration ({shown}{more}); choose another {remedy}=")
-
-
-def _flat(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(node, Mapping) and node:
-        for key, value in node.items():
-            yield from _flat(value, f"{prefix}.{key}" if prefix else str(key))
-    else:
-        yield prefix, node
 
 
 @lru_cache(maxsize=1)

@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from knowcusbench.config import Config, did_you_mean
 from knowcusbench.errors import ConfigError, RunError
 from knowcusbench.files import names_in
-from knowcusbench.stages.prepare import decisive
+from knowcusbench.stages.identity import decisive
 from knowcusbench.store import RunStore
 
 FREE = ("run", "report", "tracker", "benchmark", "hydra", "cache_dir", "engine", "device", "cpu_threads")

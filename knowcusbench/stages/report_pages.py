@@ -17,6 +17,7 @@ from knowcusbench.report.effects import confusions
 from knowcusbench.report.html import Failure, GalleryInput, PagesInput
 from knowcusbench.report.types import RowKind
 from knowcusbench.stages.generate import GENERATE
+from knowcusbench.stages.identity import read_identity
 from knowcusbench.stages.prepare import Run
 from knowcusbench.stages.report_masks import mask_layers
 from knowcusbench.stages.score import SCORE
@@ -69,7 +70,7 @@ def pages_input(
             commands={label: _with_verb(words, GENERATE) for label, words in commands.items()},
             masks=mask_layers(run, labels, {label: _with_verb(words, SCORE) for label, words in commands.items()}),
         ),
-        identity=read_json(run.store.identity),
+        identity=read_identity(run.store),
         configs=configs,
         records=list(records.values()),
         files=sorted(name for name in names_in(run.store.report) if name.endswith(PUBLIC)),

@@ -21,7 +21,7 @@ from knowcusbench.device import fast_dtype, resolve_device
 from knowcusbench.files import write_atomic
 from knowcusbench.provenance import provenance
 from knowcusbench.report.markdown import table_line
-from knowcusbench.stages.prepare import protocol_digest
+from knowcusbench.stages.identity import protocol_digest
 from knowcusbench.store import RunStore, read_json, read_table, write_json
 from knowcusbench.toybox.evaluation import FIXED_PROMPTS, Figures, draw
 from knowcusbench.toybox.figures import LOCALITY, Evaluated, compose, instrument_figures, model_figures

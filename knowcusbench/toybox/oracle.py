@@ -6,10 +6,11 @@ and `model.safetensors` (fp16).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
+from knowcusbench.digests import SPEED
 from knowcusbench.metrics.checkpoint import locate, version
 from knowcusbench.toybox.render import render
 from knowcusbench.toybox.scene import Scene
@@ -88,11 +89,14 @@ class OracleSpec:
         source: `config.json` and `model.safetensors`, as `save_oracle` writes them.
         device: "auto", "cpu" or "cuda".
         batch_size: pictures read together.
+        version: raised by the author when the same weights read other words from pictures.
     """
 
+    version: ClassVar[int] = 1
+
     source: str
-    device: str = "auto"
-    batch_size: int = 64
+    device: str = field(default="auto", metadata=SPEED)
+    batch_size: int = field(default=64, metadata=SPEED)
 
     def load(self) -> "Oracle":
         """The oracle of this process for this specification. Raises WeightsError if it can't be loaded, or was

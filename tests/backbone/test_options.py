@@ -16,10 +16,13 @@ from knowcusbench.backbone.qwen_image import QwenImageSpec
 from knowcusbench.backbone.qwen_image_model import QwenImage
 from knowcusbench.backbone.step_lora import StepLora
 from knowcusbench.benchmark.types import Benchmark
+from knowcusbench.digests import decisive_fields
 from knowcusbench.errors import ConfigError
-from knowcusbench.stages.prepare import INDIFFERENT_KEYS, _identity
+from knowcusbench.stages.identity import identity_of
 
 PROMPT = "a red robot on the beach"
+
+DECISIVE = {field.name for field in decisive_fields(QwenImageSpec)}
 
 
 def draw(backbone: QwenImage, prompt: str = PROMPT, seeds: tuple[int, ...] = (1, 2)) -> np.ndarray:
@@ -59,10 +62,10 @@ def test_every_option_is_part_of_what_a_run_is_but_those_that_change_no_pixel(op
     names = [field.name for field in fields(options)]
 
     def identity(**changes: str) -> object:
-        node = {**dict.fromkeys(names), **changes}
+        node = {"_target_": f"{options.__module__}.{options.__name__}", **dict.fromkeys(names), **changes}
         backbone = node if options is QwenImageSpec else {"step_lora": node}
         resolved = {"grid": {}, "metrics": {}, "cache_dir": "/cache", "backbone": backbone}
-        return _identity(Benchmark(Path(), (), "digest"), resolved)
+        return identity_of(Benchmark(Path(), (), "digest"), resolved)
 
     assert {name for name in names if identity(**{name: "another"}) == identity()} == indifferent
 
@@ -78,7 +81,7 @@ def test_an_attention_backend_changes_pixels_and_stays_with_its_backbone(miniatu
         for backend in ("_native_math", None)
     )
     assert 0 < abs(changed - default).max() < 64
-    assert "attention" not in INDIFFERENT_KEYS
+    assert "attention" in DECISIVE
     assert np.array_equal(draw(miniature_spec(miniature).load()), plain)
 
 
@@ -103,7 +106,7 @@ def test_tiles_change_pixels_and_latents_of_images_that_are_larger(miniature: Pa
     )
     assert abs(draw(tiled) - draw(whole)).max() > 0
     assert np.array_equal(draw(large), draw(whole))
-    assert "vae_tile" not in INDIFFERENT_KEYS
+    assert "vae_tile" in DECISIVE
     (image,) = whole.sample(whole.encode(PROMPT), [1])
     assert not torch.equal(tiled.encode_images([image]).mean, whole.encode_images([image]).mean)
     assert tiled.settings == {"vae_tile": 32}
@@ -155,7 +158,7 @@ def test_compiled_code_changes_pixels(miniature: Path) -> None:
     small = {"dtype": "bfloat16", "height": 32, "width": 32, "steps": 2, "true_cfg_scale": 1.0}
     compiled = miniature_spec(miniature, compile="inductor", **small).load()
     assert 0 < abs(draw(compiled) - draw(miniature_spec(miniature, **small).load())).max() < 64
-    assert "compile" not in INDIFFERENT_KEYS
+    assert "compile" in DECISIVE
 
 
 @pytest.mark.parametrize(
@@ -204,7 +207,7 @@ def test_what_is_not_at_work_waits_in_main_memory(
     for name in ("text_encoder", "transformer"):
         del getattr(backbone, name).to
     assert np.array_equal(draw(backbone), plain)
-    assert "offload" in INDIFFERENT_KEYS
+    assert "offload" not in DECISIVE
 
 
 def test_a_quantisation_without_its_package_names_the_command(miniature: Path, monkeypatch) -> None:

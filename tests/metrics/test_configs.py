@@ -18,7 +18,7 @@ from knowcusbench.metrics.hpsv2 import HpsV2, HpsV21
 from knowcusbench.metrics.sam import SamSpec, SegmentAnythingSpec
 from knowcusbench.metrics.siglip import SiglipSpec
 from knowcusbench.metrics.siglip_t import SiglipT
-from knowcusbench.stages.prepare import protocol_digest
+from knowcusbench.stages.identity import protocol_digest
 
 NAMES = ("clip_i", "clip_i_seg", "clip_t", "pickscore")
 
@@ -118,10 +118,11 @@ def test_the_embedded_world_takes_the_encoders_of_further_metrics_from_elsewhere
 
 
 def test_where_embeddings_are_kept_is_no_part_of_the_protocol() -> None:
-    node = {"_target_": "Metric", "encoder": {"source": "there", "dtype": "float32"}}
-    kept = {**node, "encoder": {**node["encoder"], "store": "/somewhere", "batch_size": 3}}
+    encoder = {"_target_": "knowcusbench.metrics.clip.ClipSpec", "source": "there", "dtype": "float32"}
+    node = {"_target_": "knowcusbench.metrics.clip_i.ClipI", "encoder": encoder}
+    kept = {**node, "encoder": {**encoder, "store": "/somewhere", "batch_size": 3}}
     assert protocol_digest(kept, "/cache") == protocol_digest(node, "/cache")
-    assert protocol_digest({**node, "encoder": {"source": "here", "dtype": "float32"}}, "/cache") != protocol_digest(
+    assert protocol_digest({**node, "encoder": {**encoder, "source": "here"}}, "/cache") != protocol_digest(
         node, "/cache"
     )
 
