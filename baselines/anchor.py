@@ -1,10 +1,11 @@
 """Control: the ceiling of stage 2, what the learned anchor itself draws."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from knowcusbench.adaptation.cache import AdapterCache
 from knowcusbench.adaptation.dreambooth import DreamBooth
-from knowcusbench.adaptation.method import Method
+from knowcusbench.adaptation.method import Method, Role
 from knowcusbench.adaptation.types import Adaptation
 from knowcusbench.backbone.base import Backbone
 from knowcusbench.benchmark.types import Concept, KnowledgeItem
@@ -17,6 +18,8 @@ class Anchor(Method):
     Attributes:
         dreambooth: stage 1.
     """
+
+    role: ClassVar[Role] = Role.CEILING
 
     dreambooth: DreamBooth
 

@@ -1,9 +1,10 @@
 """Control: the backbone as it is, the floor of every method."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from knowcusbench.adaptation.cache import AdapterCache
-from knowcusbench.adaptation.method import Method
+from knowcusbench.adaptation.method import Method, Role
 from knowcusbench.adaptation.types import Adaptation
 from knowcusbench.backbone.base import Backbone
 from knowcusbench.benchmark.types import Concept
@@ -12,6 +13,8 @@ from knowcusbench.benchmark.types import Concept
 @dataclass(frozen=True, kw_only=True)
 class Base(Method):
     """Nothing adapted, prompted with the knowledge phrase."""
+
+    role: ClassVar[Role] = Role.FLOOR
 
     def adapt(self, concept: Concept, backbone: Backbone, cache: AdapterCache) -> Adaptation:
         return Adaptation()

@@ -1,12 +1,27 @@
 """The contract of a method."""
 
 from abc import ABC, abstractmethod
+from enum import StrEnum
 from typing import ClassVar
 
 from knowcusbench.adaptation.cache import AdapterCache
 from knowcusbench.adaptation.types import Adaptation
 from knowcusbench.backbone.base import Backbone
 from knowcusbench.benchmark.types import Concept, KnowledgeItem
+
+
+class Role(StrEnum):
+    """What a method is compared as, in the order of tables. Floors are controls that score what is had without
+    knowledge, ceilings what stage 1 allows; only methods are ranked."""
+
+    FLOOR = "floor"
+    METHOD = "method"
+    CEILING = "ceiling"
+
+    @property
+    def place(self) -> int:
+        """Its number in the order of tables."""
+        return list(Role).index(self)
 
 
 class Method(ABC):
@@ -19,9 +34,11 @@ class Method(ABC):
         per_knowledge: False if one adaptation serves all knowledge of a concept. True if every knowledge item gets its
             own: `adapt` is then called with one-item concepts, and the result for an item must not depend on the
             others.
+        role: what it is compared as.
         version: raised by the author when the same settings give other adaptations or subjects.
     """
 
+    role: ClassVar[Role] = Role.METHOD
     version: ClassVar[int] = 1
     per_knowledge: ClassVar[bool] = False
 

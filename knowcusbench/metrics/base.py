@@ -110,6 +110,11 @@ class Metric(ABC):
         """The lowest and highest score there can be, which no interval goes beyond; by default there are none."""
         return UNBOUNDED
 
+    @property
+    def decimals(self) -> int:
+        """Digits after the point in tables, by the scale of `bounds`; three without."""
+        return self.bounds.decimals
+
     @abstractmethod
     def score(self, items: Sequence[ScoreItem]) -> list[Score]:
         """Scores in the order of `items`. A score does not depend on the other items.

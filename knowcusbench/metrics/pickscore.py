@@ -23,5 +23,9 @@ class PickScore(TextSimilarity):
         # Those of the cosine are so far away that they say nothing, and to know its factor the weights must be read.
         return UNBOUNDED
 
+    @property
+    def decimals(self) -> int:
+        return 2
+
     def factor(self) -> float:
         return math.exp(self.encoder.load().logit_scale)

@@ -11,7 +11,7 @@ from knowcusbench.report.agreement_tables import write_agreement
 from knowcusbench.report.console import render_console
 from knowcusbench.report.effects import EffectsInput, summary
 from knowcusbench.report.effects_tables import write_effects
-from knowcusbench.report.leaderboard import build_leaderboard, place_of
+from knowcusbench.report.leaderboard import build_leaderboard
 from knowcusbench.report.pictures import PictureRow, picture_grid
 from knowcusbench.report.published import PublishedTable, load_published
 from knowcusbench.report.statistics import Statistics, build_statistics
@@ -35,7 +35,6 @@ __all__ = [
     "build_statistics",
     "load_published",
     "picture_grid",
-    "place_of",
     "render_console",
     "summary",
     "write_ablation",

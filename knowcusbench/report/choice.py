@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from knowcusbench.errors import ConfigError
+from knowcusbench.metrics.bounds import COSINE_DECIMALS
 from knowcusbench.names import matching
-from knowcusbench.report.columns import COSINE_DECIMALS, METRIC_DECIMALS
 from knowcusbench.report.leaderboard import marked
 from knowcusbench.report.types import Cell, Column, Leaderboard, Row
 
@@ -87,7 +87,7 @@ def _rows(board: Leaderboard, choice: Choice) -> list[Row]:
 
 def _is_fraction(column: Column, index: int, rows: Sequence[Row]) -> bool:
     values = [cell.value for row in rows if (cell := row.cells[index]).value is not None]
-    return column.task is not None and column.metric not in METRIC_DECIMALS and all(-1 <= v <= 1 for v in values)
+    return column.task is not None and column.decimals >= COSINE_DECIMALS and all(-1 <= v <= 1 for v in values)
 
 
 def _column(column: Column, choice: Choice, in_percent: bool) -> Column:

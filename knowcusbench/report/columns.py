@@ -11,10 +11,6 @@ MIB = 2**20
 
 TASK_GROUPS = {Task.RECONSTRUCTION: "Recon.", Task.GENERATION: "Gen."}
 
-COSINE_DECIMALS = 3
-METRIC_DECIMALS = {"pickscore": 2}
-"""Digits after the point of metrics that are not on the scale of a cosine. PickScore is around 20."""
-
 MISSING = "–"
 
 
@@ -60,7 +56,7 @@ def metric_columns(metrics: Mapping[str, MetricHeading], tasks: Sequence[Task]) 
             task=task,
             group=TASK_GROUPS[task],
             name=heading.title,
-            decimals=METRIC_DECIMALS.get(metric, COSINE_DECIMALS),
+            decimals=heading.decimals,
             higher_is_better=heading.higher_is_better,
         )
         for task in tasks

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from knowcusbench.adaptation.method import Role
 from knowcusbench.effects.interference import confusion_matrix, retrieval_accuracy
 from knowcusbench.effects.text import Probe
-from knowcusbench.report.leaderboard import kind_of, marked, mean_cell, place_of
+from knowcusbench.report.leaderboard import in_order, kind_of, marked, mean_cell
 from knowcusbench.report.reduction import Mean, reduce_groups, row_mean
 from knowcusbench.report.types import Cell, Column, Counted, Leaderboard, Row, RowKind
 
@@ -52,7 +53,7 @@ class EffectsInput:
 
     Attributes:
         run: the run's name.
-        methods: label -> name of the method, as in `ReportInput`.
+        methods: label -> what it is compared as, as in `ReportInput`.
         concepts: names of the concepts in the grid.
         measures: one row per method, concept, probe, text and measure; columns method, concept, probe, measure, value,
             knowledge (index of the concept's item that the text is about; NaN for none). Only of concepts of which
@@ -65,7 +66,7 @@ class EffectsInput:
     """
 
     run: str
-    methods: Mapping[str, str]
+    methods: Mapping[str, Role]
     concepts: tuple[str, ...]
     measures: pd.DataFrame
     retrieved: pd.DataFrame
@@ -124,10 +125,9 @@ def build_effects(inputs: EffectsInput) -> Leaderboard:
         found = Mean(retrieval_accuracy(matrix), int(matrix.to_numpy().sum()))
         return mean_cell(found, inputs.pictures, Counted.SAMPLES)
 
-    labels = sorted(inputs.methods.items(), key=lambda entry: place_of(entry[1]))
     own = [
-        Row(label=label, kind=kind_of(name), cells=tuple(cell(label, *key) for key in COLUMNS))
-        for label, name in labels
+        Row(label=label, kind=kind_of(role), cells=tuple(cell(label, *key) for key in COLUMNS))
+        for label, role in in_order(inputs.methods)
     ]
     columns = tuple(COLUMNS.values())
     return Leaderboard(

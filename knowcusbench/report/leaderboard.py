@@ -1,10 +1,11 @@
 """From the scores of a run to its leaderboard."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import pandas as pd
 
+from knowcusbench.adaptation.method import Role
 from knowcusbench.errors import RunError
 from knowcusbench.metrics.protocol import Reduction
 from knowcusbench.report.columns import COSTS, score_columns
@@ -21,10 +22,6 @@ from knowcusbench.report.reduction import (
 )
 from knowcusbench.report.resampling import Interval
 from knowcusbench.report.types import Cell, Column, Counted, Leaderboard, Mark, ReportInput, Row, RowKind
-
-FLOOR_CONTROLS = ("base", "leak")
-CEILING_CONTROLS = ("anchor",)
-"""Controls frame the methods: above them what is had without knowledge, below them what stage 1 allows."""
 
 SHUFFLED, REAL_IMAGES = "shuffled", "real images"
 """Labels of the rows below that are no method."""
@@ -78,11 +75,11 @@ def _own_rows(inputs: ReportInput, columns: Sequence[Column]) -> list[Row]:
     return [
         Row(
             label=label,
-            kind=kind_of(name),
+            kind=kind_of(role),
             cells=tuple(cell(label, column) for column in columns),
             gone=inputs.gone.get(label, 0),
         )
-        for label, name in sorted(inputs.methods.items(), key=lambda entry: place_of(entry[1]))
+        for label, role in in_order(inputs.methods)
     ]
 
 
@@ -93,15 +90,14 @@ def mean_cell(mean: Mean | None, expected: int, counted: Counted, interval: Inte
     return Cell(value=mean.value, low=low, high=high, n=mean.n, expected=expected, counted=counted)
 
 
-def kind_of(name: str) -> RowKind:
-    return RowKind.CONTROL if name in FLOOR_CONTROLS + CEILING_CONTROLS else RowKind.METHOD
+def kind_of(role: Role) -> RowKind:
+    """Return the kind of a method's row: floors and ceilings frame the methods as controls."""
+    return RowKind.METHOD if role is Role.METHOD else RowKind.CONTROL
 
 
-def place_of(name: str) -> int:
-    """Sorts floors before methods and ceilings after them; methods keep their order."""
-    if name in FLOOR_CONTROLS:
-        return FLOOR_CONTROLS.index(name) - len(FLOOR_CONTROLS)
-    return 1 + CEILING_CONTROLS.index(name) if name in CEILING_CONTROLS else 0
+def in_order(methods: Mapping[str, Role]) -> list[tuple[str, Role]]:
+    """Return the methods with floors first and ceilings last; methods keep their order."""
+    return sorted(methods.items(), key=lambda entry: entry[1].place)
 
 
 def _floor_rows(inputs: ReportInput, columns: Sequence[Column]) -> Iterator[Row]:

@@ -8,10 +8,10 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
+from knowcusbench.adaptation.method import Role
 from knowcusbench.metrics.bounds import Bounds
 from knowcusbench.metrics.protocol import Reduction
 from knowcusbench.report.columns import score_columns
-from knowcusbench.report.leaderboard import kind_of
 from knowcusbench.report.reduction import CELL, ratio, reduce_groups
 from knowcusbench.report.resampling import (
     FEWEST,
@@ -22,7 +22,7 @@ from knowcusbench.report.resampling import (
     rank_shares,
     sign_flip_p_values,
 )
-from knowcusbench.report.types import Column, ReportInput, RowKind
+from knowcusbench.report.types import Column, ReportInput
 
 BREAKDOWN_BY = ("knowledge_aspect", "prompt_aspect", "concept")
 
@@ -60,7 +60,7 @@ def build_statistics(inputs: ReportInput) -> Statistics:
     """Controls have a breakdown; differences and ranks are among methods alone, as best and second are: every further
     pair makes each of them harder to prove."""
     columns = score_columns(inputs)
-    labels = [label for label, name in inputs.methods.items() if kind_of(name) is RowKind.METHOD]
+    labels = [label for label, role in inputs.methods.items() if role is Role.METHOD]
     differences: list[tuple[object, ...]] = []
     ranks: list[tuple[object, ...]] = []
     for column in columns:

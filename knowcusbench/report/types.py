@@ -1,28 +1,57 @@
 """What goes into a leaderboard, and the leaderboard: frozen data that every table is rendered from."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Protocol
 
 import pandas as pd
 
+from knowcusbench.adaptation.method import Role
 from knowcusbench.benchmark.types import Task
-from knowcusbench.metrics.bounds import UNBOUNDED, Bounds
+from knowcusbench.metrics.bounds import COSINE_DECIMALS, UNBOUNDED, Bounds
 from knowcusbench.metrics.protocol import Reduction
 from knowcusbench.report.published import PublishedValue
 
 FLOORS = ["metric", "task", "concept", "value"]
 
 
+class Described(Protocol):
+    """What is known of a metric whose scores are shown; `bounds` may be None for a metric without."""
+
+    @property
+    def title(self) -> str: ...
+    @property
+    def tasks(self) -> Collection[Task]: ...
+    @property
+    def higher_is_better(self) -> bool: ...
+    @property
+    def bounds(self) -> tuple[float, float] | None: ...
+    @property
+    def decimals(self) -> int: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class MetricHeading:
     """How a metric is shown: the heading of its columns, the tasks that have one, which direction is better, and the
-    range of its scores, which no interval leaves."""
+    range of its scores, which no interval leaves, and the digits after the point."""
 
     title: str
     tasks: frozenset[Task]
     higher_is_better: bool = True
     bounds: Bounds = UNBOUNDED
+    decimals: int = COSINE_DECIMALS
+
+    @classmethod
+    def of(cls, metric: Described) -> "MetricHeading":
+        """Return the heading of a metric, or of what a bundle says of one."""
+        return cls(
+            title=metric.title,
+            tasks=frozenset(metric.tasks),
+            higher_is_better=metric.higher_is_better,
+            bounds=Bounds(*metric.bounds) if metric.bounds else UNBOUNDED,
+            decimals=metric.decimals,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +60,7 @@ class ReportInput:
 
     Attributes:
         run: the run's name.
-        methods: label of every method of the run -> name of the method ("mokus,recipe.rank=8" -> "mokus"),
-            in the order of the rows. The name tells controls from methods.
+        methods: label of every method of the run -> what it is compared as, in the order of the rows.
         metrics: the metrics to show, in the order of the columns. Scores of others are left out.
         concepts: number of concepts in the grid.
         scores: one row per sample and metric; columns sample_id (the same for all methods), method (the label), task,
@@ -50,7 +78,7 @@ class ReportInput:
     """
 
     run: str
-    methods: Mapping[str, str]
+    methods: Mapping[str, Role]
     metrics: Mapping[str, MetricHeading]
     concepts: int
     scores: pd.DataFrame
@@ -177,8 +205,7 @@ class Leaderboard:
         run: the run's name.
         reading: how its numbers came about, for people.
         columns: tasks times metrics, then costs.
-        rows: the controls `base` and `leak`, methods, the control `anchor`, shuffled pairs, real images, published
-            rows.
+        rows: floors, methods, ceilings, shuffled pairs, real images, published rows.
         protocols: metric -> digest of how its scores were computed.
         remarks: what the scores' notes say, one sentence per metric that has any.
     """

@@ -23,7 +23,6 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from knowcusbench.errors import BundleError, RunError
-from knowcusbench.metrics.bounds import UNBOUNDED, Bounds
 from knowcusbench.plan import content_id
 from knowcusbench.report import (
     Leaderboard,
@@ -86,15 +85,7 @@ class Bundle:
         return ReportInput(
             run=manifest.run,
             methods=manifest.methods,
-            metrics={
-                name: MetricHeading(
-                    title=m.title,
-                    tasks=frozenset(m.tasks),
-                    higher_is_better=m.higher_is_better,
-                    bounds=Bounds(*m.bounds) if m.bounds else UNBOUNDED,
-                )
-                for name, m in manifest.metrics.items()
-            },
+            metrics={name: MetricHeading.of(heading) for name, heading in manifest.metrics.items()},
             concepts=manifest.concepts,
             scores=self.scores.astype({"method": "category", "metric": "category"}),
             expected=pd.DataFrame(

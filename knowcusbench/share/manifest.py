@@ -18,10 +18,11 @@ from typing import Annotated, Any, Self
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints, model_validator
 
+from knowcusbench.adaptation.method import Role
 from knowcusbench.benchmark.types import Task
 from knowcusbench.metrics.protocol import Reduction
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 MANIFEST = "manifest.json"
 LEADERBOARD = "leaderboard.json"
@@ -87,12 +88,13 @@ class Part(_Model):
 
 
 class Heading(_Model):
-    """How a metric is shown, and the range of its scores (None for one without)."""
+    """How a metric is shown: the range of its scores (None for one without), and the digits after the point."""
 
     title: Name
     tasks: tuple[Task, ...]
     higher_is_better: bool
     bounds: tuple[FiniteFloat, FiniteFloat] | None
+    decimals: Annotated[int, Field(ge=0, le=10)]
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -116,7 +118,7 @@ class Manifest(_Model):
         concepts: how many there are in the grid.
         planned: number of samples by task.
         reduction: how samples become one number.
-        methods: label -> name of the method.
+        methods: label -> what it is compared as.
         metrics: name -> how it is shown, in the order of the columns.
         protocols: metric -> digest of how it was computed.
         parts: every other file.
@@ -133,7 +135,7 @@ class Manifest(_Model):
     concepts: Annotated[int, Field(ge=0)]
     planned: dict[Task, Annotated[int, Field(ge=0)]]
     reduction: Reduction
-    methods: dict[Name, str]
+    methods: dict[Name, Role]
     metrics: dict[Name, Heading]
     protocols: dict[str, str]
     parts: dict[str, Part]

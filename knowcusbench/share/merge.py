@@ -26,7 +26,7 @@ def merged(bundles: Sequence[Bundle]) -> ReportInput:
     ceilings = _joined([part.ceilings for part in parts])
     return ReportInput(
         run=" + ".join(dict.fromkeys(bundle.group for bundle in bundles)) if others else parts[0].run,
-        methods={label: name for part in parts for label, name in part.methods.items()},
+        methods={label: role for part in parts for label, role in part.methods.items()},
         metrics={name: headings[name] for name in order},
         concepts=first.manifest.concepts,
         scores=_joined([part.scores for part in parts]).astype({"method": "category", "metric": "category"}),
@@ -63,7 +63,7 @@ def _with_labels(part: ReportInput, names: Mapping[str, str]) -> ReportInput:
 
     return replace(
         part,
-        methods={names[label]: name for label, name in part.methods.items()},
+        methods={names[label]: role for label, role in part.methods.items()},
         scores=renamed(part.scores),
         expected=renamed(part.expected),
         costs=renamed(part.costs),

@@ -28,7 +28,7 @@ from knowcusbench.share.manifest import (
     is_safe,
 )
 from knowcusbench.stages.identity import read_identity
-from knowcusbench.stages.pictures import example, labels_in_order
+from knowcusbench.stages.pictures import example
 from knowcusbench.stages.prepare import Run, recorded_weights
 from knowcusbench.stages.report import report_input
 
@@ -85,6 +85,7 @@ def pack(run: Run, group: str = "", images: int = 4) -> dict[str, bytes]:
                 tasks=tuple(sorted(m.tasks)),
                 higher_is_better=m.higher_is_better,
                 bounds=m.bounds if m.bounds.finite else None,
+                decimals=m.decimals,
             )
             for name, m in inputs.metrics.items()
         },
@@ -152,7 +153,7 @@ def _images(run: Run, count: int) -> dict[str, bytes]:
     found = {}
     for concept in run.concepts[:count]:
         sample = example(run, concept)
-        for label in labels_in_order(run):
+        for label in run.methods:
             path = run.store.image(label, concept.name, sample["id"])
             if path.exists():
                 found[f"images/{label}/{concept.name}.png"] = path.read_bytes()

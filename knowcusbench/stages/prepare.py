@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -24,7 +23,6 @@ from knowcusbench.effects.spec import EffectsSpec
 from knowcusbench.effects.text import Probe
 from knowcusbench.engine.base import Engine
 from knowcusbench.errors import ConfigError, RunError
-from knowcusbench.files import write_atomic
 from knowcusbench.metrics.base import Metric
 from knowcusbench.metrics.memory import scoring_bytes
 from knowcusbench.metrics.protocol import Reduction
@@ -36,6 +34,7 @@ from knowcusbench.report.columns import COSTS
 from knowcusbench.stages.dtype import AUTO
 from knowcusbench.stages.identity import flat, identity_of, incomparable, protocol_digest, read_identity
 from knowcusbench.stages.local_paths import with_absolute_paths
+from knowcusbench.stages.recorded import MethodRecord, method_record, read_recorded, record_of, write_recorded
 from knowcusbench.stages.released import claim_released
 from knowcusbench.store import RunStore, create_json, read_json, write_json, write_table, writing
 
@@ -76,6 +75,12 @@ class Run:
     effects: EffectsSpec
     engine: Engine
     cache: AdapterCache
+
+    @cached_property
+    def methods(self) -> Mapping[str, MethodRecord]:
+        """What is recorded of all methods of the run directory, by label, in the order of tables."""
+        found = {label: method_record(self.store, label, self.concepts) for label in self.store.labels()}
+        return dict(sorted(found.items(), key=lambda entry: entry[1].role.place))
 
     @cached_property
     def gallery(self) -> Mapping[str, tuple[Path, ...]]:
@@ -147,7 +152,7 @@ def prepare(config: Config, resolved: Mapping[str, Any], *, makes_results: bool)
         _claim(run.store, identity)
         if makes_results:
             _claim_ablation(run.store, resolved["ablation"])
-            _claim_label(run.store, run.label, resolved)
+            _claim_label(run, resolved)
             claim_released(run.store, run.label, run.concepts, resolved["method"])
             run.store.remove_dead_claims(run.label)
             warn_of_another_torch(run.store)
@@ -264,22 +269,20 @@ def _claim(store: RunStore, identity: dict[str, Any]) -> None:
 def _claim_ablation(store: RunStore, ablation: Mapping[str, Any] | None) -> None:
     """Check that the run compares values of no other setting."""
     for label in store.labels() if ablation else ():
-        other = yaml.safe_load(store.config(label).read_text(encoding="utf-8")).get("ablation")
+        other = read_recorded(store, label)[0].get("ablation")
         if other and ablation and other["name"] != ablation["name"]:
             raise RunError(
                 f"{store.root} is the ablation {other['name']!r}; choose another run.name= for {ablation['name']!r}"
             )
 
 
-def _claim_label(store: RunStore, label: str, resolved: Mapping[str, Any]) -> None:
-    path = store.config(label)
-    if path.exists():
-        present = yaml.safe_load(path.read_text(encoding="utf-8"))
-        _refuse_differences(
-            store, {"method": present["method"]}, {"method": resolved["method"]}, "run.label or run.name"
-        )
+def _claim_label(run: Run, resolved: Mapping[str, Any]) -> None:
+    now = record_of(run.method, resolved, run.concepts)
+    if run.store.config(run.label).exists():
+        present = method_record(run.store, run.label, run.concepts)
+        _refuse_differences(run.store, {"method": present.method}, {"method": now.method}, "run.label or run.name")
     else:
-        write_atomic(path, yaml.safe_dump(dict(resolved), sort_keys=False, allow_unicode=True).encode())
+        write_recorded(run.store, run.label, resolved, now)
 
 
 def _refuse_differences(store: RunStore, present: Any, wanted: Any, remedy: str, unsaid: Collection[str] = ()) -> None:

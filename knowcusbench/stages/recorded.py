@@ -1,18 +1,83 @@
-"""A run as it lies there: the configuration that it was made with."""
+"""A run as it lies there: the configuration that it was made with, and what is recorded of its methods."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from knowcusbench.config import Config, did_you_mean
+from knowcusbench.adaptation.method import Method, Role
+from knowcusbench.benchmark.types import Concept
+from knowcusbench.config import Config, build, did_you_mean
+from knowcusbench.digests import version_of
 from knowcusbench.errors import ConfigError, RunError
-from knowcusbench.files import names_in
+from knowcusbench.files import names_in, write_atomic
+from knowcusbench.progress import say
 from knowcusbench.stages.identity import decisive
 from knowcusbench.store import RunStore
 
 FREE = ("run", "report", "tracker", "benchmark", "hydra", "cache_dir", "engine", "device", "cpu_threads")
 """The keys that what only reads a run takes from the command, or that say nothing about results."""
+
+RECORD = "record"
+"""The key of a recorded configuration that is none of a command: what is known of the method."""
+
+
+@dataclass(frozen=True)
+class MethodRecord:
+    """What is recorded of a method, so that a report needs no code of it.
+
+    Attributes:
+        role: what it is compared as.
+        method: its class, version and settings, as in `run.json`.
+        subjects: the words that stand for a concept in prompts, by concept and knowledge item.
+    """
+
+    role: Role
+    method: Any
+    subjects: Mapping[str, Sequence[str]]
+
+
+def record_of(
+    method: Method,
+    resolved: Mapping[str, Any],
+    concepts: Sequence[Concept],
+    version: Callable[[Any], int] = version_of,
+) -> MethodRecord:
+    """Return what is to be recorded of the method in a configuration."""
+    return MethodRecord(
+        role=method.role,
+        method=decisive(resolved["method"], resolved["cache_dir"], version),
+        subjects={c.name: [method.subject(c, item) for item in c.knowledge] for c in concepts},
+    )
+
+
+def write_recorded(store: RunStore, label: str, resolved: Mapping[str, Any], record: MethodRecord) -> None:
+    """Write a method's configuration and record."""
+    said = {**resolved, RECORD: {**asdict(record), "role": record.role.value}}
+    write_atomic(store.config(label), yaml.safe_dump(said, sort_keys=False, allow_unicode=True).encode())
+
+
+def read_recorded(store: RunStore, label: str) -> tuple[dict[str, Any], MethodRecord | None]:
+    """Return a method's configuration and record; None for one that an earlier version wrote."""
+    config: dict[str, Any] = yaml.safe_load(store.config(label).read_text(encoding="utf-8"))
+    record = config.pop(RECORD, None)
+    return config, record and MethodRecord(**{**record, "role": Role(record["role"])})
+
+
+def method_record(store: RunStore, label: str, concepts: Sequence[Concept]) -> MethodRecord:
+    """Return what is recorded of a method. Where nothing is, its class is asked; a line says if there is none."""
+    config, record = read_recorded(store, label)
+    if record:
+        return record
+    try:
+        method: Method = build(config["method"], f"{store.config(label)}: method")
+    except ConfigError as error:
+        say(f"{error}; {label} counts as a method, and what stood for its concepts in prompts can't be shown")
+        return MethodRecord(Role.METHOD, decisive(config["method"], config["cache_dir"]), {})
+    # Nothing had another version yet.
+    return record_of(method, config, concepts, version=lambda cls: 1)
 
 
 def recorded_config(composed: DictConfig, words: Sequence[str] = ()) -> DictConfig:
@@ -27,7 +92,7 @@ def recorded_config(composed: DictConfig, words: Sequence[str] = ()) -> DictConf
     and would have no effect.
     """
     store = RunStore.of(composed.run)
-    recorded = [OmegaConf.create(store.config(label).read_text(encoding="utf-8")) for label in store.labels()]
+    recorded = [OmegaConf.create(read_recorded(store, label)[0]) for label in store.labels()]
     if not recorded:
         place = store.root.parent
         runs = [name for name in names_in(place) if RunStore(place / name).labels() and name != store.root.name]

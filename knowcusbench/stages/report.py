@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 from pandas.api.types import union_categoricals
 
+from knowcusbench.adaptation.method import Role
 from knowcusbench.adaptation.storage import RECORD_FILE, load_record
 from knowcusbench.adaptation.types import Cost
 from knowcusbench.benchmark.types import Concept, Task
@@ -40,13 +40,13 @@ from knowcusbench.report import (
     write_statistics,
 )
 from knowcusbench.report.html import write_html
-from knowcusbench.report.leaderboard import kind_of
-from knowcusbench.report.types import FLOORS, RowKind
+from knowcusbench.report.types import FLOORS
 from knowcusbench.stages.effects import INTERFERENCE, PICTURES, TEXT
 from knowcusbench.stages.generate import GENERATE, existing_images
 from knowcusbench.stages.paper import write_paper
-from knowcusbench.stages.pictures import method_names, picture_rows
+from knowcusbench.stages.pictures import picture_rows
 from knowcusbench.stages.prepare import Run
+from knowcusbench.stages.recorded import read_recorded
 from knowcusbench.stages.report_pages import pages_input
 from knowcusbench.store import read_lines, read_table, writing
 
@@ -100,11 +100,8 @@ def report_input(run: Run) -> ReportInput:
     planned = counts(run.plan)
     return ReportInput(
         run=run.store.root.name,
-        methods=method_names(run),
-        metrics={
-            name: MetricHeading(title=m.title, tasks=m.tasks, higher_is_better=m.higher_is_better, bounds=m.bounds)
-            for name, m in run.metrics.items()
-        },
+        methods={label: record.role for label, record in run.methods.items()},
+        metrics={name: MetricHeading.of(metric) for name, metric in run.metrics.items()},
         concepts=len(run.concepts),
         scores=_concatenated(
             _of_samples(run, labels, run.store.scores),
@@ -159,7 +156,7 @@ def effects_input(run: Run) -> EffectsInput | None:
     ]
     return EffectsInput(
         run=run.store.root.name,
-        methods=method_names(run),
+        methods={label: record.role for label, record in run.methods.items()},
         concepts=tuple(concept.name for concept in run.concepts),
         measures=measures[measures["protocol"] == protocol],
         retrieved=retrieved[retrieved["protocol"] == protocol],
@@ -211,7 +208,7 @@ def _parts(
 
 def ablation_input(run: Run, inputs: ReportInput, measured: EffectsInput | None) -> AblationInput | None:
     """The results of a run that compares values of a setting; None for any other run."""
-    configs = {label: yaml.safe_load(run.store.config(label).read_text(encoding="utf-8")) for label in inputs.methods}
+    configs = {label: read_recorded(run.store, label)[0] for label in inputs.methods}
     compared = {label: config["ablation"] for label, config in configs.items() if config.get("ablation")}
     compared = compared or swept(list(inputs.methods))
     if not compared:
@@ -225,11 +222,7 @@ def ablation_input(run: Run, inputs: ReportInput, measured: EffectsInput | None)
             [Setting(label=label, value=node["value"], taught=node["taught"]) for label, node in compared.items()],
             list(first["values"]),
         ),
-        controls=[
-            label
-            for label, name in inputs.methods.items()
-            if label not in compared and kind_of(name) is RowKind.CONTROL
-        ],
+        controls=[label for label, role in inputs.methods.items() if label not in compared and role is not Role.METHOD],
         metrics=inputs.metrics,
         scores=_concatenated(
             _of_samples(run, list(inputs.methods), run.store.scores),

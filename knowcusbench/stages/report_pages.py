@@ -6,9 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-import yaml
-
-from knowcusbench.config import build
 from knowcusbench.files import names_in
 from knowcusbench.report import EffectsInput, Leaderboard, ReportInput, Statistics
 from knowcusbench.report.ablation import Ablation
@@ -19,6 +16,7 @@ from knowcusbench.report.types import RowKind
 from knowcusbench.stages.generate import GENERATE
 from knowcusbench.stages.identity import read_identity
 from knowcusbench.stages.prepare import Run
+from knowcusbench.stages.recorded import read_recorded
 from knowcusbench.stages.report_masks import mask_layers
 from knowcusbench.stages.score import SCORE
 from knowcusbench.store import read_json
@@ -44,7 +42,7 @@ def pages_input(
     ablation: Ablation | None,
 ) -> PagesInput:
     """Everything that the pages show. Must come after the other files of the report, to which they link."""
-    configs = {label: yaml.safe_load(run.store.config(label).read_text(encoding="utf-8")) for label in inputs.methods}
+    configs = {label: read_recorded(run.store, label)[0] for label in inputs.methods}
     folder = run.store.provenance("", "").parent
     records = {name: read_json(folder / name) for name in sorted(names_in(folder))}
     labels = tuple(row.label for row in board.rows if row.kind in OWN)
@@ -66,7 +64,7 @@ def pages_input(
             drawn={label: frozenset(_drawn(run, label)) for label in labels},
             failed={label: _failed(run, label) for label in labels},
             image=run.store.image,
-            subjects=dict(_subjects(run, configs)),
+            subjects=dict(_subjects(run)),
             commands={label: _with_verb(words, GENERATE) for label, words in commands.items()},
             masks=mask_layers(run, labels, {label: _with_verb(words, SCORE) for label, words in commands.items()}),
         ),
@@ -92,14 +90,12 @@ def _failed(run: Run, label: str) -> dict[str, Failure]:
     return {name: Failure(**{key: record[key] for key in known if key in record}) for name, record in records.items()}
 
 
-def _subjects(run: Run, configs: Mapping[str, Any]) -> Iterator[tuple[tuple[str, str, int], str]]:
+def _subjects(run: Run) -> Iterator[tuple[tuple[str, str, int], str]]:
     """What stands for a concept in the prompts of the methods that do not use the knowledge phrase."""
-    for label, config in configs.items():
-        method = build(config["method"], f"{label}: method")
+    for label, record in run.methods.items():
         for concept in run.concepts:
-            for number, item in enumerate(concept.knowledge):
-                subject = method.subject(concept, item)
-                if subject != item.phrase:
+            for number, subject in enumerate(record.subjects.get(concept.name, ())):
+                if subject != concept.knowledge[number].phrase:
                     yield (label, concept.name, number), subject
 
 

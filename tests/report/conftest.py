@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from knowcusbench.adaptation.method import Role
 from knowcusbench.benchmark.types import Task
 from knowcusbench.report import Leaderboard, MetricHeading, ReportInput
 from knowcusbench.report.types import Cell, Row
@@ -13,8 +14,11 @@ from knowcusbench.report.types import Cell, Row
 METRICS = {
     "clip_i": MetricHeading(title="CLIP-I", tasks=frozenset(Task)),
     "clip_t": MetricHeading(title="CLIP-T", tasks=frozenset({Task.GENERATION})),
-    "pickscore": MetricHeading(title="PickScore", tasks=frozenset({Task.GENERATION})),
+    "pickscore": MetricHeading(title="PickScore", tasks=frozenset({Task.GENERATION}), decimals=2),
 }
+
+ROLES = {"base": Role.FLOOR, "leak": Role.FLOOR, "anchor": Role.CEILING}
+"""Of labels that are no methods."""
 
 COSTS = ["method", "concept", "seconds", "peak_memory_bytes", "adapter_bytes", "image_seconds"]
 
@@ -46,7 +50,7 @@ def report_input() -> Callable[..., ReportInput]:
     def make(values: Mapping[str, Mapping[str, float]], **parts: Any) -> ReportInput:
         defaults: dict[str, Any] = {
             "run": "night",
-            "methods": {label: label for label in values},
+            "methods": {label: ROLES.get(label, Role.METHOD) for label in values},
             "metrics": METRICS,
             "concepts": 1,
             "scores": _score_table(

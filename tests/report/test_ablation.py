@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from knowcusbench.adaptation.method import Role
 from knowcusbench.benchmark.types import Task
 from knowcusbench.report.ablation import Ablation, AblationInput, Setting, build_ablation
 from knowcusbench.report.ablation_plot import ablation_figure, write_ablation_figure
@@ -22,7 +23,7 @@ from knowcusbench.report.types import MetricHeading
 
 METRICS = {
     "clip_i": MetricHeading(title="CLIP-I", tasks=frozenset(Task)),
-    "pickscore": MetricHeading(title="PickScore", tasks=frozenset({Task.GENERATION})),
+    "pickscore": MetricHeading(title="PickScore", tasks=frozenset({Task.GENERATION}), decimals=2),
 }
 CAT, DOG = "cat", "dog"
 SCORES = [
@@ -93,7 +94,7 @@ def test_effects_are_columns_and_count_what_was_taught() -> None:
     retrieved = [("items=10", "together", CAT, 0, CAT), ("items=10", "together", CAT, 1, DOG)]
     effects = EffectsInput(
         run="night",
-        methods={"items=1": "mokus", "items=10": "mokus"},
+        methods={"items=1": Role.METHOD, "items=10": Role.METHOD},
         concepts=(CAT, DOG),
         measures=pd.DataFrame(probabilities, columns=["method", "concept", "probe", "measure", "value", "knowledge"]),
         retrieved=pd.DataFrame(retrieved, columns=["method", "applied", "concept", "knowledge", "nearest"]),

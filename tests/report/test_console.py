@@ -15,7 +15,7 @@ IMAGE = {"clip_i": "CLIP-I", "clip_i_seg": "CLIP-I-Seg"}
 PAPER = {
     **{metric: MetricHeading(title=title, tasks=frozenset(Task)) for metric, title in IMAGE.items()},
     "clip_t": MetricHeading(title="CLIP-T", tasks=frozenset({Task.GENERATION})),
-    "pickscore": MetricHeading(title="PickScore", tasks=frozenset({Task.GENERATION})),
+    "pickscore": MetricHeading(title="PickScore", tasks=frozenset({Task.GENERATION}), decimals=2),
 }
 
 

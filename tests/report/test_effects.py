@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pandas as pd
 import pytest
 
+from knowcusbench.adaptation.method import Role
 from knowcusbench.report import EffectsInput, Leaderboard, render_console, summary, write_effects
 from knowcusbench.report.effects import build_effects
 from knowcusbench.report.effects_tables import confusion_picture, render_confusion_csv
@@ -24,7 +25,7 @@ def effects_input(
     labels = list(dict.fromkeys(row[0] for row in measures))
     return EffectsInput(
         run="night",
-        methods={label: label for label in labels},
+        methods={label: Role.FLOOR if label == "base" else Role.METHOD for label in labels},
         concepts=concepts,
         measures=pd.DataFrame(measures, columns=["method", "concept", "probe", "measure", "value"]).assign(knowledge=0),
         retrieved=pd.DataFrame(retrieved, columns=["method", "applied", "concept", "nearest"]).assign(knowledge=0),

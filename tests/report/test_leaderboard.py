@@ -2,6 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from knowcusbench.adaptation.method import Role
 from knowcusbench.benchmark.types import Task
 from knowcusbench.errors import RunError
 from knowcusbench.metrics.bounds import SHARE
@@ -35,7 +36,8 @@ def test_columns_are_tasks_times_metrics_then_costs(report_input):
 
 
 def test_floors_stand_above_the_methods_and_ceilings_below(report_input):
-    methods = {"b,rank=8": "b", "anchor": "anchor", "leak": "leak", "a": "a", "base": "base"}
+    ranked = dict.fromkeys(("b,rank=8", "a"), Role.METHOD)
+    methods = {"anchor": Role.CEILING, **ranked, "base": Role.FLOOR, "leak": Role.FLOOR}
     inputs = report_input(
         {label: {} for label in methods}, methods=methods, published=load_published(PublishedTable.MAIN)
     )

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from knowcusbench.adaptation.method import Role
 from knowcusbench.benchmark.types import Task
 from knowcusbench.metrics.bounds import SHARE
 from knowcusbench.report import MetricHeading, build_leaderboard, build_statistics, write_statistics
@@ -240,7 +241,7 @@ def test_the_order_of_rows_changes_nothing(statistics):
     scores = table(random_scores()[0])
     categories = dict.fromkeys(("method", "concept", "task", "metric"), "category")
     before = statistics(scores)
-    methods = {label: label for label in scores["method"]}
+    methods = dict.fromkeys(scores["method"], Role.METHOD)
     for seed, changed in enumerate((scores, scores.astype(categories))):
         after = statistics(changed.sample(frac=1, random_state=seed), methods=methods)
         pd.testing.assert_frame_equal(after.differences, before.differences)

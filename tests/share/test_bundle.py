@@ -121,7 +121,7 @@ def test_an_altered_leaderboard_is_refused(forged, parts):
 
 
 ENTRIES = [
-    ({"schema_version": 2}, "has schema version 2, this knowcusbench reads 1"),
+    ({"schema_version": 1}, "has schema version 1, this knowcusbench reads 2"),
     ({"schema_version": None}, "schema version None"),
     ({"group": "a/b"}, "manifest.json, group"),
     ({"run": "\x1b[2J"}, "manifest.json, run"),

@@ -27,7 +27,7 @@ def test_one_group_with_two_runs_needs_no_names(forged, parts):
     methods = json.loads(parts["manifest.json"])["methods"]
     assert set(methods) == {"base", "anchor"}
     one = read_bundle(forged(group="lab", name="one.zip"))
-    with pytest.raises(BundleError, match=r"one\.zip and .*one\.zip both have 'anchor' of 'lab'.*another --group"):
+    with pytest.raises(BundleError, match=r"one\.zip and .*one\.zip both have 'base' of 'lab'.*another --group"):
         merged([one, one])
     assert set(merged([one]).methods) == {"base", "anchor"}
 

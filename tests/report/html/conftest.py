@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Error, Page, sync_playwright
 
+from knowcusbench.adaptation.method import Role
 from knowcusbench.benchmark.types import Concept, KnowledgeItem, Prompt, Task
 from knowcusbench.config import GridConfig
 from knowcusbench.plan import make_plan
@@ -26,7 +27,6 @@ from knowcusbench.report import (
     build_statistics,
 )
 from knowcusbench.report.html import Failure, GalleryInput, MaskLayer, PagesInput, ScoredMask, write_html
-from knowcusbench.report.leaderboard import place_of
 from knowcusbench.report.types import RowKind
 
 SCRIPT = "</script><script>window.owned = 1</script>"
@@ -38,7 +38,7 @@ EMOJI = "🦊 of my 👩‍👩‍👧"
 
 HOSTILE = (SCRIPT, IMAGE, QUOTES, RIGHT_TO_LEFT, LONG, EMOJI)
 
-METHODS = {"base": "base", "mokus": "mokus", 'a "b" <i>&, x=1e-3': "mokus", "anchor": "anchor"}
+METHODS = {"base": Role.FLOOR, "mokus": Role.METHOD, 'a "b" <i>&, x=1e-3': Role.METHOD, "anchor": Role.CEILING}
 
 METRICS = {
     "clip_i": MetricHeading(title="CLIP-I", tasks=frozenset(Task)),
@@ -146,7 +146,7 @@ def made_up_input(folder: Path, **changes: Any) -> tuple[PagesInput, ReportInput
         concepts=everything,
         plan=plan,
         methods=labels,
-        competing=frozenset(label for label, name in METHODS.items() if place_of(name) == 0),
+        competing=frozenset(label for label, role in METHODS.items() if role is Role.METHOD),
         columns=statistics.columns,
         scores=scores,
         drawn={label: frozenset(plan["id"]) - ({first} if label == "mokus" else set()) for label in METHODS},
@@ -198,7 +198,7 @@ def made_up_input(folder: Path, **changes: Any) -> tuple[PagesInput, ReportInput
         ),
         gallery=gallery,
         identity={"metrics": {"clip_i": {"encoder": QUOTES}}, "benchmark": "digest"},
-        configs={label: {"method": {"_target_": name, "text": SCRIPT}} for label, name in METHODS.items()},
+        configs={label: {"method": {"_target_": label, "text": SCRIPT}} for label in METHODS},
         records=[record],
     )
     return dataclasses.replace(made, **changes), inputs

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from knowcusbench.adaptation.method import Role
 from knowcusbench.report import build_leaderboard, build_statistics
 from knowcusbench.report.html.significance import significant_marks
 from knowcusbench.report.types import Mark
@@ -14,9 +15,10 @@ KEY = "generation_clip_t"
 
 @pytest.fixture
 def marks(report_input):
-    """Marks in the column of CLIP-T from {method: score of every concept}; controls are named in `names`."""
+    """Marks in the column of CLIP-T from {method: score of every concept}; "anchor" is a control."""
 
-    def make(values, names=None, planned=CONCEPTS):
+    def make(values, planned=CONCEPTS):
+        roles = {name: Role.CEILING if name == "anchor" else Role.METHOD for name in values}
         table = pd.DataFrame(
             [(method, f"c{number}", value) for method, of in values.items() for number, value in enumerate(of)],
             columns=["method", "concept", "value"],
@@ -31,9 +33,7 @@ def marks(report_input):
             note="",
         )
         expected = pd.DataFrame({"method": list(values), "task": "generation", "planned": planned})
-        inputs = report_input(
-            {label: {} for label in values}, scores=table, expected=expected, methods=names or {n: n for n in values}
-        )
+        inputs = report_input({label: {} for label in values}, scores=table, expected=expected, methods=roles)
         found = significant_marks(build_leaderboard(inputs), build_statistics(inputs))
         return {label: mark for (label, key), mark in found.items() if key == KEY}
 
