@@ -28,6 +28,11 @@ WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "?", "dog", "duck", 
 def grounding_dino(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory in the form of IDEA-Research/grounding-dino-base."""
     directory = tmp_path_factory.mktemp("grounding_dino")
+    build_grounding_dino(directory)
+    return directory
+
+
+def build_grounding_dino(directory: Path) -> None:
     tokenizer = BertTokenizer(vocab={word: index for index, word in enumerate(WORDS)})
     config = GroundingDinoConfig(
         backbone_config={
@@ -65,7 +70,6 @@ def grounding_dino(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.save_pretrained(directory)
     images = GroundingDinoImageProcessor(size={"shortest_edge": 128, "longest_edge": 192})
     GroundingDinoProcessor(image_processor=images, tokenizer=tokenizer).save_pretrained(directory)
-    return directory
 
 
 def test_the_box_is_the_one_with_the_highest_score(grounding_dino: Path, dogs: list[Path]) -> None:

@@ -63,7 +63,7 @@ WRONG = [
     ),
     (("leaderboard", "small.zip", "report.columns=[clip_j]"), "report.columns: 'clip_j' is not there"),
     (("leaderboard", "small.zip", "report.rows=[bse]"), "report.rows: 'bse' is not there; did you mean 'base'"),
-    (("leaderboard", "small.zip", "small.zip"), "both have 'anchor'"),
+    (("leaderboard", "small.zip", "small.zip"), "both have 'base'"),
 ]
 
 
