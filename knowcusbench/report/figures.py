@@ -51,6 +51,11 @@ def write_figure(directory: Path, name: str, figure: Figure, dpi: int = 150) -> 
     from knowcusbench.report.fonts import use_fallbacks
 
     use_fallbacks(figure)
+    if figure.get_layout_engine():
+        # Once, and not for each format.
+        figure.set_dpi(dpi)
+        figure.draw_without_rendering()
+        figure.set_layout_engine(None)
     paths = []
     # The time of writing left out of both: same results, same bytes.
     for kind, metadata in (("png", {}), ("pdf", {"CreationDate": None})):

@@ -2,9 +2,12 @@ import math
 
 import numpy as np
 import pytest
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from PIL import Image
 
 from knowcusbench.report import build_leaderboard
 from knowcusbench.report.columns import COSTS
+from knowcusbench.report.figures import write_figure
 from knowcusbench.report.pareto import on_front, pareto_figure, pareto_table
 
 TRAIN = COSTS[0].column
@@ -62,3 +65,15 @@ def test_the_figure_has_a_point_for_every_row_and_its_line_is_the_front(board):
     assert list(zip(front.get_xdata(), front.get_ydata(), strict=True)) == [(1.0, 0.5), (10.0, 0.9)]
     assert sorted(float(line.get_xdata()[0]) for line in points) == [0.0, 1.0, 2.0, 10.0, 20.0]
     assert axes.get_xlabel() == "Train (s)"
+
+
+def test_a_figure_is_laid_out_once_for_both_formats_and_as_matplotlib_does_for_each(board, tmp_path, monkeypatch):
+    table = pareto_table(board, TRAIN)
+    pareto_figure(board, TRAIN, table).savefig(tmp_path / "theirs.png", dpi=150, metadata={})
+    laid_out = []
+    execute = ConstrainedLayoutEngine.execute
+    monkeypatch.setattr(ConstrainedLayoutEngine, "execute", lambda *a: laid_out.append(a) or execute(*a))
+    write_figure(tmp_path, "ours", pareto_figure(board, TRAIN, table))
+    assert len(laid_out) == 1
+    ours, theirs = (np.asarray(Image.open(tmp_path / f"{name}.png")) for name in ("ours", "theirs"))
+    np.testing.assert_array_equal(ours, theirs)

@@ -46,7 +46,8 @@ def script_json(data: Any) -> Markup:
 
 
 def _yaml(data: Any) -> str:
-    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True).rstrip()
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    return str(yaml.dump(data, Dumper=dumper, sort_keys=False, allow_unicode=True)).rstrip()
 
 
 def file_name(text: str) -> str:
