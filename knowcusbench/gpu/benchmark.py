@@ -10,14 +10,11 @@ that a full GPU or a slot that ends loses nothing; `--table` makes the table of 
 same code runs small shapes on the CPU, which says nothing about full size.
 """
 
-import argparse
 import io
-import json
-import statistics
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,26 +26,22 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from knowcusbench.adaptation.dreambooth import Objective, posterior_draws
 from knowcusbench.adaptation.editor import Fact
-from knowcusbench.adaptation.measure import measured
 from knowcusbench.adaptation.types import Adaptation, Adapter
 from knowcusbench.adaptation.ultraedit import UltraEdit
 from knowcusbench.backbone.base import LatentDistribution, PromptEmbeds
 from knowcusbench.backbone.counts import TRAINING_FORWARDS
-from knowcusbench.backbone.footprint import checkpoint_flops, decode_flops, meta_vae
+from knowcusbench.backbone.footprint import decode_flops, meta_vae
 from knowcusbench.backbone.loading import quiet_libraries
 from knowcusbench.backbone.lora import attached, extract, trainable
 from knowcusbench.backbone.qwen_image import QwenImageSpec
 from knowcusbench.backbone.qwen_image_model import QwenImage
 from knowcusbench.device import fast_dtype, resolve_device
-from knowcusbench.errors import ConfigError, exit_on_user_error
+from knowcusbench.errors import exit_on_user_error
 from knowcusbench.gpu.models import Size, full_size, image_size, random_backbone, small_size
-from knowcusbench.gpu.steps import Steps
+from knowcusbench.gpu.steps import Line, Steps, step_options
+from knowcusbench.gpu.table import markdown, read_lines
+from knowcusbench.gpu.timing import Timer, edit_bytes, forward_flops, weight_bytes
 from knowcusbench.out_of_memory import free_memory
-from knowcusbench.rates import copy_bandwidth, matmul_flops, seconds
-from knowcusbench.report.markdown import table_line
-
-WARM, REPEATS = 3, 5
-"""Calls that are not counted, and calls that are."""
 
 RANK = 4
 """Of the LoRA, as in the release's command."""
@@ -63,22 +56,6 @@ FACTS = tuple(
     for thing in ("my birthday gift", "the guard of the house", "Anna's best friend", "the one from Rome", "my hero")
 )
 
-Line = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Rates:
-    """Floating-point operations per second in bf16 and fp32, and bytes per second."""
-
-    bf16: float
-    fp32: float
-    bandwidth: float
-
-    def floor(self, flops: float, read: float, dtype: torch.dtype) -> tuple[float, str]:
-        """The longer of both, and which it is."""
-        compute, memory = flops / (self.bf16 if dtype == torch.bfloat16 else self.fp32), read / self.bandwidth
-        return max((compute, f"{flops / 1e12:.3g} TFLOP"), (memory, f"{read / 1e9:.3g} GB"))
-
 
 class Benchmark:
     """The steps: a random backbone of `size`, loaded as `spec` says."""
@@ -86,11 +63,10 @@ class Benchmark:
     def __init__(self, size: Size, spec: QwenImageSpec, device: torch.device) -> None:
         self.size, self.spec, self.device = size, spec, device
         self.on_gpu = device.type == "cuda"
-
-    @cached_property
-    def rates(self) -> Rates:
-        bf16, fp32 = (matmul_flops(self.device, dtype) for dtype in (torch.bfloat16, torch.float32))
-        return Rates(bf16, fp32, copy_bandwidth(self.device))
+        self.timer = Timer(device, spec.torch_dtype)
+        self.timed = self.timer.timed
+        edge = 2 * size.image // size.checkpoint.pixels_per_token
+        self.latent_shape = (int(size.checkpoint.vae["z_dim"]), edge, edge)
 
     @cached_property
     def backbone(self) -> QwenImage:
@@ -109,38 +85,6 @@ class Benchmark:
                     parameter.normal_(0, 1e-3)
             return extract(self.backbone.transformer)
 
-    def timed(
-        self,
-        what: str,
-        work: Callable[[], object],
-        *,
-        flops: float = 0.0,
-        read: float = 0.0,
-        dtype: torch.dtype | None = None,
-        repeats: int = REPEATS,
-        warm: int = WARM,
-        each: int = 1,
-        estimate: int | None = None,
-    ) -> Line:
-        """A line about `work`: median seconds of `each` of the things that it makes, how far the calls are apart, its
-        floor, and its peak of memory beside an estimate."""
-        for _ in range(warm):
-            work()
-        with measured("timed", self.device) as meter:
-            taken = [seconds(work, self.device) for _ in range(repeats)]
-        took = statistics.median(taken)
-        result: dict[str, Any] = {
-            "what": what,
-            "seconds": took / each,
-            "spread": (max(taken) - min(taken)) / took,
-            "peak_memory_bytes": meter.cost.peak_memory_bytes,
-        }
-        if flops or read:
-            floor, bound = self.rates.floor(flops, read, dtype or self.spec.torch_dtype)
-            result |= {"floor": floor / each, "bound": bound}
-        # On the CPU the peak is that of the whole process.
-        return result | ({"estimated_bytes": estimate} if estimate and self.on_gpu else {})
-
     def b1_backbone(self) -> Iterator[Line]:
         """Random weights, their bytes beside the footprint, the digest, a prompt."""
         yield self.timed("random weights made", lambda: self.backbone, repeats=1, warm=0)
@@ -154,7 +98,7 @@ class Benchmark:
 
     def b2_rates(self) -> Iterator[Line]:
         """The floor's rates, and attention alone."""
-        rates = self.rates
+        rates = self.timer.rates
         yield {"what": "rates", "bf16": rates.bf16, "fp32": rates.fp32, "bytes_per_second": rates.bandwidth}
         config: Any = self.backbone.transformer.config
         tokens = (self.size.image // self.size.checkpoint.pixels_per_token) ** 2 + self.prompt.embeds.shape[1]
@@ -195,8 +139,7 @@ class Benchmark:
         return manager
 
     def _forward(self, what: str, count: int) -> Line:
-        edge = 2 * self.size.image // self.size.checkpoint.pixels_per_token
-        latents = torch.randn(count, int(self.size.checkpoint.vae["z_dim"]), edge, edge, device=self.device)
+        latents = torch.randn(count, *self.latent_shape, device=self.device)
         sigma = torch.full((count,), 0.5)
 
         def forward() -> None:
@@ -220,7 +163,6 @@ class Benchmark:
     def b4_decoding(self) -> Iterator[Line]:
         """The VAE: one image, five, five one after another, tiles."""
         vae = self.backbone._pipeline.vae
-        edge = 2 * self.size.image // self.size.checkpoint.pixels_per_token
         flops = decode_flops(meta_vae(self.size.checkpoint), height=self.size.image, width=self.size.image)
         vae.disable_slicing()
         vae.disable_tiling()
@@ -231,8 +173,8 @@ class Benchmark:
             ("5 in tiles of 256", 5, lambda: vae.enable_tiling(256, 256, 192, 192)),
         ):
             prepare()
-            shape = (count, int(self.size.checkpoint.vae["z_dim"]), 1, edge, edge)
-            latents = torch.randn(shape, device=self.device).to(self.spec.torch_dtype)
+            channels, *edges = self.latent_shape
+            latents = torch.randn(count, channels, 1, *edges, device=self.device).to(self.spec.torch_dtype)
 
             def decode(latents: Tensor = latents) -> None:
                 with torch.no_grad():
@@ -284,11 +226,7 @@ class Benchmark:
         transformer: Any = self.backbone.transformer
         forward = forward_flops(self.size, self.backbone.encode("sks dog"))
         for checkpointing in (True, False):
-            (
-                transformer.enable_gradient_checkpointing
-                if checkpointing
-                else transformer.disable_gradient_checkpointing
-            )()
+            self._checkpoint(checkpointing)
             passes = TRAINING_FORWARDS - (not checkpointing)
             estimate = replace(self.spec, gradient_checkpointing=checkpointing).memory(RANK).training
             with self._trainer() as step:
@@ -308,35 +246,29 @@ class Benchmark:
                 "floor": STAGE_ONE_STEPS * took["floor"],
                 "bound": took["bound"],
             }
-        (
-            transformer.enable_gradient_checkpointing
-            if self.spec.gradient_checkpointing
-            else transformer.disable_gradient_checkpointing
-        )()
+        self._checkpoint(self.spec.gradient_checkpointing)
 
-    def _trainer(self) -> "AbstractContextManager[Callable[[], None]]":
-        from contextlib import contextmanager
+    def _checkpoint(self, enabled: bool) -> None:
+        transformer: Any = self.backbone.transformer
+        (transformer.enable_gradient_checkpointing if enabled else transformer.disable_gradient_checkpointing)()
 
-        @contextmanager
-        def trainer() -> Iterator[Callable[[], None]]:
-            generator = torch.Generator().manual_seed(0)
-            edge = 2 * self.size.image // self.size.checkpoint.pixels_per_token
-            shape = (1, int(self.size.checkpoint.vae["z_dim"]), edge, edge)
-            latents = LatentDistribution(*(torch.full(shape, value, device=self.device) for value in (0.0, 1.0)))
-            draws = posterior_draws(latents, 1, generator)
-            objective = Objective(draws, self.backbone.encode("sks dog"), 1.0)
-            with trainable(self.backbone.transformer, self.backbone.lora_targets, RANK, RANK, 0) as parameters:
-                optimizer = torch.optim.AdamW(parameters.values(), lr=2e-4)
+    @contextmanager
+    def _trainer(self) -> Iterator[Callable[[], None]]:
+        generator = torch.Generator().manual_seed(0)
+        shape = (1, *self.latent_shape)
+        latents = LatentDistribution(*(torch.full(shape, value, device=self.device) for value in (0.0, 1.0)))
+        draws = posterior_draws(latents, 1, generator)
+        objective = Objective(draws, self.backbone.encode("sks dog"), 1.0)
+        with trainable(self.backbone.transformer, self.backbone.lora_targets, RANK, RANK, 0) as parameters:
+            optimizer = torch.optim.AdamW(parameters.values(), lr=2e-4)
 
-                def step() -> None:
-                    objective.loss(self.backbone, generator).backward()  # type: ignore[no-untyped-call]
-                    torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
-                    optimizer.step()
-                    optimizer.zero_grad()
+            def step() -> None:
+                objective.loss(self.backbone, generator).backward()  # type: ignore[no-untyped-call]
+                torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
+                optimizer.step()
+                optimizer.zero_grad()
 
-                yield step
-
-        return trainer()
+            yield step
 
     def b7_edit(self) -> Iterator[Line]:
         """Stage 2 for five items, and adapters that come and go."""
@@ -344,7 +276,7 @@ class Benchmark:
         names = self.backbone.text_modules(editor.modules, editor.layers)
         with FlopCounterMode(display=False) as counter:
             editor.capture(self.backbone, names, FACTS)
-        read = edit_bytes(self.backbone, min(self.size.layers))
+        read = edit_bytes(self.backbone, len(FACTS), min(self.size.layers))
         edit = self.timed(
             f"stage 2: edit of {len(FACTS)} items, the check of the base weights included",
             lambda: editor.edit(FACTS, self.backbone),
@@ -425,91 +357,10 @@ class Benchmark:
         return steps | ({"B10": (70, self.b10_compiled)} if self.on_gpu else {})
 
 
-def edit_bytes(backbone: QwenImage, lowest: int) -> int:
-    """Bytes that an edit of `FACTS` reads: every fact reads the language model forwards, and the layers above the
-    first edited one backwards again; the check of the base weights reads everything."""
-    paths = (name.rpartition(".mlp.")[0] for name in backbone.text_modules(["up_proj"], range(backbone.layer_count)))
-    layers = [weight_bytes(backbone.text_encoder.get_submodule(path)) for path in paths]
-    head = weight_bytes(backbone.text_encoder.get_output_embeddings())  # type: ignore[operator]
-    passes = len(FACTS) * (sum(layers) + head + sum(layers[lowest + 1 :]) + head)
-    return passes + sum(weight_bytes(module) for module in backbone.modules().values())
-
-
-def weight_bytes(module: nn.Module) -> int:
-    return sum(parameter.nbytes for parameter in module.parameters())
-
-
-def forward_flops(size: Size, prompt: PromptEmbeds) -> float:
-    """Of the transformer at batch 1, for a prompt of this length: a longer one would flatter."""
-    pixels = {"height": size.image, "width": size.image}
-    return checkpoint_flops(size.checkpoint, meta_vae(size.checkpoint), **pixels, tokens=prompt.embeds.shape[1])
-
-
-def markdown(lines: Sequence[Line]) -> str:
-    """The table of what was timed, from the lines of a file; what failed or was left out stands below it."""
-    machine = next((line for line in lines if line["step"] == "machine"), {})
-    rates = next((line for line in lines if line.get("what") == "rates"), None)
-    name = ", ".join(machine.get("gpus") or []) or machine.get("processor", "?")
-    head = f"{name}, torch {machine.get('torch', '?')}, {machine.get('dtype', '?')}"
-    if rates:
-        head += f"; bf16 {rates['bf16'] / 1e12:.3g} TFLOP/s, fp32 {rates['fp32'] / 1e12:.3g} TFLOP/s, "
-        head += f"{rates['bytes_per_second'] / 1e9:.4g} GB/s"
-    table = [
-        head,
-        "",
-        table_line(
-            ["step", "what", "seconds", "spread", "floor", "times the floor", "counted", "peak", "of the estimate"]
-        ),
-        table_line(["---", "---", *["---:"] * 4, "---", "---:", "---:"]),
-    ]
-    if not machine.get("full_size"):
-        table.insert(0, "Small shapes on a CPU: that every step runs, and nothing about full size.")
-    rest = []
-    for line in lines:
-        if "seconds" in line:
-            table.append(table_line(_cells(line)))
-        elif "error" in line or "skipped" in line or line.get("ok") is False:
-            what = (
-                line.get("error")
-                or line.get("skipped")
-                or f"{line['what']}: {line['expected']} expected, {line['found']} found"
-            )
-            rest.append(f"- {line['step']}: {what}")
-    return "\n".join([*table, *([""] if rest else []), *rest])
-
-
-def _cells(line: Line) -> list[str]:
-    peak, floor = line.get("peak_memory_bytes"), line.get("floor")
-    return [
-        line["step"],
-        line["what"],
-        f"{line['seconds']:.4g}",
-        f"{line['spread']:.0%}" if "spread" in line else "",
-        f"{floor:.4g}" if floor else "",
-        f"{line['seconds'] / floor:.2f}" if floor else "",
-        line.get("bound", ""),
-        f"{peak / 2**30:.1f} GiB" if peak else "",
-        f"{peak / line['estimated_bytes']:.0%}" if peak and "estimated_bytes" in line else "",
-    ]
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file of JSON lines. Raises ConfigError if it can't be read."""
-    try:
-        with path.open(encoding="utf-8") as file:
-            return [json.loads(text) for text in file]
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"--table: {path} can't be read ({error})") from error
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=480.0, help="budget; steps that do not fit are left out")
-    parser.add_argument("--only", nargs="+", metavar="STEP", help="as B3 B5")
+    parser = step_options(__doc__, seconds=480.0, example="B3 B5", output="results/benchmark-gpu.jsonl")
     parser.add_argument("--steps", type=int, help="denoising steps instead of the paper's")
     parser.add_argument("--attention")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--output", type=Path, default=Path("results/benchmark-gpu.jsonl"))
     parser.add_argument("--table", type=Path, help="print the table of these lines, and time nothing")
     options = parser.parse_args(arguments)
     with exit_on_user_error():
@@ -527,7 +378,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             steps=options.steps or size.steps,
             attention=options.attention,
         )
-        steps = Steps(options.output, device, options.seconds, frozenset(options.only) if options.only else None)
+        steps = Steps.of(options, device)
         steps.describe(dtype=spec.dtype)
         for name, (needs, work) in Benchmark(size, spec, device).steps().items():
             steps.run(name, needs, work)

@@ -13,7 +13,7 @@ import hashlib
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -37,7 +37,7 @@ from knowcusbench.commands import compose_config
 from knowcusbench.config import build
 from knowcusbench.device import fast_dtype, resolve_device
 from knowcusbench.errors import exit_on_user_error
-from knowcusbench.gpu.steps import Steps
+from knowcusbench.gpu.steps import Line, Steps, step_options
 from knowcusbench.metrics.base import Metric, ScoreItem
 from knowcusbench.out_of_memory import is_out_of_memory
 from knowcusbench.stages.drawing import Batches
@@ -51,8 +51,6 @@ OFFLOADS = ("none", "text_encoder", "alternating")
 EDITORS = ("ultraedit", "ultraedit_nullspace", "gated", "ft")
 ATTENTION = ("native", "_native_flash", "_native_cudnn", "_native_efficient")
 SEEDS = tuple(range(5))
-
-Line = Mapping[str, Any]
 
 
 def line(what: str, expected: object, found: object, ok: bool | None) -> Line:
@@ -297,11 +295,7 @@ def digest_of(tensors: Sequence[Tensor]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=240.0, help="budget; steps that do not fit are left out")
-    parser.add_argument("--only", nargs="+", metavar="STEP", help="as A1 A3")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--output", type=Path, default=Path("results/check-gpu.jsonl"))
+    parser = step_options(__doc__, seconds=240.0, example="A1 A3", output="results/check-gpu.jsonl")
     parser.add_argument("--draw", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     with exit_on_user_error():
@@ -311,7 +305,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(pixels_of(plain.sample(plain.encode(PROMPT), SEEDS)))
             return
         with tempfile.TemporaryDirectory() as folder:
-            steps = Steps(options.output, device, options.seconds, frozenset(options.only) if options.only else None)
+            steps = Steps.of(options, device)
             steps.describe()
             for name, (needs, work) in Checks(device, Path(folder)).steps().items():
                 steps.run(name, needs, work)

@@ -1,5 +1,6 @@
 """Steps within a budget of time, each with a line in a file as soon as it knows something."""
 
+import argparse
 import json
 import subprocess
 import sys
@@ -7,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -17,6 +18,10 @@ from knowcusbench.provenance import hardware
 
 GPU_STATE = ("clocks.sm", "power.draw", "temperature.gpu", "clocks_event_reasons.active")
 """What `nvidia-smi` is asked before and after a step: a throttled GPU explains a slow one."""
+
+
+Line = Mapping[str, Any]
+"""What a step found: `what`, and either seconds or what was expected and found."""
 
 
 @dataclass
@@ -39,6 +44,11 @@ class Steps:
     lines: list[dict[str, Any]] = field(default_factory=list)
     _started: float = field(default_factory=time.monotonic)
 
+    @classmethod
+    def of(cls, options: argparse.Namespace, device: torch.device) -> Self:
+        """The steps that `step_options` were given for."""
+        return cls(options.output, device, options.seconds, frozenset(options.only) if options.only else None)
+
     def __post_init__(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_text("", encoding="utf-8")
@@ -56,7 +66,7 @@ class Steps:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
         print(in_words(line), file=sys.stderr, flush=True)
 
-    def run(self, step: str, needs: float, work: Callable[[], Iterator[Mapping[str, Any]]]) -> None:
+    def run(self, step: str, needs: float, work: Callable[[], Iterator[Line]]) -> None:
         """Run a step whose `work` yields its lines. `needs` is about how many seconds it takes on an H100: where fewer
         are left, it is left out and the file says so. An error ends the step, not the others."""
         if self.only is not None and step not in self.only:
@@ -91,7 +101,24 @@ class Steps:
         return [line for line in self.lines if "error" in line or line.get("ok") is False]
 
 
-def in_words(line: Mapping[str, Any]) -> str:
+def step_options(about: str | None, *, seconds: float, example: str, output: str) -> argparse.ArgumentParser:
+    """Return a parser of the options that `Steps.of` reads, and of `--device`; a command adds its own.
+
+    Args:
+        about: the command's description.
+        seconds: the budget that is not asked for.
+        example: names of steps, for the help.
+        output: the file of lines that is not asked for.
+    """
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=seconds, help="budget; steps that do not fit are left out")
+    parser.add_argument("--only", nargs="+", metavar="STEP", help=f"as {example}")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--output", type=Path, default=Path(output), help="file of JSON lines")
+    return parser
+
+
+def in_words(line: Line) -> str:
     """Return a line for people."""
     step = line["step"]
     if "skipped" in line:

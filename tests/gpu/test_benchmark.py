@@ -10,8 +10,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from knowcusbench.backbone.qwen_image import QwenImageSpec
-from knowcusbench.gpu.benchmark import Rates, forward_flops, main, markdown
+from knowcusbench.gpu.benchmark import main
 from knowcusbench.gpu.models import full_size, image_size, random_backbone, small_size
+from knowcusbench.gpu.table import markdown
+from knowcusbench.gpu.timing import Rates, forward_flops
 
 pytestmark = pytest.mark.model
 

@@ -1,0 +1,100 @@
+"""Times of work on a device, each beside the least that the hardware would take."""
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+
+from knowcusbench.adaptation.measure import measured
+from knowcusbench.backbone.base import PromptEmbeds
+from knowcusbench.backbone.footprint import checkpoint_flops, meta_vae
+from knowcusbench.backbone.qwen_image_model import QwenImage
+from knowcusbench.gpu.models import Size
+from knowcusbench.gpu.steps import Line
+from knowcusbench.rates import copy_bandwidth, matmul_flops, seconds
+
+WARM, REPEATS = 3, 5
+"""Calls that are not counted, and calls that are."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Floating-point operations per second in bf16 and fp32, and bytes per second."""
+
+    bf16: float
+    fp32: float
+    bandwidth: float
+
+    def floor(self, flops: float, read: float, dtype: torch.dtype) -> tuple[float, str]:
+        """The longer of both, and which it is."""
+        compute, memory = flops / (self.bf16 if dtype == torch.bfloat16 else self.fp32), read / self.bandwidth
+        return max((compute, f"{flops / 1e12:.3g} TFLOP"), (memory, f"{read / 1e9:.3g} GB"))
+
+
+@dataclass(frozen=True)
+class Timer:
+    """The stop-watch of a device. `dtype` is the one that work computes in if nothing else is said of it."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    @cached_property
+    def rates(self) -> Rates:
+        bf16, fp32 = (matmul_flops(self.device, dtype) for dtype in (torch.bfloat16, torch.float32))
+        return Rates(bf16, fp32, copy_bandwidth(self.device))
+
+    def timed(
+        self,
+        what: str,
+        work: Callable[[], object],
+        *,
+        flops: float = 0.0,
+        read: float = 0.0,
+        dtype: torch.dtype | None = None,
+        repeats: int = REPEATS,
+        warm: int = WARM,
+        each: int = 1,
+        estimate: int | None = None,
+    ) -> Line:
+        """A line about `work`: median seconds of `each` of the things that it makes, how far the calls are apart, its
+        floor, and its peak of memory beside an estimate."""
+        for _ in range(warm):
+            work()
+        with measured("timed", self.device) as meter:
+            taken = [seconds(work, self.device) for _ in range(repeats)]
+        took = statistics.median(taken)
+        result: dict[str, Any] = {
+            "what": what,
+            "seconds": took / each,
+            "spread": (max(taken) - min(taken)) / took,
+            "peak_memory_bytes": meter.cost.peak_memory_bytes,
+        }
+        if flops or read:
+            floor, bound = self.rates.floor(flops, read, dtype or self.dtype)
+            result |= {"floor": floor / each, "bound": bound}
+        # On the CPU the peak is that of the whole process.
+        return result | ({"estimated_bytes": estimate} if estimate and self.device.type == "cuda" else {})
+
+
+def weight_bytes(module: nn.Module) -> int:
+    return sum(parameter.nbytes for parameter in module.parameters())
+
+
+def forward_flops(size: Size, prompt: PromptEmbeds) -> float:
+    """Of the transformer at batch 1, for a prompt of this length: a longer one would flatter."""
+    pixels = {"height": size.image, "width": size.image}
+    return checkpoint_flops(size.checkpoint, meta_vae(size.checkpoint), **pixels, tokens=prompt.embeds.shape[1])
+
+
+def edit_bytes(backbone: QwenImage, facts: int, lowest: int) -> int:
+    """Bytes that an edit of so many facts reads: every fact reads the language model forwards, and the layers above the
+    first edited one backwards again; the check of the base weights reads everything."""
+    paths = (name.rpartition(".mlp.")[0] for name in backbone.text_modules(["up_proj"], range(backbone.layer_count)))
+    layers = [weight_bytes(backbone.text_encoder.get_submodule(path)) for path in paths]
+    head = weight_bytes(backbone.text_encoder.get_output_embeddings())  # type: ignore[operator]
+    passes = facts * (sum(layers) + head + sum(layers[lowest + 1 :]) + head)
+    return passes + sum(weight_bytes(module) for module in backbone.modules().values())
