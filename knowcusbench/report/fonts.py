@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 PREFERRED = ("DejaVu Sans", "Noto Sans", "Source Han Sans", "WenQuanYi", "Droid Sans", "Arial Unicode MS", "Unifont")
 """Beginnings of the families that are tried before others."""
 
+PLACEHOLDERS = ("lastresort", "adobeblank")
+"""Beginnings of the families, without blanks and signs, that have a box or nothing for every character. Matplotlib
+brings one since its 3.11."""
+
 Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 
 
@@ -31,7 +36,7 @@ def picture_font(text: str, size: float) -> Font:
     usual = ImageFont.load_default(size)
     if not _unknown_to_pillow(text):
         return usual
-    for _, path in _installed():
+    for _, path in _fonts_for(_visible(text)):
         if _visible(text) <= _characters(path):
             return ImageFont.truetype(path, size)
     _say_missing("".join(sorted(_unknown_to_pillow(text) - _anywhere())) or text)
@@ -50,7 +55,7 @@ def use_fallbacks(figure: Figure) -> None:
         text.set_text(composed(text.get_text()))
         wanting = _visible(text.get_text()) - usual
         families = [installed[0][0]]
-        for family, path in installed if wanting else ():
+        for family, path in _fonts_for(wanting) if wanting else ():
             if found := wanting & _characters(path):
                 families.append(family)
                 wanting = wanting - found
@@ -58,6 +63,27 @@ def use_fallbacks(figure: Figure) -> None:
             text.set_fontfamily(families)
         if wanting:
             _say_missing("".join(sorted(wanting)))
+
+
+def _fonts_for(characters: frozenset[str]) -> tuple[tuple[str, str], ...]:
+    """Fonts to look for characters in: those that matplotlib knows of, and those that it doesn't know yet only where
+    some are wanting."""
+    return _installed() if characters <= _anywhere() else _newly_installed()
+
+
+@cache
+def _newly_installed() -> tuple[tuple[str, str], ...]:
+    """As `_installed`, with the fonts that were installed since matplotlib made its list, which it keeps in a file."""
+    from matplotlib.font_manager import findSystemFonts, fontManager
+
+    known = {font.fname for font in fontManager.ttflist}
+    for path in sorted({*findSystemFonts()} - known):
+        # What FreeType can't open is no font for us.
+        with suppress(OSError, RuntimeError):
+            fontManager.addfont(path)
+    _installed.cache_clear()
+    _anywhere.cache_clear()
+    return _installed()
 
 
 @cache
@@ -72,9 +98,13 @@ def _installed() -> tuple[tuple[str, str], ...]:
     regular = {
         (font.name, font.fname)
         for font in fontManager.ttflist
-        if font.style == "normal" and font.weight in (400, "normal", "regular")
+        if font.style == "normal" and font.weight in (400, "normal", "regular") and not _has_placeholders(font.name)
     }
     return tuple(sorted(regular, key=lambda font: (order(font[0]), font)))
+
+
+def _has_placeholders(family: str) -> bool:
+    return "".join(filter(str.isalpha, family)).lower().startswith(PLACEHOLDERS)
 
 
 @cache

@@ -1,13 +1,21 @@
 """Words in any script are drawn, or it is said that no font has them."""
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import numpy as np
 import pytest
+from fontTools.ttLib import TTFont
+from matplotlib import font_manager
 from matplotlib.figure import Figure
 from PIL import ImageFont
 
 from knowcusbench.report import fonts
 from knowcusbench.report.figures import write_figure
 from knowcusbench.report.pictures import PictureRow, picture_grid
+
+LATE = "\U00010600"
+"""A letter of Linear A."""
 
 
 @pytest.fixture
@@ -18,9 +26,30 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return lines
 
 
+@pytest.fixture
+def late(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
+    """The path of a font that has a letter of Linear A, installed after matplotlib made its list of fonts."""
+    font = TTFont(fonts._installed()[0][1])
+    for table in font["cmap"].tables:
+        if table.isUnicode() and table.format == 12:
+            table.cmap[ord(LATE)] = "A"
+    for record in font["name"].names:
+        record.string = "Late Comer"
+    font.save(tmp_path / "late.ttf")
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [str(tmp_path / "late.ttf")])
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", list(font_manager.fontManager.ttflist))
+    caches = (fonts._installed, fonts._newly_installed, fonts._anywhere)
+    for kept in caches:
+        kept.cache_clear()
+    yield str(tmp_path / "late.ttf")
+    for kept in caches:
+        kept.cache_clear()
+
+
 def without(monkeypatch: pytest.MonkeyPatch, kept: int) -> None:
     found = fonts._installed()[:kept]
-    monkeypatch.setattr(fonts, "_installed", lambda: found)
+    for name in ("_installed", "_newly_installed"):
+        monkeypatch.setattr(fonts, name, lambda: found)
 
 
 def box(font: fonts.Font) -> bytes:
@@ -64,6 +93,22 @@ def test_a_figure_falls_back_on_a_font_that_has_the_letter(monkeypatch: pytest.M
     assert text.get_fontfamily()[:1] == [usual]
     assert len(text.get_fontfamily()) == 2
     assert text.get_text().startswith("Café")
+    assert not said
+
+
+@pytest.mark.parametrize("family", ["Last Resort High-Efficiency", ".LastResort", "Adobe Blank", "DejaVu Sans"])
+def test_fonts_that_draw_boxes_for_all_characters_have_none(family: str) -> None:
+    assert fonts._has_placeholders(family) == (family != "DejaVu Sans")
+    assert not any(name.startswith("Last Resort") for name, _ in fonts._installed())
+
+
+def test_a_font_that_was_installed_later_is_found(late: str, said: list[str]) -> None:
+    assert LATE not in fonts._anywhere()
+    assert fonts.picture_font(f"a {LATE}", 15).path == late
+    figure = Figure()
+    text = figure.text(0.5, 0.5, f"a {LATE}")
+    fonts.use_fallbacks(figure)
+    assert text.get_fontfamily()[-1] == "Late Comer"
     assert not said
 
 
