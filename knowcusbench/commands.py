@@ -4,7 +4,7 @@ import importlib.metadata
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import hydra
@@ -13,6 +13,7 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString
 from hydra.core.plugins import Plugins
 from hydra.core.utils import configure_log, run_job
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -46,7 +47,7 @@ class PluginConfigs(SearchPathPlugin):
 def compose_config(overrides: Sequence[str]) -> DictConfig:
     """The configuration with Hydra overrides. Raises ConfigError for anything wrong with them."""
     prepare_hydra()
-    return _compose(as_typed(overrides, lambda: _compose(_not_swept(overrides))))
+    return _compose(_readable(overrides))
 
 
 def _compose(overrides: Sequence[str]) -> DictConfig:
@@ -55,6 +56,47 @@ def _compose(overrides: Sequence[str]) -> DictConfig:
             return hydra.compose("config", overrides=list(overrides))
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error)) from error
+
+
+def _readable(words: Sequence[str]) -> list[str]:
+    """The arguments with texts as they were typed. Raises ConfigError for what Hydra would end with a traceback."""
+    for override in _overrides(words):
+        _refuse_no_option(override)
+    return as_typed(words, lambda: _compose(_not_swept(words)))
+
+
+def _refuse_no_option(override: Override) -> None:
+    """Hydra takes a group's options by name alone, and lays several one over the other."""
+    group, value = override.key_or_group, override.value()
+    if "." in group or override.is_delete() or (override.is_sweep_override() and not override.is_choice_sweep()):
+        return
+    values = value.list if isinstance(value, ChoiceSweep) else [value]
+    given = [each if isinstance(each, list) else [each] for each in values]
+    named = all(isinstance(one, str | QuotedString) for each in given for one in each)
+    several = any(len(each) > 1 for each in given)
+    if (named and not several) or not (options := _options(group)):
+        return
+    default = _default_choices().get(group, options)
+    if not named:
+        none = f"leave {group}= out for none, or take" if default is None else "take"
+        raise ConfigError(f"{override.input_line}: expected the name of an option; {none} one of {', '.join(options)}")
+    if default is None or isinstance(default, str):
+        raise ConfigError(f"{override.input_line}: takes one option; give them with commas and -m to try each")
+
+
+def _options(group: str) -> list[str]:
+    with hydra.initialize_config_module("knowcusbench.configs", version_base="1.3"):
+        options: list[str] = GlobalHydra.instance().config_loader().get_group_options(group)
+        return options
+
+
+def _default_choices() -> Mapping[str, Any]:
+    """What is chosen of every group unless something else is asked for."""
+    with hydra.initialize_config_module("knowcusbench.configs", version_base="1.3"):
+        composed = hydra.compose("config", return_hydra_config=True)
+    choices = OmegaConf.to_container(composed.hydra.runtime.choices)
+    assert isinstance(choices, dict)
+    return {str(group): choice for group, choice in choices.items()}
 
 
 def prepare_hydra() -> None:
@@ -69,7 +111,7 @@ def run_verb(verb: str, arguments: Sequence[str]) -> None:
     """Compose the configuration from Hydra command-line arguments and run a verb with it, once per job of
     a sweep. Raises ConfigError for anything wrong with the configuration."""
     prepare_hydra()
-    arguments = as_typed(arguments, lambda: _compose(_not_swept(arguments)))
+    arguments = _readable(arguments)
     # Hydra's parser wants all overrides in one piece; people write -m anywhere.
     sys.argv = ["knowcusbench", *sorted(arguments, key=_is_override)]
 
@@ -137,20 +179,22 @@ def _is_override(word: str) -> bool:
     return "=" in word and not word.startswith("-")
 
 
-def _not_swept(arguments: Sequence[str]) -> list[str]:
-    """The overrides that give a key one value."""
+def _overrides(arguments: Sequence[str]) -> list[Override]:
     parser = OverridesParser.create()
-    words = [word for word in arguments if _is_override(word)]
     try:
-        return [word for word in words if not parser.parse_overrides([word])[0].is_sweep_override()]
+        return parser.parse_overrides([word for word in arguments if _is_override(word)])
     except HydraException as error:
         raise ConfigError(explain(error)) from error
 
 
+def _not_swept(arguments: Sequence[str]) -> list[str]:
+    """The overrides that give a key one value."""
+    return [str(override.input_line) for override in _overrides(arguments) if not override.is_sweep_override()]
+
+
 def _swept_keys(arguments: Sequence[str]) -> set[str]:
     """The keys that a sweep varies."""
-    overrides = OverridesParser.create().parse_overrides([word for word in arguments if _is_override(word)])
-    return {override.key_or_group for override in overrides if override.is_sweep_override()}
+    return {override.key_or_group for override in _overrides(arguments) if override.is_sweep_override()}
 
 
 def _label(swept: set[str]) -> str:
@@ -191,9 +235,8 @@ def _explain_missing_option(text: str) -> str:
     group, _, option = wanted[1].rpartition("/")
     if option.startswith("submitit"):
         return f"{group}={option} needs Hydra's submitit launcher: pip install 'knowcusbench[slurm]'"
-    with hydra.initialize_config_module("knowcusbench.configs", version_base="1.3"):
-        options = GlobalHydra.instance().config_loader().get_group_options(group)
-    return f"{group}={option}: no such option{did_you_mean(option, options)}"
+    none = f"; leave {group}= out for none" if _default_choices().get(group, "") is None else ""
+    return f"{group}={option}: no such option{did_you_mean(option, _options(group))}{none}"
 
 
 def _known_keys() -> list[str]:
