@@ -3,11 +3,12 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import NoReturn
 
 from knowcusbench.commands import compose_config
-from knowcusbench.config import did_you_mean
+from knowcusbench.config import Config, did_you_mean
 from knowcusbench.errors import ConfigError
 from knowcusbench.files import local_path
 from knowcusbench.report import build_leaderboard, render_console, write_report
@@ -33,13 +34,19 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(f"{self.prog}: {message}")
 
     def parsed(self, arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-        """The options, and the overrides among the arguments."""
-        overrides = [word for word in arguments if "=" in word and not word.startswith("-")]
+        """The options, and the overrides among the arguments. A path may have an equals sign in it."""
+        overrides = [word for word in arguments if "=" in word and not word.startswith("-") and not _is_path(word)]
         options, unknown = self.parse_known_args([word for word in arguments if word not in overrides])
         if unknown:
             known = [name for action in self._actions for name in action.option_strings]
             raise ConfigError(f"{unknown[0]}: no such option{did_you_mean(unknown[0], known)}")
         return options, overrides
+
+
+def _is_path(word: str) -> bool:
+    section = word.lstrip("+~").partition("=")[0].partition(".")[0]
+    is_key = section in {entry.name for entry in fields(Config)}
+    return not is_key and (word.endswith(".zip") or local_path(word).exists())
 
 
 def export(arguments: Sequence[str]) -> None:
@@ -63,8 +70,11 @@ def export(arguments: Sequence[str]) -> None:
     if options.dataset and options.dataset.exists():
         raise ConfigError(f"--dataset: {options.dataset} exists already; name a new directory")
     parts = pack(run, options.group, options.images)
-    for label, count in report_input(run).gone.items():
+    results = report_input(run)
+    for label, count in results.gone.items():
         print(f"knowcusbench: {label}: {count:,} images are not in {run.store.root}", file=sys.stderr)
+    for label, count in results.altered.items():
+        print(f"knowcusbench: {label}: {count:,} images are not those that were scored", file=sys.stderr)
     with writing():
         write_bundle(output, parts)
         print(f"wrote {output}: {len(parts)} parts, {output.stat().st_size:,} bytes")

@@ -55,6 +55,7 @@ WRONG = [
     (("export", "--dataset", "."), "--dataset: . exists already"),
     (("export", "x.zip", "--push", "lab/results"), "HF_HUB_OFFLINE is set"),
     (("leaderboard",), "the following arguments are required: bundles"),
+    (("leaderboard", "nan=x.zip"), "nan=x.zip: can't be read"),
     (("leaderboard", "nowhere.zip"), "nowhere.zip: can't be read"),
     (("leaderboard", "small.zip", "run.name=x"), "run.name=x: bundles bring their own configuration"),
     (
