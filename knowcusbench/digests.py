@@ -3,6 +3,8 @@
 from dataclasses import Field, fields, is_dataclass
 from typing import Any
 
+from knowcusbench.hub_cache import Branch
+
 SPEED = {"speed": True}
 """Metadata of a dataclass field that changes how fast a result is made, or where it is kept, but not the result:
 `device: str = field(default="auto", metadata=SPEED)`. Any other field decides the result, whatever its name."""
@@ -22,6 +24,9 @@ def version_of(cls: Any) -> int:
 def settings(spec: Any) -> Any:
     """Return a specification, nested ones included, as plain data: its class's name and decisive fields, and its
     version from 2 on. Version 1 goes unsaid, so that what was kept before there were versions is found again."""
+    if isinstance(spec, Branch):
+        # By its name, whatever commit it stands for.
+        return str(spec) or None
     if not is_dataclass(spec):
         return spec
     cls = type(spec)

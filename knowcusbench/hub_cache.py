@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Self
 
 COMMIT = re.compile("[0-9a-f]{40}")
 
@@ -12,6 +13,45 @@ WEIGHTS: Sequence[str] = ("*.safetensors", "*.bin", "*.pt", "*.pth")
 """Files of weights."""
 
 _SHARD = re.compile(r"-\d+-of-\d+\.")
+
+
+class Branch(str):
+    """The name of a branch or tag that stands for one commit. Keys and records have the name, as if it were a plain
+    text; what is loaded, by whatever process gets it, is the commit. "" is the main branch where nobody named it.
+
+    Attributes:
+        commit: all its 40 digits.
+    """
+
+    commit: str
+
+    def __new__(cls, name: str, commit: str) -> Self:
+        branch = super().__new__(cls, name)
+        branch.commit = commit
+        return branch
+
+    def __getnewargs__(self) -> tuple[str, str]:  # type: ignore[override]
+        return str(self), self.commit
+
+
+def settled(revision: str | None) -> str | None:
+    """Return the commit that a `Branch` stands for; any other revision as it is."""
+    return revision.commit if isinstance(revision, Branch) else revision
+
+
+def current_commit(source: str, revision: str | None) -> str | None:
+    """Return the commit that a branch or tag of a model is at: the hub knows, or else its cache on this machine. None
+    if neither does, or the hub has no such thing."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        return HfApi().model_info(source, revision=revision, timeout=10).sha
+    except (RepositoryNotFoundError, RevisionNotFoundError):
+        return None
+    except Exception:  # whatever keeps the hub from answering, by the client's HTTP library
+        found = cached(source, revision)
+        return found.name if found else None
 
 
 def hub_snapshot(
@@ -32,6 +72,8 @@ def hub_snapshot(
         is_whole: whether a directory has all that is wanted; None where only the hub can tell.
     """
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+    revision = settled(revision)
 
     def kept() -> Path | None:
         found = cached(source, revision, repo_type)
@@ -60,9 +102,17 @@ def cached(source: str, revision: str | None, repo_type: str = "model") -> Path 
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(source, revision=revision, repo_type=repo_type, local_files_only=True))
+        commit = settled(revision)
+        return Path(snapshot_download(source, revision=commit, repo_type=repo_type, local_files_only=True))
     except (OSError, ValueError, RuntimeError):
         return None
+
+
+def broken_link(folder: Path) -> str:
+    """Say which file of a folder is a link to nothing, as in a plain copy of a hub snapshot, and what to do about it;
+    empty if there is none."""
+    broken = next((file for file in sorted(folder.rglob("*")) if file.is_symlink() and not file.exists()), None)
+    return f"{broken} is a link to a file that is not there; copy a hub snapshot with `cp -rL`" if broken else ""
 
 
 def absent_weights(folder: Path, patterns: Sequence[str] = WEIGHTS) -> list[str]:

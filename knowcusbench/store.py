@@ -2,6 +2,7 @@
 
     run.json                              what the run is: the configuration that all its methods share
     weights.json                          digest of the backbone's base weights; version of torch when it was written
+    encoders.json                         the commits that the branches of metrics' encoders stand for
     plan.parquet                          one row per sample
     configs/<label>.yaml                  the resolved configuration of each method
     released/<label>.json                 the digests of the released checkpoints that a method took
@@ -71,6 +72,10 @@ class RunStore:
     @property
     def weights(self) -> Path:
         return self.root / "weights.json"
+
+    @property
+    def encoders(self) -> Path:
+        return self.root / "encoders.json"
 
     @property
     def plan(self) -> Path:

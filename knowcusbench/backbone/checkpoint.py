@@ -9,7 +9,7 @@ from typing import Any
 
 from knowcusbench.errors import WeightsError
 from knowcusbench.hub import hub_problem
-from knowcusbench.hub_cache import absent_weights, hub_snapshot
+from knowcusbench.hub_cache import absent_weights, broken_link, hub_snapshot
 
 PIPELINE = "QwenImagePipeline"
 
@@ -84,6 +84,8 @@ def absent_files(directory: Path) -> list[str]:
 def _local_directory(source: str, revision: str | None, *, weights: bool) -> Path:
     path = Path(source).expanduser()
     if source and path.is_dir():
+        if broken := broken_link(path):
+            raise WeightsError(f"backbone.source: {broken}")
         return path
     if path.exists() or source.startswith(("/", ".", "~")) or source.count("/") != 1:
         raise WeightsError(f"backbone.source: no directory {source!r}, and it is not a hub id (owner/name)")

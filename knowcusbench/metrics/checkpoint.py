@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 
 from knowcusbench.errors import WeightsError
 from knowcusbench.hub import first_line, hub_problem
-from knowcusbench.hub_cache import absent_weights, hub_snapshot
+from knowcusbench.hub_cache import absent_weights, broken_link, hub_snapshot, settled
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -46,10 +46,14 @@ def locate(source: str, revision: str | None, weights: tuple[str, ...] = ()) -> 
     """
     directory = Path(source).expanduser()
     if directory.is_dir():
+        if broken := broken_link(directory):
+            raise WeightsError(f"{source}: {broken}")
         return directory
     if not HUB_ID.fullmatch(source):
         raise WeightsError(f"{source}: no such directory, and not a hub id (owner/name) either")
     from huggingface_hub import snapshot_download
+
+    revision = settled(revision)
 
     def download() -> Path:
         return Path(snapshot_download(source, revision=revision, allow_patterns=[*FILES, *weights]))

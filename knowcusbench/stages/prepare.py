@@ -32,6 +32,7 @@ from knowcusbench.progress import say
 from knowcusbench.report.choice import Choice, column_keys
 from knowcusbench.report.columns import COSTS
 from knowcusbench.stages.dtype import AUTO
+from knowcusbench.stages.encoders import with_recorded_commits
 from knowcusbench.stages.identity import flat, identity_of, incomparable, protocol_digest, read_identity
 from knowcusbench.stages.local_paths import with_absolute_paths
 from knowcusbench.stages.recorded import MethodRecord, method_record, read_recorded, record_of, write_recorded
@@ -158,7 +159,7 @@ def prepare(config: Config, resolved: Mapping[str, Any], *, makes_results: bool)
             warn_of_another_torch(run.store)
         if not run.store.plan.exists():
             write_table(run.store.plan, run.plan)
-    return run
+    return with_recorded_commits(run)
 
 
 def planned(config: Config, resolved: Mapping[str, Any], *, makes_results: bool) -> Run:
