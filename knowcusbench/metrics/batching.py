@@ -1,10 +1,15 @@
 """Batches of one size, so that a result does not depend on its company, and in halves where memory is short."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from knowcusbench.device import resolve_device
 from knowcusbench.errors import ConfigError, MetricError
+
+if TYPE_CHECKING:
+    import torch
 
 LEAST = 8
 """On the CPU fewer rows go through other kernels, whose last bits differ: up to five of them, by model and processor.
@@ -47,10 +52,8 @@ class FilledBatches:
                 if not is_out_of_memory(error):
                     raise
                 if self.size <= least:
-                    raise MetricError(
-                        f"no memory is left on {self._device} for a batch of {max(len(batch), least)} images or texts; "
-                        "score with a command of its own (knowcusbench score), on a larger device or with device=cpu"
-                    ) from error
+                    what = f"a batch of {max(len(batch), least)} images or texts"
+                    raise _no_room(self._device, what) from error
             else:
                 start += len(batch)
                 yield computed
@@ -58,6 +61,38 @@ class FilledBatches:
             # Not while the exception holds on to what filled the memory.
             self.size = max(least, self.size // 2)
             free_memory()
+
+
+def in_room(compute: Callable[[], T], device: torch.device, what: str) -> T:
+    """What `compute` gives of what can't be halved; it is tried once more after room was made.
+
+    Args:
+        what: that is computed, for the message.
+
+    Raises MetricError if there is no memory for it.
+    """
+    from knowcusbench.out_of_memory import free_memory, is_out_of_memory
+
+    try:
+        return compute()
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+    # Not while the exception holds on to what filled the memory.
+    free_memory()
+    try:
+        return compute()
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise _no_room(device, what) from error
+
+
+def _no_room(device: torch.device, what: str) -> MetricError:
+    return MetricError(
+        f"no memory is left on {device} for {what}; score with a command of its own (knowcusbench score), on a larger "
+        "device or with device=cpu"
+    )
 
 
 def batches(values: Sequence[T], size: int) -> Iterator[Sequence[T]]:

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 
 from PIL import Image
 
 from knowcusbench.device import keep_fp32, resolve_device
 from knowcusbench.digests import SPEED
 from knowcusbench.errors import MetricError
+from knowcusbench.metrics.batching import in_room
 from knowcusbench.metrics.checkpoint import TRANSFORMERS_WEIGHTS, load_transformers, loading, locate, version
 from knowcusbench.metrics.segmentation import Box, BoxFinder, BoxSpec
 
@@ -74,7 +75,8 @@ class GroundingDino:
                 "choose encoders/segmenter/boxes=whole_image"
             )
         # One by one: images of different sizes are padded to each other in a batch, which changes the boxes.
-        return [self._find(image, class_noun) for image in images]
+        what = "an image in Grounding DINO"
+        return [in_room(partial(self._find, image, class_noun), self._device, what) for image in images]
 
     def _find(self, image: Image.Image, class_noun: str) -> Box | None:
         # The form that the model was trained on: lower case, a full stop after every phrase.

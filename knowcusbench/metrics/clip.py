@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from PIL import Image
 
 from knowcusbench.device import resolve_device
-from knowcusbench.metrics.batching import batches
+from knowcusbench.metrics.batching import batches, in_room
 from knowcusbench.metrics.checkpoint import loading, locate
 from knowcusbench.metrics.encoders import EncoderSpec, ImageTextEncoder
 
@@ -93,7 +94,10 @@ class ClipEncoder(OpenClipEncoder):
         import torch
 
         with torch.inference_mode():
-            features = [self._patches(batch) for batch in batches(images, self._batches.size)]
+            features = [
+                in_room(partial(self._patches, batch), self._device, f"a batch of {len(batch)} images")
+                for batch in batches(images, self._batches.size)
+            ]
             return torch.cat(features).float().cpu()
 
     def _patches(self, images: Sequence[Image.Image]) -> Tensor:

@@ -1,5 +1,6 @@
 """Pictures of one colour: what a model that broke draws. Their scores count, and say so."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -10,6 +11,14 @@ from knowcusbench.metrics.base import Metric, Score, ScoreItem
 from knowcusbench.metrics.memo import content_digest
 
 NOTE = "picture of one colour"
+
+
+def score_sound(metric: Metric, items: Sequence[ScoreItem], faults: Sequence[str]) -> list[Score]:
+    """Return the metric's scores of `items`, as by `score_and_note`; NaN with the fault as its note for each image that
+    has one in `faults`, which has a text for every item, empty for a sound image."""
+    sound = [item for item, fault in zip(items, faults, strict=True) if not fault]
+    found = iter(score_and_note(metric, sound) if sound else ())
+    return [Score(math.nan, fault) if fault else next(found) for fault in faults]
 
 
 def score_and_note(metric: Metric, items: Sequence[ScoreItem]) -> list[Score]:

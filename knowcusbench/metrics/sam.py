@@ -5,6 +5,7 @@ Of the three masks that SAM proposes for a box, the one with the highest predict
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from knowcusbench.config import did_you_mean
 from knowcusbench.device import keep_fp32, resolve_device
 from knowcusbench.digests import SPEED
 from knowcusbench.errors import ConfigError, WeightsError
-from knowcusbench.metrics.batching import FilledBatches
+from knowcusbench.metrics.batching import FilledBatches, in_room
 from knowcusbench.metrics.checkpoint import (
     TRANSFORMERS_WEIGHTS,
     Dtype,
@@ -152,15 +153,17 @@ class SegmentAnything:
             # The registry's own loading would unpickle whatever the file holds.
             model = registry[spec.architecture]()
             model.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
-        device = resolve_device(spec.device)
-        keep_fp32(device, "float32")
-        model = model.eval().requires_grad_(False).to(device)
+        self._device = resolve_device(spec.device)
+        keep_fp32(self._device, "float32")
+        model = model.eval().requires_grad_(False).to(self._device)
         self._predictor = segment_anything.SamPredictor(model)
 
     def predict(self, images: Sequence[Image.Image], boxes: Sequence[Box]) -> list[Mask]:
         longest = self._predictor.transform.target_length
         return [
-            empty_mask(image) if is_too_narrow(image, longest) else self._predict(image, box)
+            empty_mask(image)
+            if is_too_narrow(image, longest)
+            else in_room(partial(self._predict, image, box), self._device, "an image in segment-anything")
             for image, box in zip(images, boxes, strict=True)
         ]
 

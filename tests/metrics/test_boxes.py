@@ -14,6 +14,7 @@ from transformers import (
     GroundingDinoProcessor,
 )
 
+from knowcusbench.errors import MetricError
 from knowcusbench.metrics.base import ScoreItem
 from knowcusbench.metrics.boxes import GroundingDinoBoxes, WholeImageBoxes
 from knowcusbench.metrics.clip import ClipSpec
@@ -96,6 +97,26 @@ def test_a_box_does_not_depend_on_the_other_images(grounding_dino: Path, dogs: l
     images = [Image.open(dogs[0]), Image.open(ducks[0]).resize((40, 90))]
 
     assert finder.find(images, "toy") == [*finder.find(images[:1], "toy"), *finder.find(images[1:], "toy")]
+
+
+def test_an_image_without_room_is_tried_once_more_and_then_one_line(grounding_dino: Path, monkeypatch) -> None:
+    finder = GroundingDinoBoxes(source=str(grounding_dino), threshold=0.0, device="cpu").load()
+    image, forward, calls = Image.new("RGB", (40, 30), "red"), type(finder._model).forward, []
+    expected = finder.find([image], "dog")
+
+    def full(self, *inputs, **named):
+        calls.append(1)
+        if len(calls) in fails:
+            raise RuntimeError("CUDA error: out of memory")
+        return forward(self, *inputs, **named)
+
+    monkeypatch.setattr(type(finder._model), "forward", full)
+    fails = {1}
+    assert finder.find([image], "dog") == expected
+    calls.clear()
+    fails = {1, 2}
+    with pytest.raises(MetricError, match="no memory is left on cpu for an image in Grounding DINO; score with"):
+        finder.find([image], "dog")
 
 
 def test_no_box_above_the_threshold_falls_back_to_the_whole_image_and_says_so(

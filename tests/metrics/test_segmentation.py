@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 
-from knowcusbench.errors import ConfigError, WeightsError
+from knowcusbench.errors import ConfigError, MetricError, WeightsError
 from knowcusbench.metrics.base import ScoreItem
 from knowcusbench.metrics.boxes import WholeImageBoxes
 from knowcusbench.metrics.clip import ClipSpec
@@ -123,6 +123,21 @@ def test_transformers_and_the_authors_package_give_the_same_masks(
     for image, one, other in zip(images, ours.predict(images, boxes), theirs.predict(images, boxes), strict=True):
         assert one.shape == other.shape == (image.height, image.width)
         assert overlap(one, other) >= 0.99  # the two libraries resize with different filters
+
+
+def test_an_image_without_room_in_the_authors_package_is_one_line(published: Path, monkeypatch) -> None:
+    monkeypatch.setitem(segment_anything.sam_model_registry, "miniature", authors_sam)
+    spec = SegmentAnythingSpec(
+        architecture="miniature", checkpoint=str(published), boxes=WholeImageBoxes(), device="cpu"
+    )
+    predictor = spec.predictor()
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(ImageEncoderViT, "forward", full)
+    with pytest.raises(MetricError, match="no memory is left on cpu for an image in segment-anything; score with"):
+        predictor.predict([Image.new("RGB", (64, 48))], [(12.0, 5.0, 58.0, 33.0)])
 
 
 def test_a_box_outside_the_subject_changes_the_mask(scattered: Path, dogs: list[Path]) -> None:
