@@ -19,16 +19,17 @@ from knowcusbench.benchmark.tree import is_passed_over
 from knowcusbench.benchmark.types import Concept, Task
 from knowcusbench.commands import compose_config, explain
 from knowcusbench.config import build, did_you_mean
-from knowcusbench.errors import ConfigError
+from knowcusbench.errors import ConfigError, ImageError, IncompleteError
 from knowcusbench.files import json_text, local_path, write_atomic
 from knowcusbench.metrics.base import Metric, Score, ScoreItem
-from knowcusbench.metrics.one_colour import score_and_note
+from knowcusbench.metrics.one_colour import recorded_sample, score_sound
 from knowcusbench.metrics.protocol import Reduction
 from knowcusbench.names import text_key
 from knowcusbench.progress import Progress
 from knowcusbench.prompts_file import read_prompts
 from knowcusbench.report.reduction import MEANS, concept_means, score_intervals
 from knowcusbench.stages.identity import protocol_digest
+from knowcusbench.stages.score import say_unscored
 from knowcusbench.store import write_json, writing
 
 CHUNK = 512
@@ -171,7 +172,7 @@ def _scores(items: Sequence[ScoreItem], metric: Metric) -> pd.DataFrame:
     with Progress(f"score {metric.title}", len(items), unit="image") as progress:
         for start in range(0, len(items), CHUNK):
             chunk = items[start : start + CHUNK]
-            scores += score_and_note(metric, chunk)
+            scores += score_sound(metric, chunk, [_fault(item) for item in chunk])
             progress.update(len(chunk))
     return pd.DataFrame(
         {
@@ -183,6 +184,15 @@ def _scores(items: Sequence[ScoreItem], metric: Metric) -> pd.DataFrame:
             "details": [json_text(score.details) if score.details else "" for score in scores],
         }
     )
+
+
+def _fault(item: ScoreItem) -> str:
+    """What keeps an image from being scored; empty for a sound one."""
+    try:
+        recorded_sample(item.image)
+    except ImageError as error:
+        return str(error)
+    return ""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -208,6 +218,10 @@ def main(arguments: Sequence[str]) -> None:
             file=sys.stderr,
         )
     scores = score_folder(folder, metrics)
+    unscored = scores.loc[scores["value"].isna()].drop_duplicates("image")
+    say_unscored(unscored["note"].tolist())
+    if len(unscored) == len(folder.items):
+        raise ImageError(f"--images: none of the images of {options.images} can be read, as said above")
     summary = summarise(scores, metrics, digests, config.protocol.reduction)
     if options.output:
         record = {
@@ -221,6 +235,11 @@ def main(arguments: Sequence[str]) -> None:
     print(summary.to_string(index=False, na_rep="–", float_format=lambda value: f"{value:.4f}"))
     if options.output:
         print(f"\nwritten to {options.output} and {options.output.with_suffix('.json')}")
+    if len(unscored):
+        raise IncompleteError(
+            f"{len(unscored)} of {len(folder.items)} images of {options.images} have no score, as said above; put "
+            "whole files there and score again"
+        )
 
 
 def _metrics(config: DictConfig) -> tuple[dict[str, Metric], dict[str, str]]:

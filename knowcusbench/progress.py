@@ -3,6 +3,7 @@
 import sys
 import threading
 import time
+from functools import cache
 from types import TracebackType
 from typing import Any, TextIO
 
@@ -149,6 +150,12 @@ class Progress:
 def say(text: str) -> None:
     """Print a line to standard error. Not by `logging`: Hydra takes the root logger's handlers away."""
     print(text, file=sys.stderr, flush=True)
+
+
+@cache
+def say_once(line: str) -> None:
+    """As `say`, but never the same line twice in a process."""
+    say(line)
 
 
 def rate(per_second: float) -> str:

@@ -89,6 +89,16 @@ WRONG_WORDS = [
     (("bench", "mokus"), "mokus: not an override, expected key=value"),
     (("bench", "method=mokuss"), "method=mokuss: no such option; did you mean 'mokus'"),
     (("bench", "metrics=[clip_x]"), "metrics=clip_x: no such option; did you mean 'clip_"),
+    (
+        ("bench", "tracker=null"),
+        "tracker=null: expected the name of an option; leave tracker= out for none, or",
+    ),
+    (("plan", "-m", "tracker=null,wandb"), "tracker=null,wandb: expected the name of an option; leave tracker= out"),
+    (("bench", "tracker=none"), "tracker=none: no such option; known: mlflow, .*; leave tracker= out for none"),
+    (("plan", "method=null"), "method=null: expected the name of an option; take one of anchor, base,"),
+    (("plan", "encoders/segmenter=null"), "expected the name of an option; take one of miniature, sam,"),
+    (("plan", "metrics=[clip_i,null]"), r"metrics=\[clip_i,null\]: expected the name of an option"),
+    (("plan", "method=[base,mokus]"), r"method=\[base,mokus\]: takes one option; give them with commas and -m"),
     (("bench", "metrics=[dino_i]"), r"encoders\.dino\.source has no value.*give it a directory or hub id"),
     (("bench", "method=base,mokus"), "method=base,mokus: several values; add -m"),
     (("bench", "benchmark=directory", "benchmark.path=null"), "benchmark.path"),
@@ -126,6 +136,26 @@ def test_a_wrong_word_is_one_line_and_exit_code_2(call, words, named):
     assert last_line(error).startswith("knowcusbench: ")
     assert len([line for line in error.splitlines() if line.startswith("knowcusbench: ")]) == 1
     assert "Traceback" not in error
+
+
+def test_a_home_that_takes_no_files_is_one_line(call, monkeypatch):
+    monkeypatch.setenv("HOME", "/proc/nobody")
+    code, _, error = call("bench", 'cache_dir="~/.cache/knowcusbench"', "benchmark=embedded", "benchmark.path=null")
+    assert code == 2
+    assert "can't write /proc/nobody" in last_line(error)
+
+
+def test_a_run_goes_on_only_with_its_data_set_and_says_what_of_which_concept_differs(call, release):
+    words = (f"benchmark.path={release}", "run.name=c42")
+    assert call("plan", *words)[0] == 0
+    text = (release / "concept_image" / "dataset.json").read_text()
+    (release / "concept_image" / "dataset.json").write_text(text.replace("{}", "my {}", 1))
+    code, _, error = call("plan", *words)
+    assert code == 2
+    assert "was made with another configuration (benchmark: " in last_line(error)
+    assert "concepts.dog3.prompts: " in last_line(error)
+    assert "concepts.dog3.images" not in error
+    assert "concepts.dog3.knowledge" not in error
 
 
 def drop(path: Path) -> None:

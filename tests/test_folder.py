@@ -76,6 +76,32 @@ def test_scores_are_cosines_with_the_references_of_an_images_own_folder(score, f
     assert "CLIP-I" in capsys.readouterr().out
 
 
+def test_a_damaged_image_is_told_and_the_others_are_scored(score, folder: Path, capsys) -> None:
+    output = folder / "scores.csv"
+    assert score(*references(folder), "--output", str(output), *OURS) == 0
+    whole = pd.read_csv(output).set_index(["metric", "image"])["value"]
+    damaged = folder / "images" / "dog3" / "1.jpg"
+    damaged.write_bytes(damaged.read_bytes()[:300])
+    assert score(*references(folder), "--output", str(output), *OURS) == 3
+    errors = capsys.readouterr().err.splitlines()
+    assert sum(line.startswith(f"knowcusbench: not scored: {damaged}: ") for line in errors) == 1
+    assert errors[-1].startswith(f"knowcusbench: 1 of 4 images of {folder / 'images'} have no score")
+    table = pd.read_csv(output, keep_default_na=False).set_index(["metric", "image"])
+    assert (table["value"] == "").sum() == 2
+    assert table["note"].str.startswith(str(damaged)).sum() == 2
+    found = pd.read_csv(output).set_index(["metric", "image"])["value"].dropna()
+    assert found.to_dict() == whole.drop("dog3/1.jpg", level="image").to_dict()
+    record = json.loads((folder / "scores.json").read_text())
+    assert [row["images"] for row in record["scores"]] == [3, 3]
+
+
+def test_where_no_image_can_be_read_there_is_no_table(score, folder: Path, capsys) -> None:
+    for path in (folder / "images").rglob("*.jpg"):
+        path.write_bytes(b"nothing")
+    assert score(*OURS, "metrics=[clip_t]") == 2
+    assert "none of the images of" in capsys.readouterr().err
+
+
 def test_a_known_factor_between_protocols(score, folder: Path) -> None:
     values = {}
     for protocol in ("mokus", "customconcept101", "dreambench_plus"):
@@ -159,7 +185,7 @@ def test_images_without_a_row_are_counted(score, folder: Path, capsys) -> None:
 
 def test_bad_images_are_named(score, folder: Path, capsys) -> None:
     (folder / "images" / "dog3" / "0.jpg").write_bytes(b"not an image")
-    assert score("encoders=miniature", "metrics=[clip_t]") == 2
+    assert score("encoders=miniature", "metrics=[clip_t]") == 3
     assert "dog3/0.jpg: not an image" in capsys.readouterr().err
 
 

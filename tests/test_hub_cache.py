@@ -1,6 +1,7 @@
 """Repositories of the hub: what is here and whole is found without a network, whatever the client's version."""
 
 import json
+import shutil
 from pathlib import Path
 
 import huggingface_hub
@@ -119,6 +120,21 @@ def test_missing_parts_are_named(tmp_path: Path) -> None:
     assert absent_weights(tmp_path) == ["model-00002-of-00002.safetensors"]
     (tmp_path / "model.safetensors.index.json").write_text("{")
     assert absent_weights(tmp_path) == ["*.safetensors"]
+
+
+def test_a_plain_copy_of_a_snapshot_is_named_with_how_it_is_copied(cache: Path, tmp_path: Path) -> None:
+    snapshot = keep(cache, "owner/whole", pipeline())
+    blob = snapshot.parents[1] / "blobs" / "0"
+    blob.parent.mkdir()
+    (snapshot / "vae" / "config.json").rename(blob)
+    (snapshot / "vae" / "config.json").symlink_to("../../../blobs/0")
+    assert open_checkpoint("owner/whole", COMMIT, weights=True).directory == snapshot
+    shutil.copytree(snapshot, tmp_path / "copy", symlinks=True)
+    for take in (lambda source: open_checkpoint(source, None, weights=True), lambda source: locate(source, None)):
+        with pytest.raises(
+            WeightsError, match=r"vae/config\.json is a link to a file .* copy a hub snapshot with `cp -rL`"
+        ):
+            take(str(tmp_path / "copy"))
 
 
 def test_a_pinned_benchmark_is_found_offline(cache: Path) -> None:

@@ -203,9 +203,37 @@ def test_colour_profiles_are_ignored(tmp_path: Path, noise: NDArray[np.uint8]) -
 
 def test_the_first_frame_of_an_animation_is_read(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (2, 2), color) for color in ("red", "blue")]
-    frames[0].save(tmp_path / "a.webp", save_all=True, append_images=frames[1:], lossless=True)
+    for name, options in (("a.webp", {"lossless": True}), ("a.gif", {}), ("a.png", {})):
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], **options)
 
-    assert pixels(tmp_path / "a.webp")[0, 0].tolist() == [255, 0, 0]
+        assert pixels(tmp_path / name)[0, 0].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize(("mode", "neutral"), [("YCbCr", 128), ("LAB", 0)])
+def test_other_colour_spaces_become_rgb(tmp_path: Path, mode: str, neutral: int) -> None:
+    """Greys have no colour in either: their lightness alone says what they are. TIFF's a* and b* are signed."""
+    greys = np.repeat(np.array([[0, 255]], dtype=np.uint8)[..., None], 3, axis=-1)
+    greys[..., 1:] = neutral
+    Image.fromarray(greys, mode).save(tmp_path / "a.tif")
+
+    np.testing.assert_allclose(pixels(tmp_path / "a.tif"), [[[0] * 3, [255] * 3]], atol=1)
+
+
+def test_16_bit_grey_with_alpha_keeps_the_high_byte_over_white(tmp_path: Path) -> None:
+    row = b"\x00" + struct.pack(">6H", 0x1280, 0xFFFF, 0x1280, 0x0000, 0xFE00, 0xFFFF)
+    (tmp_path / "a.png").write_bytes(png(3, 1, 16, 4, row))
+
+    assert pixels(tmp_path / "a.png")[0, :, 0].tolist() == [0x12, 255, 0xFE]
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "webp"])
+def test_bytes_behind_an_image_are_passed_over(tmp_path: Path, noise: NDArray[np.uint8], suffix: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(noise).save(path)
+    before = pixels(path)
+    path.write_bytes(path.read_bytes() + b"trailing" * 50)
+
+    np.testing.assert_array_equal(pixels(path), before)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -31,6 +31,8 @@ def written(directory: Path, name: str, content: str | bytes) -> Path:
         ('"a photo of {}, on the beach"', "a photo of {}, on the beach"),
         ('"the ""best"" {}"', 'the "best" {}'),
         ("一张{}的照片", "一张{}的照片"),
+        ("NA", "NA"),
+        ("1.10", "1.10"),
     ],
 )
 def test_a_field_of_csv_is_the_text_that_was_written(tmp_path: Path, field: str, prompt: str) -> None:

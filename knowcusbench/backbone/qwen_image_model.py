@@ -163,8 +163,8 @@ class QwenImage(Backbone):
             return [image for batch in batches for image in self._sample_batch(prompt_embeds, batch)]
 
     def _sample_batch(self, prompt_embeds: PromptEmbeds, noise_seeds: Sequence[int]) -> list[Image.Image]:
-        # On the CPU a batch of one goes through matrix-vector kernels, whose last bits differ from those of any
-        # larger batch (which agree with each other in bf16): drawn as a pair, an image is the same in every batch.
+        # On the CPU a batch of one goes through matrix-vector kernels, whose last bits differ from those of larger
+        # ones. A pair agrees with them in fp32, and for most prompts in bf16: a run draws whole cells in any case.
         drawn = [*noise_seeds, *noise_seeds] if len(noise_seeds) == 1 and self.device.type == "cpu" else noise_seeds
         latents = self._denoised(prompt_embeds, drawn)
         if self.spec.vae_slicing:

@@ -120,7 +120,9 @@ class ReleaseTree:
         target = Path(os.path.realpath(path))
         if any(target.is_relative_to(folder) for folder in self._allowed):
             return True
-        self.findings.fault(self.where(path), "symbolic link out of the benchmark directory")
+        # A snapshot of the hub's cache is made of links into its blobs, which a plain copy leaves behind.
+        remedy = "; copy a hub snapshot with `cp -rL`" if "blobs" in target.parts else ""
+        self.findings.fault(self.where(path), f"symbolic link out of the benchmark directory{remedy}")
         return False
 
     def _is_usable(self, path: Path) -> bool:

@@ -33,7 +33,13 @@ def footnotes(board: Leaderboard) -> list[str]:
         for row in board.rows
         if row.gone
     ]
-    return [board.reading, *incomplete, *gone, *_sources(board), *board.remarks]
+    altered = [
+        f"{row.title}: {row.altered:,} images are not those that were scored, but damaged or made anew; "
+        "`knowcusbench score` scores what is there, and names what it can't read."
+        for row in board.rows
+        if row.altered
+    ]
+    return [board.reading, *incomplete, *gone, *altered, *_sources(board), *board.remarks]
 
 
 def dagger(cell: Cell) -> str:

@@ -78,6 +78,7 @@ def _own_rows(inputs: ReportInput, columns: Sequence[Column]) -> list[Row]:
             kind=kind_of(role),
             cells=tuple(cell(label, column) for column in columns),
             gone=inputs.gone.get(label, 0),
+            altered=inputs.altered.get(label, 0),
         )
         for label, role in in_order(inputs.methods)
     ]

@@ -16,7 +16,7 @@ def render_csv(board: Leaderboard) -> str:
     95% interval, `<column>_low` and `<column>_high`.
 
     `incomplete` lists the columns whose mean is over part of the set ("generation_clip_t=873/875"), and the number of
-    images that are not there ("images=-2");
+    images that are not there ("images=-2") or are no longer those that were scored ("altered=1");
     `approximate` those whose source says "about".
     """
     return pd.DataFrame([_record(board, row) for row in board.rows]).to_csv(index=False, lineterminator="\n")
@@ -27,6 +27,8 @@ def _record(board: Leaderboard, row: Row) -> dict[str, str | float | None]:
     gaps = [f"{key}={cell.n}/{cell.expected}" for key, cell in cells.items() if not cell.complete]
     if row.gone:
         gaps.append(f"images={-row.gone}")
+    if row.altered:
+        gaps.append(f"altered={row.altered}")
     return {
         "label": row.label,
         "kind": row.kind.value,

@@ -74,6 +74,7 @@ class ReportInput:
         reduction: how samples become one number per method.
         published: numbers of a paper to show below, as far as they have a column.
         gone: how many planned images of a method are not in the run directory, by label.
+        altered: how many images of a method are no longer those that were scored, by label.
         truth: metrics that the others are judged by; those that are not among `metrics` are passed over.
     """
 
@@ -89,6 +90,7 @@ class ReportInput:
     reduction: Reduction = Reduction.macro
     published: tuple[PublishedValue, ...] = ()
     gone: Mapping[str, int] = field(default_factory=dict)
+    altered: Mapping[str, int] = field(default_factory=dict)
     truth: tuple[str, ...] = ()
 
     @property
@@ -182,13 +184,15 @@ class Cell:
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """A line of the leaderboard: its label, its kind, and a cell per column. `source` names the paper of a
-    published row; `gone` is how many of its planned images are not in the run directory."""
+    published row; `gone` is how many of its planned images are not in the run directory, `altered` how many are no
+    longer those that were scored."""
 
     label: str
     kind: RowKind
     cells: tuple[Cell, ...]
     source: str = ""
     gone: int = 0
+    altered: int = 0
 
     @property
     def title(self) -> str:

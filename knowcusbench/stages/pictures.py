@@ -1,9 +1,13 @@
 """Which samples stand for a run: one of each concept, drawn by every method."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from knowcusbench.benchmark.types import Concept, Prompt, Task
+from knowcusbench.errors import ImageError
+from knowcusbench.images import read_image
+from knowcusbench.progress import say_once
 from knowcusbench.report.pictures import PictureRow
 from knowcusbench.stages.prepare import Run
 
@@ -30,9 +34,20 @@ def picture_rows(
     rows = []
     for concept in map(run.concept, concepts) if concepts is not None else run.concepts[:PICTURE_ROWS]:
         sample = example(run, concept)
-        drawn = [run.store.image(label, concept.name, sample["id"]) for label in labels]
+        drawn = [_readable(run.store.image(label, concept.name, sample["id"])) for label in labels]
         phrase = concept.knowledge[sample["knowledge"]].phrase
         text = Prompt(sample["prompt"], sample["prompt_aspect"]).fill(phrase)
         references = [concept.images[0] if concept.images else None]
-        rows.append(PictureRow(text, [*references, *(path if path.exists() else None for path in drawn)]))
+        rows.append(PictureRow(text, [*references, *drawn]))
     return ["reference", *labels], rows
+
+
+def _readable(path: Path) -> Path | None:
+    """An image's path; None, said in a line, for one that is damaged, and for one that is not there."""
+    try:
+        if path.exists():
+            read_image(path)
+            return path
+    except ImageError as error:
+        say_once(f"knowcusbench: not shown: {error}; remove the file, and `knowcusbench bench` draws it again")
+    return None

@@ -48,6 +48,7 @@ from knowcusbench.stages.pictures import picture_rows
 from knowcusbench.stages.prepare import Run
 from knowcusbench.stages.recorded import read_recorded
 from knowcusbench.stages.report_pages import pages_input
+from knowcusbench.stages.score import altered_images
 from knowcusbench.store import read_lines, read_table, writing
 
 SAMPLE = ["task", "concept", "knowledge_aspect", "prompt_aspect"]
@@ -119,6 +120,7 @@ def report_input(run: Run) -> ReportInput:
         floors=_concatenated(_of_samples(run, labels, run.store.floors), FLOORS),
         published=load_published(PublishedTable.MAIN),
         gone={label: count for label in labels if (count := len(set(run.plan["id"]) - existing_images(run, label)))},
+        altered={label: count for label in labels if (count := len(altered_images(run, label)))},
         reduction=run.reduction,
         truth=run.truth,
     )

@@ -18,13 +18,14 @@ from knowcusbench.provenance import provenance
 from knowcusbench.stages.adapt import POLL, adapt
 from knowcusbench.stages.dtype import settle_dtype
 from knowcusbench.stages.effects import effects
+from knowcusbench.stages.encoders import claim_commits
 from knowcusbench.stages.estimate import plan_summary
 from knowcusbench.stages.forecast import forecast, keep_pace
 from knowcusbench.stages.generate import existing_images, generate
 from knowcusbench.stages.prepare import Run, prepare, read_config, recorded_weights
 from knowcusbench.stages.probe import probe
 from knowcusbench.stages.report import report
-from knowcusbench.stages.score import score
+from knowcusbench.stages.score import score, unscored_images
 from knowcusbench.store import write_json, writing
 from knowcusbench.tracking import tracked
 
@@ -76,6 +77,8 @@ def run_stages(verb: str, composed: DictConfig) -> None:
     stages = in_bench if verb == "bench" else [stage for stage in STAGES if stage.__name__ == verb]
     if stages != [report]:
         run.engine.check()
+        if score in stages or effects in stages:
+            run = claim_commits(run)
         # An encoder that can't be had is found before hours of drawing, not after them.
         for metric in run.metrics.values() if score in stages else ():
             metric.weights()
@@ -116,6 +119,8 @@ def run_stages(verb: str, composed: DictConfig) -> None:
             f"{run.label}: {missing} of {len(run.plan)} images are missing; {run.store.root}/failures says why, and "
             "the same command tries them again"
         )
+    if score in stages and (unscored := len(unscored_images(run))):
+        raise IncompleteError(f"{run.label}: {unscored} images have no score, as said above and in the scores' notes")
 
 
 def _generate_and_score(run: Run, engine: Engine) -> None:

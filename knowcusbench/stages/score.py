@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,10 +13,10 @@ from knowcusbench.benchmark.types import Concept
 from knowcusbench.claims import piece_of
 from knowcusbench.errors import ImageError
 from knowcusbench.files import json_text, modified, modified_in
-from knowcusbench.metrics.base import Metric, Score, ScoreItem, Shuffle
+from knowcusbench.metrics.base import Metric, ScoreItem, Shuffle
 from knowcusbench.metrics.ceiling import real_image_ceiling
 from knowcusbench.metrics.memo import content_digest
-from knowcusbench.metrics.one_colour import recorded_sample, score_and_note
+from knowcusbench.metrics.one_colour import recorded_sample, score_sound
 from knowcusbench.plan import Sample, samples
 from knowcusbench.progress import Progress, say
 from knowcusbench.stages.adapt import POLL
@@ -68,10 +68,50 @@ def score(run: Run, *, shown: bool = True) -> None:
                         left.append((name, kind))
             if todo := left:
                 time.sleep(POLL)
-    for fault in sorted(faults)[:FAULTS] if shown else ():
+    if shown:
+        say_unscored(faults)
+
+
+def say_unscored(faults: Collection[str]) -> None:
+    """Print what keeps images from being scored, one line for each of the first."""
+    for fault in sorted(faults)[:FAULTS]:
         say(f"knowcusbench: not scored: {fault}")
-    if shown and len(faults) > FAULTS:
+    if len(faults) > FAULTS:
         say(f"knowcusbench: not scored: {len(faults) - FAULTS} more images, which the tables' notes name")
+
+
+def unscored_images(run: Run) -> set[str]:
+    """Return the ids of the method's images that were found to have no score by one of the metrics at least."""
+    tables = [read_table(path) for name in run.metrics if (path := run.store.scores(run.label, name)).exists()]
+    return {sample for table in tables for sample in table.loc[table["value"].isna(), "sample_id"]}
+
+
+def altered_images(run: Run, label: str) -> set[str]:
+    """Return the ids of a method's images that are no longer those that were scored: damaged, or made anew. Only files
+    that are younger than their scores are read."""
+    directories = {concept.name: run.store.image(label, concept.name, "").parent for concept in run.concepts}
+    times = {concept: modified_in(directory) for concept, directory in directories.items()}
+    altered: set[str] = set()
+    for path in (run.store.scores(label, name) for name in run.metrics):
+        written = modified(path)
+        younger = {
+            name.removesuffix(".png"): directories[concept] / name
+            for concept, found in times.items()
+            for name, time in found.items()
+            if written and written < time < math.inf
+        }
+        if younger:
+            table = read_table(path).set_index("sample_id")["stamp"]
+            known = younger.keys() & table.index
+            altered |= {sample for sample in known if _is_altered(younger[sample], table[sample])}
+    return altered
+
+
+def _is_altered(path: Path, stamp: str) -> bool:
+    try:
+        return stamp_of(path) != stamp
+    except ImageError:
+        return True
 
 
 def _kinds(run: Run, metric: Metric) -> list[str]:
@@ -159,10 +199,7 @@ class ScoreWorker:
 
     def __call__(self, items: Sequence[ScoreItem]) -> Iterator[pd.DataFrame]:
         make_room([self.metric])
-        faults = [image_fault(item) for item in items]
-        sound = [item for item, fault in zip(items, faults, strict=True) if not fault]
-        found = iter(score_and_note(self.metric, sound) if sound else ())
-        scores = [Score(math.nan, fault) if fault else next(found) for fault in faults]
+        scores = score_sound(self.metric, items, [image_fault(item) for item in items])
         rows = {
             "sample_id": [item.sample_id for item in items],
             "value": [score.value for score in scores],

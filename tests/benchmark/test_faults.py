@@ -33,6 +33,8 @@ def test_an_empty_directory(tmp_path: Path) -> None:
         (b'[\n  {"concept" "dog"}\n]', "not JSON: line 2, column 14: Expecting ':' delimiter"),
         (b'[{"concept": "caf\xe9"}]', "not UTF-8: byte 0xe9 at offset 17"),
         (b"", "not JSON: line 1, column 1: Expecting value"),
+        (b'[{"concept": "dog"},]', "not JSON: line 1, column "),
+        ("[]".encode("utf-16"), "not UTF-8: byte 0xff at offset 0"),
         (b"null", "holds null"),
         (b'"dog"', "expected a list of concepts or an object keyed by concept, found 'dog'"),
         (b"[]", "no concepts"),
@@ -78,7 +80,9 @@ def test_a_concept_of_the_wrong_form(release: Any, entry: Any, fault: str) -> No
     assert fault in found
 
 
-@pytest.mark.parametrize("name", ["猫" * 54, "a/b", "a\\b", "..", "../dog", "/etc", ".hidden", "two\nlines"])
+@pytest.mark.parametrize(
+    "name", ["猫" * 54, "a/b", "a\\b", "..", "../dog", "/etc", ".hidden", "two\nlines", "do\u202eg"]
+)
 def test_a_name_that_is_no_folder_name(release: Any, name: str) -> None:
     release.dataset.append({"concept": name, "class": "dog", "prompts": ["{} runs"]})
 
@@ -105,6 +109,7 @@ def test_a_duplicate_concept(release: Any) -> None:
             "prompt 1: expected one {} where the concept is named, found none in 'a dog'",
         ),
         (["{} and {}"], "prompt 1: expected one {} where the concept is named, found 2 in '{} and {}'"),
+        (["a {curly} dog"], "prompt 1: expected one {} where the concept is named, found '{curly}'"),
         (["{} and <concept>"], "prompt 1: expected one {} where the concept is named, found 2"),
         (["{} runs", {"text": " {} runs"}], "prompt 2: duplicate prompt '{} runs'"),
     ],

@@ -72,6 +72,18 @@ def test_a_link_of_a_snapshot_to_elsewhere_in_the_cache_is_a_fault(hub_cache: Pa
     assert check_benchmark(root).faults == ("concept_image/dog3/09.png: symbolic link out of the benchmark directory",)
 
 
+def test_a_plain_copy_of_a_snapshot_says_how_it_is_copied(hub_cache: Path, tmp_path: Path) -> None:
+    root = resolve_source(None, "someone/KnowCusBench", COMMIT)
+    shutil.copytree(root, tmp_path / "copy", symlinks=True)
+    faults = check_benchmark(tmp_path / "copy").faults
+    assert (
+        "concept_image/dataset.json: symbolic link out of the benchmark directory; copy a hub snapshot with `cp -rL`"
+        in faults
+    )
+    shutil.copytree(root, tmp_path / "whole")
+    assert check_benchmark(tmp_path / "whole").faults == ()
+
+
 @pytest.mark.parametrize(
     ("path", "repo", "revision", "message"),
     [

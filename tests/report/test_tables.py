@@ -29,6 +29,16 @@ def test_images_that_are_gone_are_told_on_the_console_in_csv_and_json(report_inp
     assert "images" not in table["base"]
 
 
+def test_images_that_are_not_those_that_were_scored_are_told(report_input):
+    board = build_leaderboard(report_input({"mokus": {"clip_i": 0.5}, "base": {"clip_i": 0.4}}, altered={"mokus": 1}))
+    line = "mokus: 1 images are not those that were scored, but damaged or made anew; `knowcusbench score`"
+    assert line in " ".join(render_console(board).split())
+    assert any(note.startswith(line) for note in json.loads(render_json(board))["footnotes"])
+    table = pd.read_csv(io.StringIO(render_csv(board)), dtype=str).set_index("label")["incomplete"].fillna("")
+    assert "altered=1" in table["mokus"]
+    assert "altered" not in table["base"]
+
+
 def test_csv_and_json_give_back_every_value_to_the_last_bit(board, tmp_path):
     write_report(tmp_path, board)
     table = pd.read_csv(tmp_path / "leaderboard.csv", float_precision="round_trip")

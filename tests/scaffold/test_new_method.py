@@ -55,6 +55,12 @@ def test_nothing_is_overwritten(tmp_path):
         new_method("first_try", tmp_path)
 
 
+@pytest.mark.parametrize("name", ["torch", "json"])
+def test_a_name_that_is_a_module_elsewhere_hides_nothing(tmp_path, name):
+    (source,) = [path for path in new_method(name, tmp_path) if path.name == f"{name}.py"]
+    assert source.parent.name == f"knowcusbench_{name}"
+
+
 def test_in_a_checkout_the_files_go_where_its_own_methods_are(tmp_path):
     (tmp_path / "pyproject.toml").write_text('[project]\nname = "knowcusbench"\n')
     (tmp_path / "docs").mkdir()

@@ -78,6 +78,33 @@ def test_images_drawn_again_are_timed_too_and_have_the_same_bytes(run: Path, com
     assert row[["images", "seconds", "images_per_second"]].tolist() == pytest.approx([10, seconds, 10 / seconds])
 
 
+def test_an_image_that_was_damaged_after_its_score_is_told_and_what_can_be_shown_is(
+    run: Path, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of every image of a concept, so that the one which stands for it in the pictures is among them."""
+    damaged = sorted((run / "images" / "base" / "dog3").iterdir())
+    before = board(run)
+    for path in damaged:
+        path.write_bytes(path.read_bytes()[:-200])
+    touched = next((run / "images" / "base" / "duck_toy").iterdir())
+    touched.touch()
+    assert command("report", run.parent, small=SMALL) == 0
+    output = capsys.readouterr()
+    assert "base (control): 8 images are not those that were scored" in " ".join(output.out.split())
+    (line,) = [line for line in output.err.splitlines() if "not shown" in line]
+    assert any(str(path) in line for path in damaged)
+    assert "altered=8" in board(run).loc["base", "incomplete"]
+    assert board(run).loc["base", "generation_clip_i"] == before.loc["base", "generation_clip_i"]
+    # Scoring what is there leaves them out, names the first, and says so by its code.
+    assert command("score", run.parent, small=SMALL) == 3
+    error = capsys.readouterr().err
+    assert error.count("not scored:") == 6
+    assert "base: 8 images have no score" in error
+    assert command("report", run.parent, small=SMALL) == 0
+    assert "altered" not in board(run).loc["base", "incomplete"]
+    assert "generation_clip_i=8/12" in board(run).loc["base", "incomplete"]
+
+
 def test_images_without_a_timing_have_no_cost(run: Path, command: Command) -> None:
     shutil.rmtree(run / "journal")
     assert command("report", run.parent, small=SMALL) == 0
