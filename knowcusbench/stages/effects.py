@@ -92,9 +92,9 @@ def interferes(run: Run) -> bool:
     return run.effects.interference and len(run.concepts) > 1 and not _reconstructions(run).empty
 
 
-def _current(path: Path, protocol: str) -> bool:
-    """Whether a table is there and was made by this protocol."""
-    return path.exists() and set(read_table(path)["protocol"]) <= {protocol}
+def _current(run: Run, path: Path) -> bool:
+    """Whether a table is there and was made by the run's protocol."""
+    return path.exists() and set(run.table(path)["protocol"]) <= {run.effects.protocol}
 
 
 # Text and unrelated pictures, adaptation by adaptation.
@@ -141,7 +141,7 @@ def _desk(run: Run, stage: str, label: str | None = None) -> Desk:
 def _measured(run: Run, job: AdaptJob) -> bool:
     directory = run.store.effects(run.label, job.concept.name, job.item)
     drawn = all((directory / f"{picture.id}.png").exists() for picture in run.effects.pictures)
-    return drawn and _current(directory / TEXT, run.effects.protocol)
+    return drawn and _current(run, directory / TEXT)
 
 
 def unrelated_cells(
@@ -206,7 +206,8 @@ class EffectsWorker:
         form = self.effects.question_form
         base = read_base_text(backbone, probes, form)
         with backbone.adapted(adaptation):
-            if not _current(directory / TEXT, self.effects.protocol):
+            known = read_table(directory / TEXT) if (directory / TEXT).exists() else None
+            if known is None or not set(known["protocol"]) <= {self.effects.protocol}:
                 adapted = read_text(backbone, probes, form) if adaptation.text_encoder else base
                 table = text_effects(probes, base, adapted)
                 write_table(directory / TEXT, table.assign(protocol=self.effects.protocol))
@@ -226,7 +227,7 @@ def _compare_pictures(run: Run, job: AdaptJob) -> None:
         for unrelated in run.effects.pictures
     }
     stamps = {unrelated: _stamp(*pair) for unrelated, pair in pairs.items()}
-    if _current(path, run.effects.protocol) and set(read_table(path)["stamp"]) == set(stamps.values()):
+    if _current(run, path) and set(read_table(path)["stamp"]) == set(stamps.values()):
         return
     rows = [
         (Probe.UNRELATED_PROMPT.value, unrelated.prompt, measure, float("nan"), value, stamps[unrelated])
@@ -324,7 +325,7 @@ def _retrieve(run: Run) -> None:
     ]
     stamps = [_stamp(file) for *_, file in rows]
     protocol = run.effects.protocol
-    if _current(path, protocol) and list(read_table(path)["stamp"]) == stamps:
+    if _current(run, path) and list(read_table(path)["stamp"]) == stamps:
         return
     encoder = run.effects.encoder.load()
     means = mean_embeddings(_references(run, encoder))
@@ -342,7 +343,7 @@ def _retrieve(run: Run) -> None:
 def _retrieve_references(run: Run) -> None:
     """Write how many of each concept's references are nearest to their own concept."""
     path = run.store.ceilings(INTERFERENCE)
-    if _current(path, run.effects.protocol):
+    if _current(run, path):
         return
     accuracy = reference_accuracy(_references(run, run.effects.encoder.load()))
     table = pd.DataFrame(list(accuracy.items()), columns=["concept", "value"])

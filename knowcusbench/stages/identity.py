@@ -5,7 +5,7 @@ A class counts by its name and version, so that its file may move. Records of fo
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,20 @@ def protocol_digest(node: Any, cache_dir: str) -> str:
     return _digest(decisive(node, cache_dir))
 
 
+def addressed_digests(nodes: Iterable[Any], cache_dir: str) -> dict[str, str]:
+    """Return what `protocol_digest` says today of nodes, in the first versions, by what format 1 said."""
+    return {_digest(_addressed(node, cache_dir)): _digest(decisive(node, cache_dir, lambda cls: 1)) for node in nodes}
+
+
+def _addressed(node: Any, cache_dir: str) -> Any:
+    """Return nodes as format 1 compared them: with addresses, and without some keys, whatever they meant."""
+    if isinstance(node, Sequence) and not isinstance(node, str):
+        return [_addressed(value, cache_dir) for value in node]
+    if isinstance(node, Mapping):
+        return {key: _addressed(value, cache_dir) for key, value in node.items() if key not in UNRECORDED}
+    return decisive(node, cache_dir)
+
+
 def _digest(node: Any) -> str:
     return hashlib.sha256(json.dumps(node, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -106,6 +120,13 @@ def incomparable(record: Mapping[str, Any], identity: Mapping[str, Any]) -> list
         for key, _ in flat(identity)
         if key not in said and key.rpartition(".")[2] in UNRECORDED and f"{_section(key)}.{ADDRESS}" in said
     ]
+
+
+def other_versions(present: Mapping[str, Any], identity: Mapping[str, Any]) -> list[str]:
+    """Return the keys of versions in metrics that differ: of what is computed again, and no reason for another run."""
+    before = dict(flat(present))
+    keys = [key for key, value in flat(identity) if key.startswith("metrics.") and before.get(key) != value]
+    return [key for key in keys if key.endswith(f".{VERSION}") and key in before]
 
 
 def _section(key: str) -> str:

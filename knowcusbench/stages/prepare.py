@@ -1,7 +1,7 @@
 """The first stage: read the benchmark, make the plan, and open the run directory for it."""
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property, lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -33,11 +33,19 @@ from knowcusbench.report.choice import Choice, column_keys
 from knowcusbench.report.columns import COSTS
 from knowcusbench.stages.dtype import AUTO
 from knowcusbench.stages.encoders import with_recorded_commits
-from knowcusbench.stages.identity import flat, identity_of, incomparable, protocol_digest, read_identity
+from knowcusbench.stages.identity import (
+    addressed_digests,
+    flat,
+    identity_of,
+    incomparable,
+    other_versions,
+    protocol_digest,
+    read_identity,
+)
 from knowcusbench.stages.local_paths import with_absolute_paths
 from knowcusbench.stages.recorded import MethodRecord, method_record, read_recorded, record_of, write_recorded
 from knowcusbench.stages.released import claim_released
-from knowcusbench.store import RunStore, create_json, read_json, write_json, write_table, writing
+from knowcusbench.store import RunStore, create_json, read_json, read_table, write_json, write_table, writing
 
 WORKSPACE = 2**30
 """Bytes of a GPU that kernels need beside weights and activations."""
@@ -57,8 +65,8 @@ class PaperSpec:
 class Run:
     """One method's part of a run: what to make, with what, and where it goes.
 
-    `protocols` has, for every metric, a digest of all that decides its numbers, the `reduction` included; `truth` names
-    the metrics that the others are judged by.
+    `protocols` has, for every metric, a digest of all that decides its numbers, the `reduction` included; `renamed` has
+    them by what an earlier version wrote. `truth` names the metrics that the others are judged by.
     """
 
     store: RunStore
@@ -76,6 +84,14 @@ class Run:
     effects: EffectsSpec
     engine: Engine
     cache: AdapterCache
+    renamed: Mapping[str, str] = field(default_factory=dict)
+
+    def table(self, path: Path) -> pd.DataFrame:
+        """A table of the run, with the digests of protocols as they are today."""
+        found = read_table(path)
+        if self.renamed and "protocol" in found:
+            return found.assign(protocol=found["protocol"].map(lambda digest: self.renamed.get(digest, digest)))
+        return found
 
     @cached_property
     def methods(self) -> Mapping[str, MethodRecord]:
@@ -150,7 +166,7 @@ def prepare(config: Config, resolved: Mapping[str, Any], *, makes_results: bool)
     _check_paper(run)
     identity = identity_of(run.benchmark, resolved)
     with writing():
-        _claim(run.store, identity)
+        _claim(run.store, identity, makes_results=makes_results)
         if makes_results:
             _claim_ablation(run.store, resolved["ablation"])
             _claim_label(run, resolved)
@@ -180,17 +196,37 @@ def planned(config: Config, resolved: Mapping[str, Any], *, makes_results: bool)
         backbone=build(config.backbone, "backbone"),
         method=build(config.method, "method").for_benchmark(benchmark.concepts),
         metrics={name: build(node, f"metrics.{name}") for name, node in config.metrics.items()},
-        protocols={
-            name: protocol_digest([node, config.protocol.reduction.value], config.cache_dir)
-            for name, node in resolved["metrics"].items()
-        },
+        protocols={name: protocol_digest(node, config.cache_dir) for name, node in _protocol_nodes(resolved).items()},
         reduction=config.protocol.reduction,
         truth=tuple(config.report.truth),
         paper=paper_spec(config.report, partial=makes_results),
         effects=effects_spec(config, resolved),
         engine=build(config.engine, "engine"),
         cache=AdapterCache(Path(config.cache_dir).expanduser() / "adapters"),
+        renamed=_renamed(RunStore.of(config.run)),
     )
+
+
+def _protocol_nodes(resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what decides the numbers of each metric."""
+    return {name: [node, resolved["protocol"]["reduction"]] for name, node in resolved["metrics"].items()}
+
+
+def _effects_node(resolved: Mapping[str, Any]) -> Any:
+    """Return what decides the numbers of effects: not whether they are measured, but how."""
+    effects = {key: value for key, value in resolved["effects"].items() if key not in ("enabled", "interference")}
+    return {"locality": resolved["locality"], "effects": effects, "probes": list(Probe)}
+
+
+def _renamed(store: RunStore) -> dict[str, str]:
+    """Return today's digests of the protocols by those that methods of an earlier version recorded."""
+    found: dict[str, str] = {}
+    for label in store.labels():
+        config, record = read_recorded(store, label)
+        if record is None and "protocol" in config:
+            nodes = [*_protocol_nodes(config).values(), _effects_node(config)]
+            found |= addressed_digests(nodes, config["cache_dir"])
+    return found
 
 
 def paper_choice(report: ReportConfig, *, partial: bool) -> Choice:
@@ -227,8 +263,6 @@ def effects_spec(config: Config, resolved: Mapping[str, Any]) -> EffectsSpec:
         if len(set(values)) != len(values):
             raise ConfigError(f"{key}: expected different ones, found {list(values)}")
     check_seeds(config.effects.seeds, "effects.seeds")
-    # Not whether it is measured, but how.
-    decisive = {key: value for key, value in resolved["effects"].items() if key not in ("enabled", "interference")}
     return EffectsSpec(
         enabled=config.effects.enabled,
         questions=tuple(Fact(entry.question, entry.answer) for entry in config.locality.questions),
@@ -237,15 +271,13 @@ def effects_spec(config: Config, resolved: Mapping[str, Any]) -> EffectsSpec:
         question_form=config.effects.question_form.value,
         interference=config.effects.interference,
         encoder=build(config.effects.encoder, "effects.encoder"),
-        protocol=protocol_digest(
-            {"locality": resolved["locality"], "effects": decisive, "probes": list(Probe)}, config.cache_dir
-        ),
+        protocol=protocol_digest(_effects_node(resolved), config.cache_dir),
     )
 
 
-def _claim(store: RunStore, identity: dict[str, Any]) -> None:
-    """Write `run.json`, or check that the one there says the same. Metrics may be added to a run, and a dtype that its
-    plan left open is settled."""
+def _claim(store: RunStore, identity: dict[str, Any], *, makes_results: bool = True) -> None:
+    """Write `run.json`, or check that the one there says the same. Metrics may be added to a run, those of another
+    version are computed again, and a dtype that its plan left open is settled."""
     if create_json(store.identity, identity):
         return
     record, present = read_json(store.identity), read_identity(store)
@@ -254,16 +286,19 @@ def _claim(store: RunStore, identity: dict[str, Any]) -> None:
     if is_open:
         present["backbone"] = {**backbone, "dtype": identity["backbone"].get("dtype")}
     metrics = present.get("metrics", {})
-    shared = {name: node for name, node in identity["metrics"].items() if name in metrics}
-    recorded = {name: node for name, node in metrics.items() if name in shared}
-    unsaid = incomparable(record, {**identity, "metrics": shared})
-    _refuse_differences(store, {**present, "metrics": recorded}, {**identity, "metrics": shared}, "run.name", unsaid)
+    present["metrics"] = {name: node for name, node in metrics.items() if name in identity["metrics"]}
+    wanted = {**identity, "metrics": {name: node for name, node in identity["metrics"].items() if name in metrics}}
+    unsaid, raised = incomparable(record, wanted), other_versions(present, wanted)
+    _refuse_differences(store, present, wanted, "run.name", {*unsaid, *raised})
     if unsaid:
         say(
             f"{store.root} was begun by a version that did not record {', '.join(unsaid)}: whether it was made with "
             "other values can't be told"
         )
-    if is_open or set(identity["metrics"]) - set(metrics):
+    if raised and makes_results:
+        changed = ", ".join(sorted({key.split(".")[1] for key in raised}))
+        say(f"{store.root} has scores of other versions of {changed}: each method's are computed again as it is scored")
+    if is_open or (raised and makes_results) or set(identity["metrics"]) - set(metrics):
         write_json(store.identity, {**identity, "metrics": {**record.get("metrics", {}), **identity["metrics"]}})
 
 

@@ -49,7 +49,7 @@ from knowcusbench.stages.prepare import Run
 from knowcusbench.stages.recorded import read_recorded
 from knowcusbench.stages.report_pages import pages_input
 from knowcusbench.stages.score import altered_images
-from knowcusbench.store import read_lines, read_table, writing
+from knowcusbench.store import read_lines, writing
 
 SAMPLE = ["task", "concept", "knowledge_aspect", "prompt_aspect"]
 """Columns of the plan by which scores are told apart."""
@@ -146,7 +146,7 @@ def effects_input(run: Run) -> EffectsInput | None:
     methods = measures.groupby("protocol")["method"].nunique()
     protocol = run.effects.protocol if run.effects.protocol in methods else str(methods.idxmax())
     path = run.store.ceilings(INTERFERENCE)
-    references = read_table(path) if path.exists() else pd.DataFrame(columns=["concept", "value", "protocol"])
+    references = run.table(path) if path.exists() else pd.DataFrame(columns=["concept", "value", "protocol"])
     left_out = sorted(set(measures.loc[measures["protocol"] != protocol, "method"]))
     by_item = measures[measures["item"] >= 0].drop_duplicates(["method", "concept", "item"]).groupby("method").size()
     remarks = [
@@ -179,7 +179,7 @@ def _measures(run: Run, labels: list[str]) -> Iterator[pd.DataFrame]:
             }
             for item, directory in _parts(run.store.effects, label, concept, TEXT, PICTURES):
                 for name in (TEXT, PICTURES):
-                    table = read_table(directory / name)
+                    table = run.table(directory / name)
                     yield table.assign(
                         method=label,
                         concept=concept.name,
@@ -192,7 +192,7 @@ def _retrieved(run: Run, labels: list[str]) -> Iterator[pd.DataFrame]:
     for label in labels:
         path = run.store.interference(label)
         if path.exists():
-            yield read_table(path).assign(method=label)
+            yield run.table(path).assign(method=label)
 
 
 def _parts(
@@ -266,7 +266,7 @@ def _of_samples(run: Run, labels: list[str], place: Callable[[str, str], Path]) 
         for name in run.metrics:
             path = place(label, name)
             if path.exists():
-                table = read_table(path)
+                table = run.table(path)
                 rows = ids.categories.get_indexer(pd.Index(table["sample_id"]))
                 table, rows = table[rows >= 0], rows[rows >= 0]
                 yield samples.take(rows).assign(
@@ -282,7 +282,7 @@ def _ceilings(run: Run) -> Iterator[pd.DataFrame]:
     for name in run.metrics:
         path = run.store.ceilings(name)
         if path.exists():
-            yield read_table(path).assign(metric=name)
+            yield run.table(path).assign(metric=name)
 
 
 def _concatenated(tables: Iterator[pd.DataFrame], columns: list[str]) -> pd.DataFrame:

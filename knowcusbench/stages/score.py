@@ -137,7 +137,7 @@ def _score_table(run: Run, name: str, path: Path, item_of: ItemOf, title: str | 
     """Bring a table of one metric's scores up to date, and return what keeps images from being scored. Its rows are in
     the order of the plan, so that the same scores are the same bytes."""
     metric = run.metrics[name]
-    done = read_table(path) if path.exists() else pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS)
+    done = run.table(path) if path.exists() else pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS)
     plan = run.plan[run.plan["task"].isin([task.value for task in metric.tasks])]
     drawn = existing_images(run)
     wanted = [sample for sample in samples(plan) if sample.id in drawn]
@@ -270,7 +270,7 @@ def _beside_another(item: ScoreItem, other: Concept) -> ScoreItem:
 def _score_ceiling(run: Run, name: str, metric: Metric, title: str | None) -> None:
     """Each concept's references scored against its other references."""
     path = run.store.ceilings(name)
-    if path.exists() and set(read_table(path)["protocol"]) == {run.protocols[name]}:
+    if path.exists() and set(run.table(path)["protocol"]) == {run.protocols[name]}:
         return
     worker = partial(CeilingWorker, metric, run.gallery)
     found: dict[str, float] = {}
