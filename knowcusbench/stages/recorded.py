@@ -102,7 +102,8 @@ def recorded_config(composed: DictConfig, words: Sequence[str] = ()) -> DictConf
         raise RunError(
             f"{store.root} has no results to report; make some with `knowcusbench bench`, or name another run{others}"
         )
-    for word in words:
+    # Of a key that is given twice, the last word counts.
+    for word in {_key(word): word for word in words}.values():
         _refuse_without_effect(word, composed, recorded)
     metrics = OmegaConf.merge(*(config.metrics for config in recorded))
     shown = {key: value for key, value in composed.report.items() if key != "truth"}

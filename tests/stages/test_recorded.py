@@ -53,6 +53,12 @@ def test_an_override_without_effect_is_refused_by_name(root: Path, word: str) ->
     assert str(caught.value).startswith(f"{word}: has no effect here")
 
 
+def test_of_a_key_that_is_given_twice_the_last_word_counts(root: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^grid\.prompts=5: has no effect here"):
+        read(root, "grid.prompts=1", "grid.prompts=5")
+    assert read(root, "grid.prompts=5", "grid.prompts=1").grid.prompts == 1
+
+
 @pytest.mark.parametrize(
     "words",
     [
