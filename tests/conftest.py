@@ -33,6 +33,7 @@ MARKS = {
     "score": "command",
     "run_words": "command",
     "short_bench": "command",
+    "understand": "command",
     "browser": "browser",
 }
 """What a test is that uses a fixture."""
@@ -50,16 +51,16 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests by their fixtures, those as `unit` that need none, and start files with the longest first: a file is
-    one worker's, and a long one at the end would leave the other idle."""
-    kinds = ("command", "model", "unit")
+    """Mark tests by their fixtures, those as `unit` that need nothing that takes long, and start files with the longest
+    first: a file is one worker's, and a long one at the end would leave the other idle."""
+    kinds = ("command", "model", "browser", "latex", "unit")
     for item in items:
         for name in set(MARKS) & set(getattr(item, "fixturenames", ())):
             item.add_marker(MARKS[name])
         for folder, kind in FOLDERS.items():
             if item.path.is_relative_to(ROOT / "tests" / folder):
                 item.add_marker(kind)
-        if not any(item.get_closest_marker(kind) for kind in kinds[:2]):
+        if not any(item.get_closest_marker(kind) for kind in kinds[:-1]):
             item.add_marker("unit")
         if item.get_closest_marker("latex") and not shutil.which("pdflatex"):
             item.add_marker(

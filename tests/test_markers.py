@@ -3,7 +3,7 @@
 import pytest
 from conftest import MARKS
 
-KINDS = {"unit", "model", "command"}
+KINDS = {"unit", "model", "command", "browser", "latex"}
 
 
 def test_every_test_is_of_a_kind(request: pytest.FixtureRequest) -> None:

@@ -13,6 +13,8 @@ from knowcusbench.stages.dtype import settle_dtype
 from knowcusbench.stages.prepare import prepare, read_config
 from knowcusbench.stages.run import run_stages
 
+pytestmark = pytest.mark.command
+
 
 @pytest.fixture
 def composed(tmp_path: Path, sample_benchmark: Path):

@@ -10,6 +10,8 @@ from tracking.recording import Recorder
 
 from knowcusbench.cli import main
 
+pytestmark = pytest.mark.command
+
 GRID = (
     "method=anchor",
     "backbone.steps=2",
