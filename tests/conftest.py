@@ -77,7 +77,8 @@ def sample_benchmark() -> Path:
 
 
 class Bench(NamedTuple):
-    """A command that makes `run`, in a process of its own, and how many samples that has."""
+    """A command that makes `run`, in a process of its own (its words for `main` begin with the fourth), and how many
+    samples that has."""
 
     command: list[str]
     run: Path

@@ -1,6 +1,5 @@
 """What reads a finished run, or bundles of runs, computes nothing: by `sys.modules` of a fresh process."""
 
-import pytest
 from fresh_process import COMPUTING, in_fresh_process
 
 NOTEBOOK = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
@@ -11,9 +10,8 @@ def where_of(run_words):
     return [word for word in run_words if word.startswith("run.")]
 
 
-@pytest.mark.parametrize("environment", [{}, NOTEBOOK])
-def test_report_and_its_figures_need_no_model_and_no_back_end(run_words, environment):
-    ended = in_fresh_process("report", *run_words, **environment)
+def test_report_and_its_figures_need_no_model_and_no_back_end(run_words):
+    ended = in_fresh_process("report", *run_words, **NOTEBOOK)
     assert ended.code == 0, ended.error
     assert "matplotlib" in ended.loaded
     assert ended.loaded & COMPUTING == set()

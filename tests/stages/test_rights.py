@@ -7,6 +7,8 @@ import time
 
 import pytest
 
+from knowcusbench.cli import main
+
 ORDINARY = ("setpriv", "--bounding-set=-dac_override,-dac_read_search,-fowner")
 """To root a file's mode says nothing, unless it goes without these rights."""
 
@@ -33,7 +35,7 @@ def test_a_removed_permission_is_one_line_and_the_run_goes_on_when_it_is_back(sh
     assert "Traceback" not in error
     drawn = {path: path.stat().st_mtime_ns for path in run.rglob("images/*/*/*.png")}
     assert 3 <= len(drawn) < short_bench.samples
-    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+    main(short_bench.command[3:])
     assert {path: path.stat().st_mtime_ns for path in drawn} == drawn
     assert len(list(run.rglob("images/*/*/*.png"))) == short_bench.samples
     assert not list(run.rglob("*.claim"))
