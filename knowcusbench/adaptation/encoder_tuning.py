@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from tqdm import trange
 
@@ -28,7 +29,10 @@ class EncoderTuning:
         question_form: how the question is put to the text encoder.
         weight_decay, max_grad_norm: of AdamW and of the clipping.
         seed: of the LoRA's initialisation.
+        version: raised by the author when the same settings give other adapters.
     """
+
+    version: ClassVar[int] = 1
 
     steps: int
     learning_rate: float
