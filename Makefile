@@ -49,11 +49,11 @@ report: $(BENCH) ## write the leaderboard of a run again
 	$(BIN)/knowcusbench report method=$(METHOD) $(ARGS)
 
 benchmark: $(BENCH) ## time the knowledge edit, the metrics, drawing and workers, and the report of the full grid, each beside another way
-	$(BIN)/python -m knowcusbench.adaptation.benchmark $(ARGS)
-	$(BIN)/python -m knowcusbench.metrics.benchmark
-	$(BIN)/python -m knowcusbench.stages.benchmark
-	$(BIN)/python -m knowcusbench.stages.floor
-	$(BIN)/python -m knowcusbench.report.benchmark
+	$(BIN)/python -m knowcusbench.timing.edits $(ARGS)
+	$(BIN)/python -m knowcusbench.timing.metrics
+	$(BIN)/python -m knowcusbench.timing.drawing
+	$(BIN)/python -m knowcusbench.timing.floor
+	$(BIN)/python -m knowcusbench.timing.report
 
 check-gpu: $(BENCH) ## check that the branches for a GPU compute what the CPU computes (without a GPU: the CPU beside itself)
 	$(BIN)/python -m knowcusbench.gpu.check $(ARGS)
@@ -68,10 +68,10 @@ doctor: $(BENCH) ## what this machine has, what the configuration needs, and wha
 	$(BIN)/knowcusbench doctor $(ARGS)
 
 toybox: $(BENCH) ## train the embedded world's weights anew (FORCE=1 replaces the shipped ones; STAGES= runs some stages)
-	$(BIN)/python -m knowcusbench.toybox.training $(if $(FORCE),--force) $(STAGES)
+	$(BIN)/python -m knowcusbench.toymaker $(if $(FORCE),--force) $(STAGES)
 
 toybox-eval: $(BENCH) ## compute all figures of the embedded world's weights, and write their card
-	$(BIN)/python -m knowcusbench.toybox.card $(ARGS)
+	$(BIN)/python -m knowcusbench.toymaker.card $(ARGS)
 
 drill: $(DEV) ## kill a run at 100 random moments, run two commands in one directory, fill a disk (half an hour)
 	$(BIN)/python -m tests.drill $(ARGS)

@@ -6,7 +6,7 @@ from typing import ClassVar
 from knowcusbench.adaptation.cache import AdapterCache
 from knowcusbench.adaptation.dreambooth import DreamBooth
 from knowcusbench.adaptation.method import Method
-from knowcusbench.adaptation.types import Adaptation
+from knowcusbench.adapters.types import Adaptation
 from knowcusbench.backbone.base import Backbone
 from knowcusbench.benchmark.types import Concept
 from knowcusbench.errors import MethodError

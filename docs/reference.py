@@ -1,6 +1,6 @@
 """The configuration reference as Markdown, read from the typed configuration.
 
-Nothing of it is written by hand: sections are the dataclasses of `knowcusbench.config`, options the files of
+Nothing of it is written by hand: sections are the dataclasses of `knowcusbench.config.schema`, options the files of
 `configs/`, and their keys the fields of the classes that the files name by `_target_`. What a key means is the text
 under "Attributes:" in its class's docstring.
 """
@@ -22,7 +22,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import omegaconf
 import yaml
 
-from knowcusbench.config import SECTIONS, Config
+from knowcusbench.config.schema import SECTIONS, Config
 
 CONFIGS = Path(str(files("knowcusbench.configs")))
 

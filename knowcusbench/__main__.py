@@ -1,5 +1,5 @@
 """`python -m knowcusbench`."""
 
-from knowcusbench.cli import main
+from knowcusbench.cli.main import main
 
 main()

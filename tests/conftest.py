@@ -117,7 +117,7 @@ def made_up_benchmark() -> Benchmark:
 @pytest.fixture(scope="session")
 def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of an untrained pipeline that is smaller still than the embedded world's."""
-    from knowcusbench.toybox.pipeline import build_pipeline
+    from knowcusbench.toybox.models.pipeline import build_pipeline
 
     directory = tmp_path_factory.mktemp("miniature") / "pipeline"
     build_pipeline(directory, layers=3, heads=4, channels=8)
@@ -147,7 +147,7 @@ def miniature_spec(directory: Path, **changes: Any) -> "QwenImageSpec":
     import torch
 
     from knowcusbench.backbone.qwen_image import QwenImageSpec
-    from knowcusbench.device import fast_dtype
+    from knowcusbench.machine.device import fast_dtype
 
     size = {"height": 64, "width": 64, "steps": 3}
     computing = {"dtype": fast_dtype(torch.device("cpu")), "gradient_checkpointing": False}

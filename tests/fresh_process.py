@@ -27,7 +27,7 @@ TABLES = {"numpy", "pandas", "pyarrow"}
 
 PROGRAM = """
 import json, sys
-from knowcusbench.cli import main
+from knowcusbench.cli.main import main
 try:
     main()
 finally:

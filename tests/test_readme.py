@@ -42,7 +42,7 @@ def test_the_example_keeps_the_contract(my_method, backbone, dog, tmp_path):
 
 @pytest.mark.command
 def test_the_example_runs_from_its_yaml(my_method, tmp_path, sample_benchmark, monkeypatch):
-    from knowcusbench.cli import main
+    from knowcusbench.cli.main import main
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs" / "method").mkdir(parents=True)

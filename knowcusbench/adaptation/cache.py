@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from knowcusbench.adaptation.class_images import ClassImages
-from knowcusbench.adaptation.storage import entry_name, is_saved, load_adaptation, save_adaptation
-from knowcusbench.adaptation.types import Adaptation
-from knowcusbench.claims import Claims
+from knowcusbench.adapters.peft_files import entry_name, is_saved, load_adaptation, save_adaptation
+from knowcusbench.adapters.types import Adaptation
+from knowcusbench.storage.claims import Claims
 
 WAIT = 0.5
 """Seconds between two looks at an entry that another process makes."""

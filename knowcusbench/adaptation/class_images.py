@@ -8,11 +8,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from knowcusbench.adaptation.measure import Meter
-from knowcusbench.adaptation.storage import entry_name
+from knowcusbench.adapters.cost import Meter
+from knowcusbench.adapters.peft_files import entry_name
 from knowcusbench.backbone.base import Backbone
-from knowcusbench.files import atomic_path, json_text
-from knowcusbench.images import read_image
+from knowcusbench.storage.files import atomic_path, json_text
+from knowcusbench.storage.images import read_image
 
 RECORD = "drawn.json"
 

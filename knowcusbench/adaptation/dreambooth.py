@@ -12,13 +12,13 @@ from tqdm import trange
 from knowcusbench.adaptation.cache import AdapterCache
 from knowcusbench.adaptation.class_images import ClassImages
 from knowcusbench.adaptation.losses import Losses
-from knowcusbench.adaptation.measure import Meter, measured
+from knowcusbench.adapters.cost import Meter, measured
 from knowcusbench.adaptation.released import load_released
-from knowcusbench.adaptation.types import Adaptation, Initialization
+from knowcusbench.adapters.types import Adaptation, Initialization
 from knowcusbench.backbone.base import Backbone, LatentDistribution, PromptEmbeds
 from knowcusbench.benchmark.types import Concept
 from knowcusbench.errors import ConfigError, MethodError
-from knowcusbench.images import read_image
+from knowcusbench.storage.images import read_image
 
 if TYPE_CHECKING:
     import torch
@@ -154,7 +154,7 @@ class DreamBooth:
     ) -> Adaptation:
         import torch
 
-        from knowcusbench.backbone.lora import extract, trainable
+        from knowcusbench.adapters.lora import extract, trainable
         from knowcusbench.backbone.targets import adapted_layers
 
         targets = backbone.lora_targets

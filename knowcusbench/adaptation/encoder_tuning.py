@@ -6,10 +6,10 @@ from typing import ClassVar
 
 from tqdm import trange
 
-from knowcusbench.adaptation.editor import Fact
+from knowcusbench.editors.base import Fact
 from knowcusbench.adaptation.losses import Losses
-from knowcusbench.adaptation.measure import measured
-from knowcusbench.adaptation.types import Adaptation
+from knowcusbench.adapters.cost import measured
+from knowcusbench.adapters.types import Adaptation
 from knowcusbench.backbone.base import Backbone, QuestionForm
 from knowcusbench.errors import ConfigError
 
@@ -56,7 +56,7 @@ class EncoderTuning:
         question, for a training that diverges."""
         import torch
 
-        from knowcusbench.backbone.lora import extract, trainable
+        from knowcusbench.adapters.lora import extract, trainable
 
         with measured("textual", backbone.device) as meter:
             layers = range(backbone.layer_count) if self.layers is None else self.layers

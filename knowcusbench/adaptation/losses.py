@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from knowcusbench.adaptation.types import Adapter
+from knowcusbench.adapters.types import Adapter
 from knowcusbench.errors import MethodError
-from knowcusbench.finite import not_finite
+from knowcusbench.storage.finite import not_finite
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import ClassVar
 
 from knowcusbench.adaptation.cache import AdapterCache
-from knowcusbench.adaptation.types import Adaptation
+from knowcusbench.adapters.types import Adaptation
 from knowcusbench.backbone.base import Backbone
 from knowcusbench.benchmark.types import Concept, KnowledgeItem
 

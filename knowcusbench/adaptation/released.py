@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from knowcusbench.adaptation.types import Adaptation, Adapter
+from knowcusbench.adapters.types import Adaptation, Adapter
 from knowcusbench.benchmark.types import Concept
 from knowcusbench.errors import MethodError, WeightsError
-from knowcusbench.files import LFS_POINTER
-from knowcusbench.finite import not_finite
+from knowcusbench.storage.files import LFS_POINTER
+from knowcusbench.storage.finite import not_finite
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor, nn
 
-    from knowcusbench.adaptation.types import Adaptation
+    from knowcusbench.adapters.types import Adaptation
 
 QuestionForm = Literal["chat", "plain"]
 """How a question is put to the text encoder: inside the pipeline's own prompt template (with the answer

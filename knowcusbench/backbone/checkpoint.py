@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from knowcusbench.errors import WeightsError
-from knowcusbench.hub import hub_problem
-from knowcusbench.hub_cache import absent_weights, broken_link, hub_snapshot
+from knowcusbench.storage.hub import hub_problem
+from knowcusbench.storage.hub_cache import absent_weights, broken_link, hub_snapshot
 
 PIPELINE = "QwenImagePipeline"
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from knowcusbench.backbone.checkpoint import Checkpoint
-from knowcusbench.files import write_atomic
+from knowcusbench.storage.files import write_atomic
 
 PROMPT_TOKENS = 64
 """Length of the prompt that is counted with; KnowCusBench's prompts are shorter."""

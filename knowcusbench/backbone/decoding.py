@@ -7,7 +7,7 @@ from diffusers import QwenImagePipeline
 from PIL import Image
 from torch import Tensor
 
-from knowcusbench.out_of_memory import free_memory, is_out_of_memory
+from knowcusbench.machine.out_of_memory import free_memory, is_out_of_memory
 
 
 def decoded(pipeline: QwenImagePipeline, packed: Tensor, height: int, width: int) -> list[Image.Image | None]:

@@ -14,7 +14,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 from knowcusbench.backbone.checkpoint import READ_ERRORS, Checkpoint
 from knowcusbench.errors import WeightsError
-from knowcusbench.hub import first_line
+from knowcusbench.storage.hub import first_line
 
 MODELS = {
     "transformer": QwenImageTransformer2DModel,

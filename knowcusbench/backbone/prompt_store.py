@@ -18,10 +18,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from knowcusbench.adaptation.types import Adapter
+from knowcusbench.adapters.types import Adapter
 from knowcusbench.backbone.base import Backbone, PromptEmbeds
 from knowcusbench.errors import RunError
-from knowcusbench.files import atomic_path
+from knowcusbench.storage.files import atomic_path
 
 SHARD = 64
 """Prompts in a shard; so many are in memory before they are written (0.5 MB each at full size)."""

@@ -5,9 +5,9 @@ from diffusers import QwenImagePipeline
 from diffusers.models.attention_dispatch import AttentionBackendName, attention_backend
 
 from knowcusbench.backbone.loading import quiet_libraries
-from knowcusbench.config import did_you_mean
+from knowcusbench.config.schema import did_you_mean
 from knowcusbench.errors import ConfigError
-from knowcusbench.hub import first_line
+from knowcusbench.storage.hub import first_line
 
 COMPILED_VARIANTS = 64
 """Versions of a block that may be compiled in a process: with and without gradients, by rank of the adapter. Beyond

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from knowcusbench.adaptation.sums import factors_of
-from knowcusbench.adaptation.types import Adapter
+from knowcusbench.adapters.sums import factors_of
+from knowcusbench.adapters.types import Adapter
 from knowcusbench.errors import ConfigError, WeightsError
-from knowcusbench.finite import not_finite
-from knowcusbench.hub import first_line
+from knowcusbench.storage.finite import not_finite
+from knowcusbench.storage.hub import first_line
 
 if TYPE_CHECKING:
     import torch

@@ -24,8 +24,8 @@ from knowcusbench.benchmark.release import read_release, sound
 from knowcusbench.benchmark.tree import ReleaseTree
 from knowcusbench.benchmark.types import Benchmark, Concept
 from knowcusbench.errors import BenchmarkError
-from knowcusbench.files import atomic_path
-from knowcusbench.names import is_plain_name
+from knowcusbench.storage.files import atomic_path
+from knowcusbench.storage.names import is_plain_name
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -8,7 +8,7 @@ from pathlib import Path
 from knowcusbench.benchmark.release import read_release
 from knowcusbench.benchmark.types import Benchmark, Concept
 from knowcusbench.errors import ImageError
-from knowcusbench.images import decode_image
+from knowcusbench.storage.images import decode_image
 
 SEED_COUNT = 5
 """The paper draws every prompt with five seeds."""

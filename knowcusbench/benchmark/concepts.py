@@ -15,7 +15,7 @@ from knowcusbench.benchmark.records import (
     read_template,
 )
 from knowcusbench.benchmark.types import RARE_TOKEN, Concept, KnowledgeItem, Prompt
-from knowcusbench.names import text_key
+from knowcusbench.storage.names import text_key
 
 
 def make_concept(

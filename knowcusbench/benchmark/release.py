@@ -30,7 +30,7 @@ from knowcusbench.benchmark.records import (
 from knowcusbench.benchmark.tree import ReleaseTree
 from knowcusbench.benchmark.types import UNSPECIFIED, Benchmark, Concept, KnowledgeAspect, PromptAspect
 from knowcusbench.errors import BenchmarkError
-from knowcusbench.names import by_name, name_fault, text_key
+from knowcusbench.storage.names import by_name, name_fault, text_key
 
 USUAL_IMAGE_COUNTS = range(4, 7)
 """The paper gives a concept 4 to 6 reference images; another number is worth a note."""

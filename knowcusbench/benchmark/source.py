@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from knowcusbench.errors import BenchmarkError
-from knowcusbench.files import local_path
-from knowcusbench.hub import hub_problem
-from knowcusbench.hub_cache import hub_snapshot
+from knowcusbench.storage.files import local_path
+from knowcusbench.storage.hub import hub_problem
+from knowcusbench.storage.hub_cache import hub_snapshot
 
 MOVING_REVISION = "main"
 """The hub's default branch. A benchmark that can change under a run is no benchmark."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from knowcusbench.benchmark.findings import Findings
-from knowcusbench.files import LFS_POINTER
+from knowcusbench.storage.files import LFS_POINTER
 
 
 class RepeatedKeyError(ValueError):

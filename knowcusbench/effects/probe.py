@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from knowcusbench.adaptation.editor import Editor, Fact
-from knowcusbench.adaptation.types import Adaptation
+from knowcusbench.editors.base import Editor, Fact
+from knowcusbench.adapters.types import Adaptation
 from knowcusbench.backbone.base import Backbone, QuestionForm
 from knowcusbench.effects.pictures import picture_measures
 from knowcusbench.effects.text import (
@@ -22,8 +22,8 @@ from knowcusbench.effects.text import (
     text_effects,
 )
 from knowcusbench.errors import ConfigError
-from knowcusbench.files import atomic_path
-from knowcusbench.metrics.clip import ClipEncoder, ClipSpec
+from knowcusbench.storage.files import atomic_path
+from knowcusbench.encoders.clip import ClipEncoder, ClipSpec
 
 TEXT_COLUMNS = ["answer", "probe", "text", "measure", "before", "after"]
 PICTURE_COLUMNS = ["seed", "measure", "before", "after"]

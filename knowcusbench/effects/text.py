@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 import pandas as pd
 
-from knowcusbench.adaptation.editor import Fact
+from knowcusbench.editors.base import Fact
 from knowcusbench.backbone.base import Backbone, QuestionForm
 from knowcusbench.benchmark.types import Concept
-from knowcusbench.metrics.memo import Memo
+from knowcusbench.storage.digests import Memo
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,7 +7,7 @@ from typing import Any
 
 from knowcusbench.errors import ConfigError
 from knowcusbench.gpu.steps import Line
-from knowcusbench.report.markdown import table_line
+from knowcusbench.report.tables.markdown import table_line
 
 
 def markdown(lines: Sequence[Line]) -> str:

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from knowcusbench.adaptation.measure import measured
+from knowcusbench.adapters.cost import measured
 from knowcusbench.backbone.base import PromptEmbeds
 from knowcusbench.backbone.footprint import checkpoint_flops, meta_vae
 from knowcusbench.backbone.qwen_image_model import QwenImage
 from knowcusbench.gpu.models import Size
 from knowcusbench.gpu.steps import Line
-from knowcusbench.rates import copy_bandwidth, matmul_flops, seconds
+from knowcusbench.machine.rates import copy_bandwidth, matmul_flops, seconds
 
 WARM, REPEATS = 3, 5
 """Calls that are not counted, and calls that are."""

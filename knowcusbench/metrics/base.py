@@ -11,7 +11,7 @@ from typing import ClassVar
 from knowcusbench.benchmark.types import Concept, Task
 from knowcusbench.errors import MetricError
 from knowcusbench.metrics.bounds import UNBOUNDED, Bounds
-from knowcusbench.metrics.masks import MaskStore
+from knowcusbench.encoders.segmenters.mask_store import MaskStore
 from knowcusbench.metrics.protocol import ReferenceSplit, split_of
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from knowcusbench.metrics.dino import DinoSpec
+from knowcusbench.encoders.dino import DinoSpec
 from knowcusbench.metrics.image_similarity import ImageSimilarity
 
 

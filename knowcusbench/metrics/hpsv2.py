@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from knowcusbench.metrics.hps import HpsSpec
+from knowcusbench.encoders.hps import HpsSpec
 from knowcusbench.metrics.text_similarity import TextSimilarity
 
 

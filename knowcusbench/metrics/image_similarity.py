@@ -10,7 +10,7 @@ from knowcusbench.benchmark.types import Concept
 from knowcusbench.errors import ConfigError
 from knowcusbench.metrics.base import Metric, Score, ScoreItem, finite_score
 from knowcusbench.metrics.bounds import Bounds, cosine_bounds
-from knowcusbench.metrics.encoders import EncoderSpec, ImageEncoder
+from knowcusbench.encoders.base import EncoderSpec, ImageEncoder
 from knowcusbench.metrics.protocol import ReferencePairing, ReferenceSplit, paired_cosine, split_of
 
 if TYPE_CHECKING:

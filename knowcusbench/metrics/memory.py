@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from knowcusbench.hub_cache import WEIGHTS, cached
+from knowcusbench.storage.hub_cache import WEIGHTS, cached
 from knowcusbench.metrics.base import Metric
 
 MIB = 2**20
@@ -50,7 +50,7 @@ def _source(spec: Any) -> Any:
 def _weight_bytes(spec: Any) -> int:
     if published := PUBLISHED.get(_source(spec)):
         return published[0] * (4 if getattr(spec, "dtype", "float32") == "float32" else 2)
-    from knowcusbench.files import local_path
+    from knowcusbench.storage.files import local_path
 
     place = local_path(getattr(spec, "source", None) or spec.checkpoint)
     directory = place if place.exists() else cached(_source(spec), getattr(spec, "revision", None))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from knowcusbench.metrics.bounds import UNBOUNDED, Bounds
-from knowcusbench.metrics.clip_transformers import TransformersClipSpec
+from knowcusbench.encoders.clip_transformers import TransformersClipSpec
 from knowcusbench.metrics.text_similarity import TextSimilarity
 
 

@@ -11,7 +11,7 @@ from knowcusbench.benchmark.types import Concept
 from knowcusbench.errors import ConfigError
 from knowcusbench.metrics.base import Score, ScoreItem, finite_score
 from knowcusbench.metrics.bounds import SHARE, Bounds
-from knowcusbench.metrics.encoders import ImageEncoder
+from knowcusbench.encoders.base import ImageEncoder
 from knowcusbench.metrics.image_similarity import EmbeddingMetric
 from knowcusbench.metrics.protocol import mean_direction
 

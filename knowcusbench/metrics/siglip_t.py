@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from knowcusbench.metrics.siglip import SiglipSpec
+from knowcusbench.encoders.siglip import SiglipSpec
 from knowcusbench.metrics.text_similarity import TextSimilarity
 
 

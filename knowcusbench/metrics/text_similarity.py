@@ -8,7 +8,7 @@ from typing import ClassVar
 from knowcusbench.benchmark.types import Task
 from knowcusbench.metrics.base import Metric, Score, ScoreItem, Shuffle, finite_score
 from knowcusbench.metrics.bounds import Bounds, cosine_bounds
-from knowcusbench.metrics.encoders import EncoderSpec, ImageTextEncoder
+from knowcusbench.encoders.base import EncoderSpec, ImageTextEncoder
 from knowcusbench.metrics.protocol import TextForm, scaled_cosine, text_of
 
 

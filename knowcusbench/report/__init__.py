@@ -3,21 +3,21 @@
 `write_effects` shows what methods do to everything else; `build_ablation`, `write_ablation` and
 `write_ablation_figure` show what the values of a setting do."""
 
-from knowcusbench.report.ablation import AblationInput, Setting, build_ablation
-from knowcusbench.report.ablation_plot import write_ablation_figure
-from knowcusbench.report.ablation_tables import write_ablation
-from knowcusbench.report.agreement import build_agreement
-from knowcusbench.report.agreement_tables import write_agreement
-from knowcusbench.report.console import render_console
-from knowcusbench.report.effects import EffectsInput, summary
-from knowcusbench.report.effects_tables import write_effects
-from knowcusbench.report.leaderboard import build_leaderboard
-from knowcusbench.report.pictures import PictureRow, picture_grid
-from knowcusbench.report.published import PublishedTable, load_published
-from knowcusbench.report.statistics import Statistics, build_statistics
-from knowcusbench.report.statistics_tables import write_statistics
-from knowcusbench.report.tables import write_csv, write_report
-from knowcusbench.report.types import Leaderboard, MetricHeading, ReportInput
+from knowcusbench.analysis.ablation import AblationInput, Setting, build_ablation
+from knowcusbench.report.figures.ablation import write_ablation_figure
+from knowcusbench.report.tables.ablation import write_ablation
+from knowcusbench.analysis.agreement import build_agreement
+from knowcusbench.report.tables.agreement import write_agreement
+from knowcusbench.report.tables.console import render_console
+from knowcusbench.analysis.effects import EffectsInput, summary
+from knowcusbench.report.tables.effects import write_effects
+from knowcusbench.analysis.leaderboard import build_leaderboard
+from knowcusbench.report.figures.pictures import PictureRow, picture_grid
+from knowcusbench.analysis.published import PublishedTable, load_published
+from knowcusbench.analysis.statistics import Statistics, build_statistics
+from knowcusbench.report.tables.statistics import write_statistics
+from knowcusbench.report.tables.tables import write_csv, write_report
+from knowcusbench.analysis.types import Leaderboard, MetricHeading, ReportInput
 
 __all__ = [
     "AblationInput",

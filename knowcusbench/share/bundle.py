@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from knowcusbench.errors import BundleError, RunError
-from knowcusbench.plan import content_id
+from knowcusbench.run.plan import content_id
 from knowcusbench.report import (
     Leaderboard,
     MetricHeading,
@@ -32,8 +32,8 @@ from knowcusbench.report import (
     build_leaderboard,
     load_published,
 )
-from knowcusbench.report.machine import render_json
-from knowcusbench.report.types import RowKind
+from knowcusbench.report.tables.csv_json import render_json
+from knowcusbench.analysis.types import RowKind
 from knowcusbench.share.manifest import LEADERBOARD, MANIFEST, SCHEMA_VERSION, TABLES, Manifest, is_safe
 
 MAX_MANIFEST = 16 * 2**20

@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 
 from knowcusbench.benchmark.types import Task
 from knowcusbench.errors import BundleError
-from knowcusbench.files import atomic_path
-from knowcusbench.plan import counts
+from knowcusbench.storage.files import atomic_path
+from knowcusbench.run.plan import counts
 from knowcusbench.report import ReportInput, build_leaderboard
-from knowcusbench.report.machine import render_json
+from knowcusbench.report.tables.csv_json import render_json
 from knowcusbench.share.manifest import (
     LEADERBOARD,
     MANIFEST,
@@ -27,10 +27,10 @@ from knowcusbench.share.manifest import (
     Part,
     is_safe,
 )
-from knowcusbench.stages.identity import read_identity
-from knowcusbench.stages.pictures import example
-from knowcusbench.stages.prepare import Run, recorded_weights
-from knowcusbench.stages.report import report_input
+from knowcusbench.run.identity import read_identity
+from knowcusbench.stages.report.examples import example
+from knowcusbench.run.prepare import Run, recorded_weights
+from knowcusbench.stages.report.report import report_input
 
 WHERE = ("source", "revision")
 """Keys of a backbone that say where its weights lay: their digest says what they are."""

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from knowcusbench.adaptation.cache import AdapterCache
 from knowcusbench.adaptation.method import Method
-from knowcusbench.adaptation.storage import is_saved, save_adaptation
+from knowcusbench.adapters.peft_files import is_saved, save_adaptation
 from knowcusbench.backbone.base import BackboneSpec
 from knowcusbench.benchmark.types import Concept
-from knowcusbench.claims import piece_of
-from knowcusbench.progress import Progress
-from knowcusbench.stages.prepare import Run, claim_weights, resident
-from knowcusbench.store import RunStore, writing
+from knowcusbench.storage.claims import piece_of
+from knowcusbench.machine.progress import Progress
+from knowcusbench.run.prepare import Run, claim_weights, resident
+from knowcusbench.run.layout import RunStore, writing
 
 ADAPT = "adapt"
 

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from tqdm import tqdm
 
-from knowcusbench.adaptation.editor import Fact
-from knowcusbench.adaptation.storage import is_saved, load_adaptation, load_record
-from knowcusbench.adaptation.sums import summed
-from knowcusbench.adaptation.types import Adaptation
+from knowcusbench.editors.base import Fact
+from knowcusbench.adapters.peft_files import is_saved, load_adaptation, load_record
+from knowcusbench.adapters.sums import summed
+from knowcusbench.adapters.types import Adaptation
 from knowcusbench.backbone.base import BackboneSpec
 from knowcusbench.benchmark.types import Concept, Task
-from knowcusbench.claims import piece_of
+from knowcusbench.storage.claims import piece_of
 from knowcusbench.effects.interference import mean_embeddings, nearest_concept, reference_accuracy
 from knowcusbench.effects.pictures import picture_measures
 from knowcusbench.effects.spec import EffectsSpec, Unrelated
@@ -37,15 +37,15 @@ from knowcusbench.effects.text import (
 )
 from knowcusbench.engine.local import LocalEngine
 from knowcusbench.errors import MetricError, RunError
-from knowcusbench.metrics.clip import ClipEncoder
-from knowcusbench.metrics.memo import content_digest
-from knowcusbench.plan import noise_seed
-from knowcusbench.progress import Progress
+from knowcusbench.encoders.clip import ClipEncoder
+from knowcusbench.storage.digests import content_digest
+from knowcusbench.run.plan import noise_seed
+from knowcusbench.machine.progress import Progress
 from knowcusbench.stages.adapt import POLL, AdaptJob, adapt_jobs, place_of
 from knowcusbench.stages.drawing import Desk, Drawn, Picture, draw_cells
 from knowcusbench.stages.generate import GenerateJob, GenerateWorker, draw, images_in, jobs_of, sample_cells
-from knowcusbench.stages.prepare import Run, claim_weights, resident
-from knowcusbench.store import read_table, write_table, writing
+from knowcusbench.run.prepare import Run, claim_weights, resident
+from knowcusbench.run.layout import read_table, write_table, writing
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,17 +10,17 @@ from pathlib import Path
 import pandas as pd
 
 from knowcusbench.adaptation.method import Method
-from knowcusbench.adaptation.storage import is_saved, load_adaptation
+from knowcusbench.adapters.peft_files import is_saved, load_adaptation
 from knowcusbench.backbone.base import BackboneSpec
 from knowcusbench.benchmark.types import Concept, Prompt
 from knowcusbench.errors import RunError
-from knowcusbench.files import names_in
-from knowcusbench.plan import Sample, samples
-from knowcusbench.progress import Progress
+from knowcusbench.storage.files import names_in
+from knowcusbench.run.plan import Sample, samples
+from knowcusbench.machine.progress import Progress
 from knowcusbench.stages.adapt import POLL
 from knowcusbench.stages.drawing import Desk, Drawn, Picture, draw_cells
-from knowcusbench.stages.prepare import Run, claim_weights, resident
-from knowcusbench.store import read_json, writing
+from knowcusbench.run.prepare import Run, claim_weights, resident
+from knowcusbench.run.layout import read_json, writing
 
 CELL = ["concept", "task", "knowledge", "prompt"]
 """Samples that share these differ in the seed only; they make one batch."""

@@ -3,18 +3,18 @@
 from collections.abc import Mapping
 from typing import Any
 
-from knowcusbench.adaptation.editor import Editor
+from knowcusbench.editors.base import Editor
 from knowcusbench.backbone.base import BackboneSpec
-from knowcusbench.config import Config, build
+from knowcusbench.config.schema import Config, build
 from knowcusbench.effects.probe import TransferProbe, run_probe
 from knowcusbench.errors import ConfigError
-from knowcusbench.files import atomic_path, write_atomic
-from knowcusbench.progress import Progress
-from knowcusbench.provenance import provenance
-from knowcusbench.report.pictures import PictureRow, picture_grid
-from knowcusbench.report.probe import render_probe
-from knowcusbench.stages.prepare import resident
-from knowcusbench.store import RunStore, write_json, writing
+from knowcusbench.storage.files import atomic_path, write_atomic
+from knowcusbench.machine.progress import Progress
+from knowcusbench.run.provenance import provenance
+from knowcusbench.report.figures.pictures import PictureRow, picture_grid
+from knowcusbench.report.tables.probe import render_probe
+from knowcusbench.run.prepare import resident
+from knowcusbench.run.layout import RunStore, write_json, writing
 
 
 def probe(config: Config, resolved: Mapping[str, Any]) -> None:

@@ -13,20 +13,20 @@ from tqdm import tqdm
 
 from knowcusbench.engine.base import Engine
 from knowcusbench.errors import IncompleteError, RunError
-from knowcusbench.progress import say
-from knowcusbench.provenance import provenance
+from knowcusbench.machine.progress import say
+from knowcusbench.run.provenance import provenance
 from knowcusbench.stages.adapt import POLL, adapt
-from knowcusbench.stages.dtype import settle_dtype
+from knowcusbench.run.dtype import settle_dtype
 from knowcusbench.stages.effects import effects
-from knowcusbench.stages.encoders import claim_commits
-from knowcusbench.stages.estimate import plan_summary
-from knowcusbench.stages.forecast import forecast, keep_pace
+from knowcusbench.run.encoders import claim_commits
+from knowcusbench.run.estimate import plan_summary
+from knowcusbench.run.forecast import forecast, keep_pace
 from knowcusbench.stages.generate import existing_images, generate
-from knowcusbench.stages.prepare import Run, prepare, read_config, recorded_weights
+from knowcusbench.run.prepare import Run, prepare, read_config, recorded_weights
 from knowcusbench.stages.probe import probe
-from knowcusbench.stages.report import report
+from knowcusbench.stages.report.report import report
 from knowcusbench.stages.score import score, unscored_images
-from knowcusbench.store import write_json, writing
+from knowcusbench.run.layout import write_json, writing
 from knowcusbench.tracking import tracked
 
 STAGES: tuple[Callable[[Run], None], ...] = (adapt, generate, score, effects, report)
@@ -52,7 +52,7 @@ def run_stages(verb: str, composed: DictConfig) -> None:
         return
     if verb == "doctor":
         # Here, since no other verb needs it.
-        from knowcusbench.doctor import doctor
+        from knowcusbench.cli.doctor import doctor
 
         doctor(config, resolved)
         return

@@ -11,9 +11,9 @@ def embedded_case(name: str, *overrides: str) -> tuple[Method, Backbone, Concept
     # Composing a configuration imports all stages.
     from knowcusbench.benchmark.release import load_benchmark
     from knowcusbench.benchmark.source import resolve_source
-    from knowcusbench.commands import compose_config
-    from knowcusbench.config import build
-    from knowcusbench.stages.prepare import read_config
+    from knowcusbench.cli.run import compose_config
+    from knowcusbench.config.schema import build
+    from knowcusbench.run.prepare import read_config
 
     config, _ = read_config(compose_config([f"method={name}", *overrides]))
     given = config.benchmark

@@ -14,8 +14,8 @@ from torch import nn
 
 from knowcusbench.adaptation.cache import AdapterCache
 from knowcusbench.adaptation.method import Method
-from knowcusbench.adaptation.storage import load_adaptation, save_adaptation
-from knowcusbench.adaptation.types import Adaptation, Adapter
+from knowcusbench.adapters.peft_files import load_adaptation, save_adaptation
+from knowcusbench.adapters.types import Adaptation, Adapter
 from knowcusbench.backbone.base import Backbone
 from knowcusbench.benchmark.types import Concept
 from knowcusbench.errors import UserError, WeightsError

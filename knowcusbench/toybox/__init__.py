@@ -8,10 +8,10 @@ import shutil
 from functools import cache
 from pathlib import Path
 
-from knowcusbench.config import did_you_mean
+from knowcusbench.config.schema import did_you_mean
 from knowcusbench.errors import ConfigError
-from knowcusbench.files import atomic_path
-from knowcusbench.store import writing
+from knowcusbench.storage.files import atomic_path
+from knowcusbench.run.layout import writing
 from knowcusbench.toybox.shipped import WEIGHTS, check_weights, remembered_world, weights_version
 
 TRAINED = ("pipeline", "clip", "pickscore", "sam", "oracle")
@@ -51,13 +51,13 @@ def _make(part: str, directory: Path, world: str) -> None:
         check_weights(WEIGHTS, part, world)
         shutil.copytree(WEIGHTS / part, directory)
     elif part == "clip_transformers":
-        from knowcusbench.toybox.clip_transformers import save_clip_transformers
+        from knowcusbench.toybox.models.clip_transformers import save_clip_transformers
 
         check_weights(WEIGHTS, "clip", world)
         save_clip_transformers(WEIGHTS / "clip", directory)
     else:
         # Here, since drawing takes modules that a directory which is there does without.
-        from knowcusbench.toybox.benchmark import build_benchmark
-        from knowcusbench.toybox.concepts import DEVELOPMENT_CONCEPTS, NOVEL_CONCEPTS
+        from knowcusbench.toybox.world.benchmark import build_benchmark
+        from knowcusbench.toybox.world.concepts import DEVELOPMENT_CONCEPTS, NOVEL_CONCEPTS
 
         build_benchmark(directory, NOVEL_CONCEPTS if part == "benchmark" else DEVELOPMENT_CONCEPTS)

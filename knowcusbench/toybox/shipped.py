@@ -14,7 +14,7 @@ import PIL
 
 from knowcusbench.benchmark import types
 from knowcusbench.errors import ConfigError
-from knowcusbench.files import write_atomic
+from knowcusbench.storage.files import write_atomic
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -27,11 +27,11 @@ REMEDY = "install the package again, or make new weights with `make toybox`"
 @cache
 def world_digest() -> str:
     """Changes with what the world looks like and what is said and known in it, and not with how that is coded."""
-    from knowcusbench.toybox.concepts import DEVELOPMENT_CONCEPTS, NOVEL_CONCEPTS
-    from knowcusbench.toybox.language import PROMPTS, caption, known_items
-    from knowcusbench.toybox.render import render
-    from knowcusbench.toybox.vocabulary import sentences
-    from knowcusbench.toybox.world import NAMED, SIMPLE, draw_scene, settled
+    from knowcusbench.toybox.world.concepts import DEVELOPMENT_CONCEPTS, NOVEL_CONCEPTS
+    from knowcusbench.toybox.world.language import PROMPTS, caption, known_items
+    from knowcusbench.toybox.world.render import render
+    from knowcusbench.toybox.world.vocabulary import sentences
+    from knowcusbench.toybox.world.world import NAMED, SIMPLE, draw_scene, settled
 
     digest = hashlib.sha256()
     known = (*known_items(), *NAMED.items(), *SIMPLE.items(), *NOVEL_CONCEPTS, *DEVELOPMENT_CONCEPTS)

@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from knowcusbench.adaptation.storage import RECORD_FILE, load_record
-from knowcusbench.config import build
+from knowcusbench.adapters.peft_files import RECORD_FILE, load_record
+from knowcusbench.config.schema import build
 from knowcusbench.errors import UserError
-from knowcusbench.stages.prepare import Run
-from knowcusbench.store import read_json
+from knowcusbench.run.prepare import Run
+from knowcusbench.run.layout import read_json
 from knowcusbench.tracking.base import Tracker
 
 ARTIFACTS = ("leaderboard.csv", "leaderboard.md", "pictures.png")

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from knowcusbench.files import local_path
-from knowcusbench.images import read_image
+from knowcusbench.storage.files import local_path
+from knowcusbench.storage.images import read_image
 from knowcusbench.tracking.base import Tracker, imported
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from knowcusbench.errors import ConfigError
-from knowcusbench.files import local_path
-from knowcusbench.images import read_image
+from knowcusbench.storage.files import local_path
+from knowcusbench.storage.images import read_image
 from knowcusbench.tracking.base import Tracker, imported
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from knowcusbench.adaptation.cache import AdapterCache
-from knowcusbench.adaptation.types import Adaptation, Adapter, Cost
+from knowcusbench.adapters.types import Adaptation, Adapter, Cost
 
 
 def adaptation(value: float) -> Adaptation:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from knowcusbench.adaptation.cache import AdapterCache
 from knowcusbench.adaptation.class_images import RECORD, class_seeds
-from knowcusbench.adaptation.measure import Meter
+from knowcusbench.adapters.cost import Meter
 
 
 @dataclass

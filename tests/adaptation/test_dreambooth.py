@@ -14,13 +14,13 @@ from safetensors.torch import save_file
 from knowcusbench.adaptation.cache import AdapterCache
 from knowcusbench.adaptation.class_images import RECORD, class_seeds
 from knowcusbench.adaptation.dreambooth import DreamBooth
-from knowcusbench.adaptation.types import Adaptation, Adapter
+from knowcusbench.adapters.types import Adaptation, Adapter
 from knowcusbench.backbone.base import PromptEmbeds
-from knowcusbench.backbone.lora import extract, trainable
+from knowcusbench.adapters.lora import extract, trainable
 from knowcusbench.backbone.qwen_image_model import QwenImage
 from knowcusbench.benchmark.types import Concept
 from knowcusbench.errors import ConfigError, MethodError
-from knowcusbench.images import read_image
+from knowcusbench.storage.images import read_image
 
 
 def dreambooth(**changes: Any) -> DreamBooth:

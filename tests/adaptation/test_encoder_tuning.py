@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from knowcusbench.adaptation.editor import Fact
+from knowcusbench.editors.base import Fact
 from knowcusbench.adaptation.encoder_tuning import EncoderTuning
 from knowcusbench.backbone.base import Backbone
-from knowcusbench.backbone.lora import extract, trainable
+from knowcusbench.adapters.lora import extract, trainable
 from knowcusbench.backbone.qwen_image_model import QwenImage
 from knowcusbench.errors import ConfigError, MethodError
 

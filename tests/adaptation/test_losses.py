@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from knowcusbench.adaptation.losses import LOOKED_AT, Losses
-from knowcusbench.adaptation.types import Adapter
+from knowcusbench.adapters.types import Adapter
 from knowcusbench.errors import MethodError
 
 ADAPTER = Adapter.from_factors({"layer": (torch.ones(1, 3), torch.ones(2, 1))})

@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from knowcusbench.backbone.base import PromptEmbeds
 from knowcusbench.backbone.counts import PROMPT_TOKENS
 from knowcusbench.backbone.footprint import transformer_flops
-from knowcusbench.backbone.lora import trainable
+from knowcusbench.adapters.lora import trainable
 
 
 @pytest.mark.model

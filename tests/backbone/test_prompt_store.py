@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from knowcusbench.adaptation.types import Adaptation, Adapter, Gate
+from knowcusbench.adapters.types import Adaptation, Adapter, Gate
 from knowcusbench.backbone.base import PromptEmbeds
 from knowcusbench.backbone.prompt_store import SHARD, PromptStore, encoded_prompts, encoder_key
 from knowcusbench.backbone.qwen_image_model import QwenImage

@@ -12,7 +12,7 @@ from conftest import miniature_spec
 from diffusers import QwenImagePipeline
 from PIL import Image
 
-from knowcusbench.adaptation.types import Adaptation, Adapter, Gate
+from knowcusbench.adapters.types import Adaptation, Adapter, Gate
 from knowcusbench.errors import WeightsError
 
 PROMPT = "a red robot on the beach"

@@ -12,7 +12,7 @@ from diffusers import QwenImagePipeline
 from PIL import Image
 
 from knowcusbench.backbone.base import PromptEmbeds
-from knowcusbench.backbone.lora import trainable
+from knowcusbench.adapters.lora import trainable
 from knowcusbench.errors import MethodError
 
 PROMPT = "a red robot on the beach"

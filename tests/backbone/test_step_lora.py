@@ -10,7 +10,7 @@ from conftest import miniature_spec
 from diffusers import FlowMatchEulerDiscreteScheduler, QwenImagePipeline
 from safetensors.torch import load_file, save_file
 
-from knowcusbench.adaptation.types import Adaptation, Adapter
+from knowcusbench.adapters.types import Adaptation, Adapter
 from knowcusbench.backbone.qwen_image_model import QwenImage
 from knowcusbench.backbone.step_lora import StepLora
 from knowcusbench.errors import ConfigError, WeightsError

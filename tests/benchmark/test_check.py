@@ -11,8 +11,8 @@ from PIL import ExifTags, Image
 from knowcusbench.benchmark import check_benchmark, load_benchmark
 from knowcusbench.benchmark.check import GridCounts, benchmark_statistics
 from knowcusbench.benchmark.types import Benchmark
-from knowcusbench.config import GridConfig, Pairing
-from knowcusbench.plan import counts, make_plan, select_concepts
+from knowcusbench.config.schema import GridConfig, Pairing
+from knowcusbench.run.plan import counts, make_plan, select_concepts
 
 
 def test_the_sample_benchmark_has_the_documented_counts(sample_benchmark: Path) -> None:

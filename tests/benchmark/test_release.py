@@ -10,9 +10,9 @@ import pytest
 from knowcusbench.benchmark import load_benchmark
 from knowcusbench.benchmark.check import check_benchmark
 from knowcusbench.benchmark.types import Benchmark, KnowledgeItem, Prompt
-from knowcusbench.config import GridConfig
+from knowcusbench.config.schema import GridConfig
 from knowcusbench.errors import BenchmarkError, ConfigError
-from knowcusbench.plan import select_concepts
+from knowcusbench.run.plan import select_concepts
 
 
 def concepts_by_name(benchmark: Benchmark) -> dict[str, Any]:

@@ -18,11 +18,11 @@ from docs.documents import DOCUMENTS, ROOT, blocks, commands, settings
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.global_hydra import GlobalHydra
 
-from knowcusbench import cli
-from knowcusbench.commands import _known_keys, compose_config
-from knowcusbench.config import build
+from knowcusbench.cli import main as cli
+from knowcusbench.cli.run import _known_keys, compose_config
+from knowcusbench.config.schema import build
 from knowcusbench.gpu.bundle import START
-from knowcusbench.stages.prepare import effects_spec, paper_spec, read_config
+from knowcusbench.run.prepare import effects_spec, paper_spec, read_config
 from knowcusbench.toybox import embedded
 
 SBATCH = shlex.join(["sbatch", "--nodes=4", "docs/slurm/ray.sbatch", "bench", "…"])
@@ -97,10 +97,10 @@ def understand(monkeypatch, tmp_path, cache):
 
     monkeypatch.setattr("knowcusbench.toybox.embedded", looked_up)
     monkeypatch.setattr("knowcusbench.stages.run.run_stages", check)
-    monkeypatch.setattr("knowcusbench.stages.recorded.recorded_config", lambda composed, words: composed)
-    monkeypatch.setattr("knowcusbench.folder.read_folder", stop)
-    monkeypatch.setattr("knowcusbench.share.commands.recorded_run", recorded)
-    monkeypatch.setattr("knowcusbench.share.commands.read_bundle", stop)
+    monkeypatch.setattr("knowcusbench.run.recorded.recorded_config", lambda composed, words: composed)
+    monkeypatch.setattr("knowcusbench.cli.score_images.read_folder", stop)
+    monkeypatch.setattr("knowcusbench.cli.share.recorded_run", recorded)
+    monkeypatch.setattr("knowcusbench.cli.share.read_bundle", stop)
     launchers = pytest.importorskip("hydra_plugins.hydra_submitit_launcher.submitit_launcher")
     monkeypatch.setattr(launchers.BaseSubmititLauncher, "launch", BasicLauncher.launch)
     # It composes every job, as the launcher does again.
@@ -257,7 +257,7 @@ def test_every_language_is_checked():
 def test_entry_points_are_of_groups_that_are_read(document):
     import inspect
 
-    from knowcusbench.commands import PluginConfigs
+    from knowcusbench.cli.run import PluginConfigs
 
     source = inspect.getsource(PluginConfigs)
     for block in blocks(document):

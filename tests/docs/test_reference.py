@@ -7,7 +7,7 @@ from docs.documents import ROOT
 
 
 def test_every_typed_class_is_reached(reference):
-    from knowcusbench import config
+    from knowcusbench.config import schema as config
 
     names = {cls.__name__ for cls in reference.typed()}
     sections = {
@@ -64,7 +64,7 @@ def test_a_key_is_described_by_type_default_and_docstring(reference):
 
 
 def test_a_key_of_a_base_class_is_described(reference):
-    from knowcusbench.adaptation.gated import GatedUltraEdit
+    from knowcusbench.editors.gated import GatedUltraEdit
 
     keys = {key.name: key for key in reference.keys(GatedUltraEdit)}
     assert keys["layers"].meaning.startswith("decoder layers to edit")

@@ -10,15 +10,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from knowcusbench.adaptation.editor import Fact
-from knowcusbench.adaptation.ultraedit import UltraEdit
+from knowcusbench.editors.base import Fact
+from knowcusbench.editors.ultraedit import UltraEdit
 from knowcusbench.backbone.qwen_image_model import QwenImage
 from knowcusbench.effects.probe import TransferProbe, compare_pictures, run_probe
 from knowcusbench.errors import ConfigError
-from knowcusbench.metrics.clip import ClipSpec
-from knowcusbench.metrics.encoders import ImageTextEncoder
-from knowcusbench.report.probe import render_probe
-from knowcusbench.toybox.encoders import build_clip
+from knowcusbench.encoders.clip import ClipSpec
+from knowcusbench.encoders.base import ImageTextEncoder
+from knowcusbench.report.tables.probe import render_probe
+from knowcusbench.toybox.models.encoders import build_clip
 
 RED, GREEN = (255, 0, 0), (0, 255, 0)
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from scipy.stats import entropy
 
-from knowcusbench.adaptation.editor import Fact
-from knowcusbench.adaptation.types import Adaptation, Adapter
+from knowcusbench.editors.base import Fact
+from knowcusbench.adapters.types import Adaptation, Adapter
 from knowcusbench.backbone.qwen_image_model import QwenImage
 from knowcusbench.benchmark.types import Concept, KnowledgeItem, Prompt
 from knowcusbench.effects.text import (

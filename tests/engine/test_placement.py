@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from knowcusbench.engine import ray_engine
+from knowcusbench.engine import ray as ray_engine
 from knowcusbench.engine.placement import Node, Share, drawers_beside, room
-from knowcusbench.engine.ray_engine import RayEngine
+from knowcusbench.engine.ray import RayEngine
 from knowcusbench.errors import ConfigError
 
 

@@ -10,10 +10,10 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from knowcusbench.engine import ray_engine
+from knowcusbench.engine import ray as ray_engine
 from knowcusbench.engine.base import WorkerBroken
 from knowcusbench.engine.local import LocalEngine
-from knowcusbench.engine.ray_engine import RayEngine
+from knowcusbench.engine.ray import RayEngine
 from knowcusbench.errors import ConfigError, MethodError, RunError
 
 WORKERS = 2

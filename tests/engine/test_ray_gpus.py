@@ -11,8 +11,8 @@ import ray
 import torch
 from ray.cluster_utils import Cluster
 
-from knowcusbench.cli import main
-from knowcusbench.engine.ray_engine import RayEngine
+from knowcusbench.cli.main import main
+from knowcusbench.engine.ray import RayEngine
 from knowcusbench.errors import ConfigError
 
 ENGINE = RayEngine(cpus_per_worker=0.5, score_workers=2, gpus_per_score_worker=0.25, start_seconds=120)

@@ -14,7 +14,7 @@ import torch
 
 from knowcusbench.adaptation.cache import AdapterCache
 from knowcusbench.adaptation.method import Method
-from knowcusbench.adaptation.types import Adaptation, Adapter, Cost
+from knowcusbench.adapters.types import Adaptation, Adapter, Cost
 from knowcusbench.backbone.base import Backbone
 from knowcusbench.backbone.qwen_image_model import QwenImage
 from knowcusbench.benchmark.types import Concept, KnowledgeItem

@@ -10,9 +10,9 @@ from knowcusbench.methods.mokus import MoKus
 
 from knowcusbench.adaptation.cache import AdapterCache
 from knowcusbench.adaptation.dreambooth import DreamBooth
-from knowcusbench.adaptation.editor import Fact, facts_of
-from knowcusbench.adaptation.types import Adaptation, Adapter
-from knowcusbench.adaptation.ultraedit import UltraEdit
+from knowcusbench.editors.base import Fact, facts_of
+from knowcusbench.adapters.types import Adaptation, Adapter
+from knowcusbench.editors.ultraedit import UltraEdit
 from knowcusbench.backbone.qwen_image_model import QwenImage
 from knowcusbench.benchmark.types import Concept, KnowledgeItem
 from knowcusbench.errors import ConfigError

@@ -6,19 +6,19 @@ from pathlib import Path
 import hydra
 import pytest
 
-from knowcusbench.config import build, register
+from knowcusbench.config.schema import build, register
 from knowcusbench.metrics.base import Metric
-from knowcusbench.metrics.boxes import GroundingDinoBoxes, WholeImageBoxes
-from knowcusbench.metrics.clip import ClipSpec
-from knowcusbench.metrics.clip_transformers import TransformersClipSpec
-from knowcusbench.metrics.dino import DinoSpec
+from knowcusbench.encoders.segmenters.boxes import GroundingDinoBoxes, WholeImageBoxes
+from knowcusbench.encoders.clip import ClipSpec
+from knowcusbench.encoders.clip_transformers import TransformersClipSpec
+from knowcusbench.encoders.dino import DinoSpec
 from knowcusbench.metrics.dino_i import DinoI, DinoV2I
-from knowcusbench.metrics.hps import HpsSpec
+from knowcusbench.encoders.hps import HpsSpec
 from knowcusbench.metrics.hpsv2 import HpsV2, HpsV21
-from knowcusbench.metrics.sam import SamSpec, SegmentAnythingSpec
-from knowcusbench.metrics.siglip import SiglipSpec
+from knowcusbench.encoders.segmenters.sam import SamSpec, SegmentAnythingSpec
+from knowcusbench.encoders.siglip import SiglipSpec
 from knowcusbench.metrics.siglip_t import SiglipT
-from knowcusbench.stages.identity import protocol_digest
+from knowcusbench.run.identity import protocol_digest
 
 NAMES = ("clip_i", "clip_i_seg", "clip_t", "pickscore")
 
@@ -118,7 +118,7 @@ def test_the_embedded_world_takes_the_encoders_of_further_metrics_from_elsewhere
 
 
 def test_where_embeddings_are_kept_is_no_part_of_the_protocol() -> None:
-    encoder = {"_target_": "knowcusbench.metrics.clip.ClipSpec", "source": "there", "dtype": "float32"}
+    encoder = {"_target_": "knowcusbench.encoders.clip.ClipSpec", "source": "there", "dtype": "float32"}
     node = {"_target_": "knowcusbench.metrics.clip_i.ClipI", "encoder": encoder}
     kept = {**node, "encoder": {**encoder, "store": "/somewhere", "batch_size": 3}}
     assert protocol_digest(kept, "/cache") == protocol_digest(node, "/cache")

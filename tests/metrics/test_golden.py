@@ -21,24 +21,24 @@ from metrics.test_segmentation import RENAMED, authors_sam
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from knowcusbench.addresses import shipped_targets
-from knowcusbench.config import import_target
-from knowcusbench.digests import version_of
-from knowcusbench.images import read_image
+from knowcusbench.config.addresses import shipped_targets
+from knowcusbench.config.schema import import_target
+from knowcusbench.storage.versions import version_of
+from knowcusbench.storage.images import read_image
 from knowcusbench.metrics.base import Metric, ScoreItem
-from knowcusbench.metrics.boxes import GroundingDinoBoxes, WholeImageBoxes
-from knowcusbench.metrics.clip import ClipSpec
-from knowcusbench.metrics.clip_transformers import TransformersClipSpec
-from knowcusbench.metrics.dino import DinoSpec
-from knowcusbench.metrics.encoders import EncoderSpec, ImageTextEncoder
-from knowcusbench.metrics.hps import HpsSpec
-from knowcusbench.metrics.sam import SamSpec, SegmentAnythingSpec
-from knowcusbench.metrics.segmentation import BoxSpec, SegmenterSpec
-from knowcusbench.metrics.siglip import SiglipSpec
-from knowcusbench.toybox.benchmark import references
-from knowcusbench.toybox.concepts import NOVEL_CONCEPTS
-from knowcusbench.toybox.oracle import OracleSpec
-from knowcusbench.toybox.render import render
+from knowcusbench.encoders.segmenters.boxes import GroundingDinoBoxes, WholeImageBoxes
+from knowcusbench.encoders.clip import ClipSpec
+from knowcusbench.encoders.clip_transformers import TransformersClipSpec
+from knowcusbench.encoders.dino import DinoSpec
+from knowcusbench.encoders.base import EncoderSpec, ImageTextEncoder
+from knowcusbench.encoders.hps import HpsSpec
+from knowcusbench.encoders.segmenters.sam import SamSpec, SegmentAnythingSpec
+from knowcusbench.encoders.segmenters.base import BoxSpec, SegmenterSpec
+from knowcusbench.encoders.siglip import SiglipSpec
+from knowcusbench.toybox.world.benchmark import references
+from knowcusbench.toybox.world.concepts import NOVEL_CONCEPTS
+from knowcusbench.toybox.models.oracle import OracleSpec
+from knowcusbench.toybox.world.render import render
 from knowcusbench.toybox.shipped import WEIGHTS
 
 GOLDEN: Mapping[str, Mapping[str, list[Any]]] = json.loads(Path(__file__).with_name("golden.json").read_text())

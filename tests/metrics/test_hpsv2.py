@@ -14,7 +14,7 @@ from PIL import Image
 
 from knowcusbench.errors import ConfigError, MetricError, WeightsError
 from knowcusbench.metrics.base import ScoreItem
-from knowcusbench.metrics.hps import HpsSpec
+from knowcusbench.encoders.hps import HpsSpec
 from knowcusbench.metrics.hpsv2 import HpsV2, HpsV21
 
 SIZE = HPS_CONFIG["vision_cfg"]["image_size"]

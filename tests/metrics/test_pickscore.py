@@ -12,7 +12,7 @@ from transformers import CLIPModel, CLIPProcessor
 
 from knowcusbench.errors import WeightsError
 from knowcusbench.metrics.base import ScoreItem
-from knowcusbench.metrics.clip_transformers import TransformersClipSpec
+from knowcusbench.encoders.clip_transformers import TransformersClipSpec
 from knowcusbench.metrics.pickscore import PickScore
 
 

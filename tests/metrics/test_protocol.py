@@ -16,14 +16,14 @@ from knowcusbench.benchmark.types import Concept
 from knowcusbench.errors import ConfigError, MetricError
 from knowcusbench.metrics.base import ScoreItem
 from knowcusbench.metrics.ceiling import real_image_ceiling
-from knowcusbench.metrics.clip import ClipSpec
+from knowcusbench.encoders.clip import ClipSpec
 from knowcusbench.metrics.clip_i import ClipI
 from knowcusbench.metrics.clip_t import ClipT
-from knowcusbench.metrics.clip_transformers import TransformersClipSpec
+from knowcusbench.encoders.clip_transformers import TransformersClipSpec
 from knowcusbench.metrics.copies import Copies
 from knowcusbench.metrics.protocol import ReferencePairing, ReferenceSplit, TextForm, scaled_cosine, text_of
 from knowcusbench.metrics.retrieval import ConceptRetrieval
-from knowcusbench.toybox.clip_transformers import save_clip_transformers
+from knowcusbench.toybox.models.clip_transformers import save_clip_transformers
 
 BEACH = ScoreItem(
     "s", Path("i.png"), (), "a photo of {} on the beach", "dog", phrase="my birthday gift", subject="sks dog"

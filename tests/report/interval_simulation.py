@@ -10,7 +10,7 @@ import numpy as np
 from scipy import special, stats
 
 from knowcusbench.metrics.bounds import SHARE, UNBOUNDED, Bounds, cosine_bounds
-from knowcusbench.report.resampling import concept_draws, interval
+from knowcusbench.analysis.resampling import concept_draws, interval
 
 CONCEPTS = (6, 8, 20, 35)
 SAMPLES = 25

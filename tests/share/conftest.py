@@ -10,8 +10,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from knowcusbench.cli import main
-from knowcusbench.share.commands import recorded_run
+from knowcusbench.cli.main import main
+from knowcusbench.cli.share import recorded_run
 from knowcusbench.share.pack import pack, table_bytes, write_bundle
 
 GRID = (

@@ -14,7 +14,7 @@ import pytest
 from knowcusbench.errors import BundleError
 from knowcusbench.report import build_leaderboard
 from knowcusbench.share.bundle import read_bundle
-from knowcusbench.share.commands import recorded_run
+from knowcusbench.cli.share import recorded_run
 from knowcusbench.share.manifest import is_safe
 from knowcusbench.share.pack import pack, table_bytes, write_bundle, write_folder
 

@@ -10,12 +10,12 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from knowcusbench.adaptation.storage import load_record
-from knowcusbench.config import register
-from knowcusbench.stages.report import swept
-from knowcusbench.toybox.benchmark import knowledge
-from knowcusbench.toybox.concepts import DEVELOPMENT_CONCEPTS, NOVEL_CONCEPTS
-from knowcusbench.toybox.language import known_items
+from knowcusbench.adapters.peft_files import load_record
+from knowcusbench.config.schema import register
+from knowcusbench.stages.report.report import swept
+from knowcusbench.toybox.world.benchmark import knowledge
+from knowcusbench.toybox.world.concepts import DEVELOPMENT_CONCEPTS, NOVEL_CONCEPTS
+from knowcusbench.toybox.world.language import known_items
 
 Command = Callable[..., int]
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -141,8 +141,8 @@ def test_a_mistake_is_one_line(
 
 
 BY_EDITOR = {
-    "ultraedit": "knowcusbench.adaptation.ultraedit.UltraEdit",
-    "gated": "knowcusbench.adaptation.gated.GatedUltraEdit",
+    "ultraedit": "knowcusbench.editors.ultraedit.UltraEdit",
+    "gated": "knowcusbench.editors.gated.GatedUltraEdit",
 }
 
 

@@ -13,9 +13,9 @@ from PIL import Image
 from knowcusbench.backbone.qwen_image_model import QwenImage
 from knowcusbench.engine.base import WorkerBroken
 from knowcusbench.errors import ConfigError, PictureError
-from knowcusbench.files import write_atomic
+from knowcusbench.storage.files import write_atomic
 from knowcusbench.stages.drawing import BATCHES, Desk, Picture, draw_cells
-from knowcusbench.store import RunStore
+from knowcusbench.run.layout import RunStore
 
 Command = Callable[..., int]
 Sample = Callable[..., list[Image.Image]]

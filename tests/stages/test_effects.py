@@ -9,13 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from knowcusbench.adaptation.storage import load_adaptation, save_adaptation
-from knowcusbench.adaptation.sums import summed
-from knowcusbench.adaptation.types import Adaptation, Adapter
-from knowcusbench.config import build
+from knowcusbench.adapters.peft_files import load_adaptation, save_adaptation
+from knowcusbench.adapters.sums import summed
+from knowcusbench.adapters.types import Adaptation, Adapter
+from knowcusbench.config.schema import build
 from knowcusbench.stages.effects import sum_of
 from knowcusbench.toybox import embedded
-from knowcusbench.toybox.figures import compose
+from knowcusbench.toymaker.figures import compose
 
 METHODS = ("base", "leak", "anchor", "mokus", "naive_db", "enc_ft")
 FOLDERS = ("effects", "together", "interference", "unrelated")

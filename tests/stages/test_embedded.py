@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from knowcusbench.cli import main
+from knowcusbench.cli.main import main
 
 METRICS = "[clip_i,oracle_concept,oracle_exact,oracle_prompt]"
 GRID = ("grid.concepts=[patchwork_toy,parade_flag]", "grid.knowledge_items=2", "grid.prompts=2", "grid.seeds=[0]")

@@ -15,12 +15,12 @@ import yaml
 from PIL import Image
 
 from knowcusbench.benchmark.types import Task
-from knowcusbench.metrics import encoders
-from knowcusbench.metrics.clip import ClipEncoder
+from knowcusbench.encoders import base as encoders
+from knowcusbench.encoders.clip import ClipEncoder
 from knowcusbench.metrics.protocol import TextForm, text_of
-from knowcusbench.plan import Sample, samples
+from knowcusbench.run.plan import Sample, samples
 from knowcusbench.stages.score import score_item
-from knowcusbench.store import RunStore
+from knowcusbench.run.layout import RunStore
 
 METHODS = {"base", "leak", "anchor", "mokus", "naive_db", "enc_ft"}
 
@@ -284,7 +284,7 @@ def test_missing_images_are_counted_in_the_report_not_averaged_over(run, command
 
 def test_a_report_needs_nothing_but_the_run(run, monkeypatch, capsys):
     """Not the overrides that the run was made with, and it adds no method."""
-    from knowcusbench.cli import main
+    from knowcusbench.cli.main import main
 
     before = (run / "report" / "leaderboard.csv").read_bytes()
     (run / "report" / "leaderboard.csv").unlink()

@@ -7,7 +7,7 @@ import pytest
 
 from knowcusbench.errors import MetricError
 from knowcusbench.stages import run as running
-from knowcusbench.stages.prepare import Run
+from knowcusbench.run.prepare import Run
 
 
 @pytest.mark.parametrize("error", [MetricError("no memory for SAM"), RuntimeError("the node is gone")])

@@ -11,7 +11,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from knowcusbench.errors import ImageError
-from knowcusbench.images import read_image
+from knowcusbench.storage.images import read_image
 from knowcusbench.metrics.base import Metric, Score, ScoreItem
 from knowcusbench.stages.score import ScoreWorker
 

@@ -9,12 +9,12 @@ import pytest
 from omegaconf import OmegaConf
 
 from knowcusbench.benchmark.types import Concept, KnowledgeItem, Prompt, Task
-from knowcusbench.config import register
+from knowcusbench.config.schema import register
 from knowcusbench.errors import ConfigError
 from knowcusbench.metrics.base import Metric, ScoreItem
-from knowcusbench.toybox.concepts import DEVELOPMENT_CONCEPTS, NOVEL_CONCEPTS
-from knowcusbench.toybox.language import PROMPTS
-from knowcusbench.toybox.oracle import Sight
+from knowcusbench.toybox.world.concepts import DEVELOPMENT_CONCEPTS, NOVEL_CONCEPTS
+from knowcusbench.toybox.world.language import PROMPTS
+from knowcusbench.toybox.models.oracle import Sight
 from knowcusbench.toybox.oracle_metrics import THINGS, OracleConcept, OracleExact, OracleMetric, OraclePrompt
 
 TOY: Sight = {

@@ -14,7 +14,10 @@ import knowcusbench
 from knowcusbench import toybox
 from knowcusbench.benchmark import types
 from knowcusbench.errors import ConfigError
-from knowcusbench.toybox import concepts, language, shipped, world
+from knowcusbench.toybox import shipped
+from knowcusbench.toybox.world import concepts
+from knowcusbench.toybox.world import language
+from knowcusbench.toybox.world import world
 from knowcusbench.toybox.shipped import MANIFEST, remembered_world, world_digest, write_manifest
 
 MODEL = "deep/model.safetensors"

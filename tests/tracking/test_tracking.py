@@ -8,7 +8,7 @@ import pytest
 import yaml
 from tracking.recording import Recorder
 
-from knowcusbench.cli import main
+from knowcusbench.cli.main import main
 
 pytestmark = pytest.mark.command
 

@@ -1,0 +1,38 @@
+"""Adapters that act only on inputs close to known ones."""
+
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+
+from knowcusbench.adapters.types import Gate
+
+
+def openness(inputs: Tensor, keys: Tensor, temperature: float, bias: float) -> Tensor:
+    """How open a gate is, 0..1: `sigmoid((similarity - bias) / temperature)`, the similarity being the highest cosine
+    to any of the keys. `inputs` (..., d), `keys` (m, d) -> (..., 1), in fp32."""
+    cosines = nn.functional.normalize(inputs.float(), dim=-1) @ nn.functional.normalize(keys.float(), dim=-1).T
+    return torch.sigmoid((cosines.amax(-1, keepdim=True) - bias) / temperature)
+
+
+def install_gate(layer: LoraLayer, adapter_name: str, gate: Gate, module: str) -> None:
+    """From now on the adapter's part of the layer's output is multiplied by the gate's openness at the layer's input.
+    It goes with the LoRA layer."""
+    keys = gate.keys[module].to(layer.get_base_layer().weight.device)
+    ranks, counts = zip(*gate.parts.get(module, ((layer.r[adapter_name], len(keys)),)), strict=True)
+    parts = list(zip(ranks, torch.split(keys, list(counts)), strict=True))
+    seen: list[Tensor] = []
+
+    def look(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        inputs = arguments[0]
+        opened = [
+            # The model may have moved to another device meanwhile; the keys do not move with it.
+            openness(inputs, own.to(inputs.device), gate.temperature, gate.bias).expand(*inputs.shape[:-1], rank)
+            for rank, own in parts
+        ]
+        seen[:] = [torch.cat(opened, dim=-1)]
+
+    def scale(_: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return output * seen.pop().to(output.dtype)
+
+    layer.register_forward_pre_hook(look)
+    layer.lora_A[adapter_name].register_forward_hook(scale)

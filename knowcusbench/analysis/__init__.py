@@ -1,0 +1,1 @@
+"""From scores to conclusions: data in, data out, no files."""

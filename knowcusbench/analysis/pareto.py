@@ -1,0 +1,121 @@
+"""Quality against cost: which methods are worth their cost, as a table and a figure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from knowcusbench.report.figures.style import styled
+from knowcusbench.analysis.types import Column, Leaderboard, RowKind
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PARETO = ["column", "label", "kind", "cost", "value", "low", "high", "front"]
+
+PANELS_ABREAST = 4
+WIDTH, HEIGHT = 3.0, 2.6
+"""Of a panel, in inches."""
+
+DOTS, SIGNS = "osD^v", "x+12348"
+FRONT: dict[str, Any] = {"color": "grey", "linewidth": 1, "drawstyle": "steps-post", "zorder": 0}
+
+
+def on_front(points: Sequence[tuple[float, float]]) -> list[bool]:
+    """Whether no other point (cost, quality) is as cheap and better, or as good and cheaper."""
+    return [
+        not any(
+            cost <= own_cost and quality >= own_quality and (cost, quality) != (own_cost, own_quality)
+            for cost, quality in points
+        )
+        for own_cost, own_quality in points
+    ]
+
+
+def pareto_table(board: Leaderboard, cost: Column) -> pd.DataFrame:
+    """Columns `PARETO`: every score of methods and controls beside what the row costs (in units of the column `cost`).
+
+    `front` says whether a method is on the front of its column, methods alone; controls never are. Rows without either
+    number are left out.
+    """
+    keys = [column.key for column in board.columns]
+    if cost.key not in keys:
+        return pd.DataFrame(columns=PARETO)
+    records: list[tuple[Any, ...]] = []
+    for index, column in enumerate(board.columns):
+        if column.task is None:
+            continue
+        sign = 1 if column.higher_is_better else -1
+        there = [
+            (row, paid, cell)
+            for row in board.rows
+            if row.kind in (RowKind.METHOD, RowKind.CONTROL)
+            and (paid := row.cells[keys.index(cost.key)].value) is not None
+            and (cell := row.cells[index]).value is not None
+        ]
+        methods = [(row.label, (paid, sign * (cell.value or 0))) for row, paid, cell in there if row.kind == "method"]
+        best = dict(zip((label for label, _ in methods), on_front([point for _, point in methods]), strict=True))
+        records += [
+            (column.key, row.label, row.kind.value, paid, cell.value, cell.low, cell.high, best.get(row.label, False))
+            for row, paid, cell in there
+        ]
+    return pd.DataFrame(records, columns=PARETO).astype({"low": float, "high": float})
+
+
+@styled()
+def pareto_figure(board: Leaderboard, cost: Column, table: pd.DataFrame) -> Figure:
+    """A panel for every score of `pareto_table`: methods as coloured dots and controls as black signs, with their 95%
+    intervals, and the front of the methods as a line. Empty if there is nothing to compare."""
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    columns = [column for column in board.columns if column.key in set(table["column"])]
+    if not columns:
+        return Figure()
+    abreast = min(PANELS_ABREAST, len(columns))
+    down = math.ceil(len(columns) / abreast)
+    styles = _styles(table)
+    figure = Figure(figsize=(abreast * WIDTH, down * HEIGHT + 0.4), layout="constrained")
+    grid = figure.subplots(down, abreast, squeeze=False).ravel()
+    for axes, column in zip(grid, columns, strict=False):
+        _draw(axes, table[table["column"] == column.key], styles)
+        axes.set_title(column.title, fontsize=10)
+        axes.set_xlabel(cost.title, fontsize=9)
+    for axes in grid[len(columns) :]:
+        axes.remove()
+    handles = {label: Line2D([], [], linestyle="none", **style) for label, style in styles.items()}
+    handles["front of the methods"] = Line2D([], [], **FRONT)
+    figure.legend(
+        list(handles.values()),
+        list(handles),
+        loc="outside upper center",
+        ncols=min(len(handles), 2 * abreast),
+        frameon=False,
+        fontsize=8,
+    )
+    return figure
+
+
+def _styles(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Colour and marker of every label, the same in all panels."""
+    rows = table.drop_duplicates("label")
+    methods = rows.loc[rows["kind"] == RowKind.METHOD.value, "label"]
+    controls = rows.loc[rows["kind"] == RowKind.CONTROL.value, "label"]
+    looks = [{"color": f"C{number % 10}", "marker": DOTS[number // 10 % len(DOTS)]} for number in range(len(methods))]
+    signs = [{"color": "black", "marker": SIGNS[number % len(SIGNS)]} for number in range(len(controls))]
+    return dict(zip([*methods, *controls], [*looks, *signs], strict=True))
+
+
+def _draw(axes: Axes, points: pd.DataFrame, styles: Mapping[str, Mapping[str, Any]]) -> None:
+    front = points[points["front"]].sort_values("cost")
+    axes.plot(front["cost"], front["value"], **FRONT)
+    for point in points.to_dict("records"):
+        style = styles[point["label"]]
+        axes.vlines(point["cost"], point["low"], point["high"], color=style["color"], linewidth=0.8)
+        axes.plot(point["cost"], point["value"], linestyle="none", **style)
+    axes.margins(x=0.08, y=0.08)
+    axes.tick_params(labelsize=8)

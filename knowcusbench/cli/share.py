@@ -1,0 +1,114 @@
+"""`knowcusbench export` and `knowcusbench leaderboard`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import NoReturn
+
+from knowcusbench.cli.run import compose_config
+from knowcusbench.config.schema import Config, did_you_mean
+from knowcusbench.errors import ConfigError
+from knowcusbench.storage.files import local_path
+from knowcusbench.report import build_leaderboard, render_console, write_report
+from knowcusbench.analysis.selection import chosen
+from knowcusbench.share.bundle import read_bundle
+from knowcusbench.share.hub import push, scores_dataset
+from knowcusbench.share.manifest import is_group
+from knowcusbench.share.merge import merged
+from knowcusbench.share.pack import pack, write_bundle
+from knowcusbench.run.prepare import Run, paper_choice, prepare, read_config
+from knowcusbench.run.recorded import recorded_config
+from knowcusbench.stages.report.report import report_input
+from knowcusbench.run.layout import writing
+
+
+class Parser(argparse.ArgumentParser):
+    """Its errors are a ConfigError, its options can't be shortened."""
+
+    def __init__(self, verb: str) -> None:
+        super().__init__(prog=f"knowcusbench {verb}", add_help=False, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{self.prog}: {message}")
+
+    def parsed(self, arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+        """The options, and the overrides among the arguments. A path may have an equals sign in it."""
+        overrides = [word for word in arguments if "=" in word and not word.startswith("-") and not _is_path(word)]
+        options, unknown = self.parse_known_args([word for word in arguments if word not in overrides])
+        if unknown:
+            known = [name for action in self._actions for name in action.option_strings]
+            raise ConfigError(f"{unknown[0]}: no such option{did_you_mean(unknown[0], known)}")
+        return options, overrides
+
+
+def _is_path(word: str) -> bool:
+    section = word.lstrip("+~").partition("=")[0].partition(".")[0]
+    is_key = section in {entry.name for entry in fields(Config)}
+    return not is_key and (word.endswith(".zip") or local_path(word).exists())
+
+
+def export(arguments: Sequence[str]) -> None:
+    """`knowcusbench export [OUTPUT.zip] [options] run.name=NAME`: pack a run into a bundle."""
+    parser = Parser("export")
+    parser.add_argument("output", type=local_path, nargs="?")
+    parser.add_argument("--group", default="")
+    parser.add_argument("--images", type=int, default=4)
+    parser.add_argument("--dataset", type=local_path)
+    parser.add_argument("--push")
+    parser.add_argument("--public", action="store_true")
+    options, overrides = parser.parsed(arguments)
+    run = recorded_run(overrides)
+    output = options.output or Path(f"{run.store.root.name}.zip")
+    if output.suffix != ".zip":
+        raise ConfigError(f"{output}: expected a file name that ends in .zip")
+    if not is_group(options.group):
+        raise ConfigError(
+            f"--group: {options.group!r} can't be a group's name; it has / or signs that can't be printed"
+        )
+    if options.dataset and options.dataset.exists():
+        raise ConfigError(f"--dataset: {options.dataset} exists already; name a new directory")
+    parts = pack(run, options.group, options.images)
+    results = report_input(run)
+    for label, count in results.gone.items():
+        print(f"knowcusbench: {label}: {count:,} images are not in {run.store.root}", file=sys.stderr)
+    for label, count in results.altered.items():
+        print(f"knowcusbench: {label}: {count:,} images are not those that were scored", file=sys.stderr)
+    with writing():
+        write_bundle(output, parts)
+        print(f"wrote {output}: {len(parts)} parts, {output.stat().st_size:,} bytes")
+        bundle = read_bundle(output)
+        if options.dataset:
+            scores_dataset(bundle.scores).save_to_disk(options.dataset)
+            print(f"wrote {options.dataset}: {len(bundle.scores):,} scores")
+    if options.push:
+        folder = "/".join(part for part in (options.group, bundle.manifest.run) if part)
+        print(f"pushed to {push(parts, options.push, folder, private=not options.public)}")
+
+
+def recorded_run(overrides: Sequence[str]) -> Run:
+    """The run that lies in the directory, opened to read."""
+    config, resolved = read_config(recorded_config(compose_config(overrides), overrides))
+    return prepare(config, resolved, makes_results=False)
+
+
+def leaderboard(arguments: Sequence[str]) -> None:
+    """`knowcusbench leaderboard BUNDLE... [--output DIR] [report.columns=...]`: check bundles, and show them in one
+    table."""
+    parser = Parser("leaderboard")
+    parser.add_argument("bundles", type=local_path, nargs="+")
+    parser.add_argument("--output", type=local_path)
+    options, overrides = parser.parsed(arguments)
+    for word in overrides:
+        if not word.startswith("report."):
+            raise ConfigError(f"{word}: bundles bring their own configuration; only report.* can be chosen")
+    choice = paper_choice(compose_config(overrides).report, partial=False)
+    bundles = [read_bundle(path) for path in options.bundles]
+    table = chosen(build_leaderboard(merged(bundles)), choice, rounded=False)
+    if options.output:
+        with writing():
+            write_report(options.output, table)
+    print(render_console(table))
+    if options.output:
+        print(f"\nwritten to {options.output}")

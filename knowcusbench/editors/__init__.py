@@ -1,0 +1,1 @@
+"""Knowledge editors: closed-form and gradient edits of the text encoder's rows."""

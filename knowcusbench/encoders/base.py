@@ -1,0 +1,205 @@
+"""The contract of encoders: unit-norm embeddings of images and texts, each computed once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from PIL import Image
+
+from knowcusbench.machine.device import keep_fp32, resolve_device
+from knowcusbench.storage.versions import SPEED, settings
+from knowcusbench.storage.images import read_image
+from knowcusbench.encoders.batching import FilledBatches, batches
+from knowcusbench.encoders.checkpoint import Dtype, locate, version
+from knowcusbench.encoders.store import MEMORY, EmbeddingStore
+from knowcusbench.storage.digests import Memo, content_digest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+READERS = 4
+"""Threads that read and preprocess images while others are encoded."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSpec(ABC):
+    """An encoder's configuration: a frozen keyword-only dataclass that may add fields.
+
+    Attributes:
+        source: a directory, or a hub id, of the checkpoint.
+        revision: commit, tag or branch of the hub repository.
+        device: "auto", "cpu" or "cuda".
+        dtype: of the weights; embeddings are normalised in fp32 in any case.
+        batch_size: images or texts encoded together.
+        store: a directory where embeddings of image files are kept for all processes; null keeps them in memory.
+        files: names or globs of the weight files, as `locate` takes them.
+        version: raised by the author when the same settings and weights give other embeddings.
+    """
+
+    version: ClassVar[int] = 1
+    files: ClassVar[tuple[str, ...]] = ()
+
+    source: str
+    revision: str | None = None
+    device: str = field(default="auto", metadata=SPEED)
+    dtype: Dtype = "float32"
+    batch_size: int = field(default=64, metadata=SPEED)
+    store: str | None = field(default=None, metadata=SPEED)
+
+    @abstractmethod
+    def build(self) -> ImageEncoder:
+        """Load the encoder. Raises WeightsError if it can't be loaded."""
+
+    def weights(self) -> Mapping[str, str]:
+        """The versions of the checkpoint by its sources, as in `Metric.weights`."""
+        return {self.source: version(locate(self.source, self.revision, self.files))}
+
+    def load(self) -> Any:
+        """The encoder of this process for this specification. Raises WeightsError if it can't be loaded."""
+        return _load(self)
+
+    @property
+    def key(self) -> str:
+        """16 hex digits over all that decides an embedding: the class and its version, its settings and the weights."""
+        said = json.dumps([settings(self), sorted(self.weights().items())])
+        return hashlib.sha256(said.encode()).hexdigest()[:16]
+
+
+@cache
+def _load(spec: EncoderSpec) -> ImageEncoder:
+    return spec.build()
+
+
+class ImageEncoder(ABC):
+    """A resident image encoder.
+
+    Image files are read, decoded and encoded once, by content: for all metrics that share the encoder, and with a
+    `store` for all processes.
+    """
+
+    def __init__(self, spec: EncoderSpec) -> None:
+        self._batches = FilledBatches(spec.batch_size, spec.device)
+        keep_fp32(resolve_device(spec.device), spec.dtype)
+        self._kept = EmbeddingStore(Path(spec.store).expanduser() / spec.key if spec.store else None)
+
+    @abstractmethod
+    def preprocess(self, image: Image.Image) -> Tensor:
+        """The pixels (3, height, width) that the checkpoint expects of an RGB image, in fp32 on the CPU. Called from
+        several threads."""
+
+    @abstractmethod
+    def image_features(self, pixels: Tensor) -> Tensor:
+        """Features (images, dim) of one batch of preprocessed images (images, 3, height, width). Any norm."""
+
+    def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
+        """Unit-norm fp32 embeddings (images, dim) on the CPU, of at least one image."""
+        return self._encode(images, self.preprocess)
+
+    def embed_files(self, paths: Sequence[Path]) -> dict[Path, Tensor]:
+        """Unit-norm fp32 embeddings (dim,) of image files. Raises ImageError for one that can't be read."""
+        import torch
+
+        digests = {path: content_digest(path) for path in dict.fromkeys(paths)}
+        if not digests:
+            return {}
+        path_of = {digest: path for path, digest in digests.items()}
+        rows = self._kept.fetch(
+            list(digests.values()),
+            lambda missing: self._encode(
+                [path_of[key] for key in missing], lambda path: self.preprocess(read_image(path))
+            ).numpy(),
+        )
+        return dict(zip(digests, torch.from_numpy(rows), strict=True))
+
+    def _encode(self, sources: Sequence[T], read: Callable[[T], Tensor]) -> Tensor:
+        # While a batch is encoded the next one is read, and no more are in memory.
+        import torch
+
+        with ThreadPoolExecutor(READERS) as readers, torch.inference_mode():
+            batch_of_pixels = _read_ahead(readers, read, batches(sources, self._batches.size))
+            return torch.cat([self._embed(pixels) for pixels in batch_of_pixels])
+
+    def _embed(self, pixels: Sequence[Tensor]) -> Tensor:
+        import torch
+
+        features = self._batches.run(lambda batch: self.image_features(torch.stack(batch)), pixels)
+        return unit_norm(torch.cat(list(features)))
+
+
+@dataclass(frozen=True)
+class TextEmbedding:
+    """A text's embedding (dim,), and whether the text was cut to fit the encoder's context."""
+
+    embedding: Tensor
+    truncated: bool
+
+
+class ImageTextEncoder(ImageEncoder):
+    """A resident pair of an image and a text tower with a common embedding space.
+
+    Attributes:
+        context_length: tokens of the text tower, start and end tokens included.
+    """
+
+    context_length: int
+
+    def __init__(self, spec: EncoderSpec) -> None:
+        super().__init__(spec)
+        self._texts: Memo[str, TextEmbedding] = Memo(MEMORY)
+
+    @abstractmethod
+    def text_features(self, texts: Sequence[str]) -> Tensor:
+        """Features (texts, dim) of one batch of texts, cut to the context length. Any norm."""
+
+    @abstractmethod
+    def truncates(self, text: str) -> bool:
+        """Whether `text` has more tokens than the context length."""
+
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """Unit-norm fp32 embeddings (texts, dim) on the CPU, of at least one text."""
+        import torch
+
+        with torch.inference_mode():
+            return unit_norm(torch.cat(list(self._batches.run(self.text_features, texts))))
+
+    def embed_texts(self, texts: Sequence[str]) -> Mapping[str, TextEmbedding]:
+        """Unit-norm embeddings of texts."""
+        distinct = list(dict.fromkeys(texts))
+        return dict(zip(distinct, self._texts.fetch(distinct, self._embed_new_texts), strict=True))
+
+    def _embed_new_texts(self, texts: Sequence[str]) -> list[TextEmbedding]:
+        embeddings = self.encode_texts(texts)
+        return [
+            TextEmbedding(embedding, self.truncates(text)) for text, embedding in zip(texts, embeddings, strict=True)
+        ]
+
+
+def _read_ahead(readers: Executor, read: Callable[[T], Tensor], parts: Iterator[Sequence[T]]) -> Iterator[list[Tensor]]:
+    """What is read of each part, the next part being read meanwhile."""
+    pending = None
+    for part in chain(parts, [None]):
+        reading = [readers.submit(read, source) for source in part] if part else None
+        if pending:
+            yield [future.result() for future in pending]
+        pending = reading
+
+
+def unit_norm(features: Tensor) -> Tensor:
+    """Features (n, dim) over their Euclidean norm, in fp32 on the CPU. A zero vector becomes NaN, which no
+    metric accepts, rather than a plausible embedding."""
+    import torch
+
+    features = features.float().cpu()
+    norms: Tensor = torch.linalg.vector_norm(features, dim=-1, keepdim=True)
+    return features / norms

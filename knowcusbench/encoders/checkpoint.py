@@ -1,0 +1,146 @@
+"""Checkpoints of metric encoders: where they lie, which version they are, and loading them safely."""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, Literal
+
+from safetensors import SafetensorError
+
+from knowcusbench.errors import WeightsError
+from knowcusbench.storage.hub import first_line, hub_problem
+from knowcusbench.storage.hub_cache import absent_weights, broken_link, hub_snapshot, settled
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+ImageBackend = Literal["pil", "torchvision"]
+"""What transformers resizes images with. Both are bicubic or bilinear with antialiasing, and differ by up to a grey
+level in a pixel."""
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+FILES = ("*.json", "*.txt")
+"""Configuration, tokenizer and processor files, as `locate` takes them from a hub repository."""
+
+TRANSFORMERS_WEIGHTS = ("model.safetensors", "model-*.safetensors")
+
+TRANSFORMERS_PICKLE = "pytorch_model.bin"
+"""The weights of older checkpoints, which may have no safetensors."""
+
+# OSError covers files and the hub; the others are contents that do not parse or do not fit the model.
+_LOADER_ERRORS = (OSError, EOFError, ValueError, RuntimeError, KeyError, SafetensorError, UnpicklingError)
+
+
+def locate(source: str, revision: str | None, weights: tuple[str, ...] = ()) -> Path:
+    """The local directory of a checkpoint: `source` itself, or a hub repository's files (downloaded).
+
+    Args:
+        source: a directory, or a hub id (owner/name).
+        revision: commit, tag or branch of the hub repository; None is its main branch.
+        weights: names or globs of the weight files that are needed beside `FILES`.
+
+    Raises WeightsError naming `source` if there is no such directory or repository, or it can't be had now.
+    """
+    directory = Path(source).expanduser()
+    if directory.is_dir():
+        if broken := broken_link(directory):
+            raise WeightsError(f"{source}: {broken}")
+        return directory
+    if not HUB_ID.fullmatch(source):
+        raise WeightsError(f"{source}: no such directory, and not a hub id (owner/name) either")
+    from huggingface_hub import snapshot_download
+
+    revision = settled(revision)
+
+    def download() -> Path:
+        return Path(snapshot_download(source, revision=revision, allow_patterns=[*FILES, *weights]))
+
+    def is_whole(found: Path) -> bool:
+        return not absent_weights(found, weights) if weights else any(found.glob("*.json"))
+
+    try:
+        return hub_snapshot(source, revision, download, is_whole)
+    except (OSError, ValueError) as error:
+        wanted = f"{source} at revision {revision or 'main'}"
+        raise WeightsError(f"{wanted}: {hub_problem(error)}; or give a local directory as source") from error
+
+
+def version(path: Path) -> str:
+    """What identifies the content of a checkpoint: the commit of a hub snapshot or of the snapshot that a file is in
+    ("commit:..."), or the digest of a local directory's or file's names and bytes ("sha256:...")."""
+    snapshot = path if path.is_dir() else path.parent
+    if snapshot.parent.name == "snapshots":
+        return f"commit:{snapshot.name}"
+    root, files = (path, sorted(path.rglob("*"))) if path.is_dir() else (path.parent, [path])
+    digest = hashlib.sha256()
+    for file in files:
+        if file.is_file():
+            digest.update(f"{file.relative_to(root)}\0".encode())
+            with file.open("rb") as handle:
+                digest.update(hashlib.file_digest(handle, "sha256").digest())
+    return f"sha256:{digest.hexdigest()}"
+
+
+@contextmanager
+def loading(source: str) -> Iterator[None]:
+    """Around code that loads a checkpoint on the CPU.
+
+    What goes wrong becomes a WeightsError naming `source`, and the random initialisation that comes before
+    the weights leaves the global generator alone.
+    """
+    import torch
+
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    except _LOADER_ERRORS as error:
+        raise WeightsError(f"{source}: can't be loaded for a metric ({first_line(error)})") from error
+
+
+def transformers_config(source: str, directory: Path, *model_types: str) -> Any:
+    """The configuration of a transformers checkpoint. Raises WeightsError, naming `source`, if its model is none of
+    `model_types`."""
+    from transformers import AutoConfig
+
+    with loading(source):
+        config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
+    if config.model_type not in model_types:
+        raise WeightsError(f"{source}: holds a model of type {config.model_type}, expected {' or '.join(model_types)}")
+    return config
+
+
+def load_transformers(model_class: Any, source: str, directory: Path, **settings: Any) -> Any:
+    """A transformers model in fp32 on the CPU, ready for inference, from safetensors or else a pickle of tensors.
+
+    Raises WeightsError, naming `source`, also for a checkpoint that lacks some of the model's weights, which
+    transformers would fill with random numbers.
+
+    Args:
+        settings: of the model class's constructor.
+    """
+    import torch
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    with loading(source):
+        model, report = model_class.from_pretrained(
+            directory, dtype=torch.float32, weights_only=True, output_loading_info=True, **settings
+        )
+    if missing := sorted(report["missing_keys"]):
+        raise WeightsError(f"{source}: lacks {len(missing)} weights of its model, the first is {missing[0]}")
+    return model.eval().requires_grad_(False)
+
+
+def load_image_processor(source: str, directory: Path, backend: ImageBackend) -> Any:
+    """The image processor of a transformers checkpoint that resizes with `backend`. Raises WeightsError, naming
+    `source`, if it can't be loaded or resizes with another."""
+    from transformers import AutoImageProcessor
+
+    with loading(source):
+        processor = AutoImageProcessor.from_pretrained(directory, backend=backend, trust_remote_code=False)
+    if processor.backend != backend:
+        raise WeightsError(f"{source}: transformers has no image processor for it with the backend {backend!r}")
+    return processor

@@ -1,0 +1,1 @@
+"""Segmenters: where the subject of an image is."""

@@ -1,0 +1,63 @@
+"""Pictures side by side for print: concepts down, references and methods across."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from knowcusbench.storage.images import read_image
+from knowcusbench.report.figures.style import styled
+from knowcusbench.report.figures.pictures import PictureRow
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+WIDTH = 7.0
+"""Of the figure, in inches: that of a page's text."""
+
+FONT, LINE, GAP = 7, 0.14, 0.04
+"""Points; inches of a line of text, and between pictures."""
+
+CHARACTER = 0.055
+"""Inches of an average character."""
+
+PIXELS_PER_INCH = 600
+"""More than that of a picture is not printed, so not stored either."""
+
+
+@styled()
+def picture_figure(columns: Sequence[str], rows: Sequence[PictureRow]) -> Figure:
+    """All rows under the columns' names; a picture that is not there is left blank. Raises ImageError for a file that
+    can't be read."""
+    from matplotlib.figure import Figure
+
+    side = (WIDTH - GAP) / len(columns) - GAP
+    heads = [textwrap.wrap(name, max(4, int(side / CHARACTER)), max_lines=2, placeholder="…") for name in columns]
+    head = LINE * max(map(len, heads), default=1) + GAP
+    height = head + len(rows) * (LINE + side + 2 * GAP) + GAP
+    figure = Figure(figsize=(WIDTH, height))
+    # One set of axes in inches from the top left corner.
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, WIDTH), ylim=(height, 0))
+    axes.set_axis_off()
+    lefts = [GAP + number * (side + GAP) for number in range(len(columns))]
+    for left, lines in zip(lefts, heads, strict=True):
+        axes.text(left + side / 2, head, "\n".join(lines), fontsize=FONT, ha="center", va="bottom")
+    top = head + GAP
+    for row in rows:
+        text = textwrap.shorten(row.text, int(WIDTH / CHARACTER), placeholder=" …")
+        axes.text(GAP, top + LINE / 2, text, fontsize=FONT, color="dimgrey", va="center")
+        top += LINE
+        for left, path in zip(lefts, row.pictures, strict=True):
+            if path:
+                image = read_image(path)
+                image.thumbnail((side * PIXELS_PER_INCH,) * 2, Image.Resampling.LANCZOS)
+                across, down = (side * edge / max(image.size) for edge in image.size)
+                x, y = left + (side - across) / 2, top + (side - down) / 2
+                axes.imshow(np.asarray(image), extent=(x, x + across, y + down, y), interpolation="none")
+        top += side + 2 * GAP
+    axes.set(xlim=(0, WIDTH), ylim=(height, 0), aspect="auto")
+    return figure

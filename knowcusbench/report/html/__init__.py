@@ -1,7 +1,0 @@
-"""The report as web pages: `write_html` writes `index.html`, the gallery and what they need beside them. They open from
-disk, need no network, and show their tables and pictures without JavaScript too."""
-
-from knowcusbench.report.html.pages import write_html
-from knowcusbench.report.html.types import Failure, GalleryInput, MaskLayer, PagesInput, ScoredMask
-
-__all__ = ["Failure", "GalleryInput", "MaskLayer", "PagesInput", "ScoredMask", "write_html"]

@@ -1,0 +1,1 @@
+"""Tables as text: console, CSV and JSON, Markdown, LaTeX."""

@@ -1,0 +1,120 @@
+"""An ablation as CSV, Markdown and LaTeX."""
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from knowcusbench.storage.files import write_atomic
+from knowcusbench.analysis.ablation import Ablation
+from knowcusbench.analysis.columns import number
+from knowcusbench.analysis.footnotes import dagger, gaps
+from knowcusbench.report.tables.latex import environment, escape_latex
+from knowcusbench.analysis.leaderboard import mean_cell
+from knowcusbench.report.tables.markdown import escape_markdown, table_line
+from knowcusbench.analysis.reduction import Mean
+from knowcusbench.analysis.types import Cell, Counted
+
+READING = (
+    "Mean ± standard deviation over concepts, each concept the mean over its samples; the values of every concept are "
+    "in ablation.csv."
+)
+TAUGHT = "Only samples of knowledge items that the method was taught count."
+
+
+def render_ablation_csv(ablation: Ablation) -> str:
+    """A line per method, concept and column, with every digit."""
+    return ablation.per_concept.to_csv(index=False, lineterminator="\n")
+
+
+def render_ablation_markdown(ablation: Ablation) -> str:
+    """A row per value of the setting, controls below, and how to read it."""
+    lines = [
+        table_line([escape_markdown(ablation.title), *(escape_markdown(column.title) for column in ablation.columns)]),
+        table_line([":--", *("--:" for _ in ablation.columns)]),
+        *(table_line([escape_markdown(title), *cells]) for title, cells in _rows(ablation)),
+    ]
+    notes = [f"- {escape_markdown(note)}" for note in reading(ablation)]
+    return "\n".join([f"# Ablation: {escape_markdown(ablation.title)}", "", *lines, "", *notes, ""])
+
+
+def render_ablation_latex(ablation: Ablation) -> str:
+    """A `tabular`; needs `booktabs`."""
+    return (
+        environment()
+        .get_template("ablation.tex.jinja")
+        .render(
+            ablation=ablation,
+            rows=[(title, list(map(_latex, cells))) for title, cells in _rows(ablation)],
+            reading=list(map(_latex, reading(ablation))),
+        )
+    )
+
+
+def _latex(text: str) -> str:
+    numbers = re.sub(r"(?<!\w)-(?=\d)", "$-$", escape_latex(text))
+    return numbers.replace("±", r"$\pm$")
+
+
+def reading(ablation: Ablation) -> list[str]:
+    """How to read the table, and which of its values lack concepts that others have."""
+    lines = [READING, TAUGHT] if any(setting.taught for setting in ablation.settings) else [READING]
+    missing = (gaps(title, ablation.columns, _cells(ablation, label)) for label, title in _titles(ablation))
+    return [*lines, *(line for line in missing if line)]
+
+
+def _titles(ablation: Ablation) -> Iterator[tuple[str, str]]:
+    """Labels of the rows, and what stands before them."""
+    for setting in ablation.settings:
+        yield setting.label, shown_value(setting.value)
+    for label in ablation.controls:
+        yield label, f"{label} (control)"
+
+
+def _cells(ablation: Ablation, label: str) -> list[Cell]:
+    """The means of a row. All concepts are expected that any row has in the column."""
+    own = ablation.summary[ablation.summary["label"] == label].set_index("column")
+    expected = ablation.summary.groupby("column")["concepts"].max()
+    return [
+        mean_cell(
+            Mean(float(own["mean"][column.key]), int(own["concepts"][column.key])),
+            int(expected[column.key]),
+            Counted.CONCEPTS,
+        )
+        if column.key in own.index and own["concepts"][column.key]
+        else Cell()
+        for column in ablation.columns
+    ]
+
+
+def _rows(ablation: Ablation) -> Iterator[tuple[str, list[str]]]:
+    deviations = ablation.summary.set_index(["label", "column"])["deviation"]
+    for label, title in _titles(ablation):
+        cells = []
+        for column, cell in zip(ablation.columns, _cells(ablation, label), strict=True):
+            shown = number(column, cell)
+            if cell.n > 1:
+                shown += f" ± {deviations[label, column.key]:.{column.decimals}f}"
+            cells.append(shown + dagger(cell))
+        yield title, cells
+
+
+def shown_value(value: float | str) -> str:
+    """A value of the setting for people: 1e-06, 5, late."""
+    return value if isinstance(value, str) else f"{value:g}"
+
+
+RENDERERS: dict[str, Callable[[Ablation], str]] = {
+    "ablation.csv": render_ablation_csv,
+    "ablation.md": render_ablation_markdown,
+    "ablation.tex": render_ablation_latex,
+}
+
+
+def write_ablation(directory: Path, ablation: Ablation) -> list[Path]:
+    """Write the table in every format to `directory`, replacing earlier ones, and return the paths."""
+    paths = []
+    for name, render in RENDERERS.items():
+        path = directory / name
+        write_atomic(path, render(ablation).encode())
+        paths.append(path)
+    return paths

@@ -1,0 +1,42 @@
+"""The leaderboard as a Markdown table."""
+
+import re
+from collections.abc import Iterable
+
+from knowcusbench.analysis.columns import number
+from knowcusbench.analysis.footnotes import dagger, footnotes
+from knowcusbench.analysis.types import Cell, Column, Leaderboard, Mark
+
+LEGEND = "Among methods, **best** and <u>second</u>."
+
+
+def escape_markdown(text: str) -> str:
+    """`text` so that Markdown shows it as it is, in one line."""
+    return re.sub(r"([\\`*_{}\[\]<>|~#&])", r"\\\1", " ".join(text.split()))
+
+
+def render_markdown(board: Leaderboard) -> str:
+    """A table with the best in bold and the second underlined, footnotes and protocol digests below."""
+    table = [
+        table_line(["Method", *(escape_markdown(column.title) for column in board.columns)]),
+        table_line([":--", *("--:" for _ in board.columns)]),
+        *(table_line([escape_markdown(row.title), *map(_cell, board.columns, row.cells)]) for row in board.rows),
+    ]
+    notes = [LEGEND, *map(escape_markdown, footnotes(board))]
+    digests = [f"Protocol of {escape_markdown(metric)}: `{digest}`" for metric, digest in board.protocols.items()]
+    bullets = [f"- {note}" for note in (*notes, *digests)]
+    return "\n".join([f"# {board.title} of {escape_markdown(board.run)}", "", *table, "", *bullets, ""])
+
+
+def table_line(cells: Iterable[str]) -> str:
+    """A row of a table."""
+    return f"| {' | '.join(cells)} |"
+
+
+def _cell(column: Column, cell: Cell) -> str:
+    shown = number(column, cell)
+    if cell.mark is Mark.BEST:
+        shown = f"**{shown}**"
+    elif cell.mark is Mark.SECOND:
+        shown = f"<u>{shown}</u>"
+    return shown + dagger(cell)

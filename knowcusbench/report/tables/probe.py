@@ -1,0 +1,65 @@
+"""What a transfer probe has shown, as Markdown."""
+
+import math
+
+import pandas as pd
+
+from knowcusbench.effects.probe import ProbeResult, TransferProbe
+from knowcusbench.analysis.columns import MISSING
+from knowcusbench.report.tables.markdown import escape_markdown, table_line
+
+READING = (
+    "first_probability and first_rank (1 is the likeliest) are those of the answer's first token, answer_probability "
+    "that of all its tokens; kl is the divergence (nats) of the next token's distribution after from that before, "
+    "cosine the mean cosine of the prompt's token embeddings, last_cosine that of the last token.",
+    "clip_i is the cosine of the pictures before and after, patch_cosine the mean cosine of their patches, rmse their "
+    "distance in pixel values of 0 to 1, clip_t_new and clip_t_old the cosine of a picture with the words of the new "
+    "and the old answer. Means over seeds.",
+)
+
+
+def render_probe(probe: TransferProbe, result: ProbeResult) -> str:
+    """The edit in a sentence, a table of text measures, and a table of picture measures as means over seeds."""
+    sentence = (
+        f"“{probe.question}”: “{probe.old_answer}” edited to “{probe.answer}”; prompt “{probe.phrase}”, "
+        f"{len(probe.seeds)} seeds."
+    )
+    pictures = result.pictures.groupby("measure", sort=False)[["before", "after"]].mean().reset_index()
+    lines = [
+        "# Transfer probe",
+        "",
+        escape_markdown(sentence),
+        "",
+        "![before and after](before-after.png)",
+        "",
+        *_table(result.text, ["probe", "text", "answer", "measure"]),
+        "",
+        *_table(pictures, ["measure"]),
+        "",
+        *(f"- {escape_markdown(text)}" for text in READING),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _table(rows: pd.DataFrame, names: list[str]) -> list[str]:
+    heads = [*names, "before", "after"]
+    return [
+        table_line(heads),
+        table_line([*[":--"] * len(names), "--:", "--:"]),
+        *(
+            table_line(
+                [
+                    *(escape_markdown(str(row[name])) for name in names),
+                    *(_number(str(row["measure"]), float(row[side])) for side in ("before", "after")),
+                ]
+            )
+            for row in rows.to_dict("records")
+        ),
+    ]
+
+
+def _number(measure: str, value: float) -> str:
+    if math.isnan(value):
+        return MISSING
+    return f"{value:.0f}" if measure == "first_rank" else f"{value:.4g}"

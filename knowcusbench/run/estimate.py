@@ -1,0 +1,111 @@
+"""What a plan costs, before a weight is loaded."""
+
+from dataclasses import dataclass
+
+from knowcusbench.backbone.base import Footprint
+from knowcusbench.benchmark.types import Task
+from knowcusbench.run.plan import counts
+from knowcusbench.machine.progress import HOUR
+from knowcusbench.stages.adapt import adapt_jobs
+from knowcusbench.run.dtype import AUTO
+from knowcusbench.stages.effects import interferes
+from knowcusbench.run.prepare import Run
+
+TIB, GIB, MIB = 2**40, 2**30, 2**20
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one method of a run takes, the text encoder's part and metrics left out: they are small beside sampling.
+
+    Attributes:
+        beside: pictures of the effects stage, which come on top of the samples.
+        passes: training passes.
+        sampling, training: floating-point operations.
+        prompts: that are encoded for the samples.
+        image_bytes: of all pictures, uncompressed.
+        embeds_bytes: of the embeddings of `prompts`, each of 64 tokens.
+    """
+
+    beside: int
+    passes: int
+    sampling: float
+    training: float
+    prompts: int
+    image_bytes: int
+    embeds_bytes: int
+
+
+def work_of(run: Run) -> Work:
+    """Counted from the plan and the backbone's configuration files."""
+    footprint = footprint_of(run)
+    beside = effects_pictures(run)
+    passes = sum(run.method.training_passes(job.concept) for job in adapt_jobs(run.concepts, run.method))
+    prompts = len(run.plan.drop_duplicates(["concept", "knowledge", "prompt"]))
+    height, width = footprint.image_size
+    return Work(
+        beside=beside,
+        passes=passes,
+        sampling=(len(run.plan) + beside) * footprint.image_flops,
+        training=passes * footprint.training_step_flops,
+        prompts=prompts,
+        image_bytes=(len(run.plan) + beside) * height * width * 3,
+        embeds_bytes=prompts * footprint.prompt_embeds_bytes,
+    )
+
+
+def footprint_of(run: Run) -> Footprint:
+    """What the run's backbone needs. What had to be counted for it is kept in the cache, beside the adapters."""
+    return run.backbone.footprint(run.cache.directory.with_name("counts"))
+
+
+def plan_summary(run: Run, assumed_tflops: float) -> str:
+    """Samples by task, floating-point operations, hours and bytes of one method, as text.
+
+    Hours are a floor: every operation at `assumed_tflops`, nothing waiting for anything.
+    """
+    footprint, work = footprint_of(run), work_of(run)
+    hours = (work.sampling + work.training) / (assumed_tflops * 1e12) / HOUR
+    height, width = footprint.image_size
+    parameters = ", ".join(f"{name} {count:,}" for name, count in footprint.parameters.items())
+    lines = [
+        ("run", f"{run.store.root} ({run.label})"),
+        ("benchmark", f"{run.benchmark.root} ({run.benchmark.digest[:12]})"),
+        ("concepts", f"{len(run.concepts)}, {sum(len(c.knowledge) for c in run.concepts)} knowledge items"),
+        *((task, f"{count:,} samples") for task, count in counts(run.plan).items()),
+        ("total", f"{len(run.plan):,} samples of {height} x {width} pixels"),
+        ("effects", f"{work.beside:,} more pictures, without and with adaptations"),
+        ("parameters", parameters),
+        ("training", f"{work.passes:,} passes, {work.training:.3g} FLOP"),
+        ("sampling", f"{footprint.image_flops:.3g} FLOP an image, {work.sampling:.3g} FLOP"),
+        ("GPU-hours", f"{hours:.3g} at least, at {assumed_tflops:g} TFLOP/s"),
+        ("weights", size(sum(footprint.weight_bytes.values())) + _counted_in(run)),
+        ("embeddings", f"{size(work.embeds_bytes)} for {work.prompts:,} prompts of 64 tokens"),
+        ("images", f"{size(work.image_bytes)} at most (uncompressed)"),
+    ]
+    lines += [("note", note) for note in run.benchmark.notes]
+    return "\n".join(f"{name:>14}  {value}" for name, value in lines)
+
+
+def _counted_in(run: Run) -> str:
+    """Where the dtype is not settled yet: what bytes were counted in."""
+    open_yet = getattr(run.backbone, "dtype", None) == AUTO
+    return f" in bfloat16; backbone.dtype={AUTO} is settled by the first command that computes" if open_yet else ""
+
+
+def effects_pictures(run: Run) -> int:
+    """Pictures of the effects stage: the unrelated ones, these again with every adaptation, and the reconstructions
+    with all adaptations at once."""
+    if not run.effects.enabled:
+        return 0
+    unrelated = len(run.effects.pictures) * (1 + len(adapt_jobs(run.concepts, run.method)))
+    together = counts(run.plan)[Task.RECONSTRUCTION] if interferes(run) else 0
+    return unrelated + together
+
+
+def size(count: float) -> str:
+    """Bytes for people: 3.21 GiB."""
+    for unit, name in ((TIB, "TiB"), (GIB, "GiB")):
+        if count >= unit:
+            return f"{count / unit:.2f} {name}"
+    return f"{count / MIB:.2f} MiB"

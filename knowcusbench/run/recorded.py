@@ -1,0 +1,142 @@
+"""A run as it lies there: the configuration that it was made with, and what is recorded of its methods."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from knowcusbench.adaptation.method import Method, Role
+from knowcusbench.benchmark.types import Concept
+from knowcusbench.config.schema import Config, build, did_you_mean
+from knowcusbench.storage.versions import version_of
+from knowcusbench.errors import ConfigError, RunError
+from knowcusbench.storage.files import names_in, write_atomic
+from knowcusbench.machine.progress import say
+from knowcusbench.run.identity import decisive
+from knowcusbench.run.layout import RunStore
+
+FREE = ("run", "report", "tracker", "benchmark", "hydra", "cache_dir", "engine", "device", "cpu_threads")
+"""The keys that what only reads a run takes from the command, or that say nothing about results."""
+
+RECORD = "record"
+"""The key of a recorded configuration that is none of a command: what is known of the method."""
+
+
+@dataclass(frozen=True)
+class MethodRecord:
+    """What is recorded of a method, so that a report needs no code of it.
+
+    Attributes:
+        role: what it is compared as.
+        method: its class, version and settings, as in `run.json`.
+        subjects: the words that stand for a concept in prompts, by concept and knowledge item.
+    """
+
+    role: Role
+    method: Any
+    subjects: Mapping[str, Sequence[str]]
+
+
+def record_of(
+    method: Method,
+    resolved: Mapping[str, Any],
+    concepts: Sequence[Concept],
+    version: Callable[[Any], int] = version_of,
+) -> MethodRecord:
+    """Return what is to be recorded of the method in a configuration."""
+    return MethodRecord(
+        role=method.role,
+        method=decisive(resolved["method"], resolved["cache_dir"], version),
+        subjects={c.name: [method.subject(c, item) for item in c.knowledge] for c in concepts},
+    )
+
+
+def write_recorded(store: RunStore, label: str, resolved: Mapping[str, Any], record: MethodRecord) -> None:
+    """Write a method's configuration and record."""
+    said = {**resolved, RECORD: {**asdict(record), "role": record.role.value}}
+    write_atomic(store.config(label), yaml.safe_dump(said, sort_keys=False, allow_unicode=True).encode())
+
+
+def read_recorded(store: RunStore, label: str) -> tuple[dict[str, Any], MethodRecord | None]:
+    """Return a method's configuration and record; None for one that an earlier version wrote."""
+    # A report reads those of all methods, and PyYAML's own code is ten times as slow as libyaml.
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    config: dict[str, Any] = yaml.load(store.config(label).read_bytes(), Loader=loader)
+    record = config.pop(RECORD, None)
+    return config, record and MethodRecord(**{**record, "role": Role(record["role"])})
+
+
+def method_record(store: RunStore, label: str, concepts: Sequence[Concept]) -> MethodRecord:
+    """Return what is recorded of a method. Where nothing is, its class is asked; a line says if there is none."""
+    config, record = read_recorded(store, label)
+    if record:
+        return record
+    try:
+        method: Method = build(config["method"], f"{store.config(label)}: method")
+    except ConfigError as error:
+        say(f"{error}; {label} counts as a method, and what stood for its concepts in prompts can't be shown")
+        return MethodRecord(Role.METHOD, decisive(config["method"], config["cache_dir"]), {})
+    # Nothing had another version yet.
+    return record_of(method, config, concepts, version=lambda cls: 1)
+
+
+def recorded_config(composed: DictConfig, words: Sequence[str] = ()) -> DictConfig:
+    """The configuration that a run directory was made with, all its metrics included; only where it and its benchmark
+    lie and what the report shows is taken from `composed`.
+
+    Args:
+        composed: the configuration of the command.
+        words: its overrides.
+
+    Raises RunError if nothing was made there yet, and ConfigError for an override that says something else than the run
+    and would have no effect.
+    """
+    store = RunStore.of(composed.run)
+    recorded = [OmegaConf.create(read_recorded(store, label)[0]) for label in store.labels()]
+    if not recorded:
+        place = store.root.parent
+        runs = [name for name in names_in(place) if RunStore(place / name).labels() and name != store.root.name]
+        others = did_you_mean(store.root.name, runs) if runs else ""
+        raise RunError(
+            f"{store.root} has no results to report; make some with `knowcusbench bench`, or name another run{others}"
+        )
+    # Of a key that is given twice, the last word counts.
+    for word in {_key(word): word for word in words}.values():
+        _refuse_without_effect(word, composed, recorded)
+    metrics = OmegaConf.merge(*(config.metrics for config in recorded))
+    shown = {key: value for key, value in composed.report.items() if key != "truth"}
+    now: dict[str, Any] = {"metrics": metrics, "run": composed.run, "report": shown}
+    if any(_key(word).startswith("benchmark.") for word in words):
+        source = ("path", "repo", "revision")
+        now["benchmark"] = {key: OmegaConf.select(composed, f"benchmark.{key}") for key in source}
+    merged = OmegaConf.merge(OmegaConf.structured(Config), recorded[0], now)
+    assert isinstance(merged, DictConfig)
+    merged.tracker = composed.tracker
+    return merged
+
+
+def _key(word: str) -> str:
+    """The key of an override."""
+    return word.lstrip("+~").partition("=")[0].partition("@")[0].replace("/", ".")
+
+
+def _refuse_without_effect(word: str, composed: DictConfig, recorded: Sequence[Any]) -> None:
+    key = _key(word)
+    if key.split(".")[0] in FREE and key != "report.truth":
+        return
+    said = _plain(composed, key)
+    if said not in [_plain(config, key) for config in recorded]:
+        hint = "; report.columns= chooses what is shown" if key == "metrics" else ""
+        raise ConfigError(
+            f"{word}: has no effect here, the run's own {key} holds; only run.*, report.*, tracker.* and "
+            f"benchmark.path can be chosen{hint}"
+        )
+
+
+def _plain(config: Any, key: str) -> Any:
+    """A part of a configuration as plain data that can be compared."""
+    node = OmegaConf.select(config, key)
+    plain = OmegaConf.to_container(node, resolve=True, enum_to_str=True) if OmegaConf.is_config(node) else node
+    return decisive(getattr(plain, "name", plain), config.cache_dir)

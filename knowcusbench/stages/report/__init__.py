@@ -1,0 +1,1 @@
+"""The report stage: from a run's tables to its report."""

@@ -1,0 +1,127 @@
+"""What the pages of the report show beyond its tables: pictures, prompts, configurations, and the commands behind
+them."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+from knowcusbench.storage.files import names_in
+from knowcusbench.report import EffectsInput, Leaderboard, ReportInput, Statistics
+from knowcusbench.analysis.ablation import Ablation
+from knowcusbench.analysis.agreement import Agreement
+from knowcusbench.analysis.effects import confusions
+from knowcusbench.report.pages import Failure, GalleryInput, PagesInput
+from knowcusbench.analysis.types import RowKind
+from knowcusbench.stages.generate import GENERATE
+from knowcusbench.run.identity import read_identity
+from knowcusbench.run.prepare import Run
+from knowcusbench.run.recorded import read_recorded
+from knowcusbench.stages.report.masks import mask_layers
+from knowcusbench.stages.score import SCORE
+from knowcusbench.run.layout import read_json
+
+DRAWING = ("bench", "generate")
+"""Verbs whose commands draw images."""
+
+OWN = (RowKind.METHOD, RowKind.CONTROL)
+
+PUBLIC = (".csv", ".md", ".tex", ".json", ".pdf")
+"""Endings of the report's files that a reader of the pages may want."""
+
+
+def pages_input(
+    run: Run,
+    inputs: ReportInput,
+    board: Leaderboard,
+    statistics: Statistics,
+    *,
+    agreement: tuple[Agreement, ...],
+    measured: EffectsInput | None,
+    effects: Leaderboard | None,
+    ablation: Ablation | None,
+) -> PagesInput:
+    """Everything that the pages show. Must come after the other files of the report, to which they link."""
+    configs = {label: read_recorded(run.store, label)[0] for label in inputs.methods}
+    folder = run.store.provenance("", "").parent
+    records = {name: read_json(folder / name) for name in sorted(names_in(folder))}
+    labels = tuple(row.label for row in board.rows if row.kind in OWN)
+    commands = _commands(run, labels, records)
+    return PagesInput(
+        board=board,
+        statistics=statistics,
+        agreement=agreement,
+        effects=effects,
+        confusions=confusions(measured) if measured else {},
+        ablation=ablation,
+        gallery=GalleryInput(
+            concepts=run.concepts,
+            plan=run.plan,
+            methods=labels,
+            competing=frozenset(row.label for row in board.rows if row.kind is RowKind.METHOD),
+            columns=statistics.columns,
+            scores=inputs.scores,
+            drawn={label: frozenset(_drawn(run, label)) for label in labels},
+            failed={label: _failed(run, label) for label in labels},
+            image=run.store.image,
+            subjects=dict(_subjects(run)),
+            commands={label: _with_verb(words, GENERATE) for label, words in commands.items()},
+            masks=mask_layers(run, labels, {label: _with_verb(words, SCORE) for label, words in commands.items()}),
+        ),
+        identity=read_identity(run.store),
+        configs=configs,
+        records=list(records.values()),
+        files=sorted(name for name in names_in(run.store.report) if name.endswith(PUBLIC)),
+    )
+
+
+def _drawn(run: Run, label: str) -> Iterator[str]:
+    """Ids of the samples of which the method has an image."""
+    for concept in run.concepts:
+        folder = run.store.image(label, concept.name, "").parent
+        yield from (name.removesuffix(".png") for name in names_in(folder) if name.endswith(".png"))
+
+
+def _failed(run: Run, label: str) -> dict[str, Failure]:
+    """What went wrong with the images of the method that could not be drawn, by id."""
+    known = [entry.name for entry in fields(Failure)]
+    ids = (name.removesuffix(".json") for name in names_in(run.store.failure(label, "").parent))
+    records = {name: read_json(run.store.failure(label, name)) for name in ids}
+    return {name: Failure(**{key: record[key] for key in known if key in record}) for name, record in records.items()}
+
+
+def _subjects(run: Run) -> Iterator[tuple[tuple[str, str, int], str]]:
+    """What stands for a concept in the prompts of the methods that do not use the knowledge phrase."""
+    for label, record in run.methods.items():
+        for concept in run.concepts:
+            for number, subject in enumerate(record.subjects.get(concept.name, ())):
+                if subject != concept.knowledge[number].phrase:
+                    yield (label, concept.name, number), subject
+
+
+def _commands(run: Run, labels: Sequence[str], records: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+    """For each method the words, but for the verb, of the last command that drew images, with the run where it is
+    now."""
+    place = [f"run.root={_quoted(str(run.store.root.parent))}", f"run.name={_quoted(run.store.root.name)}"]
+    words = {
+        name.removesuffix(".json").partition("-")[2]: record["command"]
+        for name, record in records.items()
+        if record["verb"] in DRAWING
+    }
+    return {
+        label: [
+            *(word for word in arguments if not word.startswith(("run.root=", "run.name="))),
+            *place,
+        ]
+        for label, (program, *arguments) in words.items()
+        if label in labels and program == "knowcusbench"
+    }
+
+
+def _with_verb(words: Sequence[str], verb: str) -> list[str]:
+    return ["knowcusbench", verb, *words]
+
+
+def _quoted(text: str) -> str:
+    """A value for Hydra's grammar: in quotes if it has more than what is plain everywhere."""
+    return text if re.fullmatch(r"[\w./:-]+", text) else "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"

@@ -1,0 +1,1 @@
+"""Files, tables, images, claims and digests: what everything stands on."""

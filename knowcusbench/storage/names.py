@@ -1,0 +1,104 @@
+"""Words and names that users give: which texts are the same, what a pattern means, and what can be a file's name."""
+
+import fnmatch
+import hashlib
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
+
+from knowcusbench.errors import ConfigError
+
+MAX_BYTES = 160
+"""Of a name in UTF-8. File systems take 255, and files add endings to a name."""
+
+T = TypeVar("T")
+
+
+def text_key(text: str) -> str:
+    """Return what texts have in common that people take for the same: compatibility forms are unified (NFKC), case is
+    folded, white space collapsed, and invisible format characters (category Cf) are left out."""
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    return " ".join("".join(sign for sign in folded if unicodedata.category(sign) != "Cf").split())
+
+
+def same_text(first: str, second: str) -> bool:
+    """Return whether people take two texts for the same, as by `text_key`."""
+    return text_key(first) == text_key(second)
+
+
+def matching(
+    patterns: Iterable[str],
+    names: Sequence[str],
+    key: str,
+    *,
+    partial: bool = False,
+    complaint: str = "is not there",
+) -> list[str]:
+    """Return the `names` that match the patterns, in the patterns' order, each once. A pattern means the name that is
+    spelled so, else the names of the same text, else those that match it as a glob.
+
+    Raises ConfigError with the nearest name for a pattern that matches none, unless `partial`. `key` is that of the
+    configuration.
+    """
+    # Here, since the readers of a benchmark need no Hydra.
+    from knowcusbench.config.schema import did_you_mean
+
+    found: dict[str, None] = {}
+    for pattern in patterns:
+        matches = (
+            [name for name in names if name == pattern]
+            or [name for name in names if same_text(name, pattern)]
+            or fnmatch.filter(names, pattern)
+        )
+        if not matches and not partial:
+            raise ConfigError(f"{key}: {pattern!r} {complaint}{did_you_mean(pattern, names)}")
+        found.update(dict.fromkeys(matches))
+    return list(found)
+
+
+def by_name(found: Mapping[str, T], names: Iterable[str]) -> dict[str, T]:
+    """Return `found` with the keys that are the same text as one of `names` spelled like that name. Of two keys for one
+    name, the one that is spelled like it gets it, and the other stays as it is."""
+    spelled = {text_key(name): name for name in names}
+    renamed = {key: value for key, value in found.items() if spelled.get(text_key(key)) == key}
+    for key, value in found.items():
+        name = spelled.get(text_key(key), key)
+        renamed.setdefault(key if name in renamed else name, value)
+    return renamed
+
+
+def is_plain_name(name: str) -> bool:
+    """Return whether a name can be that of a visible file or folder: not empty, no path separator, no leading dot (and
+    so not `..`), no control character, at most `MAX_BYTES` long."""
+    return name_fault(name) is None
+
+
+def name_fault(name: str) -> str | None:
+    """Return why a name can't be that of a visible file or folder, or None."""
+    if not name.strip():
+        return "is empty"
+    if name.startswith("."):
+        return "begins with a dot"
+    if set(name) & set("/\\"):
+        return "has a path separator"
+    if not name.isprintable():
+        return "has a character that can't be printed"
+    size = len(name.encode())
+    return f"is {size} bytes long, at most {MAX_BYTES} can be used" if size > MAX_BYTES else None
+
+
+def check_name(name: str, key: str) -> None:
+    """Raise ConfigError, naming `key`, for a name that can't be part of a path."""
+    if reason := name_fault(name):
+        raise ConfigError(f"{key}: {name!r} can't be a file's name, it {reason}; choose another {key}=")
+
+
+def file_name(text: str) -> str:
+    """Return `text` if it can be a file's name, else as much of its beginning as can, and a digest of the whole: texts
+    that differ have names that differ."""
+    if is_plain_name(text):
+        return text
+    digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:8]
+    plain = "".join("_" if sign in "/\\" or not sign.isprintable() else sign for sign in text).lstrip(". ")
+    beginning = plain.encode(errors="replace")[: MAX_BYTES - len(digest) - 1].decode(errors="ignore")
+    return f"{beginning}-{digest}"

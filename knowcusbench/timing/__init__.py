@@ -1,0 +1,1 @@
+"""Stop-watches beside a named alternative: `make timing`."""

@@ -1,0 +1,157 @@
+"""How fast an edit of matrices of a text encoder's size is solved and written, against the solve as published.
+
+    python -m knowcusbench.timing.edits [--inputs 3584 --outputs 18944 --matrices 16 --rows 5 20 100]
+
+The n x n solve makes factors, recompresses them and writes them to disk, for all matrices. The d x d solve of the dense
+change takes seconds a matrix whatever the rows: it is timed on one, in the same run, and not written. What capturing a
+fact's rows costs is counted on the embedded text encoder.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from knowcusbench.editors.closed_form import edit_factors, recompress
+from knowcusbench.editors.base import Fact
+from knowcusbench.adapters.peft_files import save_adaptation
+from knowcusbench.adapters.types import Adaptation, Adapter
+from knowcusbench.editors.ultraedit import UltraEdit
+from knowcusbench.backbone.base import Backbone
+from knowcusbench.backbone.qwen_image import QwenImageSpec
+from knowcusbench.machine.device import resolve_device
+from knowcusbench.toybox.shipped import WEIGHTS
+
+ETA = 1e-6
+ENERGY = 0.999999
+
+
+def random_rows(count: int, inputs: int, outputs: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Keys (n, inputs) and values (n, outputs) in fp32, of the sizes that normalised rows give."""
+    generator = torch.Generator().manual_seed(0)
+    keys = torch.randn(count, inputs, generator=generator)
+    return keys.to(device), (ETA * inputs * torch.randn(count, outputs, generator=generator)).to(device)
+
+
+def dense_solve(keys: Tensor, values: Tensor) -> Tensor:
+    """The change (d_in, d_out) by the published d x d solve in fp32."""
+    gram = keys.T @ keys + torch.eye(keys.shape[1], device=keys.device)
+    change: Tensor = torch.linalg.solve(gram, keys.T @ values)
+    return change
+
+
+def solve_and_write(keys: Tensor, values: Tensor, matrices: int, directory: Path) -> None:
+    """Edit so many matrices with these rows, and store the adaptation."""
+    factors = {f"layers.{number}": recompress(*edit_factors(keys, values), ENERGY) for number in range(matrices)}
+    save_adaptation(Adaptation(text_encoder=Adapter.from_factors(factors)), directory)
+
+
+def seconds(work: Callable[[], object], device: torch.device) -> float:
+    """Wall-clock seconds of a call, kernels included."""
+    started = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
+
+
+def compare(
+    rows: Sequence[int], inputs: int, outputs: int, matrices: int, repeats: int, device: torch.device
+) -> pd.DataFrame:
+    """One line for each number of rows: seconds a matrix of the n x n solve (with recompression; and with writing) and
+    of the d x d solve, their ratio, and the bytes of all matrices: of the files written, and of the dense change."""
+    lines = []
+    for count in rows:
+        keys, values = random_rows(count, inputs, outputs, device)
+        solve = median_seconds(lambda: edit_factors(keys, values), repeats * matrices, device)  # noqa: B023
+        with tempfile.TemporaryDirectory() as folder:
+            places = [Path(folder) / str(number) for number in range(repeats + 1)]
+            unused = iter(places)
+            whole = median_seconds(
+                lambda: solve_and_write(keys, values, matrices, next(unused)),  # noqa: B023
+                repeats,
+                device,
+            )
+            written = sum(file.stat().st_size for file in places[0].rglob("*") if file.is_file())
+        dense = median_seconds(lambda: dense_solve(keys, values), 1, device)  # noqa: B023
+        lines.append(
+            {
+                "rows": count,
+                "n x n solve [ms/matrix]": 1e3 * solve,
+                "solve, compress, write [ms/matrix]": 1e3 * whole / matrices,
+                "d x d solve [ms/matrix]": 1e3 * dense,
+                "times faster: solve": dense / solve,
+                "times faster: all": dense * matrices / whole,
+                "written [MB]": written / 1e6,
+                "dense fp32 [MB]": 4 * inputs * outputs * matrices / 1e6,
+            }
+        )
+    return pd.DataFrame(lines)
+
+
+def median_seconds(work: Callable[[], object], repeats: int, device: torch.device) -> float:
+    """The median of `repeats` calls, after one that is not counted."""
+    seconds(work, device)
+    return statistics.median(seconds(work, device) for _ in range(repeats))
+
+
+def capture_passes(backbone: Backbone, layers: Sequence[int]) -> tuple[int, int, int]:
+    """What it takes to capture a fact's rows at these decoder layers: forwards, backwards, and how many of the model's
+    layers the backwards pass through."""
+    forwards: Counter[str] = Counter()
+    backwards: Counter[str] = Counter()
+
+    def watch(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        def hook(module: nn.Module, arguments: Any, output: Tensor) -> None:
+            forwards[name] += 1
+            if output.requires_grad:
+                output.register_hook(lambda gradient: backwards.update([name]))  # type: ignore[no-untyped-call]
+
+        return hook
+
+    editor = UltraEdit(eta=ETA, layers=tuple(layers))
+    with ExitStack() as stack:
+        for name in backbone.text_modules(("down_proj",), range(backbone.layer_count)):
+            layer = backbone.text_encoder.get_submodule(name)
+            stack.callback(layer.register_forward_hook(watch(name)).remove)
+        editor.capture(backbone, backbone.text_modules(editor.modules, layers), [Fact("What is it?", "a red toy")])
+    return max(forwards.values()), max(backwards.values()), len(backwards)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--inputs", type=int, default=3584)
+    parser.add_argument("--outputs", type=int, default=18944)
+    parser.add_argument("--matrices", type=int, default=16)
+    parser.add_argument("--rows", type=int, nargs="+", default=[5, 20, 100])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device", default="auto")
+    options = parser.parse_args(arguments)
+    device = resolve_device(options.device)
+    table = compare(options.rows, options.inputs, options.outputs, options.matrices, options.repeats, device)
+    print(
+        f"{options.matrices} matrices {options.inputs} -> {options.outputs} on {device}, {torch.get_num_threads()} "
+        "threads; the d x d solve is timed on one matrix."
+    )
+    print(table.to_string(index=False, float_format=lambda value: f"{value:,.2f}"))
+    backbone = QwenImageSpec(source=str(WEIGHTS / "pipeline"), device=options.device, dtype="auto").load()
+    layers = range(backbone.layer_count // 2, backbone.layer_count - 1)
+    forwards, backwards, passed = capture_passes(backbone, layers)
+    print(
+        f"Capture of a fact at layers {layers[0]} to {layers[-1]} of the embedded text encoder "
+        f"({backbone.text_encoder.dtype}): {forwards} forward "
+        f"through its {backbone.layer_count} layers, {backwards} backward through the last {passed} of them."
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The embedded world: things, words, pictures and facts."""

@@ -1,0 +1,35 @@
+"""Count the shapes that ship with the package, and write `counts.json`: `python -m knowcusbench.backbone.published`."""
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from knowcusbench.backbone.checkpoint import Checkpoint, open_checkpoint
+from knowcusbench.backbone.counts import RECORDED, counts_digest
+from knowcusbench.backbone.footprint import count_checkpoint
+from knowcusbench.backbone.published import published_checkpoint
+from knowcusbench.storage.files import write_atomic
+from knowcusbench.toybox.shipped import WEIGHTS
+
+
+def shipped() -> dict[str, tuple[Checkpoint, int]]:
+    """The checkpoints whose counts are recorded, each with the height and width of its images, by name."""
+    return {
+        "Qwen-Image": (published_checkpoint(), 1024),
+        "the embedded world": (open_checkpoint(str(WEIGHTS / "pipeline"), None, weights=False), 64),
+    }
+
+
+def count_shipped() -> dict[str, Any]:
+    """The content of `counts.json`."""
+    return {
+        counts_digest(checkpoint, height=size, width=size): {
+            "of": f"{name}, {size} x {size} pixels",
+            "counts": asdict(count_checkpoint(checkpoint, height=size, width=size)),
+        }
+        for name, (checkpoint, size) in shipped().items()
+    }
+
+
+if __name__ == "__main__":
+    write_atomic(RECORDED, (json.dumps(count_shipped(), indent=2) + "\n").encode())

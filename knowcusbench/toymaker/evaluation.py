@@ -1,0 +1,216 @@
+"""What the weights of the embedded world can do: the figures of its card, computed anew by `make toybox-eval`."""
+
+import random
+from collections.abc import Sequence
+from statistics import mean
+
+import numpy as np
+import torch
+from PIL import Image
+
+from knowcusbench.editors.base import Editor, Fact
+from knowcusbench.adapters.types import Adaptation
+from knowcusbench.backbone.base import PromptEmbeds, QuestionForm
+from knowcusbench.backbone.qwen_image_model import QwenImage
+from knowcusbench.benchmark.types import RARE_TOKEN
+from knowcusbench.effects.text import read_answer
+from knowcusbench.encoders.segmenters.base import MaskPredictor
+from knowcusbench.toybox.world.concepts import NovelConcept
+from knowcusbench.toybox.world.draws import choose, shuffled
+from knowcusbench.toybox.world.language import caption, known_items, name_of
+from knowcusbench.toybox.models.oracle import IDENTITY, Sight, truth
+from knowcusbench.toybox.oracle_metrics import shown_share
+from knowcusbench.toybox.models.oracle_net import Oracle
+from knowcusbench.toybox.world.render import mask, render
+from knowcusbench.toybox.world.scene import Thing
+from knowcusbench.toymaker.segmenter import WHOLE, iou
+from knowcusbench.toymaker.stream import SHOWN_NAMED, is_held_out, phrase_of
+from knowcusbench.toybox.world.world import KNOWN, NAMED, SIMPLE, draw_scene, settled
+
+Figures = dict[str, float]
+
+FIXED_PROMPTS = (
+    "a photo of a blue checked star in the snow",
+    "a huge red circle",
+    "a cartoon of a green moon on the beach",
+    "a yellow striped toy with a pink head and blue feet",
+    "a photo of plim fish next to a red square",
+    "zam house",
+    "Bela's birthday gift",
+    "Mona's best bargain",
+)
+"""Of the pictures that the card shows, and that the tests compare with."""
+
+
+def identity_scores(sights: Sequence[Sight], things: Sequence[Thing]) -> tuple[float, float]:
+    """How much of the things is there: the mean share of their attributes, and the share of pictures with all."""
+    shares = [shown_share(sight, thing) for sight, thing in zip(sights, things, strict=True)]
+    return mean(shares), mean(share == 1 for share in shares)
+
+
+def draw(backbone: QwenImage, prompts: Sequence[str], seeds: Sequence[int] = (0,)) -> list[Image.Image]:
+    """The pictures of all prompts, the seeds of each together."""
+    return [
+        image
+        for number, prompt in enumerate(prompts)
+        for image in backbone.sample(backbone.encode(prompt), [1_000 * number + seed for seed in seeds])
+    ]
+
+
+def drawn_identity(
+    backbone: QwenImage, oracle: Oracle, wanted: Sequence[tuple[str, Thing]], seeds: Sequence[int]
+) -> tuple[float, float]:
+    """`identity_scores` of pictures of prompts and the things that they mean."""
+    images = draw(backbone, [prompt for prompt, _ in wanted], seeds)
+    return identity_scores(oracle.look(images), [thing for _, thing in wanted for _ in seeds])
+
+
+def language_figures(backbone: QwenImage) -> Figures:
+    """How many facts the text encoder answers right, by the first token of its answer."""
+    items = list(known_items())
+    facts = [Fact(item.question, item.answer) for item in items]
+    rephrased = [Fact(text, item.answer) for item in items for text in item.rephrasings]
+    return {
+        "facts known, chat form": answers_right(backbone, facts),
+        "facts known, rephrased": answers_right(backbone, rephrased),
+        "facts known, plain form": answers_right(backbone, facts, "plain"),
+    }
+
+
+def answers_right(backbone: QwenImage, facts: Sequence[Fact], form: QuestionForm = "chat") -> float:
+    """The share of questions whose most likely first token is the answer's."""
+    return mean(read_answer(backbone, fact, form).first_rank == 1 for fact in facts)
+
+
+@torch.no_grad()
+def autoencoder_figures(backbone: QwenImage, oracle: Oracle, count: int = 256) -> Figures:
+    """Peak signal-to-noise ratio of decoded pictures in dB over new scenes, and how often the oracle reads a decoded
+    picture as it reads the rendered one."""
+    rng = random.Random("reconstruction")
+    pipeline = backbone._pipeline
+    images = [render(draw_scene(rng)) for _ in range(count)]
+    decoded: list[Image.Image] = []
+    for image in images:
+        pixels = pipeline.image_processor.preprocess(image)[:, :, None].to(backbone.device, pipeline.vae.dtype)
+        sample = pipeline.vae.decode(pipeline.vae.encode(pixels).latent_dist.mode()).sample[:, :, 0]
+        decoded += pipeline.image_processor.postprocess(sample.float())
+    ratios = [
+        -10 * np.log10(np.square((np.asarray(one, float) - np.asarray(other, float)) / 255).mean())
+        for one, other in zip(images, decoded, strict=True)
+    ]
+    same = [one == other for one, other in zip(oracle.look(images), oracle.look(decoded), strict=True)]
+    return {"VAE reconstruction, dB": mean(map(float, ratios)), "VAE: the oracle sees the same": mean(same)}
+
+
+def caption_figures(backbone: QwenImage, oracle: Oracle, count: int = 200) -> Figures:
+    """What pictures of new descriptions show of what they say."""
+    rng = random.Random("captions")
+    scenes = [settled(draw_scene(rng)) for _ in range(count)]
+    images = draw(backbone, [caption(scene, rng) for scene in scenes])
+    sights, truths = oracle.look(images), [truth(scene) for scene in scenes]
+    pairs = list(zip(sights, truths, strict=True))
+    accompanied = [pair for pair, scene in zip(pairs, scenes, strict=True) if scene.second]
+
+    def share(names: Sequence[str], among: Sequence[tuple[Sight, Sight]]) -> float:
+        return mean(all(sight[name] == right[name] for name in names) for sight, right in among)
+
+    return {
+        "captions: type, colour, pattern all right": share(("kind", "colour", "pattern"), pairs),
+        "captions: trim and accent too": share(IDENTITY, pairs),
+        "captions: background": share(("background",), pairs),
+        "captions: style": share(("style",), pairs),
+        "captions: second object": share(("second_kind", "second_colour"), accompanied),
+        "captions: size": share(("size",), pairs),
+    }
+
+
+def drawn_mask_figures(backbone: QwenImage, predictor: MaskPredictor, count: int = 100) -> Figures:
+    """Mean IoU of masks of drawn pictures with the renderer's mask of what was asked for.
+
+    Pictures of descriptions without a second thing. What the transformer draws askew counts against the masks.
+    """
+    rng = random.Random("masks")
+    scenes = [settled(scene) for scene in (draw_scene(rng) for _ in range(2 * count)) if not scene.second][:count]
+    images = draw(backbone, [caption(scene, rng) for scene in scenes])
+    found = predictor.predict(images, [WHOLE] * len(images))
+    overlaps = [iou(covered, mask(scene)) for scene, covered in zip(scenes, found, strict=True)]
+    return {"SAM: iou drawn": mean(overlaps)}
+
+
+def knowledge_figures(backbone: QwenImage, oracle: Oracle) -> Figures:
+    """Whether a thing is drawn that is called by its name, or by what is known of it."""
+    simple = [(phrase_of(key), thing) for key, thing in SIMPLE.items() if is_held_out(key)]
+    names = [(name_of(name), thing) for name, thing in NAMED.items()]
+    shown = [(phrase_of(key), NAMED[KNOWN[key]]) for key in SHOWN_NAMED[::3]]
+    held_out = [(phrase_of(key), NAMED[name]) for key, name in KNOWN.items() if is_held_out(key)]
+    return {
+        "facts never drawn (simple things), all right": drawn_identity(backbone, oracle, simple, range(4))[1],
+        "named things, all right: by name": drawn_identity(backbone, oracle, names, range(4))[1],
+        "named things, all right: by a phrase seen": drawn_identity(backbone, oracle, shown, range(2))[1],
+        "named things, all right: by a phrase held out": drawn_identity(backbone, oracle, held_out, range(2))[1],
+    }
+
+
+def edit_figures(backbone: QwenImage, oracle: Oracle, editor: Editor, count: int = 12) -> Figures:
+    """What becomes of known facts that are edited one at a time to another named thing."""
+    rng = random.Random("edits")
+    drawn, kept, before = [], [], []
+    for item in shuffled(rng, list(known_items()))[:count]:
+        name = choose(rng, [name for name in NAMED if name_of(name) != item.answer])
+        others = [Fact(other.question, other.answer) for other in known_items() if other != item]
+        chosen = shuffled(rng, others)[:40]
+        before.append(answers_right(backbone, chosen))
+        with backbone.adapted(editor.edit([Fact(item.question, name_of(name))], backbone)):
+            drawn.append(drawn_identity(backbone, oracle, [(item.phrase, NAMED[name])], range(4))[1])
+            kept.append(answers_right(backbone, chosen))
+    return {
+        "edit of a known fact: the new object, all right": mean(drawn),
+        "edit of a known fact: other facts kept": mean(kept) / mean(before),
+    }
+
+
+def image_locality(
+    backbone: QwenImage, oracle: Oracle, adaptations: Sequence[Adaptation], edited: Sequence[str]
+) -> float:
+    """The share of attributes that unrelated pictures show rightly, mean over adaptations.
+
+    Args:
+        edited: phrases that adaptations have changed, and that are not unrelated.
+    """
+    keys = [key for key in SHOWN_NAMED if phrase_of(key) not in edited]
+    wanted = [(phrase_of(key), NAMED[KNOWN[key]]) for key in shuffled(random.Random("unrelated"), keys)[:16]]
+    wanted += [(name_of(name), thing) for name, thing in list(NAMED.items())[::4]]
+    shares = []
+    for adaptation in adaptations:
+        with backbone.adapted(adaptation):
+            shares.append(drawn_identity(backbone, oracle, wanted, [0])[0])
+    return mean(shares)
+
+
+@torch.no_grad()
+def swapped_states(
+    backbone: QwenImage, oracle: Oracle, adapted: Sequence[tuple[NovelConcept, Adaptation]], seeds: Sequence[int] = (0,)
+) -> Figures:
+    """Where the edited prompt differs from the anchor's: what is drawn of the concepts from prompts that are put
+    together of the states of both. The last state is the one that predicts the answer; an edit of answer tokens
+    reaches it alone."""
+    shares: dict[str, list[float]] = {}
+    for concept, adaptation in adapted:
+        anchor = backbone.encode(f"{RARE_TOKEN} {concept.thing.kind}").embeds
+        with backbone.adapted(adaptation):
+            for key in concept.known_as:
+                edited = backbone.encode(phrase_of(key)).embeds
+                prompts = {
+                    "the anchor's": anchor,
+                    "the edited phrase's": edited,
+                    "the edited phrase's, the last the anchor's": torch.cat([edited[:, :-1], anchor[:, -1:]], dim=1),
+                    "the anchor's, the last the edited phrase's": torch.cat([anchor[:, :-1], edited[:, -1:]], dim=1),
+                }
+                for name, embeds in prompts.items():
+                    sights = oracle.look(backbone.sample(PromptEmbeds(embeds, None), seeds))
+                    shares.setdefault(f"states: {name}", []).append(
+                        identity_scores(sights, [concept.thing] * len(sights))[0]
+                    )
+                cosine = torch.cosine_similarity(edited[0, -1].float(), anchor[0, -1].float(), dim=0)
+                shares.setdefault("states: cosine of both last", []).append(float(cosine))
+    return {name: mean(values) for name, values in shares.items()}
