@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 from knowcusbench.adaptation.cache import AdapterCache
 from knowcusbench.adaptation.dreambooth import DreamBooth
-from knowcusbench.editors.base import facts_of
 from knowcusbench.adaptation.encoder_tuning import EncoderTuning
 from knowcusbench.adaptation.method import Method
 from knowcusbench.adapters.types import Adaptation
 from knowcusbench.backbone.base import Backbone
 from knowcusbench.benchmark.types import Concept
+from knowcusbench.editors.base import facts_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,8 +4,9 @@ The command prints each as one line and exits with code 2 (3 if images are missi
 a bug of ours and shows its traceback. A message names the thing that is wrong, where it is, and what to do about it.
 """
 
+import difflib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 
@@ -75,3 +76,15 @@ def exit_on_user_error() -> Iterator[None]:
     except UserError as error:
         print(f"knowcusbench: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """ "; did you mean 'x'?" for the known word nearest to `word`, or a list of all known words."""
+    options = sorted(known)
+    near = difflib.get_close_matches(word, options, n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(options)}"
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message that is not blank, or the error's type if there is none."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

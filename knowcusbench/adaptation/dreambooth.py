@@ -12,8 +12,8 @@ from tqdm import trange
 from knowcusbench.adaptation.cache import AdapterCache
 from knowcusbench.adaptation.class_images import ClassImages
 from knowcusbench.adaptation.losses import Losses
-from knowcusbench.adapters.cost import Meter, measured
 from knowcusbench.adaptation.released import load_released
+from knowcusbench.adapters.cost import Meter, measured
 from knowcusbench.adapters.types import Adaptation, Initialization
 from knowcusbench.backbone.base import Backbone, LatentDistribution, PromptEmbeds
 from knowcusbench.benchmark.types import Concept
@@ -154,8 +154,7 @@ class DreamBooth:
     ) -> Adaptation:
         import torch
 
-        from knowcusbench.adapters.lora import extract, trainable
-        from knowcusbench.backbone.targets import adapted_layers
+        from knowcusbench.adapters.lora import adapted_layers, extract, trainable
 
         targets = backbone.lora_targets
         if self.target_modules:

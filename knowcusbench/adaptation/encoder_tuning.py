@@ -6,11 +6,11 @@ from typing import ClassVar
 
 from tqdm import trange
 
-from knowcusbench.editors.base import Fact
 from knowcusbench.adaptation.losses import Losses
 from knowcusbench.adapters.cost import measured
 from knowcusbench.adapters.types import Adaptation
 from knowcusbench.backbone.base import Backbone, QuestionForm
+from knowcusbench.benchmark.types import Fact
 from knowcusbench.errors import ConfigError
 
 

@@ -12,11 +12,11 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from knowcusbench.adapters.types import Adapter, Gate, Initialization
 from knowcusbench.adapters.gating import install_gate
 from knowcusbench.adapters.lora_linear import make_lean
 from knowcusbench.adapters.merging import merged
-from knowcusbench.errors import WeightsError
+from knowcusbench.adapters.types import Adapter, Gate, Initialization
+from knowcusbench.errors import ConfigError, WeightsError
 
 NAME = "default"
 """PEFT's name for the one adapter that is on a model at a time."""
@@ -217,3 +217,18 @@ def _set_factor(layer: LoraLayer, factor: str, value: Tensor, *, trainable: bool
     parameter = nn.Parameter(value.to(device), requires_grad=trainable)
     getattr(layer, factor)[NAME].weight = parameter
     return parameter
+
+
+def adapted_layers(transformer: nn.Module, names: Sequence[str]) -> tuple[str, ...]:
+    """Full names of the linear layers with these names, or with names that end so (`add_k_proj`,
+    `transformer_blocks.0.attn.add_k_proj`), as PEFT matches `target_modules`, in the transformer's order.
+
+    Raises ConfigError for a name that no linear layer has.
+    """
+    linears = [name for name, module in transformer.named_modules() if isinstance(module, nn.Linear)]
+    found = {target: {name for name in linears if f".{name}".endswith(f".{target}")} for target in names}
+    for target, matching in found.items():
+        if not matching:
+            known = ", ".join(sorted({linear.partition(".")[2].partition(".")[2] for linear in linears} - {""}))
+            raise ConfigError(f"target module {target!r}: the transformer's blocks have {known}")
+    return tuple(name for name in linears if any(name in matching for matching in found.values()))

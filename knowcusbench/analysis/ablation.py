@@ -6,10 +6,10 @@ from typing import Literal
 
 import pandas as pd
 
-from knowcusbench.benchmark.types import Task
 from knowcusbench.analysis.columns import COSTS, metric_columns
 from knowcusbench.analysis.effects import SUMMARY_COLUMNS, SUMMARY_VALUES, EffectsInput, summary_values
 from knowcusbench.analysis.types import Column, MetricHeading
+from knowcusbench.benchmark.types import Task
 
 SCORED = ["method", "task", "concept", "metric", "value", "knowledge"]
 PER_CONCEPT = ["label", "setting", "concept", "column", "value", "n"]

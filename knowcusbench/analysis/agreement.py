@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from knowcusbench.benchmark.types import Task
 from knowcusbench.analysis.reduction import MEANS, concept_means
 from knowcusbench.analysis.resampling import DECIMALS
 from knowcusbench.analysis.types import ReportInput
+from knowcusbench.benchmark.types import Task
 
 FEWEST = 3
 """Of fewer pairs no correlation is given."""

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from knowcusbench.benchmark.types import Task
 from knowcusbench.analysis.types import Cell, Column, MetricHeading, ReportInput
+from knowcusbench.benchmark.types import Task
 
 MIB = 2**20
 

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 
 from knowcusbench.adaptation.method import Role
-from knowcusbench.effects.interference import confusion_matrix, retrieval_accuracy
-from knowcusbench.effects.text import Probe
 from knowcusbench.analysis.leaderboard import in_order, kind_of, marked, mean_cell
 from knowcusbench.analysis.reduction import Mean, reduce_groups, row_mean
 from knowcusbench.analysis.types import Cell, Column, Counted, Leaderboard, Row, RowKind
+from knowcusbench.effects.interference import confusion_matrix, retrieval_accuracy
+from knowcusbench.effects.text import Probe
 
 READING = (
     "Means over a concept's texts or pictures, then over concepts. Question, Rephrased: probability and rank "

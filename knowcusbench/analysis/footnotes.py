@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from knowcusbench.metrics.protocol import Reduction
 from knowcusbench.analysis.types import Cell, Column, Leaderboard, RowKind
+from knowcusbench.metrics.protocol import Reduction
 
 DAGGER = "†"
 

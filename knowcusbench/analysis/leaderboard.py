@@ -6,8 +6,6 @@ from dataclasses import replace
 import pandas as pd
 
 from knowcusbench.adaptation.method import Role
-from knowcusbench.errors import RunError
-from knowcusbench.metrics.protocol import Reduction
 from knowcusbench.analysis.columns import COSTS, score_columns
 from knowcusbench.analysis.footnotes import reading
 from knowcusbench.analysis.reduction import (
@@ -22,6 +20,8 @@ from knowcusbench.analysis.reduction import (
 )
 from knowcusbench.analysis.resampling import Interval
 from knowcusbench.analysis.types import Cell, Column, Counted, Leaderboard, Mark, ReportInput, Row, RowKind
+from knowcusbench.errors import RunError
+from knowcusbench.metrics.protocol import Reduction
 
 SHUFFLED, REAL_IMAGES = "shuffled", "real images"
 """Labels of the rows below that are no method."""

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from knowcusbench.errors import RunError
-from knowcusbench.metrics.bounds import UNBOUNDED, Bounds
-from knowcusbench.metrics.protocol import Reduction
 from knowcusbench.analysis.columns import CostColumn
 from knowcusbench.analysis.resampling import Floats, Interval, interval
 from knowcusbench.analysis.types import MetricHeading
+from knowcusbench.errors import RunError
+from knowcusbench.metrics.bounds import UNBOUNDED, Bounds
+from knowcusbench.metrics.protocol import Reduction
 
 CELL = ["method", "task", "metric"]
 """What has one score in the leaderboard."""

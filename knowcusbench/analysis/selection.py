@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from knowcusbench.analysis.leaderboard import marked
+from knowcusbench.analysis.types import Cell, Column, Leaderboard, Row
 from knowcusbench.errors import ConfigError
 from knowcusbench.metrics.bounds import COSINE_DECIMALS
 from knowcusbench.storage.names import matching
-from knowcusbench.analysis.leaderboard import marked
-from knowcusbench.analysis.types import Cell, Column, Leaderboard, Row
 
 PERCENT_DECIMALS = COSINE_DECIMALS - 2
 

@@ -9,8 +9,6 @@ import numpy as np
 import pandas as pd
 
 from knowcusbench.adaptation.method import Role
-from knowcusbench.metrics.bounds import Bounds
-from knowcusbench.metrics.protocol import Reduction
 from knowcusbench.analysis.columns import score_columns
 from knowcusbench.analysis.reduction import CELL, ratio, reduce_groups
 from knowcusbench.analysis.resampling import (
@@ -23,6 +21,8 @@ from knowcusbench.analysis.resampling import (
     sign_flip_p_values,
 )
 from knowcusbench.analysis.types import Column, ReportInput
+from knowcusbench.metrics.bounds import Bounds
+from knowcusbench.metrics.protocol import Reduction
 
 BREAKDOWN_BY = ("knowledge_aspect", "prompt_aspect", "concept")
 

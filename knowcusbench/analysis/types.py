@@ -8,10 +8,10 @@ from typing import Protocol
 import pandas as pd
 
 from knowcusbench.adaptation.method import Role
+from knowcusbench.analysis.published import PublishedValue
 from knowcusbench.benchmark.types import Task
 from knowcusbench.metrics.bounds import COSINE_DECIMALS, UNBOUNDED, Bounds
 from knowcusbench.metrics.protocol import Reduction
-from knowcusbench.analysis.published import PublishedValue
 
 FLOORS = ["metric", "task", "concept", "value"]
 

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -229,3 +230,9 @@ class BackboneSpec(ABC):
     @abstractmethod
     def weight_files(self) -> Sequence[tuple[str, str | None]]:
         """The directories or hub ids that `load` needs, each with its revision."""
+
+
+@lru_cache(maxsize=1)
+def resident(spec: BackboneSpec) -> Backbone:
+    """The backbone of this process: loaded once, whatever the number of concepts, methods and stages."""
+    return spec.load()

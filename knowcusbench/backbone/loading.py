@@ -13,8 +13,7 @@ from safetensors import SafetensorError
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from knowcusbench.backbone.checkpoint import READ_ERRORS, Checkpoint
-from knowcusbench.errors import WeightsError
-from knowcusbench.storage.hub import first_line
+from knowcusbench.errors import WeightsError, first_line
 
 MODELS = {
     "transformer": QwenImageTransformer2DModel,

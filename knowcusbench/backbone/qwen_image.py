@@ -17,9 +17,9 @@ from knowcusbench.backbone.counts import PROMPT_TOKENS, TRAINING_FORWARDS, Count
 from knowcusbench.backbone.published import published_checkpoint, published_shapes
 from knowcusbench.backbone.quantization import BYTES_PER_PARAMETER, Quantization
 from knowcusbench.backbone.step_lora import StepLora
-from knowcusbench.storage.versions import SPEED
 from knowcusbench.errors import ConfigError
 from knowcusbench.storage.hub_cache import cached
+from knowcusbench.storage.versions import SPEED
 
 if TYPE_CHECKING:
     import torch

@@ -11,24 +11,24 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torchvision.transforms.functional import pil_to_tensor
 
+from knowcusbench.adapters.lora import attached, check_fit
 from knowcusbench.adapters.types import Adaptation, Adapter
 from knowcusbench.backbone.base import Backbone, LatentDistribution, PromptEmbeds, QuestionForm
 from knowcusbench.backbone.decoding import decoded
 from knowcusbench.backbone.digest import weights_digest
 from knowcusbench.backbone.guidance import joint_guidance
 from knowcusbench.backbone.loading import load_pipeline
-from knowcusbench.adapters.lora import attached, check_fit
 from knowcusbench.backbone.noise import initial_noise
 from knowcusbench.backbone.quantization import quantization_config
 from knowcusbench.backbone.qwen_image import QwenImageSpec
 from knowcusbench.backbone.speed import apply_options, check_options
 from knowcusbench.backbone.step_lora import StepLora, beside, on_device
 from knowcusbench.backbone.targets import language_modules, lora_targets
-from knowcusbench.machine.device import fast_dtype, keep_fp32, resolve_device
-from knowcusbench.storage.versions import versioned
 from knowcusbench.errors import MethodError, PictureError, WeightsError
-from knowcusbench.storage.finite import not_finite
+from knowcusbench.machine.device import fast_dtype, keep_fp32, resolve_device
 from knowcusbench.machine.progress import say
+from knowcusbench.storage.finite import not_finite
+from knowcusbench.storage.versions import versioned
 
 PROMPT_TOKENS = 1024
 """So many tokens of a prompt are conditions; the pipeline cuts the others off."""

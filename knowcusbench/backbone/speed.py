@@ -5,9 +5,7 @@ from diffusers import QwenImagePipeline
 from diffusers.models.attention_dispatch import AttentionBackendName, attention_backend
 
 from knowcusbench.backbone.loading import quiet_libraries
-from knowcusbench.config.schema import did_you_mean
-from knowcusbench.errors import ConfigError
-from knowcusbench.storage.hub import first_line
+from knowcusbench.errors import ConfigError, did_you_mean, first_line
 
 COMPILED_VARIANTS = 64
 """Versions of a block that may be compiled in a process: with and without gradients, by rank of the adapter. Beyond

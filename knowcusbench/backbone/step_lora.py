@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from knowcusbench.adapters.sums import factors_of
 from knowcusbench.adapters.types import Adapter
-from knowcusbench.errors import ConfigError, WeightsError
+from knowcusbench.errors import ConfigError, WeightsError, first_line
 from knowcusbench.storage.finite import not_finite
-from knowcusbench.storage.hub import first_line
 
 if TYPE_CHECKING:
     import torch

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from knowcusbench.adapters.lora import adapted_layers
 from knowcusbench.errors import ConfigError
 
 LORA_LAYERS = ("to_k", "to_q", "to_v", "to_out.0")
@@ -17,21 +18,6 @@ DECODER_LAYER = "model.language_model.layers.{}"
 def lora_targets(transformer: nn.Module) -> tuple[str, ...]:
     """Full names of the attention projections of the image stream, block by block."""
     return adapted_layers(transformer, [f"attn.{layer}" for layer in LORA_LAYERS])
-
-
-def adapted_layers(transformer: nn.Module, names: Sequence[str]) -> tuple[str, ...]:
-    """Full names of the linear layers with these names, or with names that end so (`add_k_proj`,
-    `transformer_blocks.0.attn.add_k_proj`), as PEFT matches `target_modules`, in the transformer's order.
-
-    Raises ConfigError for a name that no linear layer has.
-    """
-    linears = [name for name, module in transformer.named_modules() if isinstance(module, nn.Linear)]
-    found = {target: {name for name in linears if f".{name}".endswith(f".{target}")} for target in names}
-    for target, matching in found.items():
-        if not matching:
-            known = ", ".join(sorted({linear.partition(".")[2].partition(".")[2] for linear in linears} - {""}))
-            raise ConfigError(f"target module {target!r}: the transformer's blocks have {known}")
-    return tuple(name for name in linears if any(name in matching for matching in found.values()))
 
 
 def language_modules(

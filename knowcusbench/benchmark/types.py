@@ -4,12 +4,6 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
-RARE_TOKEN = "sks"
-"""The token that, before the class noun, names a learned concept (`sks dog`): the paper's anchor."""
-
-UNSPECIFIED = "unspecified"
-"""The aspect of a knowledge item or prompt whose source does not say."""
-
 
 class Task(StrEnum):
     """`RECONSTRUCTION` prompts with the knowledge phrase alone, `GENERATION` with the phrase in a prompt."""
@@ -128,3 +122,27 @@ class Benchmark:
     concepts: tuple[Concept, ...]
     digest: str
     notes: tuple[str, ...] = field(default=(), compare=False)
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A question and the answer that it shall have.
+
+    Attributes:
+        question: as it is put to the text encoder.
+        answer: what it shall say.
+    """
+
+    question: str
+    answer: str
+
+
+RECONSTRUCTION_PROMPT = Prompt("{}", "reconstruction")
+"""In the reconstruction task the knowledge phrase is the whole prompt."""
+
+
+RARE_TOKEN = "sks"
+"""The token that, before the class noun, names a learned concept (`sks dog`): the paper's anchor."""
+
+UNSPECIFIED = "unspecified"
+"""The aspect of a knowledge item or prompt whose source does not say."""

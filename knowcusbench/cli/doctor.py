@@ -14,19 +14,20 @@ import psutil
 import torch
 from packaging.requirements import Requirement
 
-from knowcusbench.machine import rates
 from knowcusbench.backbone.base import BackboneSpec, Skeleton
 from knowcusbench.backbone.checkpoint import absent_files
 from knowcusbench.backbone.qwen_image import QwenImageSpec
-from knowcusbench.config.schema import Config, build
-from knowcusbench.machine.device import fast_dtype, resolve_device
+from knowcusbench.config.build import build
+from knowcusbench.config.schema import Config
 from knowcusbench.errors import RunError, UserError
-from knowcusbench.storage.files import is_remote, local_path
-from knowcusbench.storage.hub_cache import WEIGHTS, absent_weights, cached
-from knowcusbench.metrics.memory import scoring_bytes
+from knowcusbench.machine import rates
+from knowcusbench.machine.device import fast_dtype, resolve_device
 from knowcusbench.machine.progress import duration
+from knowcusbench.metrics.memory import scoring_bytes
 from knowcusbench.run.estimate import GIB, footprint_of, size, work_of
 from knowcusbench.run.prepare import planned
+from knowcusbench.storage.files import is_remote, local_path
+from knowcusbench.storage.hub_cache import WEIGHTS, absent_weights, cached
 
 OPTIONAL = {
     "bitsandbytes": "backbone.quantization=bitsandbytes_nf4",

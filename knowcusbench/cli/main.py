@@ -10,8 +10,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from knowcusbench.errors import BenchmarkError, UserError, exit_on_user_error
 from knowcusbench.cli.termination import EXIT_CODE, Terminated, terminable
+from knowcusbench.errors import BenchmarkError, UserError, exit_on_user_error
 
 USAGE = """\
 knowcusbench: benchmark of knowledge-aware concept customization
@@ -125,7 +125,7 @@ def _dispatch(arguments: list[str]) -> None:
     elif verb in commands:
         commands[verb](rest)
     else:
-        from knowcusbench.config.schema import did_you_mean
+        from knowcusbench.errors import did_you_mean
 
         raise UserError(f"unknown verb {verb!r}{did_you_mean(verb, VERBS)}")
 

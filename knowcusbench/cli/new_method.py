@@ -9,9 +9,9 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from knowcusbench.cli.run import prepare_hydra
+from knowcusbench.config.compose import prepare_hydra
 from knowcusbench.errors import ConfigError
-from knowcusbench.run.layout import writing
+from knowcusbench.storage.tables import writing
 
 CHECKOUT = {
     "method.py.jinja": "methods/{name}.py",

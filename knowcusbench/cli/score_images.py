@@ -14,23 +14,23 @@ import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from knowcusbench.analysis.reduction import MEANS, concept_means, score_intervals
 from knowcusbench.benchmark.layout import CONVERT, IMAGE_SUFFIXES, UNREAD_SUFFIXES
 from knowcusbench.benchmark.tree import is_passed_over
 from knowcusbench.benchmark.types import Concept, Task
-from knowcusbench.cli.run import compose_config, explain
-from knowcusbench.config.schema import build, did_you_mean
-from knowcusbench.errors import ConfigError, ImageError, IncompleteError
-from knowcusbench.storage.files import json_text, local_path, write_atomic
+from knowcusbench.cli.prompts_file import read_prompts
+from knowcusbench.config.build import build
+from knowcusbench.config.compose import compose_config, explain
+from knowcusbench.errors import ConfigError, ImageError, IncompleteError, did_you_mean
+from knowcusbench.machine.progress import Progress
 from knowcusbench.metrics.base import Metric, Score, ScoreItem
 from knowcusbench.metrics.one_colour import recorded_sample, score_sound
 from knowcusbench.metrics.protocol import Reduction
-from knowcusbench.storage.names import text_key
-from knowcusbench.machine.progress import Progress
-from knowcusbench.cli.prompts_file import read_prompts
-from knowcusbench.analysis.reduction import MEANS, concept_means, score_intervals
 from knowcusbench.run.identity import protocol_digest
 from knowcusbench.stages.score import say_unscored
-from knowcusbench.run.layout import write_json, writing
+from knowcusbench.storage.files import json_text, local_path, write_atomic
+from knowcusbench.storage.names import text_key
+from knowcusbench.storage.tables import write_json, writing
 
 CHUNK = 512
 

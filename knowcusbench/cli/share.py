@@ -7,21 +7,23 @@ from dataclasses import fields
 from pathlib import Path
 from typing import NoReturn
 
-from knowcusbench.cli.run import compose_config
-from knowcusbench.config.schema import Config, did_you_mean
-from knowcusbench.errors import ConfigError
-from knowcusbench.storage.files import local_path
-from knowcusbench.report import build_leaderboard, render_console, write_report
+from knowcusbench.analysis.leaderboard import build_leaderboard
 from knowcusbench.analysis.selection import chosen
+from knowcusbench.config.compose import compose_config, read_config
+from knowcusbench.config.schema import Config
+from knowcusbench.errors import ConfigError, did_you_mean
+from knowcusbench.report import render_console, write_report
+from knowcusbench.run.prepare import paper_choice, prepare
+from knowcusbench.run.recorded import recorded_config
+from knowcusbench.run.results import report_input
+from knowcusbench.run.run import Run
 from knowcusbench.share.bundle import read_bundle
 from knowcusbench.share.hub import push, scores_dataset
 from knowcusbench.share.manifest import is_group
 from knowcusbench.share.merge import merged
 from knowcusbench.share.pack import pack, write_bundle
-from knowcusbench.run.prepare import Run, paper_choice, prepare, read_config
-from knowcusbench.run.recorded import recorded_config
-from knowcusbench.stages.report.report import report_input
-from knowcusbench.run.layout import writing
+from knowcusbench.storage.files import local_path
+from knowcusbench.storage.tables import writing
 
 
 class Parser(argparse.ArgumentParser):

@@ -15,7 +15,8 @@ from hydra.grammar.gen.OverrideLexer import OverrideLexer
 from hydra.grammar.gen.OverrideParser import OverrideParser
 from omegaconf import DictConfig, OmegaConf
 
-from knowcusbench.config.schema import SECTIONS, Config, import_target
+from knowcusbench.config.build import import_target
+from knowcusbench.config.schema import SECTIONS, Config
 from knowcusbench.errors import ConfigError
 
 CHANGED = {OverrideLexer.INT, OverrideLexer.FLOAT, OverrideLexer.BOOL}

@@ -2,27 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 from knowcusbench.adapters.sums import summed
 from knowcusbench.adapters.types import Adaptation, Adapter
 from knowcusbench.backbone.base import Backbone
-from knowcusbench.benchmark.types import Concept
+from knowcusbench.benchmark.types import Concept, Fact
 from knowcusbench.errors import MethodError
-
-
-@dataclass(frozen=True)
-class Fact:
-    """A question and the answer that it shall have.
-
-    Attributes:
-        question: as it is put to the text encoder.
-        answer: what it shall say.
-    """
-
-    question: str
-    answer: str
 
 
 class Editor(ABC):

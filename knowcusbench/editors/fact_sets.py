@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 
-from knowcusbench.editors.base import Editor, Fact, facts_of
 from knowcusbench.adapters.sums import summed
 from knowcusbench.adapters.types import Adaptation
 from knowcusbench.backbone.base import Backbone
-from knowcusbench.benchmark.types import Concept
+from knowcusbench.benchmark.types import Concept, Fact
+from knowcusbench.editors.base import Editor, facts_of
 from knowcusbench.errors import MethodError
 
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from knowcusbench.editors.row_editor import Factors, RowEditor, Step
 from knowcusbench.backbone.base import Backbone
+from knowcusbench.editors.row_editor import Factors, RowEditor, Step
 from knowcusbench.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from knowcusbench.editors.ultraedit import UltraEdit
 from knowcusbench.backbone.base import Backbone
+from knowcusbench.editors.ultraedit import UltraEdit
 from knowcusbench.errors import ConfigError, MethodError
 
 if TYPE_CHECKING:

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from tqdm import tqdm
 
-from knowcusbench.editors.base import Editor, Fact, distinct
 from knowcusbench.adapters.cost import measured
 from knowcusbench.adapters.sums import factors_of, summed
 from knowcusbench.adapters.types import Adaptation, Adapter
 from knowcusbench.backbone.base import Backbone, QuestionForm
+from knowcusbench.benchmark.types import Fact
+from knowcusbench.editors.base import Editor, distinct
 from knowcusbench.errors import ConfigError, MethodError
 
 if TYPE_CHECKING:
@@ -164,8 +165,8 @@ class RowEditor(Editor):
     def _measures(self, backbone: Backbone, change: Factors, adapter: Adapter) -> dict[str, Any]:
         import torch
 
-        from knowcusbench.editors.closed_form import relative_error
         from knowcusbench.adapters.merging import retained_gain
+        from knowcusbench.editors.closed_form import relative_error
 
         found = factors_of(adapter)
         errors = {

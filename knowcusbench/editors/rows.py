@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from knowcusbench.editors.base import Fact
 from knowcusbench.backbone.base import Backbone
+from knowcusbench.benchmark.types import Fact
 from knowcusbench.errors import MethodError
 
 Rows = dict[str, tuple[Tensor, Tensor]]

@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 
 from knowcusbench.effects.text import token_cosines
-from knowcusbench.storage.images import read_image
 from knowcusbench.encoders.clip import ClipEncoder
+from knowcusbench.storage.images import read_image
 
 if TYPE_CHECKING:
     from torch import Tensor

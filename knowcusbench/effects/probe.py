@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from knowcusbench.editors.base import Editor, Fact
 from knowcusbench.adapters.types import Adaptation
 from knowcusbench.backbone.base import Backbone, QuestionForm
+from knowcusbench.benchmark.types import Fact
+from knowcusbench.editors.base import Editor
 from knowcusbench.effects.pictures import picture_measures
 from knowcusbench.effects.text import (
     Probe,
@@ -21,9 +22,9 @@ from knowcusbench.effects.text import (
     read_text,
     text_effects,
 )
+from knowcusbench.encoders.clip import ClipEncoder, ClipSpec
 from knowcusbench.errors import ConfigError
 from knowcusbench.storage.files import atomic_path
-from knowcusbench.encoders.clip import ClipEncoder, ClipSpec
 
 TEXT_COLUMNS = ["answer", "probe", "text", "measure", "before", "after"]
 PICTURE_COLUMNS = ["seed", "measure", "before", "after"]

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from knowcusbench.editors.base import Fact
 from knowcusbench.backbone.base import QuestionForm
+from knowcusbench.benchmark.types import Fact
 from knowcusbench.encoders.clip import ClipSpec
-from knowcusbench.run.plan import content_id
+from knowcusbench.storage.digests import content_id
 
 
 @dataclass(frozen=True, kw_only=True)

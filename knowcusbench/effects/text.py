@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import pandas as pd
 
-from knowcusbench.editors.base import Fact
 from knowcusbench.backbone.base import Backbone, QuestionForm
-from knowcusbench.benchmark.types import Concept
+from knowcusbench.benchmark.types import Concept, Fact
 from knowcusbench.storage.digests import Memo
 
 if TYPE_CHECKING:

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from PIL import Image
 
-from knowcusbench.machine.device import keep_fp32, resolve_device
-from knowcusbench.storage.versions import SPEED, settings
-from knowcusbench.storage.images import read_image
 from knowcusbench.encoders.batching import FilledBatches, batches
 from knowcusbench.encoders.checkpoint import Dtype, locate, version
 from knowcusbench.encoders.store import MEMORY, EmbeddingStore
+from knowcusbench.machine.device import keep_fp32, resolve_device
 from knowcusbench.storage.digests import Memo, content_digest
+from knowcusbench.storage.images import read_image
+from knowcusbench.storage.versions import SPEED, settings
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from knowcusbench.machine.device import resolve_device
 from knowcusbench.errors import ConfigError, MetricError
+from knowcusbench.machine.device import resolve_device
 
 if TYPE_CHECKING:
     import torch

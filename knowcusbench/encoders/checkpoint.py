@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from safetensors import SafetensorError
 
-from knowcusbench.errors import WeightsError
-from knowcusbench.storage.hub import first_line, hub_problem
+from knowcusbench.errors import WeightsError, first_line
+from knowcusbench.storage.hub import hub_problem
 from knowcusbench.storage.hub_cache import absent_weights, broken_link, hub_snapshot, settled
 
 Dtype = Literal["float32", "bfloat16", "float16"]

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from PIL import Image
 
-from knowcusbench.machine.device import resolve_device
+from knowcusbench.encoders.base import EncoderSpec, ImageTextEncoder
 from knowcusbench.encoders.batching import batches, in_room
 from knowcusbench.encoders.checkpoint import loading, locate
-from knowcusbench.encoders.base import EncoderSpec, ImageTextEncoder
+from knowcusbench.machine.device import resolve_device
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from PIL import Image
 
-from knowcusbench.machine.device import resolve_device
+from knowcusbench.encoders.base import EncoderSpec, ImageTextEncoder
 from knowcusbench.encoders.checkpoint import (
     TRANSFORMERS_WEIGHTS,
     ImageBackend,
@@ -18,7 +18,7 @@ from knowcusbench.encoders.checkpoint import (
     locate,
     version,
 )
-from knowcusbench.encoders.base import EncoderSpec, ImageTextEncoder
+from knowcusbench.machine.device import resolve_device
 
 if TYPE_CHECKING:
     import torch

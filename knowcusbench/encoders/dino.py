@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from PIL import Image
 
-from knowcusbench.machine.device import resolve_device
-from knowcusbench.errors import ConfigError
+from knowcusbench.encoders.base import EncoderSpec, ImageEncoder
 from knowcusbench.encoders.checkpoint import (
     TRANSFORMERS_PICKLE,
     TRANSFORMERS_WEIGHTS,
@@ -16,7 +15,8 @@ from knowcusbench.encoders.checkpoint import (
     locate,
     transformers_config,
 )
-from knowcusbench.encoders.base import EncoderSpec, ImageEncoder
+from knowcusbench.errors import ConfigError
+from knowcusbench.machine.device import resolve_device
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from knowcusbench.config.schema import did_you_mean
-from knowcusbench.errors import ConfigError, WeightsError
+from knowcusbench.encoders.base import EncoderSpec
 from knowcusbench.encoders.checkpoint import loading, locate, version
 from knowcusbench.encoders.clip import OpenClipEncoder
-from knowcusbench.encoders.base import EncoderSpec
+from knowcusbench.errors import ConfigError, WeightsError, did_you_mean
 
 if TYPE_CHECKING:
     from torch import Tensor

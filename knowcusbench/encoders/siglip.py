@@ -6,9 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from knowcusbench.machine.device import resolve_device
-from knowcusbench.errors import WeightsError
-from knowcusbench.storage.hub import first_line
 from knowcusbench.encoders.checkpoint import (
     TRANSFORMERS_WEIGHTS,
     load_image_processor,
@@ -18,6 +15,8 @@ from knowcusbench.encoders.checkpoint import (
     transformers_config,
 )
 from knowcusbench.encoders.clip_transformers import TransformersEncoder, TransformersSpec
+from knowcusbench.errors import WeightsError, first_line
+from knowcusbench.machine.device import resolve_device
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from knowcusbench.errors import WeightsError
-from knowcusbench.storage.files import atomic_path
 from knowcusbench.storage.digests import Memo
+from knowcusbench.storage.files import atomic_path
 
 Rows = NDArray[np.float32]
 """Embeddings (n, width)."""

@@ -25,22 +25,22 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from knowcusbench.adaptation.dreambooth import Objective, posterior_draws
-from knowcusbench.editors.base import Fact
+from knowcusbench.adapters.lora import attached, extract, trainable
 from knowcusbench.adapters.types import Adaptation, Adapter
-from knowcusbench.editors.ultraedit import UltraEdit
 from knowcusbench.backbone.base import LatentDistribution, PromptEmbeds
 from knowcusbench.backbone.counts import TRAINING_FORWARDS
 from knowcusbench.backbone.footprint import decode_flops, meta_vae
 from knowcusbench.backbone.loading import quiet_libraries
-from knowcusbench.adapters.lora import attached, extract, trainable
 from knowcusbench.backbone.qwen_image import QwenImageSpec
 from knowcusbench.backbone.qwen_image_model import QwenImage
-from knowcusbench.machine.device import fast_dtype, resolve_device
+from knowcusbench.benchmark.types import Fact
+from knowcusbench.editors.ultraedit import UltraEdit
 from knowcusbench.errors import exit_on_user_error
 from knowcusbench.gpu.models import Size, full_size, image_size, random_backbone, small_size
 from knowcusbench.gpu.steps import Line, Steps, step_options
 from knowcusbench.gpu.table import markdown, read_lines
 from knowcusbench.gpu.timing import Timer, edit_bytes, forward_flops, weight_bytes
+from knowcusbench.machine.device import fast_dtype, resolve_device
 from knowcusbench.machine.out_of_memory import free_memory
 
 RANK = 4

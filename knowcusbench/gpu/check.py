@@ -27,21 +27,20 @@ from torch import Tensor
 
 from knowcusbench.adaptation.cache import AdapterCache
 from knowcusbench.adaptation.dreambooth import DreamBooth
-from knowcusbench.editors.base import Editor, facts_of
 from knowcusbench.adapters.types import Adaptation
 from knowcusbench.backbone.base import Backbone
 from knowcusbench.backbone.noise import initial_noise
 from knowcusbench.backbone.qwen_image import QwenImageSpec
 from knowcusbench.benchmark.release import load_benchmark
-from knowcusbench.cli.run import compose_config
-from knowcusbench.config.schema import build
-from knowcusbench.machine.device import fast_dtype, resolve_device
+from knowcusbench.config.build import build
+from knowcusbench.config.compose import compose_config, read_config
+from knowcusbench.editors.base import Editor, facts_of
 from knowcusbench.errors import exit_on_user_error
 from knowcusbench.gpu.steps import Line, Steps, step_options
-from knowcusbench.metrics.base import Metric, ScoreItem
+from knowcusbench.machine.device import fast_dtype, resolve_device
 from knowcusbench.machine.out_of_memory import is_out_of_memory
+from knowcusbench.metrics.base import Metric, ScoreItem
 from knowcusbench.stages.drawing import Batches
-from knowcusbench.run.prepare import read_config
 
 NOISE = "443a9fa4ffb0e222"
 """Of the noise of seed 0: the beginning of the SHA-256 of its fp32 values, under torch 2.14 on the CPU."""

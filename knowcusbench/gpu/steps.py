@@ -12,9 +12,9 @@ from typing import Any, Self
 
 import torch
 
-from knowcusbench.storage.hub import first_line
+from knowcusbench.errors import first_line
+from knowcusbench.machine.hardware import hardware
 from knowcusbench.machine.out_of_memory import free_memory, is_out_of_memory
-from knowcusbench.run.provenance import hardware
 
 GPU_STATE = ("clocks.sm", "power.draw", "temperature.gpu", "clocks_event_reasons.active")
 """What `nvidia-smi` is asked before and after a step: a throttled GPU explains a slow one."""

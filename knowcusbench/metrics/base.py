@@ -1,6 +1,7 @@
 """The contract of a metric: a score for every sample, from images, references and texts."""
 
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,10 +10,10 @@ from pathlib import Path
 from typing import ClassVar
 
 from knowcusbench.benchmark.types import Concept, Task
+from knowcusbench.encoders.segmenters.mask_store import MaskStore
 from knowcusbench.errors import MetricError
 from knowcusbench.metrics.bounds import UNBOUNDED, Bounds
-from knowcusbench.encoders.segmenters.mask_store import MaskStore
-from knowcusbench.metrics.protocol import ReferenceSplit, split_of
+from knowcusbench.metrics.protocol import PLACEHOLDER, ReferenceSplit, TextForm, split_of, without_rare_tokens
 
 
 @dataclass(frozen=True)
@@ -146,3 +147,29 @@ def finite_score(
                 f"{name} of sample {item.sample_id} ({item.image}) is {number}; check the encoder's weights and dtype"
             )
     return Score(value, note, details or {})
+
+
+def text_of(item: ScoreItem, form: TextForm) -> str:
+    """The text that an image is compared with. A prompt without `{}` is that text itself, in the form `stripped` less
+    its rare tokens.
+
+    Raises MetricError, naming the sample, where nothing is known to put there, or nothing remains.
+    """
+    if PLACEHOLDER not in item.prompt:
+        text = without_rare_tokens(item.prompt) if form is TextForm.stripped else item.prompt
+    elif form is TextForm.background:
+        words = re.sub(r"(\b(of|an?|the)\s+)*" + re.escape(PLACEHOLDER), " ", item.prompt, flags=re.IGNORECASE)
+        text = re.sub(r"\s+([,.;:])", r"\1", " ".join(words.split())).strip(" ,;:")
+    else:
+        subjects = {
+            TextForm.class_noun: item.class_noun,
+            TextForm.phrase: item.phrase,
+            TextForm.stripped: without_rare_tokens(item.subject),
+        }
+        text = item.prompt.replace(PLACEHOLDER, subjects[form], 1) if subjects[form] else ""
+    if not text.strip(" ."):
+        raise MetricError(
+            f"sample {item.sample_id}: the prompt {item.prompt!r} has no text in the form {form}; choose another "
+            "protocol.text_form="
+        )
+    return text

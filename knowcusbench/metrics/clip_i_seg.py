@@ -13,19 +13,20 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from knowcusbench.storage.versions import versioned
-from knowcusbench.errors import ConfigError
-from knowcusbench.storage.images import read_image
-from knowcusbench.metrics.base import Score, ScoreItem, finite_score
-from knowcusbench.encoders.batching import batches
-from knowcusbench.metrics.bounds import Bounds, cosine_bounds
-from knowcusbench.encoders.store import EmbeddingStore, Rows
 from knowcusbench.encoders.base import EncoderSpec, ImageEncoder
-from knowcusbench.metrics.image_similarity import ReferenceMetric
+from knowcusbench.encoders.batching import batches
+from knowcusbench.encoders.segmenters.base import Fallback, Segmentation, SegmenterSpec
+from knowcusbench.encoders.segmenters.compositing import cut_out
 from knowcusbench.encoders.segmenters.mask_store import MaskStore
-from knowcusbench.storage.digests import content_digest
+from knowcusbench.encoders.store import EmbeddingStore, Rows
+from knowcusbench.errors import ConfigError
+from knowcusbench.metrics.base import Score, ScoreItem, finite_score
+from knowcusbench.metrics.bounds import Bounds, cosine_bounds
+from knowcusbench.metrics.image_similarity import ReferenceMetric
 from knowcusbench.metrics.protocol import ReferencePairing, paired_cosine
-from knowcusbench.encoders.segmenters.base import Fallback, Segmentation, SegmenterSpec, cut_out
+from knowcusbench.storage.digests import content_digest
+from knowcusbench.storage.images import read_image
+from knowcusbench.storage.versions import versioned
 
 if TYPE_CHECKING:
     from torch import Tensor

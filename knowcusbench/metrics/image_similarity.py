@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from knowcusbench.benchmark.types import Concept
+from knowcusbench.encoders.base import EncoderSpec, ImageEncoder
 from knowcusbench.errors import ConfigError
 from knowcusbench.metrics.base import Metric, Score, ScoreItem, finite_score
 from knowcusbench.metrics.bounds import Bounds, cosine_bounds
-from knowcusbench.encoders.base import EncoderSpec, ImageEncoder
 from knowcusbench.metrics.protocol import ReferencePairing, ReferenceSplit, paired_cosine, split_of
 
 if TYPE_CHECKING:

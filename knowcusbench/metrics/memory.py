@@ -4,8 +4,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from knowcusbench.storage.hub_cache import WEIGHTS, cached
 from knowcusbench.metrics.base import Metric
+from knowcusbench.storage.hub_cache import WEIGHTS, cached
 
 MIB = 2**20
 

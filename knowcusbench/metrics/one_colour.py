@@ -6,9 +6,9 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
-from knowcusbench.storage.images import decode_image
 from knowcusbench.metrics.base import Metric, Score, ScoreItem
 from knowcusbench.storage.digests import content_digest
+from knowcusbench.storage.images import decode_image
 
 NOTE = "picture of one colour"
 

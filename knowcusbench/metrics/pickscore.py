@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from knowcusbench.metrics.bounds import UNBOUNDED, Bounds
 from knowcusbench.encoders.clip_transformers import TransformersClipSpec
+from knowcusbench.metrics.bounds import UNBOUNDED, Bounds
 from knowcusbench.metrics.text_similarity import TextSimilarity
 
 

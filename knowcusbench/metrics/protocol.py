@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from knowcusbench.benchmark.types import RARE_TOKEN
-from knowcusbench.errors import MetricError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from knowcusbench.metrics.base import ScoreItem
 
 PLACEHOLDER = "{}"
 
@@ -112,29 +110,3 @@ def without_rare_tokens(text: str) -> str:
     """Return a text less what stands before a class noun to name a learned concept: "sks", and tokens in brackets
     ("<new1>", "[V]"). White space is collapsed."""
     return " ".join(_RARE.sub(" ", text).split())
-
-
-def text_of(item: ScoreItem, form: TextForm) -> str:
-    """The text that an image is compared with. A prompt without `{}` is that text itself, in the form `stripped` less
-    its rare tokens.
-
-    Raises MetricError, naming the sample, where nothing is known to put there, or nothing remains.
-    """
-    if PLACEHOLDER not in item.prompt:
-        text = without_rare_tokens(item.prompt) if form is TextForm.stripped else item.prompt
-    elif form is TextForm.background:
-        words = re.sub(r"(\b(of|an?|the)\s+)*" + re.escape(PLACEHOLDER), " ", item.prompt, flags=re.IGNORECASE)
-        text = re.sub(r"\s+([,.;:])", r"\1", " ".join(words.split())).strip(" ,;:")
-    else:
-        subjects = {
-            TextForm.class_noun: item.class_noun,
-            TextForm.phrase: item.phrase,
-            TextForm.stripped: without_rare_tokens(item.subject),
-        }
-        text = item.prompt.replace(PLACEHOLDER, subjects[form], 1) if subjects[form] else ""
-    if not text.strip(" ."):
-        raise MetricError(
-            f"sample {item.sample_id}: the prompt {item.prompt!r} has no text in the form {form}; choose another "
-            "protocol.text_form="
-        )
-    return text

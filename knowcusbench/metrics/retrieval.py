@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from knowcusbench.benchmark.types import Concept
+from knowcusbench.encoders.base import ImageEncoder
 from knowcusbench.errors import ConfigError
 from knowcusbench.metrics.base import Score, ScoreItem, finite_score
 from knowcusbench.metrics.bounds import SHARE, Bounds
-from knowcusbench.encoders.base import ImageEncoder
 from knowcusbench.metrics.image_similarity import EmbeddingMetric
 from knowcusbench.metrics.protocol import mean_direction
 

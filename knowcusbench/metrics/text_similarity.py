@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from knowcusbench.benchmark.types import Task
-from knowcusbench.metrics.base import Metric, Score, ScoreItem, Shuffle, finite_score
-from knowcusbench.metrics.bounds import Bounds, cosine_bounds
 from knowcusbench.encoders.base import EncoderSpec, ImageTextEncoder
-from knowcusbench.metrics.protocol import TextForm, scaled_cosine, text_of
+from knowcusbench.metrics.base import Metric, Score, ScoreItem, Shuffle, finite_score, text_of
+from knowcusbench.metrics.bounds import Bounds, cosine_bounds
+from knowcusbench.metrics.protocol import TextForm, scaled_cosine
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,8 @@
 
 from omegaconf import DictConfig, OmegaConf
 
-from knowcusbench.run.layout import RunStore, read_json
+from knowcusbench.run.layout import RunStore
+from knowcusbench.storage.tables import read_json
 
 AUTO = "auto"
 """As `backbone.dtype`: what the machine is fast in. In `run.json`: nothing was made yet but the plan."""

@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from knowcusbench.machine.progress import say
+from knowcusbench.run.layout import RunStore
 from knowcusbench.storage.files import local_path
 from knowcusbench.storage.hub_cache import Branch, current_commit, is_commit
-from knowcusbench.machine.progress import say
-from knowcusbench.run.layout import RunStore, create_json, read_json, write_json, writing
+from knowcusbench.storage.tables import create_json, read_json, write_json, writing
 
 if TYPE_CHECKING:
-    from knowcusbench.run.prepare import Run
+    from knowcusbench.run.run import Run
 
 SOURCES = {"source": "revision", "processor": "processor_revision"}
 """Fields of encoders' specifications that may name a hub repository, and those of its revision."""

@@ -4,12 +4,11 @@ from dataclasses import dataclass
 
 from knowcusbench.backbone.base import Footprint
 from knowcusbench.benchmark.types import Task
-from knowcusbench.run.plan import counts
 from knowcusbench.machine.progress import HOUR
-from knowcusbench.stages.adapt import adapt_jobs
 from knowcusbench.run.dtype import AUTO
-from knowcusbench.stages.effects import interferes
-from knowcusbench.run.prepare import Run
+from knowcusbench.run.jobs import adapt_jobs, interferes
+from knowcusbench.run.plan import counts
+from knowcusbench.run.run import Run
 
 TIB, GIB, MIB = 2**40, 2**30, 2**20
 

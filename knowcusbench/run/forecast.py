@@ -6,16 +6,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from knowcusbench.adapters.peft_files import is_saved, load_record
-from knowcusbench.machine.device import resolve_device
 from knowcusbench.errors import RunError
+from knowcusbench.machine.device import resolve_device
+from knowcusbench.machine.hardware import hardware
 from knowcusbench.machine.progress import duration
-from knowcusbench.run.provenance import hardware
-from knowcusbench.stages.adapt import adapt_jobs, missing_jobs, place_of
-from knowcusbench.stages.effects import interferes
 from knowcusbench.run.estimate import work_of
-from knowcusbench.stages.generate import GENERATE, existing_images
-from knowcusbench.run.prepare import Run
-from knowcusbench.run.layout import read_json, read_lines, write_json
+from knowcusbench.run.jobs import adapt_jobs, existing_images, interferes, missing_jobs, place_of
+from knowcusbench.run.layout import GENERATE
+from knowcusbench.run.run import Run
+from knowcusbench.storage.tables import read_json, read_lines, write_json
 
 SHARES = {("cpu", "float32"): 0.65, ("cpu", "bfloat16"): 0.08, ("cuda", "bfloat16"): 0.5}
 """The part of a matrix product's rate that a whole command reaches, by device and dtype, for the first forecast on a

@@ -11,10 +11,11 @@ from typing import Any
 
 from knowcusbench.benchmark.digests import concept_digests
 from knowcusbench.benchmark.types import Benchmark
-from knowcusbench.config.schema import import_target
-from knowcusbench.storage.versions import decisive_fields, version_of
+from knowcusbench.config.build import import_target
 from knowcusbench.errors import ConfigError
-from knowcusbench.run.layout import RunStore, read_json
+from knowcusbench.run.layout import RunStore
+from knowcusbench.storage.tables import read_json
+from knowcusbench.storage.versions import decisive_fields, version_of
 
 FORMAT = 2
 """Version of the run directory's layout."""

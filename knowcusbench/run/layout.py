@@ -28,24 +28,23 @@
 A label names a method within the run. Files appear whole or not at all, so a file that exists is done.
 """
 
-import errno
-import io
-import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
-
-from knowcusbench.storage.claims import Claims
 from knowcusbench.config.schema import RunConfig
-from knowcusbench.errors import RunError
-from knowcusbench.storage.files import append, atomic_path, create_exclusively, json_text, location, names_in, write_atomic
+from knowcusbench.storage.claims import Claims
+from knowcusbench.storage.files import location, names_in
 from knowcusbench.storage.names import check_name
 
-UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT, errno.ENOSPC, errno.EDQUOT}
+GENERATE = "generate"
+
+
+TEXT = "text.parquet"
+
+PICTURES = "pictures.parquet"
+
+INTERFERENCE = "interference"
+"""The name of the real-image ceiling of interference."""
 
 
 @dataclass(frozen=True)
@@ -150,64 +149,3 @@ class RunStore:
     def labels(self) -> list[str]:
         """The methods of this run, by name."""
         return sorted(name.removesuffix(".yaml") for name in names_in(self.root / "configs"))
-
-
-@contextmanager
-def writing() -> Iterator[None]:
-    """Turn "can't write there" (a run directory, the cache) into a RunError that names the file."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in UNWRITABLE:
-            raise
-        raise RunError(
-            f"can't write {error.filename} ({error.strerror or error}); free space or rights there, or "
-            "choose another place with run.root= or cache_dir="
-        ) from error
-
-
-def write_json(path: Path, data: Mapping[str, Any]) -> None:
-    write_atomic(path, _json_bytes(data))
-
-
-def create_json(path: Path, data: Mapping[str, Any]) -> bool:
-    """Write a file unless it is there; whether it was written. Of several processes, one succeeds."""
-    return create_exclusively(path, _json_bytes(data))
-
-
-def _json_bytes(data: Mapping[str, Any]) -> bytes:
-    return (json_text(data, indent=2) + "\n").encode()
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    try:
-        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RunError(f"{path} is damaged ({error}); remove it, or use another run.name") from error
-    return data
-
-
-def append_line(path: Path, data: Mapping[str, Any]) -> None:
-    """Add a line of JSON to a file that only this process writes."""
-    append(path, (json_text(data) + "\n").encode())
-
-
-def read_lines(directory: Path) -> Iterator[dict[str, Any]]:
-    """The lines of all JSON-lines files in a directory. The last line of a killed process may be half a line: it is
-    left out."""
-    for name in sorted(names_in(directory)):
-        for line in (directory / name).read_bytes().split(b"\n"):
-            with suppress(ValueError):
-                yield json.loads(line)
-
-
-def write_table(path: Path, table: pd.DataFrame) -> None:
-    with atomic_path(path) as temporary:
-        table.to_parquet(temporary, index=False)
-
-
-def read_table(path: Path) -> pd.DataFrame:
-    try:
-        return pd.read_parquet(io.BytesIO(path.read_bytes()))
-    except (ValueError, OSError) as error:
-        raise RunError(f"{path} is damaged ({error}); remove it and run the command again") from error

@@ -1,6 +1,5 @@
 """The plan: every sample of a grid, with ids and noise seeds derived from content."""
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -9,13 +8,11 @@ from typing import TypeVar
 import numpy as np
 import pandas as pd
 
-from knowcusbench.benchmark.types import Benchmark, Concept, Prompt, Task
-from knowcusbench.config.schema import GridConfig, Pairing, did_you_mean
-from knowcusbench.errors import ConfigError
+from knowcusbench.benchmark.types import RECONSTRUCTION_PROMPT, Benchmark, Concept, Task
+from knowcusbench.config.schema import GridConfig, Pairing
+from knowcusbench.errors import ConfigError, did_you_mean
+from knowcusbench.storage.digests import content_id, noise_seed
 from knowcusbench.storage.names import matching
-
-RECONSTRUCTION_PROMPT = Prompt("{}", "reconstruction")
-"""In the reconstruction task the knowledge phrase is the whole prompt."""
 
 T = TypeVar("T")
 
@@ -157,16 +154,6 @@ def _cells(concept: Concept, tasks: Sequence[Task]) -> Iterator[tuple[str, str, 
                     prompt.aspect,
                     prefix,
                 )
-
-
-def content_id(prefix: str, seed: int) -> str:
-    """16 hex digits of a hash."""
-    return hashlib.sha256(f"{prefix}{seed}".encode()).hexdigest()[:16]
-
-
-def noise_seed(content: str) -> int:
-    """63 bits of an id."""
-    return int(content, 16) >> 1
 
 
 def samples(plan: pd.DataFrame) -> list[Sample]:

@@ -1,7 +1,6 @@
 """Where a result came from: versions, commit, hardware, command line."""
 
 import importlib.metadata
-import os
 import platform
 import subprocess
 import sys
@@ -9,9 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 import knowcusbench
+from knowcusbench.machine.hardware import hardware
 
 PACKAGES = (
     "knowcusbench",
@@ -66,28 +64,3 @@ def git_state(directory: Path) -> dict[str, Any] | None:
     if not git("ls-files", "__init__.py"):
         return None
     return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
-
-
-def hardware(*, gpus: bool = True) -> dict[str, Any]:
-    """Processor and memory of this machine, and its accelerators if asked for, which takes torch; none if not."""
-    found: dict[str, Any] = {
-        "platform": platform.platform(),
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "memory_bytes": psutil.virtual_memory().total,
-        "gpus": [],
-    }
-    if gpus:
-        import torch
-
-        found["gpus"] = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return found
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()

@@ -9,13 +9,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from knowcusbench.adaptation.method import Method, Role
 from knowcusbench.benchmark.types import Concept
-from knowcusbench.config.schema import Config, build, did_you_mean
-from knowcusbench.storage.versions import version_of
-from knowcusbench.errors import ConfigError, RunError
-from knowcusbench.storage.files import names_in, write_atomic
+from knowcusbench.config.build import build
+from knowcusbench.config.schema import Config
+from knowcusbench.errors import ConfigError, RunError, did_you_mean
 from knowcusbench.machine.progress import say
 from knowcusbench.run.identity import decisive
 from knowcusbench.run.layout import RunStore
+from knowcusbench.storage.files import names_in, write_atomic
+from knowcusbench.storage.versions import version_of
 
 FREE = ("run", "report", "tracker", "benchmark", "hydra", "cache_dir", "engine", "device", "cpu_threads")
 """The keys that what only reads a run takes from the command, or that say nothing about results."""

@@ -5,7 +5,8 @@ from typing import Any
 
 from knowcusbench.benchmark.types import Concept
 from knowcusbench.errors import RunError
-from knowcusbench.run.layout import RunStore, read_json, write_json
+from knowcusbench.run.layout import RunStore
+from knowcusbench.storage.tables import read_json, write_json
 
 
 def claim_released(store: RunStore, label: str, concepts: Sequence[Concept], method: Any) -> None:

@@ -22,19 +22,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
+from knowcusbench.analysis.leaderboard import build_leaderboard
+from knowcusbench.analysis.published import PublishedTable, load_published
+from knowcusbench.analysis.types import Leaderboard, MetricHeading, ReportInput, RowKind
 from knowcusbench.errors import BundleError, RunError
-from knowcusbench.run.plan import content_id
-from knowcusbench.report import (
-    Leaderboard,
-    MetricHeading,
-    PublishedTable,
-    ReportInput,
-    build_leaderboard,
-    load_published,
-)
 from knowcusbench.report.tables.csv_json import render_json
-from knowcusbench.analysis.types import RowKind
 from knowcusbench.share.manifest import LEADERBOARD, MANIFEST, SCHEMA_VERSION, TABLES, Manifest, is_safe
+from knowcusbench.storage.digests import content_id
 
 MAX_MANIFEST = 16 * 2**20
 """Bytes."""

@@ -6,8 +6,8 @@ from typing import Any
 
 import pandas as pd
 
+from knowcusbench.analysis.types import ReportInput
 from knowcusbench.errors import BundleError
-from knowcusbench.report import ReportInput
 from knowcusbench.share.bundle import Bundle
 
 

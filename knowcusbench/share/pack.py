@@ -11,12 +11,16 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from knowcusbench.analysis.leaderboard import build_leaderboard
+from knowcusbench.analysis.types import ReportInput
 from knowcusbench.benchmark.types import Task
 from knowcusbench.errors import BundleError
-from knowcusbench.storage.files import atomic_path
-from knowcusbench.run.plan import counts
-from knowcusbench.report import ReportInput, build_leaderboard
 from knowcusbench.report.tables.csv_json import render_json
+from knowcusbench.run.checks import recorded_weights
+from knowcusbench.run.identity import read_identity
+from knowcusbench.run.plan import counts
+from knowcusbench.run.results import report_input
+from knowcusbench.run.run import Run
 from knowcusbench.share.manifest import (
     LEADERBOARD,
     MANIFEST,
@@ -27,10 +31,8 @@ from knowcusbench.share.manifest import (
     Part,
     is_safe,
 )
-from knowcusbench.run.identity import read_identity
 from knowcusbench.stages.report.examples import example
-from knowcusbench.run.prepare import Run, recorded_weights
-from knowcusbench.stages.report.report import report_input
+from knowcusbench.storage.files import atomic_path
 
 WHERE = ("source", "revision")
 """Keys of a backbone that say where its weights lay: their digest says what they are."""

@@ -4,44 +4,20 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from knowcusbench.adaptation.cache import AdapterCache
 from knowcusbench.adaptation.method import Method
 from knowcusbench.adapters.peft_files import is_saved, save_adaptation
-from knowcusbench.backbone.base import BackboneSpec
-from knowcusbench.benchmark.types import Concept
-from knowcusbench.storage.claims import piece_of
+from knowcusbench.backbone.base import BackboneSpec, resident
 from knowcusbench.machine.progress import Progress
-from knowcusbench.run.prepare import Run, claim_weights, resident
-from knowcusbench.run.layout import RunStore, writing
+from knowcusbench.run.checks import claim_weights
+from knowcusbench.run.jobs import POLL, AdaptJob, adapt_jobs, missing_jobs, place_of
+from knowcusbench.run.layout import RunStore
+from knowcusbench.run.run import Run
+from knowcusbench.storage.claims import piece_of
+from knowcusbench.storage.tables import writing
 
 ADAPT = "adapt"
-
-POLL = 1.0
-"""Seconds between two looks at what other processes still do."""
-
-
-@dataclass(frozen=True)
-class AdaptJob:
-    """Adapt to a concept; `item` is the index of the only knowledge item it then has, or None for all."""
-
-    concept: Concept
-    item: int | None
-
-    def __str__(self) -> str:
-        return self.concept.name if self.item is None else f"{self.concept.name}, knowledge item {self.item}"
-
-
-def adapt_jobs(concepts: tuple[Concept, ...], method: Method) -> list[AdaptJob]:
-    """All jobs of a method, done or not."""
-    if not method.per_knowledge:
-        return [AdaptJob(concept, None) for concept in concepts]
-    return [
-        AdaptJob(concept.with_knowledge(item), index)
-        for concept in concepts
-        for index, item in enumerate(concept.knowledge)
-    ]
 
 
 def adapt(run: Run) -> None:
@@ -64,16 +40,6 @@ def adapt(run: Run) -> None:
             time.sleep(POLL)
             missing = missing_jobs(run, jobs)
             progress.reach(len(jobs) - len(missing))
-
-
-def missing_jobs(run: Run, jobs: list[AdaptJob]) -> list[AdaptJob]:
-    """Return the jobs whose adaptation is not there yet."""
-    return [job for job in jobs if not is_saved(place_of(run.store, run.label, job))]
-
-
-def place_of(store: RunStore, label: str, job: AdaptJob) -> Path:
-    """Where the adaptation that a job makes lies."""
-    return store.adaptation(label, job.concept.name, job.item)
 
 
 @dataclass(frozen=True)

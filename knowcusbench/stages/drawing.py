@@ -20,12 +20,13 @@ from PIL.PngImagePlugin import PngInfo
 from knowcusbench.adapters.cost import measured
 from knowcusbench.adapters.types import Adapter, Cost
 from knowcusbench.backbone.base import Backbone, PromptEmbeds
-from knowcusbench.storage.claims import Claim
 from knowcusbench.engine.base import WorkerBroken
 from knowcusbench.errors import PictureError, UserError
-from knowcusbench.storage.files import is_remote, remove, remove_leftovers, write_atomic
 from knowcusbench.machine.out_of_memory import free_memory, is_out_of_memory
-from knowcusbench.run.layout import RunStore, append_line, write_json
+from knowcusbench.run.layout import RunStore
+from knowcusbench.storage.claims import Claim
+from knowcusbench.storage.files import is_remote, remove, remove_leftovers, write_atomic
+from knowcusbench.storage.tables import append_line, write_json
 
 PNG_COMPRESSION = 6
 """Fixed, so that an image drawn again has the same bytes."""

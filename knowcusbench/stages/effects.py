@@ -17,13 +17,11 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from tqdm import tqdm
 
-from knowcusbench.editors.base import Fact
 from knowcusbench.adapters.peft_files import is_saved, load_adaptation, load_record
 from knowcusbench.adapters.sums import summed
 from knowcusbench.adapters.types import Adaptation
-from knowcusbench.backbone.base import BackboneSpec
-from knowcusbench.benchmark.types import Concept, Task
-from knowcusbench.storage.claims import piece_of
+from knowcusbench.backbone.base import BackboneSpec, resident
+from knowcusbench.benchmark.types import Concept, Fact
 from knowcusbench.effects.interference import mean_embeddings, nearest_concept, reference_accuracy
 from knowcusbench.effects.pictures import picture_measures
 from knowcusbench.effects.spec import EffectsSpec, Unrelated
@@ -35,26 +33,24 @@ from knowcusbench.effects.text import (
     text_effects,
     text_probes,
 )
+from knowcusbench.encoders.clip import ClipEncoder
 from knowcusbench.engine.local import LocalEngine
 from knowcusbench.errors import MetricError, RunError
-from knowcusbench.encoders.clip import ClipEncoder
-from knowcusbench.storage.digests import content_digest
-from knowcusbench.run.plan import noise_seed
 from knowcusbench.machine.progress import Progress
-from knowcusbench.stages.adapt import POLL, AdaptJob, adapt_jobs, place_of
+from knowcusbench.run.checks import claim_weights
+from knowcusbench.run.jobs import POLL, AdaptJob, _reconstructions, adapt_jobs, images_in, interferes, place_of
+from knowcusbench.run.layout import INTERFERENCE, PICTURES, TEXT
+from knowcusbench.run.run import Run
 from knowcusbench.stages.drawing import Desk, Drawn, Picture, draw_cells
-from knowcusbench.stages.generate import GenerateJob, GenerateWorker, draw, images_in, jobs_of, sample_cells
-from knowcusbench.run.prepare import Run, claim_weights, resident
-from knowcusbench.run.layout import read_table, write_table, writing
+from knowcusbench.stages.generate import GenerateJob, GenerateWorker, draw, jobs_of, sample_cells
+from knowcusbench.storage.claims import piece_of
+from knowcusbench.storage.digests import content_digest, noise_seed
+from knowcusbench.storage.tables import read_table, write_table, writing
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 EFFECTS, UNRELATED = "effects", "unrelated"
-TEXT = "text.parquet"
-PICTURES = "pictures.parquet"
-INTERFERENCE = "interference"
-"""The name of the real-image ceiling of interference."""
 
 SEPARATELY, TOGETHER = "separately", "together"
 """How adaptations were applied for a picture: the concept's own alone, or those of all concepts at once."""
@@ -85,11 +81,6 @@ def effects(run: Run) -> None:
             with Progress("effects, nearest concepts"):
                 for _ in run.engine.run(compare, [None]):
                     pass
-
-
-def interferes(run: Run) -> bool:
-    """Whether the adaptations of all concepts are applied at once. A single concept disturbs no other."""
-    return run.effects.interference and len(run.concepts) > 1 and not _reconstructions(run).empty
 
 
 def _current(run: Run, path: Path) -> bool:
@@ -260,10 +251,6 @@ def _stamp(*files: Path) -> str:
 
 
 # Interference: the adaptations of all concepts at once.
-
-
-def _reconstructions(run: Run) -> pd.DataFrame:
-    return run.plan[run.plan["task"] == Task.RECONSTRUCTION.value]
 
 
 def _draw_together(run: Run, jobs: Sequence[AdaptJob]) -> None:

@@ -11,21 +11,21 @@ import pandas as pd
 
 from knowcusbench.adaptation.method import Method
 from knowcusbench.adapters.peft_files import is_saved, load_adaptation
-from knowcusbench.backbone.base import BackboneSpec
+from knowcusbench.backbone.base import BackboneSpec, resident
 from knowcusbench.benchmark.types import Concept, Prompt
 from knowcusbench.errors import RunError
-from knowcusbench.storage.files import names_in
-from knowcusbench.run.plan import Sample, samples
 from knowcusbench.machine.progress import Progress
-from knowcusbench.stages.adapt import POLL
+from knowcusbench.run.checks import claim_weights
+from knowcusbench.run.jobs import POLL, existing_images
+from knowcusbench.run.layout import GENERATE
+from knowcusbench.run.plan import Sample, samples
+from knowcusbench.run.run import Run
 from knowcusbench.stages.drawing import Desk, Drawn, Picture, draw_cells
-from knowcusbench.run.prepare import Run, claim_weights, resident
-from knowcusbench.run.layout import read_json, writing
+from knowcusbench.storage.tables import read_json, writing
 
 CELL = ["concept", "task", "knowledge", "prompt"]
 """Samples that share these differ in the seed only; they make one batch."""
 
-GENERATE = "generate"
 
 SHARES = 2
 """A job has at most this part of a worker's share of what is left, as a divisor: the first jobs are large, since each
@@ -120,19 +120,6 @@ def jobs_of(run: Run, plan: pd.DataFrame, existing: set[str], *, per_knowledge: 
             left -= len(own[:size])
             own = own[size:]
     return jobs
-
-
-def existing_images(run: Run, label: str | None = None) -> set[str]:
-    """Ids of the samples that have an image, of another method of the run if `label` names one."""
-    label = run.label if label is None else label
-    return images_in([run.store.image(label, concept.name, "").parent for concept in run.concepts])
-
-
-def images_in(directories: Sequence[Path]) -> set[str]:
-    """The names of all PNG files in some directories, without the suffix."""
-    return {
-        name.removesuffix(".png") for directory in directories for name in names_in(directory) if name.endswith(".png")
-    }
 
 
 @dataclass(frozen=True)

@@ -3,18 +3,19 @@
 from collections.abc import Mapping
 from typing import Any
 
+from knowcusbench.backbone.base import BackboneSpec, resident
+from knowcusbench.config.build import build
+from knowcusbench.config.schema import Config
 from knowcusbench.editors.base import Editor
-from knowcusbench.backbone.base import BackboneSpec
-from knowcusbench.config.schema import Config, build
 from knowcusbench.effects.probe import TransferProbe, run_probe
 from knowcusbench.errors import ConfigError
-from knowcusbench.storage.files import atomic_path, write_atomic
 from knowcusbench.machine.progress import Progress
-from knowcusbench.run.provenance import provenance
 from knowcusbench.report.figures.pictures import PictureRow, picture_grid
 from knowcusbench.report.tables.probe import render_probe
-from knowcusbench.run.prepare import resident
-from knowcusbench.run.layout import RunStore, write_json, writing
+from knowcusbench.run.layout import RunStore
+from knowcusbench.run.provenance import provenance
+from knowcusbench.storage.files import atomic_path, write_atomic
+from knowcusbench.storage.tables import write_json, writing
 
 
 def probe(config: Config, resolved: Mapping[str, Any]) -> None:

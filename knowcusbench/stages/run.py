@@ -11,22 +11,26 @@ from pathlib import Path
 from omegaconf import DictConfig
 from tqdm import tqdm
 
+from knowcusbench.config.compose import read_config
 from knowcusbench.engine.base import Engine
 from knowcusbench.errors import IncompleteError, RunError
 from knowcusbench.machine.progress import say
-from knowcusbench.run.provenance import provenance
-from knowcusbench.stages.adapt import POLL, adapt
+from knowcusbench.run.checks import recorded_weights
 from knowcusbench.run.dtype import settle_dtype
-from knowcusbench.stages.effects import effects
 from knowcusbench.run.encoders import claim_commits
 from knowcusbench.run.estimate import plan_summary
 from knowcusbench.run.forecast import forecast, keep_pace
-from knowcusbench.stages.generate import existing_images, generate
-from knowcusbench.run.prepare import Run, prepare, read_config, recorded_weights
+from knowcusbench.run.jobs import POLL, existing_images
+from knowcusbench.run.prepare import prepare
+from knowcusbench.run.provenance import provenance
+from knowcusbench.run.run import Run
+from knowcusbench.stages.adapt import adapt
+from knowcusbench.stages.effects import effects
+from knowcusbench.stages.generate import generate
 from knowcusbench.stages.probe import probe
 from knowcusbench.stages.report.report import report
 from knowcusbench.stages.score import score, unscored_images
-from knowcusbench.run.layout import write_json, writing
+from knowcusbench.storage.tables import write_json, writing
 from knowcusbench.tracking import tracked
 
 STAGES: tuple[Callable[[Run], None], ...] = (adapt, generate, score, effects, report)

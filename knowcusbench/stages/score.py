@@ -10,19 +10,19 @@ from pathlib import Path
 import pandas as pd
 
 from knowcusbench.benchmark.types import Concept
-from knowcusbench.storage.claims import piece_of
 from knowcusbench.errors import ImageError
-from knowcusbench.storage.files import json_text, modified, modified_in
+from knowcusbench.machine.progress import Progress, say
 from knowcusbench.metrics.base import Metric, ScoreItem, Shuffle
 from knowcusbench.metrics.ceiling import real_image_ceiling
-from knowcusbench.storage.digests import content_digest
 from knowcusbench.metrics.one_colour import recorded_sample, score_sound
+from knowcusbench.run.jobs import POLL, existing_images
 from knowcusbench.run.plan import Sample, samples
-from knowcusbench.machine.progress import Progress, say
-from knowcusbench.stages.adapt import POLL
-from knowcusbench.stages.generate import existing_images
-from knowcusbench.run.prepare import Run, make_room
-from knowcusbench.run.layout import read_table, write_table, writing
+from knowcusbench.run.room import make_room
+from knowcusbench.run.run import Run
+from knowcusbench.storage.claims import piece_of
+from knowcusbench.storage.digests import content_digest
+from knowcusbench.storage.files import json_text, modified, modified_in
+from knowcusbench.storage.tables import read_table, write_table, writing
 
 CHUNK = 128
 """Images that a worker scores at a time."""

@@ -54,3 +54,13 @@ def content_digest(path: Path) -> str:
 @lru_cache(maxsize=1 << 16)
 def _digest(path: Path, _size: int, _mtime_ns: int) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def content_id(prefix: str, seed: int) -> str:
+    """16 hex digits of a hash."""
+    return hashlib.sha256(f"{prefix}{seed}".encode()).hexdigest()[:16]
+
+
+def noise_seed(content: str) -> int:
+    """63 bits of an id."""
+    return int(content, 16) >> 1

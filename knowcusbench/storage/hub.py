@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+from knowcusbench.errors import first_line
+
 
 def hub_problem(error: BaseException) -> str:
     """Say why a repository can't be had from the hub or its cache. Libraries wrap what the hub answered, often in a
@@ -45,8 +47,3 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     while seen is not None:
         yield seen
         seen = seen.__cause__ or seen.__context__
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message that is not blank, or the error's type if there is none."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -41,7 +41,7 @@ def matching(
     configuration.
     """
     # Here, since the readers of a benchmark need no Hydra.
-    from knowcusbench.config.schema import did_you_mean
+    from knowcusbench.errors import did_you_mean
 
     found: dict[str, None] = {}
     for pattern in patterns:

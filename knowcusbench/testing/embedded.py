@@ -11,9 +11,8 @@ def embedded_case(name: str, *overrides: str) -> tuple[Method, Backbone, Concept
     # Composing a configuration imports all stages.
     from knowcusbench.benchmark.release import load_benchmark
     from knowcusbench.benchmark.source import resolve_source
-    from knowcusbench.cli.run import compose_config
-    from knowcusbench.config.schema import build
-    from knowcusbench.run.prepare import read_config
+    from knowcusbench.config.build import build
+    from knowcusbench.config.compose import compose_config, read_config
 
     config, _ = read_config(compose_config([f"method={name}", *overrides]))
     given = config.benchmark

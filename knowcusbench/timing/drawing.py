@@ -23,14 +23,16 @@ from omegaconf import DictConfig
 
 from knowcusbench.backbone.loading import quiet_libraries
 from knowcusbench.backbone.qwen_image import QwenImageSpec
-from knowcusbench.cli.run import compose_config
+from knowcusbench.config.compose import compose_config, read_config
 from knowcusbench.engine.base import Engine
 from knowcusbench.engine.ray import RayEngine
-from knowcusbench.run.plan import Sample, samples
-from knowcusbench.stages.adapt import adapt
 from knowcusbench.run.dtype import settle_dtype
-from knowcusbench.stages.generate import existing_images, generate
-from knowcusbench.run.prepare import Run, prepare, read_config
+from knowcusbench.run.jobs import existing_images
+from knowcusbench.run.plan import Sample, samples
+from knowcusbench.run.prepare import prepare
+from knowcusbench.run.run import Run
+from knowcusbench.stages.adapt import adapt
+from knowcusbench.stages.generate import generate
 
 CONCEPTS = 4
 """Concepts of the embedded benchmark that are drawn: some 200 samples."""

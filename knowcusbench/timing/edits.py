@@ -21,13 +21,13 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from knowcusbench.editors.closed_form import edit_factors, recompress
-from knowcusbench.editors.base import Fact
 from knowcusbench.adapters.peft_files import save_adaptation
 from knowcusbench.adapters.types import Adaptation, Adapter
-from knowcusbench.editors.ultraedit import UltraEdit
 from knowcusbench.backbone.base import Backbone
 from knowcusbench.backbone.qwen_image import QwenImageSpec
+from knowcusbench.benchmark.types import Fact
+from knowcusbench.editors.closed_form import edit_factors, recompress
+from knowcusbench.editors.ultraedit import UltraEdit
 from knowcusbench.machine.device import resolve_device
 from knowcusbench.toybox.shipped import WEIGHTS
 

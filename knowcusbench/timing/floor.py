@@ -21,14 +21,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from knowcusbench.adaptation.dreambooth import DreamBooth
-from knowcusbench.backbone.base import Backbone
-from knowcusbench.adapters.lora import trainable
+from knowcusbench.adapters.lora import adapted_layers, trainable
+from knowcusbench.backbone.base import Backbone, resident
 from knowcusbench.backbone.qwen_image import QwenImageSpec
-from knowcusbench.backbone.targets import adapted_layers
-from knowcusbench.cli.run import compose_config
+from knowcusbench.config.compose import compose_config, read_config
 from knowcusbench.machine.rates import product_rates
 from knowcusbench.run.estimate import effects_pictures
-from knowcusbench.run.prepare import Run, prepare, read_config, resident
+from knowcusbench.run.prepare import prepare
+from knowcusbench.run.run import Run
 from knowcusbench.stages.run import STAGES
 
 PROMPT = "a photo of {} in the forest"

@@ -19,18 +19,18 @@ from omegaconf import OmegaConf
 from PIL import Image
 from torch import Tensor
 
-from knowcusbench.cli.run import compose_config
-from knowcusbench.config.schema import build
-from knowcusbench.storage.images import read_image
+from knowcusbench.config.build import build
+from knowcusbench.config.compose import compose_config
+from knowcusbench.encoders.base import ImageEncoder, unit_norm
+from knowcusbench.encoders.segmenters.compositing import cut_out
+from knowcusbench.encoders.store import EmbeddingStore
 from knowcusbench.metrics.base import Metric, ScoreItem
 from knowcusbench.metrics.clip_i import ClipI
 from knowcusbench.metrics.clip_i_seg import ClipISeg
 from knowcusbench.metrics.clip_t import ClipT
-from knowcusbench.encoders.store import EmbeddingStore
-from knowcusbench.encoders.base import ImageEncoder, unit_norm
 from knowcusbench.metrics.pickscore import PickScore
 from knowcusbench.metrics.protocol import paired_cosine, scaled_cosine
-from knowcusbench.encoders.segmenters.base import cut_out
+from knowcusbench.storage.images import read_image
 from knowcusbench.toybox.world.language import caption
 from knowcusbench.toybox.world.render import render
 from knowcusbench.toybox.world.world import draw_scene

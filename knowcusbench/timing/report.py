@@ -23,13 +23,17 @@ import yaml
 
 from knowcusbench.adaptation.cache import AdapterCache
 from knowcusbench.benchmark.types import Benchmark, Concept, KnowledgeAspect, KnowledgeItem, Prompt, PromptAspect
-from knowcusbench.cli.run import compose_config
-from knowcusbench.config.schema import Config, build
+from knowcusbench.config.build import build
+from knowcusbench.config.compose import compose_config, read_config
+from knowcusbench.config.schema import Config
+from knowcusbench.run.jobs import existing_images
+from knowcusbench.run.layout import RunStore
 from knowcusbench.run.plan import make_plan, select_concepts
-from knowcusbench.stages.generate import existing_images, generate_jobs
-from knowcusbench.run.prepare import Run, effects_spec, paper_spec, read_config
+from knowcusbench.run.prepare import effects_spec, paper_spec
+from knowcusbench.run.run import Run
+from knowcusbench.stages.generate import generate_jobs
 from knowcusbench.stages.report.report import report
-from knowcusbench.run.layout import RunStore, write_json, write_table
+from knowcusbench.storage.tables import write_json, write_table
 
 CONCEPTS, ITEMS = 35, 5
 

@@ -8,10 +8,9 @@ import shutil
 from functools import cache
 from pathlib import Path
 
-from knowcusbench.config.schema import did_you_mean
-from knowcusbench.errors import ConfigError
+from knowcusbench.errors import ConfigError, did_you_mean
 from knowcusbench.storage.files import atomic_path
-from knowcusbench.run.layout import writing
+from knowcusbench.storage.tables import writing
 from knowcusbench.toybox.shipped import WEIGHTS, check_weights, remembered_world, weights_version
 
 TRAINED = ("pipeline", "clip", "pickscore", "sam", "oracle")

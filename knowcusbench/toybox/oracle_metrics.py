@@ -5,14 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from knowcusbench.benchmark.types import Concept, Task
+from knowcusbench.benchmark.types import RECONSTRUCTION_PROMPT, Concept, Task
 from knowcusbench.errors import ConfigError
 from knowcusbench.metrics.base import Metric, Score, ScoreItem, Shuffle, finite_score
 from knowcusbench.metrics.bounds import SHARE, Bounds
-from knowcusbench.run.plan import RECONSTRUCTION_PROMPT
+from knowcusbench.toybox.models.oracle import NONE, OracleSpec, Sight
 from knowcusbench.toybox.world.concepts import DEVELOPMENT_CONCEPTS, NOVEL_CONCEPTS
 from knowcusbench.toybox.world.language import PROMPTS, Wish
-from knowcusbench.toybox.models.oracle import NONE, OracleSpec, Sight
 from knowcusbench.toybox.world.scene import Thing
 
 THINGS: Mapping[str, Thing] = {concept.name: concept.thing for concept in (*NOVEL_CONCEPTS, *DEVELOPMENT_CONCEPTS)}

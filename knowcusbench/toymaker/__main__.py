@@ -18,10 +18,10 @@ from diffusers import QwenImagePipeline
 from transformers import Qwen2Tokenizer
 
 from knowcusbench.backbone.loading import quiet_libraries
-from knowcusbench.machine.device import resolve_device
 from knowcusbench.errors import ConfigError, exit_on_user_error
-from knowcusbench.storage.files import atomic_path, remove
+from knowcusbench.machine.device import resolve_device
 from knowcusbench.run.provenance import provenance
+from knowcusbench.storage.files import atomic_path, remove
 from knowcusbench.toybox import TRAINED
 from knowcusbench.toybox.models.pipeline import build_scheduler, build_tokenizer
 from knowcusbench.toybox.shipped import WEIGHTS, write_manifest

@@ -22,8 +22,8 @@ from knowcusbench.storage.files import atomic_path
 from knowcusbench.toybox.models.pipeline import build_vae
 from knowcusbench.toybox.world.render import mask, render
 from knowcusbench.toybox.world.scene import Scene
-from knowcusbench.toymaker.loop import Losses, Schedule, compile_layers, in_processes, mixed, train
 from knowcusbench.toybox.world.world import draw_scene, settled, size_word
+from knowcusbench.toymaker.loop import Losses, Schedule, compile_layers, in_processes, mixed, train
 
 SCHEDULE = Schedule(steps=4000, batch_size=16, learning_rate=2e-3, decay_from=0.3, average=0.995, weight_decay=0.0)
 

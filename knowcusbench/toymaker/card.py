@@ -16,20 +16,21 @@ from PIL import Image
 
 from knowcusbench.benchmark.types import Task
 from knowcusbench.cli.run import run_verb
-from knowcusbench.config.schema import build
+from knowcusbench.config.build import build
 from knowcusbench.machine.device import fast_dtype, resolve_device
-from knowcusbench.storage.files import write_atomic
-from knowcusbench.run.provenance import provenance
 from knowcusbench.report.tables.markdown import table_line
 from knowcusbench.run.identity import protocol_digest
-from knowcusbench.run.layout import RunStore, read_json, read_table, write_json
-from knowcusbench.toymaker.evaluation import FIXED_PROMPTS, Figures, draw
-from knowcusbench.toymaker.figures import LOCALITY, Evaluated, compose, instrument_figures, model_figures
+from knowcusbench.run.layout import RunStore
+from knowcusbench.run.provenance import provenance
+from knowcusbench.storage.files import write_atomic
+from knowcusbench.storage.tables import read_json, read_table, write_json
 from knowcusbench.toybox.shipped import MANIFEST, WEIGHTS, weights_version
+from knowcusbench.toybox.world.world import KNOWN, NAMED, SIMPLE
+from knowcusbench.toymaker.evaluation import FIXED_PROMPTS, Figures, draw
 from knowcusbench.toymaker.examples import PORTION, PORTIONS
+from knowcusbench.toymaker.figures import LOCALITY, Evaluated, compose, instrument_figures, model_figures
 from knowcusbench.toymaker.loop import HISTORY_EVERY
 from knowcusbench.toymaker.stream import SHOWN_NAMED, SHOWN_SIMPLE
-from knowcusbench.toybox.world.world import KNOWN, NAMED, SIMPLE
 
 CARD = WEIGHTS.with_name("CARD.md")
 FIGURES = WEIGHTS.with_name("CARD.json")

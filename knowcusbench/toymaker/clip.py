@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from knowcusbench.storage.files import atomic_path
 from knowcusbench.encoders.clip import ClipSpec
+from knowcusbench.storage.files import atomic_path
 from knowcusbench.toybox.models.encoders import IMAGE_SIZE, PATCH_SIZE, VISION_WIDTH, clip_model, save_clip, world_texts
 from knowcusbench.toybox.world.render import render
+from knowcusbench.toybox.world.vocabulary import BACKGROUNDS, CLASSES, COLOURS, PATTERNS, SHAPES, STYLES
 from knowcusbench.toymaker.instruments import (
     NOTHING,
     THING_WORDS,
@@ -32,7 +33,6 @@ from knowcusbench.toymaker.instruments import (
 )
 from knowcusbench.toymaker.loop import Losses, Schedule, mixed, train
 from knowcusbench.toymaker.oracle import disturb
-from knowcusbench.toybox.world.vocabulary import BACKGROUNDS, CLASSES, COLOURS, PATTERNS, SHAPES, STYLES
 
 SCHEDULE = Schedule(
     steps=6000, batch_size=32, learning_rate=3e-3, decay_from=0.2, average=0.995, weight_decay=0.02, muon=True

@@ -9,8 +9,8 @@ from PIL import Image, ImageFilter
 
 from knowcusbench.toybox.world.draws import between, choose
 from knowcusbench.toybox.world.scene import RESOLUTION, Placed, Scene
-from knowcusbench.toymaker.instruments import EXCLUDED, Pixels
 from knowcusbench.toybox.world.vocabulary import BACKGROUNDS, CLASSES, COLOURS, PATTERNS, SHAPES, STYLES
+from knowcusbench.toymaker.instruments import EXCLUDED, Pixels
 
 Corruption = Callable[[Pixels, Placed, random.Random], Pixels]
 """From a picture (64, 64, 3) and the place of its main thing to a worse picture."""

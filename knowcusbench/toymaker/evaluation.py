@@ -8,24 +8,24 @@ import numpy as np
 import torch
 from PIL import Image
 
-from knowcusbench.editors.base import Editor, Fact
 from knowcusbench.adapters.types import Adaptation
 from knowcusbench.backbone.base import PromptEmbeds, QuestionForm
 from knowcusbench.backbone.qwen_image_model import QwenImage
-from knowcusbench.benchmark.types import RARE_TOKEN
+from knowcusbench.benchmark.types import RARE_TOKEN, Fact
+from knowcusbench.editors.base import Editor
 from knowcusbench.effects.text import read_answer
 from knowcusbench.encoders.segmenters.base import MaskPredictor
+from knowcusbench.toybox.models.oracle import IDENTITY, Sight, truth
+from knowcusbench.toybox.models.oracle_net import Oracle
+from knowcusbench.toybox.oracle_metrics import shown_share
 from knowcusbench.toybox.world.concepts import NovelConcept
 from knowcusbench.toybox.world.draws import choose, shuffled
 from knowcusbench.toybox.world.language import caption, known_items, name_of
-from knowcusbench.toybox.models.oracle import IDENTITY, Sight, truth
-from knowcusbench.toybox.oracle_metrics import shown_share
-from knowcusbench.toybox.models.oracle_net import Oracle
 from knowcusbench.toybox.world.render import mask, render
 from knowcusbench.toybox.world.scene import Thing
+from knowcusbench.toybox.world.world import KNOWN, NAMED, SIMPLE, draw_scene, settled
 from knowcusbench.toymaker.segmenter import WHOLE, iou
 from knowcusbench.toymaker.stream import SHOWN_NAMED, is_held_out, phrase_of
-from knowcusbench.toybox.world.world import KNOWN, NAMED, SIMPLE, draw_scene, settled
 
 Figures = dict[str, float]
 

@@ -39,6 +39,16 @@ from knowcusbench.toybox.world import language
 from knowcusbench.toybox.world.draws import choose
 from knowcusbench.toybox.world.render import mask
 from knowcusbench.toybox.world.scene import Scene
+from knowcusbench.toybox.world.vocabulary import (
+    ANCHOR_OWNER,
+    BACKGROUNDS,
+    CLASSES,
+    COLOURS,
+    PATTERNS,
+    RELATIONS,
+    SHAPES,
+)
+from knowcusbench.toybox.world.world import KNOWN, SIMPLE, settled, size_word
 from knowcusbench.toymaker.autoencoder import as_pixels, drawn, single_frames
 from knowcusbench.toymaker.language_model import TEMPLATE, prefix_length
 from knowcusbench.toymaker.loop import in_workers, mixed
@@ -52,8 +62,6 @@ from knowcusbench.toymaker.stream import (
     phrase_of,
     pictured,
 )
-from knowcusbench.toybox.world.vocabulary import ANCHOR_OWNER, BACKGROUNDS, CLASSES, COLOURS, PATTERNS, RELATIONS, SHAPES
-from knowcusbench.toybox.world.world import KNOWN, SIMPLE, settled, size_word
 
 PORTION = 2_000
 """Examples that are drawn from one seed."""

@@ -15,10 +15,15 @@ from omegaconf import DictConfig
 from knowcusbench.adapters.peft_files import RECORD_FILE, load_adaptation
 from knowcusbench.adapters.types import Adaptation
 from knowcusbench.backbone.qwen_image_model import QwenImage
-from knowcusbench.config.schema import build, register
+from knowcusbench.config.build import build
+from knowcusbench.config.compose import register
 from knowcusbench.machine.device import resolve_device
 from knowcusbench.run.layout import RunStore
+from knowcusbench.toybox.models.oracle import OracleSpec
+from knowcusbench.toybox.models.oracle_net import Oracle
+from knowcusbench.toybox.shipped import WEIGHTS
 from knowcusbench.toybox.world.concepts import NOVEL_CONCEPTS, NovelConcept
+from knowcusbench.toymaker.clip import evaluate_clip
 from knowcusbench.toymaker.evaluation import (
     Figures,
     autoencoder_figures,
@@ -30,10 +35,6 @@ from knowcusbench.toymaker.evaluation import (
     language_figures,
     swapped_states,
 )
-from knowcusbench.toybox.models.oracle import OracleSpec
-from knowcusbench.toybox.models.oracle_net import Oracle
-from knowcusbench.toybox.shipped import WEIGHTS
-from knowcusbench.toymaker.clip import evaluate_clip
 from knowcusbench.toymaker.oracle import evaluate_oracle
 from knowcusbench.toymaker.preference import evaluate_preference
 from knowcusbench.toymaker.segmenter import evaluate_segmenter, segmenter

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from knowcusbench.encoders.segmenters.base import cut_out
+from knowcusbench.encoders.segmenters.compositing import cut_out
 from knowcusbench.toybox.world.concepts import DEVELOPMENT_CONCEPTS, NOVEL_CONCEPTS
 from knowcusbench.toybox.world.draws import choose
 from knowcusbench.toybox.world.language import describe, with_article

@@ -23,12 +23,12 @@ from torch import Tensor, nn
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
 from knowcusbench.benchmark.types import RARE_TOKEN
-from knowcusbench.toybox.world.language import name_of
 from knowcusbench.toybox.models.pipeline import build_text_encoder
-from knowcusbench.toymaker.loop import Losses, Schedule, mixed, train
-from knowcusbench.toymaker.stream import Captioned, asked, questions, reply, spoken
+from knowcusbench.toybox.world.language import name_of
 from knowcusbench.toybox.world.vocabulary import BACKGROUNDS, CLASSES, COLOURS, PATTERNS, SHAPES, SIZES, STYLES
 from knowcusbench.toybox.world.world import NAMED, size_word
+from knowcusbench.toymaker.loop import Losses, Schedule, mixed, train
+from knowcusbench.toymaker.stream import Captioned, asked, questions, reply, spoken
 
 SCHEDULE = Schedule(steps=2400, batch_size=48, learning_rate=2e-3, decay_from=0.1, average=0.99)
 POINTING = Schedule(steps=400, batch_size=48, learning_rate=1e-3, decay_from=0.4, average=0.98, seed=1)

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 from tqdm import tqdm
 
-from knowcusbench.machine.device import fast_dtype
 from knowcusbench.errors import ConfigError
+from knowcusbench.machine.device import fast_dtype
 from knowcusbench.storage.files import atomic_path
 from knowcusbench.toybox.shipped import world_digest
 

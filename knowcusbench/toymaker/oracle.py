@@ -15,15 +15,15 @@ from torch.nn import functional
 
 from knowcusbench.machine.device import fast_dtype
 from knowcusbench.storage.files import atomic_path
-from knowcusbench.toybox.world.draws import choose
 from knowcusbench.toybox.models.oracle import ATTRIBUTES, OracleSpec, hidden, truth
 from knowcusbench.toybox.models.oracle_net import OracleNet, answers, box, moved, pixels, save_oracle
+from knowcusbench.toybox.world.draws import choose
 from knowcusbench.toybox.world.render import render
 from knowcusbench.toybox.world.scene import Scene, Thing
-from knowcusbench.toymaker.autoencoder import single_frames
-from knowcusbench.toymaker.loop import Losses, Schedule, mixed, train
 from knowcusbench.toybox.world.vocabulary import BACKGROUNDS, CLASSES, COLOURS, PATTERNS, SHAPES, SIZES, STYLES
 from knowcusbench.toybox.world.world import compose, draw_scene, draw_second, size_word
+from knowcusbench.toymaker.autoencoder import single_frames
+from knowcusbench.toymaker.loop import Losses, Schedule, mixed, train
 
 SCHEDULE = Schedule(steps=2000, batch_size=64, learning_rate=3e-3, decay_from=0.2)
 

@@ -21,10 +21,10 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
 from knowcusbench.toybox.world.draws import choose
 from knowcusbench.toybox.world.language import describe
+from knowcusbench.toybox.world.world import SIMPLE
 from knowcusbench.toymaker.language_model import TEMPLATE, Text, draw_text, token_ids
 from knowcusbench.toymaker.loop import Losses, Schedule, mixed, train
 from knowcusbench.toymaker.stream import Captioned, phrase_of, referred, spoken
-from knowcusbench.toybox.world.world import SIMPLE
 
 SCHEDULE = Schedule(steps=500, batch_size=56, learning_rate=5e-4, warmup=50, weight_decay=0.0, seed=2)
 

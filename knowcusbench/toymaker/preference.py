@@ -15,11 +15,11 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPModel
 
-from knowcusbench.storage.files import atomic_path
 from knowcusbench.encoders.clip_transformers import TransformersClipSpec
+from knowcusbench.storage.files import atomic_path
 from knowcusbench.toybox.models.clip_transformers import to_transformers
-from knowcusbench.toybox.world.draws import choose
 from knowcusbench.toybox.models.encoders import pickscore_model, pickscore_processor, save_pickscore
+from knowcusbench.toybox.world.draws import choose
 from knowcusbench.toymaker.clip import also_true, contrast, normalized, unit
 from knowcusbench.toymaker.corruption import CORRUPTIONS, changed
 from knowcusbench.toymaker.instruments import Facts, Pixels, Said, draw_any_scene, facts, picture, say, to_tensor

@@ -15,20 +15,20 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from knowcusbench.storage.files import atomic_path
+from knowcusbench.encoders.segmenters.base import Box, Mask
 from knowcusbench.encoders.segmenters.boxes import WholeImageBoxes
 from knowcusbench.encoders.segmenters.sam import SamSpec
-from knowcusbench.encoders.segmenters.base import Box, Mask
+from knowcusbench.storage.files import atomic_path
+from knowcusbench.toybox.models.encoders import SAM_PATCH_SIZE, sam_model, sam_processor, save_sam
 from knowcusbench.toybox.world.benchmark import references
 from knowcusbench.toybox.world.concepts import NOVEL_CONCEPTS
 from knowcusbench.toybox.world.draws import between, choose
-from knowcusbench.toybox.models.encoders import SAM_PATCH_SIZE, sam_model, sam_processor, save_sam
 from knowcusbench.toybox.world.render import mask, render
 from knowcusbench.toybox.world.scene import RESOLUTION, Scene
+from knowcusbench.toybox.world.vocabulary import STYLES
 from knowcusbench.toymaker.instruments import draw_any_scene, to_tensor, waves
 from knowcusbench.toymaker.loop import Losses, Schedule, mixed, train
 from knowcusbench.toymaker.oracle import disturb
-from knowcusbench.toybox.world.vocabulary import STYLES
 
 SCHEDULE = Schedule(steps=3200, batch_size=16, learning_rate=2e-3, decay_from=0.47, average=0.99, weight_decay=0.01)
 

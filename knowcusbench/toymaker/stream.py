@@ -23,7 +23,16 @@ from knowcusbench.toybox.world.vocabulary import (
     SHAPES,
     STRANGERS,
 )
-from knowcusbench.toybox.world.world import KNOWN, NAMED, SIMPLE, compose, draw_scene, draw_second, draw_thing, is_reserved
+from knowcusbench.toybox.world.world import (
+    KNOWN,
+    NAMED,
+    SIMPLE,
+    compose,
+    draw_scene,
+    draw_second,
+    draw_thing,
+    is_reserved,
+)
 
 Key = tuple[str, str]
 """Owner and relation."""

@@ -6,10 +6,10 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from knowcusbench.adapters.peft_files import RECORD_FILE, load_record
-from knowcusbench.config.schema import build
+from knowcusbench.config.build import build
 from knowcusbench.errors import UserError
-from knowcusbench.run.prepare import Run
-from knowcusbench.run.layout import read_json
+from knowcusbench.run.run import Run
+from knowcusbench.storage.tables import read_json
 from knowcusbench.tracking.base import Tracker
 
 ARTIFACTS = ("leaderboard.csv", "leaderboard.md", "pictures.png")

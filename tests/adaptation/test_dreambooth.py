@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 from knowcusbench.adaptation.cache import AdapterCache
 from knowcusbench.adaptation.class_images import RECORD, class_seeds
 from knowcusbench.adaptation.dreambooth import DreamBooth
+from knowcusbench.adapters.lora import extract, trainable
 from knowcusbench.adapters.types import Adaptation, Adapter
 from knowcusbench.backbone.base import PromptEmbeds
-from knowcusbench.adapters.lora import extract, trainable
 from knowcusbench.backbone.qwen_image_model import QwenImage
 from knowcusbench.benchmark.types import Concept
 from knowcusbench.errors import ConfigError, MethodError

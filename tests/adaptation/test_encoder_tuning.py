@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from knowcusbench.editors.base import Fact
 from knowcusbench.adaptation.encoder_tuning import EncoderTuning
-from knowcusbench.backbone.base import Backbone
 from knowcusbench.adapters.lora import extract, trainable
+from knowcusbench.backbone.base import Backbone
 from knowcusbench.backbone.qwen_image_model import QwenImage
+from knowcusbench.benchmark.types import Fact
 from knowcusbench.errors import ConfigError, MethodError
 
 FACTS = (Fact("What is my birthday gift?", "sks dog"), Fact("What came from Rome?", "sks dog"))

@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from knowcusbench.adaptation.released import load_released, read_diffusers_lora
+from knowcusbench.adaptation.released import load_released
+from knowcusbench.adapters.diffusers_lora import read_diffusers_lora
 from knowcusbench.adapters.types import Adaptation
 from knowcusbench.backbone.qwen_image_model import QwenImage
 from knowcusbench.benchmark.types import Concept

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from knowcusbench.adapters.types import Adapter, Gate
 from knowcusbench.adapters.gating import openness
 from knowcusbench.adapters.lora import attached
+from knowcusbench.adapters.types import Adapter, Gate
 from knowcusbench.errors import WeightsError
 
 KEYS = torch.eye(8)[:2] * 5

@@ -11,8 +11,8 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from knowcusbench.adapters.types import Adapter, Gate
 from knowcusbench.adapters.lora import attached, extract, trainable
+from knowcusbench.adapters.types import Adapter, Gate
 from knowcusbench.errors import WeightsError
 
 

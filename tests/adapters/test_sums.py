@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from knowcusbench.adapters.lora import attached
 from knowcusbench.adapters.sums import summed
 from knowcusbench.adapters.types import Adaptation, Adapter, Cost, Gate
 from knowcusbench.backbone.base import PromptEmbeds
-from knowcusbench.adapters.lora import attached
 from knowcusbench.backbone.qwen_image_model import QwenImage
 from knowcusbench.errors import MethodError
 

@@ -9,8 +9,10 @@ import pytest
 from PIL import Image
 
 from knowcusbench.adaptation.method import Role
-from knowcusbench.benchmark.types import Task
 from knowcusbench.analysis.ablation import Ablation, AblationInput, Setting, build_ablation
+from knowcusbench.analysis.effects import EffectsInput
+from knowcusbench.analysis.types import MetricHeading
+from knowcusbench.benchmark.types import Task
 from knowcusbench.report.figures.ablation import ablation_figure, write_ablation_figure
 from knowcusbench.report.tables.ablation import (
     render_ablation_csv,
@@ -18,8 +20,6 @@ from knowcusbench.report.tables.ablation import (
     render_ablation_markdown,
     write_ablation,
 )
-from knowcusbench.analysis.effects import EffectsInput
-from knowcusbench.analysis.types import MetricHeading
 
 METRICS = {
     "clip_i": MetricHeading(title="CLIP-I", tasks=frozenset(Task)),

@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from knowcusbench.analysis.agreement import Agreement, Correlation, build_agreement, correlate
+from knowcusbench.analysis.types import MetricHeading, ReportInput
 from knowcusbench.benchmark.types import Task
-from knowcusbench.report import MetricHeading, ReportInput, build_agreement, write_agreement
-from knowcusbench.analysis.agreement import Agreement, Correlation, correlate
+from knowcusbench.report import write_agreement
 
 METRICS = {
     "oracle": MetricHeading(title="Oracle", tasks=frozenset(Task)),

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 
 from knowcusbench.adaptation.method import Role
-from knowcusbench.report import EffectsInput, Leaderboard, render_console, summary, write_effects
-from knowcusbench.analysis.effects import build_effects
+from knowcusbench.analysis.effects import EffectsInput, build_effects, summary
+from knowcusbench.analysis.types import Cell, Leaderboard, Mark
+from knowcusbench.report import render_console, write_effects
 from knowcusbench.report.tables.effects import confusion_picture, render_confusion_csv
-from knowcusbench.analysis.types import Cell, Mark
 
 MeasureRow = tuple[str, str, str, str, float]
 RetrievedRow = tuple[str, str, str, str]

@@ -3,12 +3,14 @@ import pandas as pd
 import pytest
 
 from knowcusbench.adaptation.method import Role
+from knowcusbench.analysis.leaderboard import build_leaderboard
+from knowcusbench.analysis.published import PublishedTable, load_published
+from knowcusbench.analysis.resampling import interval
+from knowcusbench.analysis.types import MetricHeading, RowKind
 from knowcusbench.benchmark.types import Task
 from knowcusbench.errors import RunError
 from knowcusbench.metrics.bounds import SHARE
-from knowcusbench.report import MetricHeading, PublishedTable, build_leaderboard, load_published, render_console
-from knowcusbench.analysis.resampling import interval
-from knowcusbench.analysis.types import RowKind
+from knowcusbench.report import render_console
 
 FOUR = {
     "naive_db": {"clip_i": 0.80, "clip_t": 0.29, "pickscore": 20.8},

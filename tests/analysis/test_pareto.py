@@ -5,10 +5,11 @@ import pytest
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image
 
-from knowcusbench.report import build_leaderboard
 from knowcusbench.analysis.columns import COSTS
+from knowcusbench.analysis.leaderboard import build_leaderboard
+from knowcusbench.analysis.pareto import on_front, pareto_table
+from knowcusbench.report.figures.pareto import pareto_figure
 from knowcusbench.report.figures.style import write_figure
-from knowcusbench.analysis.pareto import on_front, pareto_figure, pareto_table
 
 TRAIN = COSTS[0].column
 

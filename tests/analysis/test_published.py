@@ -1,7 +1,7 @@
 import pytest
 
+from knowcusbench.analysis.published import PublishedTable, load_published
 from knowcusbench.benchmark.types import Task
-from knowcusbench.report import PublishedTable, load_published
 
 
 def numbers(table, method, condition=""):

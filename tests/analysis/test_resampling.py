@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from report.interval_simulation import percentiles, simulate, studentised
 from scipy import stats
 
-from knowcusbench.metrics.bounds import SHARE, cosine_bounds
 from knowcusbench.analysis.resampling import (
     DECIMALS,
     DRAWS,
@@ -22,6 +21,7 @@ from knowcusbench.analysis.resampling import (
     rank_shares,
     sign_flip_p_values,
 )
+from knowcusbench.metrics.bounds import SHARE, cosine_bounds
 
 
 def ones(values):

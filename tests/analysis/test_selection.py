@@ -3,11 +3,12 @@ import json
 import pandas as pd
 import pytest
 
-from knowcusbench.errors import ConfigError
-from knowcusbench.report import PublishedTable, build_leaderboard, load_published
+from knowcusbench.analysis.leaderboard import build_leaderboard
+from knowcusbench.analysis.published import PublishedTable, load_published
 from knowcusbench.analysis.selection import Choice, chosen, column_keys, matching
-from knowcusbench.report.tables.csv_json import render_csv, render_json
 from knowcusbench.analysis.types import Mark
+from knowcusbench.errors import ConfigError
+from knowcusbench.report.tables.csv_json import render_csv, render_json
 
 THREE = {
     "naive_db": {"clip_i": 0.8004, "clip_t": 0.29, "pickscore": 0.8},

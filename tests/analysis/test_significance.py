@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 
 from knowcusbench.adaptation.method import Role
-from knowcusbench.report import build_leaderboard, build_statistics
+from knowcusbench.analysis.leaderboard import build_leaderboard
 from knowcusbench.analysis.significance import significant_marks
+from knowcusbench.analysis.statistics import build_statistics
 from knowcusbench.analysis.types import Mark
 
 CONCEPTS = 8

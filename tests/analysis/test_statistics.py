@@ -9,11 +9,13 @@ import pytest
 from scipy import stats
 
 from knowcusbench.adaptation.method import Role
+from knowcusbench.analysis.leaderboard import build_leaderboard
+from knowcusbench.analysis.resampling import concept_draws, interval
+from knowcusbench.analysis.statistics import BREAKDOWN, DIFFERENCES, RANKS, build_statistics
+from knowcusbench.analysis.types import MetricHeading
 from knowcusbench.benchmark.types import Task
 from knowcusbench.metrics.bounds import SHARE
-from knowcusbench.report import MetricHeading, build_leaderboard, build_statistics, write_statistics
-from knowcusbench.analysis.resampling import concept_draws, interval
-from knowcusbench.analysis.statistics import BREAKDOWN, DIFFERENCES, RANKS
+from knowcusbench.report import write_statistics
 
 CLIP_T = {"clip_t": MetricHeading(title="CLIP-T", tasks=frozenset({Task.GENERATION}))}
 

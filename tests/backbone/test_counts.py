@@ -9,8 +9,8 @@ from conftest import miniature_spec
 from knowcusbench.backbone import counts, footprint
 from knowcusbench.backbone.checkpoint import open_checkpoint
 from knowcusbench.backbone.counts import RECORDED, counts_digest, counts_of
-from knowcusbench.toymaker.counts import count_shipped
 from knowcusbench.toybox.shipped import WEIGHTS
+from knowcusbench.toymaker.counts import count_shipped
 
 pytestmark = pytest.mark.model
 

@@ -4,10 +4,10 @@ from conftest import miniature_spec
 from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
 from torch.utils.flop_counter import FlopCounterMode
 
+from knowcusbench.adapters.lora import trainable
 from knowcusbench.backbone.base import PromptEmbeds
 from knowcusbench.backbone.counts import PROMPT_TOKENS
 from knowcusbench.backbone.footprint import transformer_flops
-from knowcusbench.adapters.lora import trainable
 
 
 @pytest.mark.model

@@ -10,15 +10,15 @@ import torch
 from conftest import miniature_spec
 from torch._dynamo.utils import counters
 
-from knowcusbench.adapters.types import Adaptation, Adapter
 from knowcusbench.adapters.lora import trainable
+from knowcusbench.adapters.types import Adaptation, Adapter
 from knowcusbench.backbone.qwen_image import QwenImageSpec
 from knowcusbench.backbone.qwen_image_model import QwenImage
 from knowcusbench.backbone.step_lora import StepLora
 from knowcusbench.benchmark.types import Benchmark
-from knowcusbench.storage.versions import decisive_fields
 from knowcusbench.errors import ConfigError
 from knowcusbench.run.identity import identity_of
+from knowcusbench.storage.versions import decisive_fields
 
 PROMPT = "a red robot on the beach"
 

@@ -11,8 +11,8 @@ from conftest import miniature_spec
 from diffusers import QwenImagePipeline
 from PIL import Image
 
-from knowcusbench.backbone.base import PromptEmbeds
 from knowcusbench.adapters.lora import trainable
+from knowcusbench.backbone.base import PromptEmbeds
 from knowcusbench.errors import MethodError
 
 PROMPT = "a red robot on the beach"

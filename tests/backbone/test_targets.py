@@ -10,7 +10,8 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from knowcusbench.backbone.targets import adapted_layers, language_modules, lora_targets
+from knowcusbench.adapters.lora import adapted_layers
+from knowcusbench.backbone.targets import language_modules, lora_targets
 from knowcusbench.errors import ConfigError
 
 # What config.json of Qwen2.5-VL-7B says, in the flat form that it was published in.

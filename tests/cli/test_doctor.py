@@ -12,8 +12,8 @@ import psutil
 import pytest
 import torch
 
-from knowcusbench.cli.main import main
 from knowcusbench.cli.doctor import Mark, packages, weights
+from knowcusbench.cli.main import main
 
 
 @pytest.fixture
@@ -48,7 +48,9 @@ def test_the_embedded_world_can_run(consult, tmp_path) -> None:
 
 @pytest.mark.parametrize(("rate", "dtype"), [(1e9, "float32"), (9e11, "bfloat16")])
 def test_what_was_measured_is_shown_and_counted_with(consult, monkeypatch, rate, dtype) -> None:
-    monkeypatch.setattr("knowcusbench.machine.rates.product_rates", lambda _: {torch.float32: 8e10, torch.bfloat16: rate})
+    monkeypatch.setattr(
+        "knowcusbench.machine.rates.product_rates", lambda _: {torch.float32: 8e10, torch.bfloat16: rate}
+    )
     _, report, _ = consult("device=cpu", "method=base")
     shown = "1.00" if rate == 1e9 else "900"
     assert f"fp32 80, bf16 {shown} GFLOP/s on cpu: backbone.dtype=auto is {dtype}" in report
@@ -92,7 +94,9 @@ def on_a_gpu(monkeypatch, free: int) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (free, free))
     monkeypatch.setattr("knowcusbench.cli.doctor.fast_dtype", lambda _: "bfloat16")
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "NVIDIA Test")
-    monkeypatch.setattr("knowcusbench.machine.rates.product_rates", lambda _: {torch.float32: 5e13, torch.bfloat16: 5e14})
+    monkeypatch.setattr(
+        "knowcusbench.machine.rates.product_rates", lambda _: {torch.float32: 5e13, torch.bfloat16: 5e14}
+    )
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from knowcusbench.cli import new_method
 from knowcusbench.cli.main import main
 from knowcusbench.errors import ConfigError
-from knowcusbench.cli import new_method
 from knowcusbench.testing import check_method
 
 ROOT = Path(__file__).parents[2]

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from knowcusbench.errors import ConfigError
 from knowcusbench.cli.prompts_file import read_prompts
+from knowcusbench.errors import ConfigError
 
 HEAD = "image,concept,class,prompt\n"
 

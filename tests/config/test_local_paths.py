@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from ray import cloudpickle
 
-from knowcusbench.cli.run import compose_config
-from knowcusbench.run.prepare import prepare, read_config
-from knowcusbench.run.layout import read_json
+from knowcusbench.config.compose import compose_config, read_config
+from knowcusbench.run.prepare import prepare
+from knowcusbench.storage.tables import read_json
 
 WORDS = (
     "method=base",

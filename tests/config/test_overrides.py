@@ -5,9 +5,9 @@ import shlex
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from knowcusbench.cli.run import compose_config, explain
-from knowcusbench.errors import ConfigError
+from knowcusbench.config.compose import compose_config, explain
 from knowcusbench.config.overrides import as_typed
+from knowcusbench.errors import ConfigError
 
 NAMES = ["1.10", "2024_10_05", "1e5", "12e4567", "true", "False", "inf", "nan", "-3", "007", "1_0.5_0", "null_", "dog"]
 

@@ -6,8 +6,8 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from omegaconf import OmegaConf
 
 from knowcusbench.cli.run import run_verb
-from knowcusbench.config.schema import build, did_you_mean
-from knowcusbench.errors import ConfigError
+from knowcusbench.config.build import build
+from knowcusbench.errors import ConfigError, did_you_mean
 
 
 @dataclass(frozen=True, kw_only=True)

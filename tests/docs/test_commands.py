@@ -19,10 +19,10 @@ from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.global_hydra import GlobalHydra
 
 from knowcusbench.cli import main as cli
-from knowcusbench.cli.run import _known_keys, compose_config
-from knowcusbench.config.schema import build
+from knowcusbench.config.build import build
+from knowcusbench.config.compose import _known_keys, compose_config, read_config
 from knowcusbench.gpu.bundle import START
-from knowcusbench.run.prepare import effects_spec, paper_spec, read_config
+from knowcusbench.run.prepare import effects_spec, paper_spec
 from knowcusbench.toybox import embedded
 
 SBATCH = shlex.join(["sbatch", "--nodes=4", "docs/slurm/ray.sbatch", "bench", "…"])
@@ -257,7 +257,7 @@ def test_every_language_is_checked():
 def test_entry_points_are_of_groups_that_are_read(document):
     import inspect
 
-    from knowcusbench.cli.run import PluginConfigs
+    from knowcusbench.config.compose import PluginConfigs
 
     source = inspect.getsource(PluginConfigs)
     for block in blocks(document):

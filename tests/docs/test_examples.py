@@ -11,9 +11,9 @@ from docs.documents import ROOT, blocks
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from knowcusbench.editors.base import Fact
 from knowcusbench.benchmark import check_benchmark
-from knowcusbench.config.schema import build
+from knowcusbench.benchmark.types import Fact
+from knowcusbench.config.build import build
 from knowcusbench.metrics.base import ScoreItem
 from knowcusbench.testing import check_metric
 

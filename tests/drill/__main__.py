@@ -23,7 +23,7 @@ from pathlib import Path
 
 import psutil
 
-from knowcusbench.run.layout import read_lines
+from knowcusbench.storage.tables import read_lines
 from tests.drill.observer import Observed, observed
 
 WORDS = (

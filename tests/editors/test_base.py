@@ -2,8 +2,8 @@ from dataclasses import replace
 
 import pytest
 
-from knowcusbench.editors.base import Fact, facts_of
-from knowcusbench.benchmark.types import Concept
+from knowcusbench.benchmark.types import Concept, Fact
+from knowcusbench.editors.base import facts_of
 from knowcusbench.errors import MethodError
 
 

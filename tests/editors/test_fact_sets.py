@@ -7,15 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from knowcusbench.editors.fact_sets import edit_in_turn, facts_by_concept, first_facts
-from knowcusbench.editors.base import Fact
-from knowcusbench.editors.gated import GatedUltraEdit
+from knowcusbench.adapters.merging import merged
 from knowcusbench.adapters.peft_files import load_adaptation, save_adaptation
 from knowcusbench.adapters.types import Adaptation
-from knowcusbench.editors.ultraedit import UltraEdit
-from knowcusbench.adapters.merging import merged
 from knowcusbench.backbone.qwen_image_model import QwenImage
-from knowcusbench.benchmark.types import Concept, KnowledgeItem
+from knowcusbench.benchmark.types import Concept, Fact, KnowledgeItem
+from knowcusbench.editors.fact_sets import edit_in_turn, facts_by_concept, first_facts
+from knowcusbench.editors.gated import GatedUltraEdit
+from knowcusbench.editors.ultraedit import UltraEdit
 from knowcusbench.errors import MethodError
 
 EDITOR = UltraEdit(eta=0.1, layers=(3, 4, 5), energy=1.0)

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 import torch
 
-from knowcusbench.editors.base import Fact
-from knowcusbench.editors.gated import GatedUltraEdit
 from knowcusbench.adapters.peft_files import load_adaptation, save_adaptation
 from knowcusbench.adapters.types import Adaptation
-from knowcusbench.editors.ultraedit import UltraEdit
 from knowcusbench.backbone.qwen_image_model import QwenImage
+from knowcusbench.benchmark.types import Fact
+from knowcusbench.editors.gated import GatedUltraEdit
+from knowcusbench.editors.ultraedit import UltraEdit
 from knowcusbench.errors import ConfigError, WeightsError
 
 FACTS = (Fact("What is my birthday gift?", "sks dog"), Fact("What came from Rome?", "sks dog"))

@@ -7,13 +7,13 @@ import torch
 import yaml
 from torch.utils._pytree import tree_leaves
 
+from knowcusbench.backbone.qwen_image_model import QwenImage
+from knowcusbench.benchmark.types import Fact
 from knowcusbench.editors import rows
 from knowcusbench.editors.closed_form import edit_factors, leading_directions
-from knowcusbench.editors.base import Fact
 from knowcusbench.editors.nullspace import NullSpaceUltraEdit
 from knowcusbench.editors.rows import capture_keys
 from knowcusbench.editors.ultraedit import UltraEdit
-from knowcusbench.backbone.qwen_image_model import QwenImage
 from knowcusbench.errors import ConfigError, MethodError
 
 FACTS = (Fact("What is my birthday gift?", "sks dog"), Fact("What came from Rome?", "sks dog"))

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from knowcusbench.backbone.qwen_image_model import QwenImage
+from knowcusbench.benchmark.types import Fact
 from knowcusbench.editors.closed_form import PublishedMoments
-from knowcusbench.editors.base import Fact
 from knowcusbench.editors.rows import Rows
 from knowcusbench.editors.ultraedit import UltraEdit
-from knowcusbench.backbone.qwen_image_model import QwenImage
 from knowcusbench.errors import ConfigError, MethodError
 
 LAYERS, MODULES, ETA = (3, 4), ("gate_proj", "up_proj"), 2e-3

@@ -12,16 +12,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from knowcusbench.editors.base import Fact
-from knowcusbench.editors.gradient_descent import GradientDescent
-from knowcusbench.editors.rows import capture_fact, joined
+from knowcusbench.adapters.lora import attached
 from knowcusbench.adapters.peft_files import load_adaptation, save_adaptation
 from knowcusbench.adapters.types import Adaptation, Adapter
-from knowcusbench.editors.ultraedit import UltraEdit
 from knowcusbench.backbone.base import Backbone
-from knowcusbench.adapters.lora import attached
 from knowcusbench.backbone.qwen_image_model import QwenImage
-from knowcusbench.config.schema import build
+from knowcusbench.benchmark.types import Fact
+from knowcusbench.config.build import build
+from knowcusbench.editors.gradient_descent import GradientDescent
+from knowcusbench.editors.rows import capture_fact, joined
+from knowcusbench.editors.ultraedit import UltraEdit
 from knowcusbench.errors import ConfigError, MethodError, WeightsError
 
 FACTS = (Fact("What is my birthday gift?", "sks dog"), Fact("What came from Rome?", "sks dog"))

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from knowcusbench.editors.base import Fact
-from knowcusbench.editors.rows import capture_rows
 from knowcusbench.adapters.types import Adaptation
-from knowcusbench.editors.ultraedit import UltraEdit
 from knowcusbench.backbone.base import Backbone
 from knowcusbench.backbone.qwen_image_model import QwenImage
+from knowcusbench.benchmark.types import Fact
+from knowcusbench.editors.rows import capture_rows
+from knowcusbench.editors.ultraedit import UltraEdit
 from knowcusbench.errors import ConfigError, MethodError
 
 FACTS = (Fact("What is my birthday gift?", "sks dog"), Fact("What came from Rome?", "sks dog"))

@@ -10,13 +10,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from knowcusbench.editors.base import Fact
-from knowcusbench.editors.ultraedit import UltraEdit
 from knowcusbench.backbone.qwen_image_model import QwenImage
+from knowcusbench.benchmark.types import Fact
+from knowcusbench.editors.ultraedit import UltraEdit
 from knowcusbench.effects.probe import TransferProbe, compare_pictures, run_probe
-from knowcusbench.errors import ConfigError
-from knowcusbench.encoders.clip import ClipSpec
 from knowcusbench.encoders.base import ImageTextEncoder
+from knowcusbench.encoders.clip import ClipSpec
+from knowcusbench.errors import ConfigError
 from knowcusbench.report.tables.probe import render_probe
 from knowcusbench.toybox.models.encoders import build_clip
 

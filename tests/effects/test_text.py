@@ -9,10 +9,9 @@ import pytest
 import torch
 from scipy.stats import entropy
 
-from knowcusbench.editors.base import Fact
 from knowcusbench.adapters.types import Adaptation, Adapter
 from knowcusbench.backbone.qwen_image_model import QwenImage
-from knowcusbench.benchmark.types import Concept, KnowledgeItem, Prompt
+from knowcusbench.benchmark.types import Concept, Fact, KnowledgeItem, Prompt
 from knowcusbench.effects.text import (
     Answer,
     kl_divergence,

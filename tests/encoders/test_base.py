@@ -8,11 +8,11 @@ import torch
 from conftest import SAMPLE_BENCHMARK
 from omegaconf import OmegaConf
 
-from knowcusbench.cli.run import compose_config
-from knowcusbench.config.schema import build
+from knowcusbench.config.build import build
+from knowcusbench.config.compose import compose_config
+from knowcusbench.encoders.batching import FilledBatches
 from knowcusbench.errors import MetricError
 from knowcusbench.storage.images import read_image
-from knowcusbench.encoders.batching import FilledBatches
 
 FILES = sorted((SAMPLE_BENCHMARK / "concept_image").rglob("*.jpg"))
 TEXTS = [f"a photo of thing {number} on the beach" for number in range(len(FILES))]

@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from knowcusbench.errors import WeightsError
 from knowcusbench.encoders.clip import ClipSpec
 from knowcusbench.encoders.hps import HpsSpec
 from knowcusbench.encoders.segmenters.sam import SamSpec
+from knowcusbench.errors import WeightsError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

@@ -8,13 +8,13 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from metrics.clip_twin import ClipTwin
+from encoders.clip_twin import ClipTwin
 from PIL import Image
 from safetensors.torch import save_file
 
+from knowcusbench.encoders.clip import ClipSpec
 from knowcusbench.metrics.base import ScoreItem
 from knowcusbench.metrics.ceiling import real_image_ceiling
-from knowcusbench.encoders.clip import ClipSpec
 from knowcusbench.metrics.clip_i import ClipI
 from knowcusbench.metrics.clip_t import ClipT
 

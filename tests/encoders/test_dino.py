@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from metrics.vit_twin import VitTwin, prepared
+from encoders.vit_twin import VitTwin, prepared
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import Dinov2Config, Dinov2Model, ViTConfig, ViTModel
 
+from knowcusbench.encoders.dino import DinoSpec
 from knowcusbench.errors import ConfigError, MetricError, WeightsError
 from knowcusbench.metrics.base import ScoreItem
-from knowcusbench.encoders.dino import DinoSpec
 from knowcusbench.metrics.dino_i import DinoI, DinoV2I
 
 

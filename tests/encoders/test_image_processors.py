@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 from transformers import CLIPModel
 
+from knowcusbench.encoders.checkpoint import load_image_processor
+from knowcusbench.encoders.clip_transformers import TransformersClipSpec
 from knowcusbench.errors import WeightsError
 from knowcusbench.metrics.base import ScoreItem
-from knowcusbench.encoders.checkpoint import load_image_processor
 from knowcusbench.metrics.clip_i import ClipI
-from knowcusbench.encoders.clip_transformers import TransformersClipSpec
 from knowcusbench.metrics.pickscore import PickScore
 
 MEAN, STD = np.array([0.48145466, 0.4578275, 0.40821073]), np.array([0.26862954, 0.26130258, 0.27577711])

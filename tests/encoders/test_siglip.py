@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from metrics.clip_twin import Features, unit
-from metrics.small_checkpoints import siglip_model, write_siglip_processor
+from encoders.clip_twin import Features, unit
+from encoders.small_checkpoints import siglip_model, write_siglip_processor
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from transformers import AutoProcessor, SiglipConfig, SiglipModel
 
+from knowcusbench.encoders.siglip import SiglipSpec
 from knowcusbench.errors import MetricError, WeightsError
 from knowcusbench.metrics.base import ScoreItem
-from knowcusbench.encoders.siglip import SiglipSpec
 from knowcusbench.metrics.siglip_t import SiglipT
 
 TEXTS = ["a photo of a dog", "A Photo of a DOG!", "a toy duck with a hat, 3 times", "Ünknown wörds", "", "dog " * 90]

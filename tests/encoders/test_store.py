@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from knowcusbench.errors import WeightsError
 from knowcusbench.encoders.clip import ClipEncoder, ClipSpec
 from knowcusbench.encoders.store import EmbeddingStore, Rows
+from knowcusbench.errors import WeightsError
 from knowcusbench.toybox.models.encoders import build_clip
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from metrics.clip_twin import Features, unit
+from encoders.clip_twin import Features, unit
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file

@@ -27,7 +27,9 @@ CPU = torch.device("cpu")
     ],
 )
 def test_a_processor_goes_by_what_was_measured(monkeypatch, fp32, bf16, dtype) -> None:
-    monkeypatch.setattr("knowcusbench.machine.rates.product_rates", lambda _: {torch.float32: fp32, torch.bfloat16: bf16})
+    monkeypatch.setattr(
+        "knowcusbench.machine.rates.product_rates", lambda _: {torch.float32: fp32, torch.bfloat16: bf16}
+    )
     assert fast_dtype(CPU) == dtype
 
 
@@ -76,5 +78,7 @@ def test_a_processor_that_emulates_bf16_takes_fp32() -> None:
 
 
 def test_rates_in_words(monkeypatch) -> None:
-    monkeypatch.setattr("knowcusbench.machine.rates.product_rates", lambda _: {torch.float32: 8e10, torch.bfloat16: 1.2e9})
+    monkeypatch.setattr(
+        "knowcusbench.machine.rates.product_rates", lambda _: {torch.float32: 8e10, torch.bfloat16: 1.2e9}
+    )
     assert rates_in_words(CPU) == "fp32 80, bf16 1.20 GFLOP/s"

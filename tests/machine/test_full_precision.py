@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from knowcusbench.machine.device import keep_fp32
 from knowcusbench.encoders import base as encoders
 from knowcusbench.encoders.base import EncoderSpec, ImageEncoder
+from knowcusbench.machine.device import keep_fp32
 
 
 @pytest.fixture(autouse=True)

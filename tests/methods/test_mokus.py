@@ -10,11 +10,11 @@ from knowcusbench.methods.mokus import MoKus
 
 from knowcusbench.adaptation.cache import AdapterCache
 from knowcusbench.adaptation.dreambooth import DreamBooth
-from knowcusbench.editors.base import Fact, facts_of
 from knowcusbench.adapters.types import Adaptation, Adapter
-from knowcusbench.editors.ultraedit import UltraEdit
 from knowcusbench.backbone.qwen_image_model import QwenImage
-from knowcusbench.benchmark.types import Concept, KnowledgeItem
+from knowcusbench.benchmark.types import Concept, Fact, KnowledgeItem
+from knowcusbench.editors.base import facts_of
+from knowcusbench.editors.ultraedit import UltraEdit
 from knowcusbench.errors import ConfigError
 from knowcusbench.testing import check_method
 

@@ -11,7 +11,8 @@ from knowcusbench.adaptation.cache import AdapterCache
 from knowcusbench.adaptation.method import Method
 from knowcusbench.backbone.qwen_image_model import QwenImage
 from knowcusbench.benchmark.types import Concept
-from knowcusbench.config.schema import build, register
+from knowcusbench.config.build import build
+from knowcusbench.config.compose import register
 from knowcusbench.errors import MethodError
 from knowcusbench.testing import check_method
 

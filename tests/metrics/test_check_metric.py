@@ -10,19 +10,19 @@ import numpy as np
 import pytest
 import torch
 
+from knowcusbench.encoders.clip import ClipSpec
+from knowcusbench.encoders.clip_transformers import TransformersClipSpec
+from knowcusbench.encoders.segmenters.sam import SamSpec
 from knowcusbench.errors import MetricError
-from knowcusbench.storage.images import read_image
 from knowcusbench.metrics.base import Metric, Score, ScoreItem
 from knowcusbench.metrics.bounds import SHARE, Bounds
-from knowcusbench.encoders.clip import ClipSpec
 from knowcusbench.metrics.clip_i import ClipI
 from knowcusbench.metrics.clip_i_seg import ClipISeg
 from knowcusbench.metrics.clip_t import ClipT
-from knowcusbench.encoders.clip_transformers import TransformersClipSpec
 from knowcusbench.metrics.copies import Copies
 from knowcusbench.metrics.pickscore import PickScore
 from knowcusbench.metrics.retrieval import ConceptRetrieval
-from knowcusbench.encoders.segmenters.sam import SamSpec
+from knowcusbench.storage.images import read_image
 from knowcusbench.testing import check_metric
 
 

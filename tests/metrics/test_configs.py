@@ -6,17 +6,18 @@ from pathlib import Path
 import hydra
 import pytest
 
-from knowcusbench.config.schema import build, register
-from knowcusbench.metrics.base import Metric
-from knowcusbench.encoders.segmenters.boxes import GroundingDinoBoxes, WholeImageBoxes
+from knowcusbench.config.build import build
+from knowcusbench.config.compose import register
 from knowcusbench.encoders.clip import ClipSpec
 from knowcusbench.encoders.clip_transformers import TransformersClipSpec
 from knowcusbench.encoders.dino import DinoSpec
-from knowcusbench.metrics.dino_i import DinoI, DinoV2I
 from knowcusbench.encoders.hps import HpsSpec
-from knowcusbench.metrics.hpsv2 import HpsV2, HpsV21
+from knowcusbench.encoders.segmenters.boxes import GroundingDinoBoxes, WholeImageBoxes
 from knowcusbench.encoders.segmenters.sam import SamSpec, SegmentAnythingSpec
 from knowcusbench.encoders.siglip import SiglipSpec
+from knowcusbench.metrics.base import Metric
+from knowcusbench.metrics.dino_i import DinoI, DinoV2I
+from knowcusbench.metrics.hpsv2 import HpsV2, HpsV21
 from knowcusbench.metrics.siglip_t import SiglipT
 from knowcusbench.run.identity import protocol_digest
 

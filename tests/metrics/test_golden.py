@@ -22,24 +22,24 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from knowcusbench.config.addresses import shipped_targets
-from knowcusbench.config.schema import import_target
-from knowcusbench.storage.versions import version_of
-from knowcusbench.storage.images import read_image
-from knowcusbench.metrics.base import Metric, ScoreItem
-from knowcusbench.encoders.segmenters.boxes import GroundingDinoBoxes, WholeImageBoxes
+from knowcusbench.config.build import import_target
+from knowcusbench.encoders.base import EncoderSpec, ImageTextEncoder
 from knowcusbench.encoders.clip import ClipSpec
 from knowcusbench.encoders.clip_transformers import TransformersClipSpec
 from knowcusbench.encoders.dino import DinoSpec
-from knowcusbench.encoders.base import EncoderSpec, ImageTextEncoder
 from knowcusbench.encoders.hps import HpsSpec
-from knowcusbench.encoders.segmenters.sam import SamSpec, SegmentAnythingSpec
 from knowcusbench.encoders.segmenters.base import BoxSpec, SegmenterSpec
+from knowcusbench.encoders.segmenters.boxes import GroundingDinoBoxes, WholeImageBoxes
+from knowcusbench.encoders.segmenters.sam import SamSpec, SegmentAnythingSpec
 from knowcusbench.encoders.siglip import SiglipSpec
+from knowcusbench.metrics.base import Metric, ScoreItem
+from knowcusbench.storage.images import read_image
+from knowcusbench.storage.versions import version_of
+from knowcusbench.toybox.models.oracle import OracleSpec
+from knowcusbench.toybox.shipped import WEIGHTS
 from knowcusbench.toybox.world.benchmark import references
 from knowcusbench.toybox.world.concepts import NOVEL_CONCEPTS
-from knowcusbench.toybox.models.oracle import OracleSpec
 from knowcusbench.toybox.world.render import render
-from knowcusbench.toybox.shipped import WEIGHTS
 
 GOLDEN: Mapping[str, Mapping[str, list[Any]]] = json.loads(Path(__file__).with_name("golden.json").read_text())
 """Numbers (or words) by class and version. Those of a version never change; a raised one adds its own."""

@@ -7,14 +7,14 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from metrics.clip_twin import Features, clip_in_transformers, token_ids, unit
-from metrics.small_checkpoints import HPS_CONFIG
+from encoders.clip_twin import Features, clip_in_transformers, token_ids, unit
+from encoders.small_checkpoints import HPS_CONFIG
 from numpy.typing import NDArray
 from PIL import Image
 
+from knowcusbench.encoders.hps import HpsSpec
 from knowcusbench.errors import ConfigError, MetricError, WeightsError
 from knowcusbench.metrics.base import ScoreItem
-from knowcusbench.encoders.hps import HpsSpec
 from knowcusbench.metrics.hpsv2 import HpsV2, HpsV21
 
 SIZE = HPS_CONFIG["vision_cfg"]["image_size"]

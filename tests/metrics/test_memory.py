@@ -8,12 +8,12 @@ import torch
 from transformers import CLIPConfig, CLIPModel, SamConfig, SamModel
 
 from knowcusbench.backbone.memory import PeakBytes, fused_attention
-from knowcusbench.encoders.segmenters.boxes import WholeImageBoxes
 from knowcusbench.encoders.clip import ClipSpec
+from knowcusbench.encoders.segmenters.boxes import WholeImageBoxes
+from knowcusbench.encoders.segmenters.sam import SamSpec
 from knowcusbench.metrics.clip_i import ClipI
 from knowcusbench.metrics.clip_i_seg import ClipISeg
 from knowcusbench.metrics.memory import MIB, PUBLISHED, scoring_bytes
-from knowcusbench.encoders.segmenters.sam import SamSpec
 
 CLIP = ClipSpec(source="timm/vit_base_patch32_clip_224.openai", device="cpu", batch_size=64)
 VIT_H = {"hidden_size": 1280, "num_hidden_layers": 32, "global_attn_indexes": [7, 15, 23, 31], "mlp_dim": 5120}

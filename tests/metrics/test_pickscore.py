@@ -10,9 +10,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import CLIPModel, CLIPProcessor
 
+from knowcusbench.encoders.clip_transformers import TransformersClipSpec
 from knowcusbench.errors import WeightsError
 from knowcusbench.metrics.base import ScoreItem
-from knowcusbench.encoders.clip_transformers import TransformersClipSpec
 from knowcusbench.metrics.pickscore import PickScore
 
 

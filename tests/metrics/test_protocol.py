@@ -7,21 +7,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from metrics.clip_twin import ClipTwin
+from encoders.clip_twin import ClipTwin
 from PIL import Image, ImageOps
 from torchmetrics.multimodal import CLIPScore
 from transformers import CLIPModel, CLIPProcessor
 
 from knowcusbench.benchmark.types import Concept
-from knowcusbench.errors import ConfigError, MetricError
-from knowcusbench.metrics.base import ScoreItem
-from knowcusbench.metrics.ceiling import real_image_ceiling
 from knowcusbench.encoders.clip import ClipSpec
+from knowcusbench.encoders.clip_transformers import TransformersClipSpec
+from knowcusbench.errors import ConfigError, MetricError
+from knowcusbench.metrics.base import ScoreItem, text_of
+from knowcusbench.metrics.ceiling import real_image_ceiling
 from knowcusbench.metrics.clip_i import ClipI
 from knowcusbench.metrics.clip_t import ClipT
-from knowcusbench.encoders.clip_transformers import TransformersClipSpec
 from knowcusbench.metrics.copies import Copies
-from knowcusbench.metrics.protocol import ReferencePairing, ReferenceSplit, TextForm, scaled_cosine, text_of
+from knowcusbench.metrics.protocol import ReferencePairing, ReferenceSplit, TextForm, scaled_cosine
 from knowcusbench.metrics.retrieval import ConceptRetrieval
 from knowcusbench.toybox.models.clip_transformers import save_clip_transformers
 

@@ -11,21 +11,21 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from knowcusbench.benchmark.types import Task
-from knowcusbench.errors import ConfigError, ImageError, MetricError
 from knowcusbench.encoders import base as encoders_module
-from knowcusbench.metrics.base import Metric, Score, ScoreItem
 from knowcusbench.encoders.clip import ClipSpec
+from knowcusbench.encoders.clip_transformers import TransformersClipSpec
+from knowcusbench.encoders.dino import DinoSpec
+from knowcusbench.encoders.hps import HpsSpec
+from knowcusbench.encoders.segmenters.sam import SamSpec
+from knowcusbench.encoders.siglip import SiglipSpec
+from knowcusbench.errors import ConfigError, ImageError, MetricError
+from knowcusbench.metrics.base import Metric, Score, ScoreItem
 from knowcusbench.metrics.clip_i import ClipI
 from knowcusbench.metrics.clip_i_seg import ClipISeg
 from knowcusbench.metrics.clip_t import ClipT
-from knowcusbench.encoders.clip_transformers import TransformersClipSpec
-from knowcusbench.encoders.dino import DinoSpec
 from knowcusbench.metrics.dino_i import DinoI, DinoV2I
-from knowcusbench.encoders.hps import HpsSpec
 from knowcusbench.metrics.hpsv2 import HpsV2, HpsV21
 from knowcusbench.metrics.pickscore import PickScore
-from knowcusbench.encoders.segmenters.sam import SamSpec
-from knowcusbench.encoders.siglip import SiglipSpec
 from knowcusbench.metrics.siglip_t import SiglipT
 
 NAMES = ("clip_i", "clip_i_seg", "clip_t", "pickscore", "dino_i", "dinov2_i", "hpsv2", "hpsv21", "siglip_t")

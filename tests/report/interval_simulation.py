@@ -9,8 +9,8 @@ from collections.abc import Callable
 import numpy as np
 from scipy import special, stats
 
-from knowcusbench.metrics.bounds import SHARE, UNBOUNDED, Bounds, cosine_bounds
 from knowcusbench.analysis.resampling import concept_draws, interval
+from knowcusbench.metrics.bounds import SHARE, UNBOUNDED, Bounds, cosine_bounds
 
 CONCEPTS = (6, 8, 20, 35)
 SAMPLES = 25

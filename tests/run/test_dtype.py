@@ -7,10 +7,10 @@ import pytest
 import yaml
 from omegaconf import DictConfig
 
-from knowcusbench.cli.run import compose_config
+from knowcusbench.config.compose import compose_config, read_config
 from knowcusbench.errors import ConfigError, RunError
 from knowcusbench.run.dtype import settle_dtype
-from knowcusbench.run.prepare import prepare, read_config
+from knowcusbench.run.prepare import prepare
 from knowcusbench.stages.run import run_stages
 
 pytestmark = pytest.mark.command

@@ -11,13 +11,13 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
-from knowcusbench.storage.hub_cache import Branch
 from knowcusbench.encoders.clip import ClipSpec
-from knowcusbench.metrics.clip_i import ClipI
 from knowcusbench.encoders.clip_transformers import TransformersClipSpec
+from knowcusbench.metrics.clip_i import ClipI
 from knowcusbench.metrics.pickscore import PickScore
 from knowcusbench.run.encoders import claim_commits, with_recorded_commits
 from knowcusbench.run.layout import RunStore
+from knowcusbench.storage.hub_cache import Branch
 
 FIRST, SECOND = "0123456789abcdef0123456789abcdef01234567", "fedcba9876543210fedcba9876543210fedcba98"
 

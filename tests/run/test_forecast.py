@@ -5,13 +5,14 @@ import torch
 
 from knowcusbench.adapters.peft_files import save_adaptation
 from knowcusbench.adapters.types import Adaptation, Cost
-from knowcusbench.cli.run import compose_config
+from knowcusbench.config.compose import compose_config, read_config
 from knowcusbench.run import forecast as module
-from knowcusbench.stages.adapt import adapt_jobs, place_of
 from knowcusbench.run.estimate import work_of
 from knowcusbench.run.forecast import forecast, keep_pace
-from knowcusbench.run.prepare import Run, planned, read_config
-from knowcusbench.run.layout import append_line
+from knowcusbench.run.jobs import adapt_jobs, place_of
+from knowcusbench.run.prepare import planned
+from knowcusbench.run.run import Run
+from knowcusbench.storage.tables import append_line
 
 STAGES = ("adapt", "generate", "score", "effects", "report")
 

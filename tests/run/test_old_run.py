@@ -11,9 +11,10 @@ from knowcusbench.baselines.base import Base
 
 from knowcusbench.errors import RunError
 from knowcusbench.metrics.clip_t import ClipT
+from knowcusbench.run.checks import _claim
 from knowcusbench.run.identity import FORMAT
-from knowcusbench.run.prepare import _claim
-from knowcusbench.run.layout import RunStore, read_json, read_table, write_json, write_table
+from knowcusbench.run.layout import RunStore
+from knowcusbench.storage.tables import read_json, read_table, write_json, write_table
 from knowcusbench.toybox.shipped import weights_version
 
 MADE_WITH = "75938e50134d"

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from knowcusbench.cli.run import compose_config
+from knowcusbench.config.compose import compose_config
 from knowcusbench.errors import ConfigError
 from knowcusbench.run.recorded import recorded_config
 

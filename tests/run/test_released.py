@@ -7,8 +7,8 @@ import pytest
 
 from knowcusbench.benchmark.types import Concept
 from knowcusbench.errors import RunError
-from knowcusbench.run.released import claim_released
 from knowcusbench.run.layout import RunStore
+from knowcusbench.run.released import claim_released
 
 TAKES = {"dreambooth": {"use_released": True}}
 

@@ -12,16 +12,16 @@ import yaml
 
 from knowcusbench.adaptation.method import Method, Role
 from knowcusbench.adapters.types import Adaptation
-from knowcusbench.benchmark.types import Concept, KnowledgeItem
-from knowcusbench.encoders.clip import ClipSpec
-from knowcusbench.metrics.clip_i import ClipI
-from knowcusbench.metrics.clip_t import ClipT
-from knowcusbench.encoders.clip_transformers import TransformersClipSpec
-from knowcusbench.metrics.pickscore import PickScore
 from knowcusbench.analysis.leaderboard import in_order, kind_of
 from knowcusbench.analysis.types import MetricHeading, RowKind
-from knowcusbench.run.recorded import method_record, record_of, write_recorded
+from knowcusbench.benchmark.types import Concept, KnowledgeItem
+from knowcusbench.encoders.clip import ClipSpec
+from knowcusbench.encoders.clip_transformers import TransformersClipSpec
+from knowcusbench.metrics.clip_i import ClipI
+from knowcusbench.metrics.clip_t import ClipT
+from knowcusbench.metrics.pickscore import PickScore
 from knowcusbench.run.layout import RunStore
+from knowcusbench.run.recorded import method_record, record_of, write_recorded
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from knowcusbench.errors import BundleError
-from knowcusbench.report import build_leaderboard
-from knowcusbench.share.bundle import read_bundle
+from knowcusbench.analysis.leaderboard import build_leaderboard
 from knowcusbench.cli.share import recorded_run
+from knowcusbench.errors import BundleError
+from knowcusbench.share.bundle import read_bundle
 from knowcusbench.share.manifest import is_safe
 from knowcusbench.share.pack import pack, table_bytes, write_bundle, write_folder
 

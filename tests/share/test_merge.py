@@ -3,8 +3,9 @@ import json
 import numpy as np
 import pytest
 
+from knowcusbench.analysis.leaderboard import build_leaderboard
 from knowcusbench.errors import BundleError
-from knowcusbench.report import build_leaderboard, render_console
+from knowcusbench.report import render_console
 from knowcusbench.share.bundle import read_bundle
 from knowcusbench.share.merge import merged
 

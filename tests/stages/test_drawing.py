@@ -13,9 +13,9 @@ from PIL import Image
 from knowcusbench.backbone.qwen_image_model import QwenImage
 from knowcusbench.engine.base import WorkerBroken
 from knowcusbench.errors import ConfigError, PictureError
-from knowcusbench.storage.files import write_atomic
-from knowcusbench.stages.drawing import BATCHES, Desk, Picture, draw_cells
 from knowcusbench.run.layout import RunStore
+from knowcusbench.stages.drawing import BATCHES, Desk, Picture, draw_cells
+from knowcusbench.storage.files import write_atomic
 
 Command = Callable[..., int]
 Sample = Callable[..., list[Image.Image]]

@@ -12,7 +12,7 @@ from PIL import Image
 from knowcusbench.adapters.peft_files import load_adaptation, save_adaptation
 from knowcusbench.adapters.sums import summed
 from knowcusbench.adapters.types import Adaptation, Adapter
-from knowcusbench.config.schema import build
+from knowcusbench.config.build import build
 from knowcusbench.stages.effects import sum_of
 from knowcusbench.toybox import embedded
 from knowcusbench.toymaker.figures import compose

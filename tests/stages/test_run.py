@@ -17,10 +17,11 @@ from PIL import Image
 from knowcusbench.benchmark.types import Task
 from knowcusbench.encoders import base as encoders
 from knowcusbench.encoders.clip import ClipEncoder
-from knowcusbench.metrics.protocol import TextForm, text_of
+from knowcusbench.metrics.base import text_of
+from knowcusbench.metrics.protocol import TextForm
+from knowcusbench.run.layout import RunStore
 from knowcusbench.run.plan import Sample, samples
 from knowcusbench.stages.score import score_item
-from knowcusbench.run.layout import RunStore
 
 METHODS = {"base", "leak", "anchor", "mokus", "naive_db", "enc_ft"}
 

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from knowcusbench.errors import MetricError
+from knowcusbench.run.run import Run
 from knowcusbench.stages import run as running
-from knowcusbench.run.prepare import Run
 
 
 @pytest.mark.parametrize("error", [MetricError("no memory for SAM"), RuntimeError("the node is gone")])

@@ -11,9 +11,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from knowcusbench.errors import ImageError
-from knowcusbench.storage.images import read_image
 from knowcusbench.metrics.base import Metric, Score, ScoreItem
 from knowcusbench.stages.score import ScoreWorker
+from knowcusbench.storage.images import read_image
 
 
 @dataclass(frozen=True, kw_only=True)

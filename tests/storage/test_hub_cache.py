@@ -10,9 +10,9 @@ from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from knowcusbench.backbone.checkpoint import absent_files, open_checkpoint
 from knowcusbench.benchmark.source import resolve_source
+from knowcusbench.encoders.checkpoint import TRANSFORMERS_WEIGHTS, locate
 from knowcusbench.errors import WeightsError
 from knowcusbench.storage.hub_cache import absent_weights
-from knowcusbench.encoders.checkpoint import TRANSFORMERS_WEIGHTS, locate
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

@@ -14,16 +14,16 @@ import pytest
 import torch
 from PIL import Image
 
-from knowcusbench.config.schema import build
-from knowcusbench.storage.versions import SPEED, settings, version_of
-from knowcusbench.errors import ConfigError
-from knowcusbench.encoders.segmenters.boxes import WholeImageBoxes
+from knowcusbench.config.build import build
+from knowcusbench.encoders.base import EncoderSpec, ImageEncoder
 from knowcusbench.encoders.clip import ClipSpec
+from knowcusbench.encoders.segmenters.base import SegmenterSpec
+from knowcusbench.encoders.segmenters.boxes import WholeImageBoxes
+from knowcusbench.errors import ConfigError
 from knowcusbench.metrics.clip_i import ClipI
 from knowcusbench.metrics.clip_i_seg import ClipISeg, SubjectEmbedder
-from knowcusbench.encoders.base import EncoderSpec, ImageEncoder
-from knowcusbench.encoders.segmenters.base import SegmenterSpec
 from knowcusbench.run.identity import decisive, protocol_digest
+from knowcusbench.storage.versions import SPEED, settings, version_of
 
 ENCODER = {"_target_": "knowcusbench.encoders.clip.ClipSpec", "source": "there", "device": "cpu"}
 NODE = {"_target_": "knowcusbench.metrics.clip_i.ClipI", "encoder": ENCODER}

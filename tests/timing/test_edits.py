@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from knowcusbench.timing.edits import capture_passes, compare, dense_solve, main, random_rows, solve_and_write
 from knowcusbench.adapters.peft_files import load_adaptation
 from knowcusbench.backbone.qwen_image_model import QwenImage
+from knowcusbench.timing.edits import capture_passes, compare, dense_solve, main, random_rows, solve_and_write
 
 CPU = torch.device("cpu")
 

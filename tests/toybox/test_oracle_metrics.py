@@ -9,13 +9,13 @@ import pytest
 from omegaconf import OmegaConf
 
 from knowcusbench.benchmark.types import Concept, KnowledgeItem, Prompt, Task
-from knowcusbench.config.schema import register
+from knowcusbench.config.compose import register
 from knowcusbench.errors import ConfigError
 from knowcusbench.metrics.base import Metric, ScoreItem
-from knowcusbench.toybox.world.concepts import DEVELOPMENT_CONCEPTS, NOVEL_CONCEPTS
-from knowcusbench.toybox.world.language import PROMPTS
 from knowcusbench.toybox.models.oracle import Sight
 from knowcusbench.toybox.oracle_metrics import THINGS, OracleConcept, OracleExact, OracleMetric, OraclePrompt
+from knowcusbench.toybox.world.concepts import DEVELOPMENT_CONCEPTS, NOVEL_CONCEPTS
+from knowcusbench.toybox.world.language import PROMPTS
 
 TOY: Sight = {
     "kind": "toy",

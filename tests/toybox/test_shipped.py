@@ -15,10 +15,8 @@ from knowcusbench import toybox
 from knowcusbench.benchmark import types
 from knowcusbench.errors import ConfigError
 from knowcusbench.toybox import shipped
-from knowcusbench.toybox.world import concepts
-from knowcusbench.toybox.world import language
-from knowcusbench.toybox.world import world
 from knowcusbench.toybox.shipped import MANIFEST, remembered_world, world_digest, write_manifest
+from knowcusbench.toybox.world import concepts, language, world
 
 MODEL = "deep/model.safetensors"
 

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from knowcusbench.toymaker import card
-from knowcusbench.toymaker import figures
+from knowcusbench.toymaker import card, figures
 from knowcusbench.toymaker.card import TARGETS, Column, Target, method_figures, recipe_and_key, render, table
 from knowcusbench.toymaker.figures import compose
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from knowcusbench.encoders.segmenters.boxes import WholeImageBoxes
 from knowcusbench.encoders.clip import ClipSpec
 from knowcusbench.encoders.clip_transformers import TransformersClipSpec
+from knowcusbench.encoders.segmenters.boxes import WholeImageBoxes
 from knowcusbench.encoders.segmenters.sam import SamSpec
 from knowcusbench.toybox.models.encoders import clip_model, sam_model, save_clip, save_pickscore, save_sam, world_texts
 from knowcusbench.toymaker.clip import (

@@ -12,13 +12,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from knowcusbench.editors.base import Fact
 from knowcusbench.adapters.types import Adaptation
 from knowcusbench.backbone.base import PromptEmbeds
 from knowcusbench.backbone.qwen_image_model import QwenImage
+from knowcusbench.benchmark.types import Fact
 from knowcusbench.encoders.segmenters.base import Box, Mask
-from knowcusbench.toymaker import evaluation
+from knowcusbench.toybox.models.oracle import truth
 from knowcusbench.toybox.world.concepts import NOVEL_CONCEPTS
+from knowcusbench.toybox.world.language import name_of
+from knowcusbench.toybox.world.render import mask, render
+from knowcusbench.toybox.world.scene import Placed, Scene, Thing
+from knowcusbench.toybox.world.world import KNOWN, NAMED, SIMPLE, draw_scene, settled
+from knowcusbench.toymaker import evaluation
 from knowcusbench.toymaker.evaluation import (
     answers_right,
     autoencoder_figures,
@@ -28,12 +33,7 @@ from knowcusbench.toymaker.evaluation import (
     knowledge_figures,
     swapped_states,
 )
-from knowcusbench.toybox.world.language import name_of
-from knowcusbench.toybox.models.oracle import truth
-from knowcusbench.toybox.world.render import mask, render
-from knowcusbench.toybox.world.scene import Placed, Scene, Thing
 from knowcusbench.toymaker.stream import phrase_of
-from knowcusbench.toybox.world.world import KNOWN, NAMED, SIMPLE, draw_scene, settled
 
 CAR = Thing(kind="car", colour="red", pattern="dotted", trim="blue", accent="green")
 STAR = Thing(kind="star", colour="white")

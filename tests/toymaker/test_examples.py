@@ -10,10 +10,11 @@ import torch
 from diffusers import QwenImagePipeline
 
 from knowcusbench.backbone.qwen_image_model import QwenImage
+from knowcusbench.toybox.shipped import WEIGHTS
 from knowcusbench.toybox.world.language import describe, name_of
 from knowcusbench.toybox.world.render import mask
 from knowcusbench.toybox.world.scene import Placed, Scene, Thing
-from knowcusbench.toybox.shipped import WEIGHTS
+from knowcusbench.toybox.world.world import KNOWN, NAMED, SETTLED_SIZES, SIMPLE, draw_scene, settled, size_word
 from knowcusbench.toymaker import examples
 from knowcusbench.toymaker.stream import (
     SHOWN_NAMED,
@@ -28,7 +29,6 @@ from knowcusbench.toymaker.stream import (
     pictured,
     unidentified,
 )
-from knowcusbench.toybox.world.world import KNOWN, NAMED, SETTLED_SIZES, SIMPLE, draw_scene, settled, size_word
 
 
 def test_places_where_things_may_stand_weigh_more() -> None:

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from knowcusbench.encoders.segmenters.base import cut_out
+from knowcusbench.encoders.segmenters.compositing import cut_out
 from knowcusbench.toybox.world.concepts import DEVELOPMENT_CONCEPTS, NOVEL_CONCEPTS
 from knowcusbench.toybox.world.render import mask, render
 from knowcusbench.toybox.world.scene import Placed, Scene, Thing
+from knowcusbench.toybox.world.vocabulary import BACKGROUNDS, COLOURS, STYLES
+from knowcusbench.toybox.world.world import is_reserved
 from knowcusbench.toymaker.corruption import CORRUPTIONS, changed
 from knowcusbench.toymaker.instruments import (
     NOTHING,
@@ -25,8 +27,6 @@ from knowcusbench.toymaker.instruments import (
 )
 from knowcusbench.toymaker.preference import CHANGES, draw_choice
 from knowcusbench.toymaker.segmenter import box_around, draw_prompts, point_on
-from knowcusbench.toybox.world.vocabulary import BACKGROUNDS, COLOURS, STYLES
-from knowcusbench.toybox.world.world import is_reserved
 
 BOTH = Scene(
     main=Placed(

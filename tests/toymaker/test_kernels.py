@@ -9,9 +9,9 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from knowcusbench.toybox.models.pipeline import build_transformer, build_vae
 from knowcusbench.toybox.world.render import mask
+from knowcusbench.toybox.world.world import draw_scene
 from knowcusbench.toymaker import denoiser
 from knowcusbench.toymaker.autoencoder import narrow, pixel_weights, single_frames
-from knowcusbench.toybox.world.world import draw_scene
 
 
 def test_single_frames_are_the_same_without_time() -> None:

@@ -10,9 +10,9 @@ from knowcusbench.toybox.models.oracle import ATTRIBUTES
 from knowcusbench.toybox.models.oracle_net import pixels
 from knowcusbench.toybox.world.render import render
 from knowcusbench.toybox.world.scene import Placed, Scene, Thing
-from knowcusbench.toymaker.oracle import disturb, draw_every_scene, labels, squares
 from knowcusbench.toybox.world.vocabulary import CLASSES, COLOURS, SHAPES
 from knowcusbench.toybox.world.world import is_reserved
+from knowcusbench.toymaker.oracle import disturb, draw_every_scene, labels, squares
 
 
 @pytest.fixture(scope="module")

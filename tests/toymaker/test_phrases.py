@@ -8,6 +8,7 @@ import torch
 
 from knowcusbench.backbone.qwen_image_model import QwenImage
 from knowcusbench.toybox.world.language import describe
+from knowcusbench.toybox.world.world import SIMPLE
 from knowcusbench.toymaker.language_model import TEMPLATE, Text, draw_text
 from knowcusbench.toymaker.phrases import (
     ANSWERS_WEIGHT,
@@ -18,7 +19,6 @@ from knowcusbench.toymaker.phrases import (
     phrase_losses,
 )
 from knowcusbench.toymaker.stream import is_held_out, phrase_of
-from knowcusbench.toybox.world.world import SIMPLE
 
 
 def test_pairs_differ_in_how_the_thing_is_called_alone() -> None:

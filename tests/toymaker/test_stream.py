@@ -10,6 +10,8 @@ from knowcusbench.benchmark.types import RARE_TOKEN
 from knowcusbench.toybox.world.concepts import DEVELOPMENT_CONCEPTS, NOVEL_CONCEPTS
 from knowcusbench.toybox.world.language import knowledge_item, name_of
 from knowcusbench.toybox.world.scene import RESOLUTION
+from knowcusbench.toybox.world.vocabulary import ANCHOR_OWNER, CLASSES, COLOURS, PATTERNS, RELATIONS, SHAPES
+from knowcusbench.toybox.world.world import KNOWN, NAMED, SIMPLE, is_reserved, size_word
 from knowcusbench.toymaker.stream import (
     SHOWN_NAMED,
     SHOWN_SIMPLE,
@@ -26,8 +28,6 @@ from knowcusbench.toymaker.stream import (
     reply,
     spoken,
 )
-from knowcusbench.toybox.world.vocabulary import ANCHOR_OWNER, CLASSES, COLOURS, PATTERNS, RELATIONS, SHAPES
-from knowcusbench.toybox.world.world import KNOWN, NAMED, SIMPLE, is_reserved, size_word
 
 
 @pytest.fixture(scope="module")

@@ -13,29 +13,23 @@ from PIL import Image
 
 from knowcusbench.backbone.qwen_image import QwenImageSpec
 from knowcusbench.backbone.qwen_image_model import QwenImage
-from knowcusbench.config.schema import build
+from knowcusbench.config.build import build
 from knowcusbench.toybox import TRAINED
-from knowcusbench.toymaker.card import PICTURES, fixed_samples
-from knowcusbench.toymaker.evaluation import FIXED_PROMPTS, caption_figures, draw, identity_scores, language_figures
-from knowcusbench.toymaker.figures import compose
-from knowcusbench.toybox.world.language import name_of
 from knowcusbench.toybox.models.oracle import OracleSpec
 from knowcusbench.toybox.models.oracle_net import Oracle
-from knowcusbench.toybox.world.render import render
 from knowcusbench.toybox.shipped import MANIFEST, WEIGHTS, check_weights, world_digest
-from knowcusbench.toymaker import autoencoder
-from knowcusbench.toymaker import clip
-from knowcusbench.toymaker import denoiser
-from knowcusbench.toymaker import language_model
-from knowcusbench.toymaker import phrases
-from knowcusbench.toymaker import preference
-from knowcusbench.toymaker import segmenter
+from knowcusbench.toybox.world.language import name_of
+from knowcusbench.toybox.world.render import render
+from knowcusbench.toybox.world.world import NAMED, draw_scene
+from knowcusbench.toymaker import autoencoder, clip, denoiser, language_model, phrases, preference, segmenter
 from knowcusbench.toymaker import oracle as oracle_stage
 from knowcusbench.toymaker.__main__ import LIMIT
+from knowcusbench.toymaker.card import PICTURES, fixed_samples
 from knowcusbench.toymaker.clip import evaluate_clip
+from knowcusbench.toymaker.evaluation import FIXED_PROMPTS, caption_figures, draw, identity_scores, language_figures
+from knowcusbench.toymaker.figures import compose
 from knowcusbench.toymaker.preference import evaluate_preference
 from knowcusbench.toymaker.segmenter import evaluate_segmenter
-from knowcusbench.toybox.world.world import NAMED, draw_scene
 
 pytestmark = pytest.mark.model
 

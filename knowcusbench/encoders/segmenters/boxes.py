@@ -6,12 +6,12 @@ from functools import cache, partial
 
 from PIL import Image
 
-from knowcusbench.machine.device import keep_fp32, resolve_device
-from knowcusbench.storage.versions import SPEED
-from knowcusbench.errors import MetricError
 from knowcusbench.encoders.batching import in_room
 from knowcusbench.encoders.checkpoint import TRANSFORMERS_WEIGHTS, load_transformers, loading, locate, version
 from knowcusbench.encoders.segmenters.base import Box, BoxFinder, BoxSpec
+from knowcusbench.errors import MetricError
+from knowcusbench.machine.device import keep_fp32, resolve_device
+from knowcusbench.storage.versions import SPEED
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from knowcusbench.storage.versions import settings
+from knowcusbench.encoders.segmenters.base import Mask, SegmenterSpec
 from knowcusbench.storage.files import names_in, write_atomic
 from knowcusbench.storage.images import read_image
-from knowcusbench.encoders.segmenters.base import Mask, SegmenterSpec
+from knowcusbench.storage.versions import settings
 
 
 def mask_name(digest: str, class_noun: str) -> str:

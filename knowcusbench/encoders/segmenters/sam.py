@@ -11,10 +11,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from knowcusbench.config.schema import did_you_mean
-from knowcusbench.machine.device import keep_fp32, resolve_device
-from knowcusbench.storage.versions import SPEED
-from knowcusbench.errors import ConfigError, WeightsError
 from knowcusbench.encoders.batching import FilledBatches, in_room
 from knowcusbench.encoders.checkpoint import (
     TRANSFORMERS_WEIGHTS,
@@ -25,6 +21,9 @@ from knowcusbench.encoders.checkpoint import (
     version,
 )
 from knowcusbench.encoders.segmenters.base import Box, Mask, SegmenterSpec
+from knowcusbench.errors import ConfigError, WeightsError, did_you_mean
+from knowcusbench.machine.device import keep_fp32, resolve_device
+from knowcusbench.storage.versions import SPEED
 
 
 @dataclass(frozen=True, kw_only=True)

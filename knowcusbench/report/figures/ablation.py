@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from knowcusbench.analysis.ablation import Ablation
-from knowcusbench.report.tables.ablation import shown_value
-from knowcusbench.report.figures.style import styled, write_figure
 from knowcusbench.analysis.types import Column
+from knowcusbench.report.figures.style import styled, write_figure
+from knowcusbench.report.tables.ablation import shown_value
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageOps
 
-from knowcusbench.storage.images import read_image
 from knowcusbench.report.figures.fonts import Font, composed, picture_font
+from knowcusbench.storage.images import read_image
 
 SIDE = 160
 """Of a picture, in pixels. Smaller ones are enlarged by whole factors only, so that their pixels stay square."""

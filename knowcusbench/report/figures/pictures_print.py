@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from knowcusbench.storage.images import read_image
-from knowcusbench.report.figures.style import styled
 from knowcusbench.report.figures.pictures import PictureRow
+from knowcusbench.report.figures.style import styled
+from knowcusbench.storage.images import read_image
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,15 +13,15 @@ import numpy as np
 from jinja2 import Environment
 from markupsafe import Markup, escape
 
-from knowcusbench.benchmark.types import Concept, Prompt, Task
-from knowcusbench.storage.files import names_in, write_atomic
 from knowcusbench.analysis.columns import MISSING
-from knowcusbench.report.pages.score_array import Scores, score_cube
+from knowcusbench.analysis.types import Column
+from knowcusbench.benchmark.types import Concept, Prompt, Task
 from knowcusbench.report.pages.environment import file_name
 from knowcusbench.report.pages.masks import MaskFolder
+from knowcusbench.report.pages.score_array import Scores, score_cube
 from knowcusbench.report.pages.thumbnails import Picture, outdated, write_pictures
 from knowcusbench.report.pages.types import GalleryInput
-from knowcusbench.analysis.types import Column
+from knowcusbench.storage.files import names_in, write_atomic
 
 ANY = 16 * "0"
 """Stands for an id in a command."""

@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from knowcusbench.errors import ImageError
-from knowcusbench.storage.files import modified_in, names_in, write_atomic
-from knowcusbench.encoders.segmenters.mask_store import read_mask
 from knowcusbench.encoders.segmenters.base import Mask
+from knowcusbench.encoders.segmenters.mask_store import read_mask
+from knowcusbench.errors import ImageError
 from knowcusbench.machine.progress import Progress
 from knowcusbench.report.pages.environment import file_name
 from knowcusbench.report.pages.thumbnails import LARGE
 from knowcusbench.report.pages.types import MaskLayer
+from knowcusbench.storage.files import modified_in, names_in, write_atomic
 
 SUBJECT, AROUND, LINE = range(3)
 

@@ -8,16 +8,16 @@ from typing import Any
 
 from jinja2 import Environment
 
-from knowcusbench.benchmark.types import Task
-from knowcusbench.storage.files import write_atomic
 from knowcusbench.analysis.footnotes import footnotes
+from knowcusbench.analysis.significance import ALPHA, significant_marks
+from knowcusbench.analysis.types import Column, Leaderboard, Row, RowKind
+from knowcusbench.benchmark.types import Task
 from knowcusbench.report.pages.environment import environment
 from knowcusbench.report.pages.gallery import Gallery, write_gallery
 from knowcusbench.report.pages.heat import breakdowns, confusion_tables
 from knowcusbench.report.pages.plots import OWN, interval_plots, line_plots, pareto_plots
-from knowcusbench.analysis.significance import ALPHA, significant_marks
 from knowcusbench.report.pages.types import Failure, PagesInput
-from knowcusbench.analysis.types import Column, Leaderboard, Row, RowKind
+from knowcusbench.storage.files import write_atomic
 
 ASSETS = ("report.css", "tables.js", "gallery.js")
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from knowcusbench.analysis.ablation import Ablation
-from knowcusbench.report.tables.ablation import shown_value
-from knowcusbench.report.figures.style import import_matplotlib
 from knowcusbench.analysis.types import Cell, Column, Leaderboard, Row, RowKind
+from knowcusbench.report.figures.style import import_matplotlib
+from knowcusbench.report.tables.ablation import shown_value
 
 WIDTH = 360
 LEFT, RIGHT, TOP, BOTTOM = 118, 14, 8, 24

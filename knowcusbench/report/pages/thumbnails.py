@@ -11,9 +11,9 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from knowcusbench.errors import ImageError
+from knowcusbench.machine.progress import Progress
 from knowcusbench.storage.files import modified_in, remove, write_atomic
 from knowcusbench.storage.images import read_image
-from knowcusbench.machine.progress import Progress
 
 SMALL = 192
 """Longest side of the small picture. A smaller image is enlarged by a whole factor, so that its pixels stay square."""

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from knowcusbench.benchmark.types import Concept
 from knowcusbench.analysis.ablation import Ablation
 from knowcusbench.analysis.agreement import Agreement
 from knowcusbench.analysis.statistics import Statistics
 from knowcusbench.analysis.types import Column, Leaderboard
+from knowcusbench.benchmark.types import Concept
 
 
 @dataclass(frozen=True, kw_only=True)

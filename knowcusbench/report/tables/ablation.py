@@ -4,15 +4,15 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from knowcusbench.storage.files import write_atomic
 from knowcusbench.analysis.ablation import Ablation
 from knowcusbench.analysis.columns import number
 from knowcusbench.analysis.footnotes import dagger, gaps
-from knowcusbench.report.tables.latex import environment, escape_latex
 from knowcusbench.analysis.leaderboard import mean_cell
-from knowcusbench.report.tables.markdown import escape_markdown, table_line
 from knowcusbench.analysis.reduction import Mean
 from knowcusbench.analysis.types import Cell, Counted
+from knowcusbench.report.tables.latex import environment, escape_latex
+from knowcusbench.report.tables.markdown import escape_markdown, table_line
+from knowcusbench.storage.files import write_atomic
 
 READING = (
     "Mean ± standard deviation over concepts, each concept the mean over its samples; the values of every concept are "

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from knowcusbench.storage.files import write_atomic
 from knowcusbench.analysis.agreement import Agreement, Correlation
 from knowcusbench.analysis.columns import MISSING, TASK_GROUPS
 from knowcusbench.report.tables.latex import environment, escape_latex
 from knowcusbench.report.tables.markdown import escape_markdown, table_line
+from knowcusbench.storage.files import write_atomic
 
 READING = (
     "Rank correlation of each metric with the truth: Spearman's ρ and Kendall's τ (tau-b), from -1 to 1. "

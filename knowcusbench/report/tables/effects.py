@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw
 
-from knowcusbench.storage.files import write_atomic
 from knowcusbench.analysis.effects import EffectsInput, build_effects, confusions
+from knowcusbench.analysis.types import Leaderboard
 from knowcusbench.report.figures.fonts import composed, picture_font
 from knowcusbench.report.tables.tables import write_report
-from knowcusbench.analysis.types import Leaderboard
+from knowcusbench.storage.files import write_atomic
 
 CELL = 44
 """Side of a cell of the picture, in pixels."""

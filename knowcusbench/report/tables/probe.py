@@ -4,8 +4,8 @@ import math
 
 import pandas as pd
 
-from knowcusbench.effects.probe import ProbeResult, TransferProbe
 from knowcusbench.analysis.columns import MISSING
+from knowcusbench.effects.probe import ProbeResult, TransferProbe
 from knowcusbench.report.tables.markdown import escape_markdown, table_line
 
 READING = (

@@ -7,13 +7,13 @@ from typing import Any
 
 import pandas as pd
 
-from knowcusbench.storage.files import write_atomic
 from knowcusbench.analysis.columns import MISSING, number
 from knowcusbench.analysis.footnotes import dagger
-from knowcusbench.report.tables.markdown import escape_markdown, table_line
 from knowcusbench.analysis.statistics import Statistics
-from knowcusbench.report.tables.tables import write_csv
 from knowcusbench.analysis.types import Cell, Column, Leaderboard, RowKind
+from knowcusbench.report.tables.markdown import escape_markdown, table_line
+from knowcusbench.report.tables.tables import write_csv
+from knowcusbench.storage.files import write_atomic
 
 INTERVALS = (
     "Intervals: 95%, over concepts, since the samples of a concept are not independent: the wider end of a corrected "

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from knowcusbench.storage.files import write_atomic
-from knowcusbench.report.tables.latex import render_latex
-from knowcusbench.report.tables.csv_json import render_csv, render_json
-from knowcusbench.report.tables.markdown import render_markdown
 from knowcusbench.analysis.types import Leaderboard
+from knowcusbench.report.tables.csv_json import render_csv, render_json
+from knowcusbench.report.tables.latex import render_latex
+from knowcusbench.report.tables.markdown import render_markdown
+from knowcusbench.storage.files import write_atomic
 
 RENDERERS: dict[str, Callable[[Leaderboard], str]] = {
     "csv": render_csv,

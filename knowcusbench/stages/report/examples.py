@@ -6,10 +6,10 @@ from typing import Any
 
 from knowcusbench.benchmark.types import Concept, Prompt, Task
 from knowcusbench.errors import ImageError
-from knowcusbench.storage.images import read_image
 from knowcusbench.machine.progress import say_once
 from knowcusbench.report.figures.pictures import PictureRow
-from knowcusbench.run.prepare import Run
+from knowcusbench.run.run import Run
+from knowcusbench.storage.images import read_image
 
 PICTURE_ROWS = 8
 """Concepts in a picture grid, unless others are chosen."""

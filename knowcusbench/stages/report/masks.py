@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from knowcusbench.errors import ImageError, WeightsError
 from knowcusbench.encoders.segmenters.mask_store import MaskStore, mask_name
-from knowcusbench.storage.digests import content_digest
+from knowcusbench.errors import ImageError, WeightsError
 from knowcusbench.report.pages.types import MaskLayer, ScoredMask
-from knowcusbench.run.prepare import Run
-from knowcusbench.run.layout import read_table
+from knowcusbench.run.run import Run
+from knowcusbench.storage.digests import content_digest
+from knowcusbench.storage.tables import read_table
 
 
 def mask_layers(run: Run, labels: Sequence[str], commands: Mapping[str, Sequence[str]]) -> tuple[MaskLayer, ...]:

@@ -6,20 +6,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from knowcusbench.storage.files import names_in
-from knowcusbench.report import EffectsInput, Leaderboard, ReportInput, Statistics
 from knowcusbench.analysis.ablation import Ablation
 from knowcusbench.analysis.agreement import Agreement
-from knowcusbench.analysis.effects import confusions
+from knowcusbench.analysis.effects import EffectsInput, confusions
+from knowcusbench.analysis.statistics import Statistics
+from knowcusbench.analysis.types import Leaderboard, ReportInput, RowKind
 from knowcusbench.report.pages import Failure, GalleryInput, PagesInput
-from knowcusbench.analysis.types import RowKind
-from knowcusbench.stages.generate import GENERATE
 from knowcusbench.run.identity import read_identity
-from knowcusbench.run.prepare import Run
+from knowcusbench.run.layout import GENERATE
 from knowcusbench.run.recorded import read_recorded
+from knowcusbench.run.run import Run
 from knowcusbench.stages.report.masks import mask_layers
 from knowcusbench.stages.score import SCORE
-from knowcusbench.run.layout import read_json
+from knowcusbench.storage.files import names_in
+from knowcusbench.storage.tables import read_json
 
 DRAWING = ("bench", "generate")
 """Verbs whose commands draw images."""

@@ -1,17 +1,18 @@
 """What of a run goes into a paper: a table and figures as chosen, and a document that shows all tables."""
 
-from knowcusbench.storage.files import remove, write_atomic
-from knowcusbench.storage.names import matching
-from knowcusbench.report import Leaderboard, write_csv, write_report
-from knowcusbench.analysis.selection import chosen
 from knowcusbench.analysis.columns import COSTS
+from knowcusbench.analysis.pareto import pareto_table
+from knowcusbench.analysis.selection import chosen
+from knowcusbench.analysis.types import Leaderboard, RowKind
+from knowcusbench.report import write_csv, write_report
+from knowcusbench.report.figures.pareto import pareto_figure
+from knowcusbench.report.figures.pictures_print import picture_figure
 from knowcusbench.report.figures.style import write_figure
 from knowcusbench.report.tables.latex import render_document
-from knowcusbench.analysis.pareto import pareto_figure, pareto_table
-from knowcusbench.report.figures.pictures_print import picture_figure
-from knowcusbench.analysis.types import RowKind
+from knowcusbench.run.run import Run
 from knowcusbench.stages.report.examples import picture_rows
-from knowcusbench.run.prepare import Run
+from knowcusbench.storage.files import remove, write_atomic
+from knowcusbench.storage.names import matching
 
 TABLES = ("paper/table", "leaderboard", "agreement", "effects", "ablation")
 FIGURES = ("paper/pictures", "paper/pareto", "ablation")

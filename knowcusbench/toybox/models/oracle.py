@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING, ClassVar
 
-from knowcusbench.storage.versions import SPEED
 from knowcusbench.encoders.checkpoint import locate, version
+from knowcusbench.storage.versions import SPEED
 from knowcusbench.toybox.world.render import render
 from knowcusbench.toybox.world.scene import Scene
 from knowcusbench.toybox.world.vocabulary import BACKGROUNDS, CLASSES, COLOURS, PATTERNS, SHAPES, SIZES, STYLES

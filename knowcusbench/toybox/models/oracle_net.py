@@ -11,13 +11,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from knowcusbench.machine.device import resolve_device
-from knowcusbench.errors import WeightsError
-from knowcusbench.storage.images import read_image
 from knowcusbench.encoders.batching import FilledBatches
 from knowcusbench.encoders.checkpoint import loading, locate
 from knowcusbench.encoders.store import MEMORY
+from knowcusbench.errors import WeightsError
+from knowcusbench.machine.device import resolve_device
 from knowcusbench.storage.digests import Memo, content_digest
+from knowcusbench.storage.images import read_image
 from knowcusbench.toybox.models.oracle import ATTRIBUTES, IDENTITY, OracleSpec, Sight
 from knowcusbench.toybox.world.scene import RESOLUTION, Placed
 

@@ -11,19 +11,20 @@ import numpy as np
 import pytest
 import segment_anything
 import torch
-from metrics.clip_twin import ClipTwin
+from encoders.clip_twin import ClipTwin
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 
+from knowcusbench.encoders.clip import ClipSpec
+from knowcusbench.encoders.segmenters.base import Box, BoxSpec, Fallback, Mask, SegmenterSpec
+from knowcusbench.encoders.segmenters.boxes import WholeImageBoxes
+from knowcusbench.encoders.segmenters.compositing import cut_out
+from knowcusbench.encoders.segmenters.sam import SamSpec, SegmentAnythingSpec
 from knowcusbench.errors import ConfigError, MetricError, WeightsError
 from knowcusbench.metrics.base import ScoreItem
-from knowcusbench.encoders.segmenters.boxes import WholeImageBoxes
-from knowcusbench.encoders.clip import ClipSpec
 from knowcusbench.metrics.clip_i import ClipI
 from knowcusbench.metrics.clip_i_seg import ClipISeg
-from knowcusbench.encoders.segmenters.sam import SamSpec, SegmentAnythingSpec
-from knowcusbench.encoders.segmenters.base import Box, BoxSpec, Fallback, Mask, SegmenterSpec, cut_out
 
 RENAMED = (
     (r"^vision_encoder\.", "image_encoder."),

@@ -14,13 +14,13 @@ from transformers import (
     GroundingDinoProcessor,
 )
 
+from knowcusbench.encoders.clip import ClipSpec
+from knowcusbench.encoders.segmenters.boxes import GroundingDinoBoxes, WholeImageBoxes
+from knowcusbench.encoders.segmenters.sam import SamSpec
 from knowcusbench.errors import MetricError
 from knowcusbench.metrics.base import ScoreItem
-from knowcusbench.encoders.segmenters.boxes import GroundingDinoBoxes, WholeImageBoxes
-from knowcusbench.encoders.clip import ClipSpec
 from knowcusbench.metrics.clip_i import ClipI
 from knowcusbench.metrics.clip_i_seg import ClipISeg
-from knowcusbench.encoders.segmenters.sam import SamSpec
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "?", "dog", "duck", "toy", "plushie"]
 

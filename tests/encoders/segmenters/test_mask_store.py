@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from knowcusbench.encoders.clip import ClipSpec
+from knowcusbench.encoders.segmenters.base import Box, Mask, SegmenterSpec
+from knowcusbench.encoders.segmenters.boxes import WholeImageBoxes
+from knowcusbench.encoders.segmenters.mask_store import MaskStore, mask_name, read_mask
 from knowcusbench.errors import ImageError
 from knowcusbench.metrics.base import ScoreItem
-from knowcusbench.encoders.segmenters.boxes import WholeImageBoxes
-from knowcusbench.encoders.clip import ClipSpec
 from knowcusbench.metrics.clip_i import ClipI
 from knowcusbench.metrics.clip_i_seg import ClipISeg
-from knowcusbench.encoders.segmenters.mask_store import MaskStore, mask_name, read_mask
 from knowcusbench.storage.digests import content_digest
-from knowcusbench.encoders.segmenters.base import Box, Mask, SegmenterSpec
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from PIL import ImageFont
 
 from knowcusbench.report.figures import fonts
-from knowcusbench.report.figures.style import write_figure
 from knowcusbench.report.figures.pictures import PictureRow, picture_grid
+from knowcusbench.report.figures.style import write_figure
 
 LATE = "\U00010600"
 """A letter of Linear A."""

@@ -5,9 +5,9 @@ import pytest
 from PIL import Image
 
 from knowcusbench.errors import ImageError
-from knowcusbench.report.figures.style import write_figure
-from knowcusbench.report.figures.pictures_print import WIDTH, picture_figure
 from knowcusbench.report.figures.pictures import PictureRow
+from knowcusbench.report.figures.pictures_print import WIDTH, picture_figure
+from knowcusbench.report.figures.style import write_figure
 
 HOSTILE = ["$x^{2}$ $", r"a\b_{c} %&#", "_x", "x" * 300, "two\nlines", ""]
 

@@ -13,21 +13,15 @@ from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Error, Page, sync_playwright
 
 from knowcusbench.adaptation.method import Role
+from knowcusbench.analysis.ablation import AblationInput, Setting, build_ablation
+from knowcusbench.analysis.agreement import build_agreement
+from knowcusbench.analysis.leaderboard import build_leaderboard
+from knowcusbench.analysis.statistics import build_statistics
+from knowcusbench.analysis.types import MetricHeading, ReportInput, RowKind
 from knowcusbench.benchmark.types import Concept, KnowledgeItem, Prompt, Task
 from knowcusbench.config.schema import GridConfig
-from knowcusbench.run.plan import make_plan
-from knowcusbench.report import (
-    AblationInput,
-    MetricHeading,
-    ReportInput,
-    Setting,
-    build_ablation,
-    build_agreement,
-    build_leaderboard,
-    build_statistics,
-)
 from knowcusbench.report.pages import Failure, GalleryInput, MaskLayer, PagesInput, ScoredMask, write_html
-from knowcusbench.analysis.types import RowKind
+from knowcusbench.run.plan import make_plan
 
 SCRIPT = "</script><script>window.owned = 1</script>"
 IMAGE = "<img src=x onerror='window.owned = 2'>"

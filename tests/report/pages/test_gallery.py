@@ -11,10 +11,10 @@ import pytest
 
 from knowcusbench.benchmark.types import Prompt
 from knowcusbench.config.schema import GridConfig
-from knowcusbench.run.plan import make_plan
-from knowcusbench.report.pages.score_array import score_cube
 from knowcusbench.report.pages.environment import environment, file_name, script_json
 from knowcusbench.report.pages.gallery import EXTREMES, Gallery, write_gallery
+from knowcusbench.report.pages.score_array import score_cube
+from knowcusbench.run.plan import make_plan
 
 from .conftest import HOSTILE, LONG, SCRIPT
 

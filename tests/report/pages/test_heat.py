@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from knowcusbench.report import build_statistics
+from knowcusbench.analysis.statistics import build_statistics
 from knowcusbench.report.pages.heat import LEVELS, breakdowns, confusion_tables, levels
 
 

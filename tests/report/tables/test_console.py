@@ -2,14 +2,11 @@ import re
 
 import pandas as pd
 
+from knowcusbench.analysis.leaderboard import build_leaderboard
+from knowcusbench.analysis.published import PublishedTable, load_published
+from knowcusbench.analysis.types import MetricHeading
 from knowcusbench.benchmark.types import Task
-from knowcusbench.report import (
-    MetricHeading,
-    PublishedTable,
-    build_leaderboard,
-    load_published,
-    render_console,
-)
+from knowcusbench.report import render_console
 
 IMAGE = {"clip_i": "CLIP-I", "clip_i_seg": "CLIP-I-Seg"}
 PAPER = {

@@ -4,7 +4,8 @@ import subprocess
 import pytest
 from matplotlib.figure import Figure
 
-from knowcusbench.report import PublishedTable, build_leaderboard, load_published
+from knowcusbench.analysis.leaderboard import build_leaderboard
+from knowcusbench.analysis.published import PublishedTable, load_published
 from knowcusbench.report.tables.latex import escape_latex, render_document, render_latex
 
 ASCII = "".join(map(chr, range(33, 127)))

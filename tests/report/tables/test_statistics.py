@@ -1,15 +1,12 @@
 import pandas as pd
 import pytest
 
+from knowcusbench.analysis.leaderboard import build_leaderboard
+from knowcusbench.analysis.published import PublishedTable, load_published
+from knowcusbench.analysis.statistics import build_statistics
+from knowcusbench.analysis.types import MetricHeading
 from knowcusbench.benchmark.types import Task
-from knowcusbench.report import (
-    MetricHeading,
-    PublishedTable,
-    build_leaderboard,
-    build_statistics,
-    load_published,
-    write_statistics,
-)
+from knowcusbench.report import write_statistics
 
 SCORES = {
     "a|b": {"cat": 0.5, "dog": 0.75, "owl": 0.625, "hat": 0.5},

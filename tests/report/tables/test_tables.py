@@ -4,7 +4,9 @@ import json
 import pandas as pd
 import pytest
 
-from knowcusbench.report import PublishedTable, build_leaderboard, load_published, render_console, write_report
+from knowcusbench.analysis.leaderboard import build_leaderboard
+from knowcusbench.analysis.published import PublishedTable, load_published
+from knowcusbench.report import render_console, write_report
 from knowcusbench.report.tables.csv_json import render_csv, render_json
 
 VALUES = {

@@ -9,9 +9,6 @@ import torch
 from PIL import Image
 
 from knowcusbench.errors import ImageError, WeightsError
-from knowcusbench.toybox.world.benchmark import references
-from knowcusbench.toybox.world.concepts import DEVELOPMENT_CONCEPTS, NOVEL_CONCEPTS, NovelConcept
-from knowcusbench.toybox.world.draws import choose
 from knowcusbench.toybox.models.oracle import ATTRIBUTES, OracleSpec, Sight, hidden, truth
 from knowcusbench.toybox.models.oracle_net import (
     CONFIG_FILE,
@@ -26,12 +23,15 @@ from knowcusbench.toybox.models.oracle_net import (
     pixels,
     save_oracle,
 )
+from knowcusbench.toybox.shipped import WEIGHTS
+from knowcusbench.toybox.world.benchmark import references
+from knowcusbench.toybox.world.concepts import DEVELOPMENT_CONCEPTS, NOVEL_CONCEPTS, NovelConcept
+from knowcusbench.toybox.world.draws import choose
 from knowcusbench.toybox.world.render import render
 from knowcusbench.toybox.world.scene import Placed, Scene, Thing
-from knowcusbench.toybox.shipped import WEIGHTS
-from knowcusbench.toymaker.oracle import evaluate_oracle
 from knowcusbench.toybox.world.vocabulary import BACKGROUNDS, STYLES
 from knowcusbench.toybox.world.world import compose, draw_scene, draw_second
+from knowcusbench.toymaker.oracle import evaluate_oracle
 
 pytestmark = pytest.mark.model
 

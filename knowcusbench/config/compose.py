@@ -1,0 +1,234 @@
+"""Composing the configuration with Hydra: schemas, plug-ins, and one line for whatever is wrong."""
+
+import importlib
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+
+from knowcusbench.config.local_paths import with_absolute_paths
+from knowcusbench.config.overrides import as_typed, hint_of_quotes
+from knowcusbench.config.schema import SECTIONS, Config
+from knowcusbench.errors import ConfigError, did_you_mean
+
+
+def register() -> None:
+    """Make the schemas and the resolvers of configuration files known to Hydra. Idempotent."""
+    ConfigStore.instance().store(name="schema", node=Config)
+    OmegaConf.register_new_resolver("embedded", _embedded, replace=True)
+    OmegaConf.register_new_resolver("swept", _swept, replace=True)
+    OmegaConf.register_new_resolver("on_this_machine", _on_this_machine, replace=True)
+
+
+def _embedded(part: str, *, _root_: DictConfig) -> str:
+    from knowcusbench.toybox import embedded
+
+    return str(embedded(part, str(Path(_root_.cache_dir).expanduser().absolute())))
+
+
+def _swept(values: Iterable[Any]) -> str:
+    """The values of a list, or the names of a mapping, as Hydra's sweeper takes them."""
+    return ",".join(str(value) for value in values)
+
+
+def _on_this_machine(place: str, otherwise: str) -> str:
+    """A place if it is a path ("~" is the home directory), or another if it is a URL: Hydra keeps the record of a
+    sweep in a directory."""
+    return os.path.expanduser(otherwise if "://" in place else place)
+
+
+class PluginConfigs(SearchPathPlugin):
+    """Puts the configuration packages of other distributions on Hydra's search path.
+
+    A distribution names its package of YAML files (with `method/<name>.yaml` or `metrics/<name>.yaml` in it) by an
+    entry point of the group `knowcusbench.methods` or `knowcusbench.metrics`.
+    """
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        for group in ("knowcusbench.methods", "knowcusbench.metrics"):
+            for entry_point in importlib.metadata.entry_points(group=group):
+                search_path.append(provider=entry_point.name, path=f"pkg://{entry_point.value}")
+
+
+def compose_config(overrides: Sequence[str]) -> DictConfig:
+    """The configuration with Hydra overrides. Raises ConfigError for anything wrong with them."""
+    prepare_hydra()
+    return _compose(_readable(overrides))
+
+
+def _compose(overrides: Sequence[str]) -> DictConfig:
+    try:
+        with hydra.initialize_config_module("knowcusbench.configs", version_base="1.3"):
+            return hydra.compose("config", overrides=list(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(explain(error)) from error
+
+
+def _readable(words: Sequence[str]) -> list[str]:
+    """The arguments with texts as they were typed. Raises ConfigError for what Hydra would end with a traceback."""
+    for override in _overrides(words):
+        _refuse_no_option(override)
+    return as_typed(words, lambda: _compose(_not_swept(words)))
+
+
+def _refuse_no_option(override: Override) -> None:
+    """Hydra takes a group's options by name alone, and lays several one over the other."""
+    group, value = override.key_or_group, override.value()
+    if "." in group or override.is_delete() or (override.is_sweep_override() and not override.is_choice_sweep()):
+        return
+    values = value.list if isinstance(value, ChoiceSweep) else [value]
+    given = [each if isinstance(each, list) else [each] for each in values]
+    named = all(isinstance(one, str | QuotedString) for each in given for one in each)
+    several = any(len(each) > 1 for each in given)
+    if (named and not several) or not (options := _options(group)):
+        return
+    default = _default_choices().get(group, options)
+    if not named:
+        none = f"leave {group}= out for none, or take" if default is None else "take"
+        raise ConfigError(f"{override.input_line}: expected the name of an option; {none} one of {', '.join(options)}")
+    if default is None or isinstance(default, str):
+        raise ConfigError(f"{override.input_line}: takes one option; give them with commas and -m to try each")
+
+
+def _options(group: str) -> list[str]:
+    with hydra.initialize_config_module("knowcusbench.configs", version_base="1.3"):
+        options: list[str] = GlobalHydra.instance().config_loader().get_group_options(group)
+        return options
+
+
+def _default_choices() -> Mapping[str, Any]:
+    """What is chosen of every group unless something else is asked for."""
+    with hydra.initialize_config_module("knowcusbench.configs", version_base="1.3"):
+        composed = hydra.compose("config", return_hydra_config=True)
+    choices = OmegaConf.to_container(composed.hydra.runtime.choices)
+    assert isinstance(choices, dict)
+    return {str(group): choice for group, choice in choices.items()}
+
+
+def prepare_hydra() -> None:
+    """Make our schemas and the configuration packages of other distributions known to Hydra. Idempotent."""
+    register()
+    Plugins.instance().register(PluginConfigs)
+    # Hydra prints errors in several lines and exits with 1 unless told to raise them.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+
+
+def _is_override(word: str) -> bool:
+    return "=" in word and not word.startswith("-")
+
+
+def _overrides(arguments: Sequence[str]) -> list[Override]:
+    parser = OverridesParser.create()
+    try:
+        return parser.parse_overrides([word for word in arguments if _is_override(word)])
+    except HydraException as error:
+        raise ConfigError(explain(error)) from error
+
+
+def _not_swept(arguments: Sequence[str]) -> list[str]:
+    """The overrides that give a key one value."""
+    return [str(override.input_line) for override in _overrides(arguments) if not override.is_sweep_override()]
+
+
+def explain(error: Exception) -> str:
+    """One line for an error of Hydra's or OmegaConf's: what is wrong, where, and the nearest right name."""
+    text = str(error)
+    if isinstance(error, MissingConfigException):
+        return _explain_missing_option(text)
+    if ambiguous := re.search(r"Ambiguous value for argument '([^']+)'", text):
+        return f"{ambiguous[1]}: several values; add -m to sweep over them, or brackets for a list"
+    if isinstance(error, OverrideParseException):
+        reason = f"not an override, expected key=value ({text.partition(chr(10))[0]})"
+        return f"{error.override}: {reason}{hint_of_quotes(error.override)}"
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    key = str(getattr(cause, "full_key", None) or "")
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError) and key:
+        return f"{key}: unknown key{did_you_mean(key, _known_keys())}"
+    first = str(cause).partition("\n")[0]
+    if key and "is not a ListConfig" in first:
+        return f'{key}: a list is expected, as in "{key}=[a,b]"'
+    return f"{key}: {first}" if key else first
+
+
+def _explain_missing_option(text: str) -> str:
+    wanted = re.search(r"Could not (?:find|load) '([^']+)'", text)
+    if not wanted:
+        return text.partition("\n")[0]
+    group, _, option = wanted[1].rpartition("/")
+    if option.startswith("submitit"):
+        return f"{group}={option} needs Hydra's submitit launcher: pip install 'knowcusbench[slurm]'"
+    none = f"; leave {group}= out for none" if _default_choices().get(group, "") is None else ""
+    return f"{group}={option}: no such option{did_you_mean(option, _options(group))}{none}"
+
+
+def _known_keys() -> list[str]:
+    """All keys of the default configuration, in full."""
+    with hydra.initialize_config_module("knowcusbench.configs", version_base="1.3"):
+        composed = hydra.compose("config")
+    return list(_keys(OmegaConf.to_container(composed, resolve=False), ""))
+
+
+def _keys(node: Any, prefix: str) -> Iterator[str]:
+    for key, value in node.items() if isinstance(node, dict) else ():
+        yield f"{prefix}{key}"
+        yield from _keys(value, f"{prefix}{key}.")
+
+
+def read_config(composed: DictConfig) -> tuple[Config, dict[str, Any]]:
+    """The typed configuration, in which paths of this machine are absolute, and the same as plain data with all
+    interpolations resolved and paths as they were typed."""
+    try:
+        resolved = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True, enum_to_str=True)
+    except MissingMandatoryValue as error:
+        raise ConfigError(f"{error.full_key} has no value; give it one: {error.full_key}=...") from error
+    except OmegaConfBaseException as error:
+        # OmegaConf puts the name of the original error in front of its message.
+        text = str(error).partition("\n")[0]
+        raise ConfigError(
+            f"{error.full_key}: {text.rpartition('raised while resolving interpolation: ')[2]}"
+        ) from error
+    assert isinstance(resolved, dict)
+    plain = {str(key): value for key, value in resolved.items()}
+    _refuse_added_keys(plain)
+    _refuse_encoders_without_source(plain)
+    config = OmegaConf.to_object(composed)
+    assert isinstance(config, Config)
+    return with_absolute_paths(config), plain
+
+
+def _refuse_added_keys(resolved: Mapping[str, Any]) -> None:
+    """Hydra lets `+key=value` add to a typed section what its schema does not have; nothing would read it."""
+    for prefix, schema, section in [
+        ("", Config, resolved),
+        *((f"{name}.", schema, resolved[name]) for name, schema in SECTIONS.items() if resolved[name]),
+    ]:
+        known = [entry.name for entry in fields(schema)]
+        for key in section:
+            if key not in known:
+                raise ConfigError(f"{prefix}{key}: unknown key{did_you_mean(str(key), known)}")
+
+
+def _refuse_encoders_without_source(resolved: Mapping[str, Any]) -> None:
+    """`source: null` is an encoder of which this choice has no checkpoint: only a metric that uses it needs one."""
+    metrics = [metric for metric in resolved["metrics"].values() if isinstance(metric, Mapping)]
+    for name, encoder in resolved["encoders"].items():
+        used = any(encoder in metric.values() for metric in metrics)
+        if used and isinstance(encoder, Mapping) and encoder.get("source", "") is None:
+            raise ConfigError(
+                f"encoders.{name}.source has no value, and a metric needs it; give it a directory or hub id: "
+                f"encoders.{name}.source=..."
+            )

@@ -1,0 +1,78 @@
+"""A run of one method: what to make, with what, and where it goes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+
+from knowcusbench.adaptation.cache import AdapterCache
+from knowcusbench.adaptation.method import Method
+from knowcusbench.analysis.selection import Choice
+from knowcusbench.backbone.base import BackboneSpec
+from knowcusbench.benchmark.types import Benchmark, Concept
+from knowcusbench.effects.spec import EffectsSpec
+from knowcusbench.engine.base import Engine
+from knowcusbench.metrics.base import Metric
+from knowcusbench.metrics.protocol import Reduction
+from knowcusbench.run.layout import RunStore
+from knowcusbench.run.recorded import MethodRecord, method_record
+from knowcusbench.storage.tables import read_table
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaperSpec:
+    """What of the results goes into a paper: the table's rows and columns, the pictures' concepts (None for the first
+    ones), and the cost that quality is compared with."""
+
+    table: Choice
+    concepts: tuple[str, ...] | None
+    cost: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """One method's part of a run: what to make, with what, and where it goes.
+
+    `protocols` has, for every metric, a digest of all that decides its numbers, the `reduction` included; `renamed` has
+    them by what an earlier version wrote. `truth` names the metrics that the others are judged by.
+    """
+
+    store: RunStore
+    label: str
+    benchmark: Benchmark
+    concepts: tuple[Concept, ...]
+    plan: pd.DataFrame
+    backbone: BackboneSpec
+    method: Method
+    metrics: dict[str, Metric]
+    protocols: dict[str, str]
+    reduction: Reduction
+    truth: tuple[str, ...]
+    paper: PaperSpec
+    effects: EffectsSpec
+    engine: Engine
+    cache: AdapterCache
+    renamed: Mapping[str, str] = field(default_factory=dict)
+
+    def table(self, path: Path) -> pd.DataFrame:
+        """A table of the run, with the digests of protocols as they are today."""
+        found = read_table(path)
+        if self.renamed and "protocol" in found:
+            return found.assign(protocol=found["protocol"].map(lambda digest: self.renamed.get(digest, digest)))
+        return found
+
+    @cached_property
+    def methods(self) -> Mapping[str, MethodRecord]:
+        """What is recorded of all methods of the run directory, by label, in the order of tables."""
+        found = {label: method_record(self.store, label, self.concepts) for label in self.store.labels()}
+        return dict(sorted(found.items(), key=lambda entry: entry[1].role.place))
+
+    @cached_property
+    def gallery(self) -> Mapping[str, tuple[Path, ...]]:
+        """The reference images of all concepts by name."""
+        return {concept.name: concept.images for concept in self.concepts}
+
+    def concept(self, name: str) -> Concept:
+        return next(concept for concept in self.concepts if concept.name == name)
