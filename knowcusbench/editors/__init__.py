@@ -1,1 +1,5 @@
 """Knowledge editors: closed-form and gradient edits of the text encoder's rows."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,1 +1,5 @@
 """Encoders of images and texts for metrics, and the store of their embeddings."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,6 +1,5 @@
 """Experiment trackers behind one small hook: `Tracker` is the contract, `tracked` calls it while the stages run."""
 
-from knowcusbench.tracking.base import Tracker
-from knowcusbench.tracking.hook import tracked
+import lazy_loader
 
-__all__ = ["Tracker", "tracked"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -180,7 +180,7 @@ def test_a_command_is_understood(line, understand):
         # What a reader has written by then.
         option = Path("my_configs/method/my_method.yaml")
         option.parent.mkdir(parents=True)
-        option.write_text("_target_: knowcusbench.baselines.base.Base")
+        option.write_text("_target_: knowcusbench.baselines.Base")
         line = line.replace("make bench METHOD=", "knowcusbench bench --config-dir my_configs method=")
     check_command(line, understand)
 

@@ -360,6 +360,6 @@ def test_an_edit_of_another_model_is_refused_and_nothing_is_applied(merge: bool,
 
 @pytest.mark.parametrize("wrong", [{"answer_tokens": "last"}, {"precision": "float16"}, {"statistics": "global"}])
 def test_a_word_that_is_not_known_is_refused_by_its_key(wrong: dict[str, str]) -> None:
-    node = {"_target_": "knowcusbench.editors.ultraedit.UltraEdit", "eta": 1e-3, "layers": [3], **wrong}
+    node = {"_target_": "knowcusbench.editors.UltraEdit", "eta": 1e-3, "layers": [3], **wrong}
     with pytest.raises(ConfigError, match=rf"editor\.{next(iter(wrong))}"):
         build(node, "editor")

@@ -119,8 +119,8 @@ def test_the_embedded_world_takes_the_encoders_of_further_metrics_from_elsewhere
 
 
 def test_where_embeddings_are_kept_is_no_part_of_the_protocol() -> None:
-    encoder = {"_target_": "knowcusbench.encoders.clip.ClipSpec", "source": "there", "dtype": "float32"}
-    node = {"_target_": "knowcusbench.metrics.clip_i.ClipI", "encoder": encoder}
+    encoder = {"_target_": "knowcusbench.encoders.ClipSpec", "source": "there", "dtype": "float32"}
+    node = {"_target_": "knowcusbench.metrics.ClipI", "encoder": encoder}
     kept = {**node, "encoder": {**encoder, "store": "/somewhere", "batch_size": 3}}
     assert protocol_digest(kept, "/cache") == protocol_digest(node, "/cache")
     assert protocol_digest({**node, "encoder": {**encoder, "source": "here"}}, "/cache") != protocol_digest(

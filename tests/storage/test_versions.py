@@ -25,8 +25,8 @@ from knowcusbench.metrics.clip_i_seg import ClipISeg, SubjectEmbedder
 from knowcusbench.run.identity import decisive, protocol_digest
 from knowcusbench.storage.versions import SPEED, settings, version_of
 
-ENCODER = {"_target_": "knowcusbench.encoders.clip.ClipSpec", "source": "there", "device": "cpu"}
-NODE = {"_target_": "knowcusbench.metrics.clip_i.ClipI", "encoder": ENCODER}
+ENCODER = {"_target_": "knowcusbench.encoders.ClipSpec", "source": "there", "device": "cpu"}
+NODE = {"_target_": "knowcusbench.metrics.ClipI", "encoder": ENCODER}
 
 
 @pytest.fixture

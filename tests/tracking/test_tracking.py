@@ -114,7 +114,7 @@ def test_tensorboard_has_the_same_numbers(where, call):
     assert found == pytest.approx(numbers(where[0]))
     assert events.Tags()["images"] == ["pictures"]
     (text,) = events.Tensors("config/text_summary")
-    assert "_target_: knowcusbench.baselines.anchor.Anchor" in text.tensor_proto.string_val[0].decode()
+    assert "_target_: knowcusbench.baselines.Anchor" in text.tensor_proto.string_val[0].decode()
 
 
 def test_mlflow_has_the_same_numbers(where, call):

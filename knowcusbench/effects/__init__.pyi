@@ -1,0 +1,2 @@
+from .probe import TransferProbe as TransferProbe
+from .spec import EffectsSpec as EffectsSpec

@@ -1,0 +1,11 @@
+from .base import EncoderSpec as EncoderSpec
+from .clip import ClipSpec as ClipSpec
+from .clip_transformers import TransformersClipSpec as TransformersClipSpec
+from .dino import DinoSpec as DinoSpec
+from .hps import HpsSpec as HpsSpec
+from .segmenters.base import SegmenterSpec as SegmenterSpec
+from .segmenters.boxes import GroundingDinoBoxes as GroundingDinoBoxes
+from .segmenters.boxes import WholeImageBoxes as WholeImageBoxes
+from .segmenters.sam import SamSpec as SamSpec
+from .segmenters.sam import SegmentAnythingSpec as SegmentAnythingSpec
+from .siglip import SiglipSpec as SiglipSpec

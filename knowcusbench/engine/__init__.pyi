@@ -1,0 +1,3 @@
+from .base import Engine as Engine
+from .local import LocalEngine as LocalEngine
+from .ray import RayEngine as RayEngine

@@ -1,0 +1,14 @@
+from .base import Metric as Metric
+from .base import Score as Score
+from .base import ScoreItem as ScoreItem
+from .clip_i import ClipI as ClipI
+from .clip_i_seg import ClipISeg as ClipISeg
+from .clip_t import ClipT as ClipT
+from .copies import Copies as Copies
+from .dino_i import DinoI as DinoI
+from .dino_i import DinoV2I as DinoV2I
+from .hpsv2 import HpsV2 as HpsV2
+from .hpsv2 import HpsV21 as HpsV21
+from .pickscore import PickScore as PickScore
+from .retrieval import ConceptRetrieval as ConceptRetrieval
+from .siglip_t import SiglipT as SiglipT

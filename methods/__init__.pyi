@@ -1,0 +1,1 @@
+from .mokus import MoKus as MoKus
