@@ -12,7 +12,7 @@ from knowcusbench.analysis.leaderboard import in_order, kind_of, marked, mean_ce
 from knowcusbench.analysis.reduction import Mean, reduce_groups, row_mean
 from knowcusbench.analysis.types import Cell, Column, Counted, Leaderboard, Row, RowKind
 from knowcusbench.effects.interference import confusion_matrix, retrieval_accuracy
-from knowcusbench.effects.text import Probe
+from knowcusbench.effects.text import QuestionKind
 
 READING = (
     "Means over a concept's texts or pictures, then over concepts. Question, Rephrased: probability and rank "
@@ -85,24 +85,24 @@ def _column(probe: str, measure: str, group: str, name: str, decimals: int, bett
 COLUMNS: Mapping[tuple[str, str], Column] = {
     (probe, measure): _column(probe, measure, group, name, decimals, better)
     for probe, measure, group, name, decimals, better in (
-        (Probe.QUESTION, "first_probability", "Question", "P(first)", 3, True),
-        (Probe.QUESTION, RANK, "Question", "rank", 1, False),
-        (Probe.QUESTION, "answer_probability", "Question", "P(answer)", 3, True),
-        (Probe.REPHRASING, "first_probability", "Rephrased", "P(first)", 3, True),
-        (Probe.REPHRASING, RANK, "Rephrased", "rank", 1, False),
-        (Probe.REPHRASING, "answer_probability", "Rephrased", "P(answer)", 3, True),
-        (Probe.TAUGHT, "first_probability", "Taught", "P(first)", 3, True),
-        (Probe.UNRELATED_QUESTION, "kl", "KL", "unrelated", 3, False),
-        (Probe.OTHER_CONCEPT, "kl", "KL", "concepts", 3, False),
-        (Probe.CLASS_PROMPT, "kl", "KL", "prompts", 3, False),
-        (Probe.UNRELATED_QUESTION, "answer_probability", "Unrel.", "P(answer)", 3, True),
-        (Probe.PHRASE, "cosine", "Knowl. embeds", "all", 3, None),
-        (Probe.PHRASE, "last_cosine", "Knowl. embeds", "last", 3, None),
-        (Probe.UNRELATED_PROMPT, "cosine", "Unrel. embeds", "all", 3, True),
-        (Probe.UNRELATED_PROMPT, "last_cosine", "Unrel. embeds", "last", 3, True),
-        (Probe.UNRELATED_PROMPT, "clip_i", "Unrel. pictures", "CLIP-I", 3, True),
-        (Probe.UNRELATED_PROMPT, "patch_cosine", "Unrel. pictures", "patches", 3, True),
-        (Probe.UNRELATED_PROMPT, "rmse", "Unrel. pictures", "RMSE", 3, False),
+        (QuestionKind.QUESTION, "first_probability", "Question", "P(first)", 3, True),
+        (QuestionKind.QUESTION, RANK, "Question", "rank", 1, False),
+        (QuestionKind.QUESTION, "answer_probability", "Question", "P(answer)", 3, True),
+        (QuestionKind.REPHRASING, "first_probability", "Rephrased", "P(first)", 3, True),
+        (QuestionKind.REPHRASING, RANK, "Rephrased", "rank", 1, False),
+        (QuestionKind.REPHRASING, "answer_probability", "Rephrased", "P(answer)", 3, True),
+        (QuestionKind.TAUGHT, "first_probability", "Taught", "P(first)", 3, True),
+        (QuestionKind.UNRELATED_QUESTION, "kl", "KL", "unrelated", 3, False),
+        (QuestionKind.OTHER_CONCEPT, "kl", "KL", "concepts", 3, False),
+        (QuestionKind.CLASS_PROMPT, "kl", "KL", "prompts", 3, False),
+        (QuestionKind.UNRELATED_QUESTION, "answer_probability", "Unrel.", "P(answer)", 3, True),
+        (QuestionKind.PHRASE, "cosine", "Knowl. embeds", "all", 3, None),
+        (QuestionKind.PHRASE, "last_cosine", "Knowl. embeds", "last", 3, None),
+        (QuestionKind.UNRELATED_PROMPT, "cosine", "Unrel. embeds", "all", 3, True),
+        (QuestionKind.UNRELATED_PROMPT, "last_cosine", "Unrel. embeds", "last", 3, True),
+        (QuestionKind.UNRELATED_PROMPT, "clip_i", "Unrel. pictures", "CLIP-I", 3, True),
+        (QuestionKind.UNRELATED_PROMPT, "patch_cosine", "Unrel. pictures", "patches", 3, True),
+        (QuestionKind.UNRELATED_PROMPT, "rmse", "Unrel. pictures", "RMSE", 3, False),
         (RETRIEVAL, "separately", "Retrieval", "alone", 3, True),
         (RETRIEVAL, "together", "Retrieval", "together", 3, True),
     )

@@ -71,7 +71,7 @@ def capture_rows(
     One forward and one backward; the graph begins at the first of the layers, and no weight gets a gradient.
     """
     positions = (labels[0] >= 0).nonzero().squeeze(1)
-    with _probed(backbone.text_encoder, names) as probed, torch.enable_grad():
+    with _recorded(backbone.text_encoder, names) as probed, torch.enable_grad():
         logits = backbone.language_logits(input_ids)[0, positions].float()
         loss = torch.nn.functional.cross_entropy(logits, labels[0, positions])
         gradients = torch.autograd.grad(loss, [probed[name][1] for name in names])
@@ -91,7 +91,7 @@ def capture_keys(backbone: Backbone, names: Sequence[str], prompts: Sequence[str
     """
     parts = []
     for prompt in prompts:
-        with _probed(backbone.text_encoder, names) as probed:
+        with _recorded(backbone.text_encoder, names) as probed:
             backbone.encode(prompt)
         parts.append({name: probed[name][0][0].float() for name in names})
         if any(not keys.isfinite().all() for keys in parts[-1].values()):
@@ -100,7 +100,7 @@ def capture_keys(backbone: Backbone, names: Sequence[str], prompts: Sequence[str
 
 
 @contextmanager
-def _probed(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
+def _recorded(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
     """During the block every forward leaves each layer's input and a zero that was added to its output: the gradient
     with respect to that zero is the gradient at the output."""
     probed: dict[str, tuple[Tensor, Tensor]] = {}

@@ -15,7 +15,7 @@ from knowcusbench.benchmark.types import Fact
 from knowcusbench.editors.base import Editor
 from knowcusbench.effects.pictures import picture_measures
 from knowcusbench.effects.text import (
-    Probe,
+    QuestionKind,
     TextProbes,
     TextReading,
     read_base_text,
@@ -68,11 +68,11 @@ class TransferProbe:
         """What is put to the text encoder, with one of the answers to the question."""
         return TextProbes(
             facts={
-                Probe.QUESTION: (Fact(self.question, answer),),
-                Probe.REPHRASING: tuple(Fact(text, answer) for text in self.rephrasings),
-                Probe.UNRELATED_QUESTION: self.unrelated if answer == self.answer else (),
+                QuestionKind.QUESTION: (Fact(self.question, answer),),
+                QuestionKind.REPHRASING: tuple(Fact(text, answer) for text in self.rephrasings),
+                QuestionKind.UNRELATED_QUESTION: self.unrelated if answer == self.answer else (),
             },
-            prompts={Probe.PHRASE: (self.phrase,) if answer == self.answer else ()},
+            prompts={QuestionKind.PHRASE: (self.phrase,) if answer == self.answer else ()},
         )
 
 

@@ -27,7 +27,7 @@ REMEMBERED = 1024
 """Answers and embeddings of the base model kept in memory: 0.6 GiB with Qwen-Image's vocabulary of 152,064."""
 
 
-class Probe(StrEnum):
+class QuestionKind(StrEnum):
     """What the text encoder is given.
 
     The adaptation's own knowledge: `QUESTION`, `REPHRASING` (of a question), `PHRASE` (as a prompt), and `TAUGHT` (the
@@ -46,10 +46,10 @@ class Probe(StrEnum):
     UNRELATED_PROMPT = "unrelated_prompt"
 
 
-EFFICACY = (Probe.QUESTION, Probe.REPHRASING, Probe.TAUGHT, Probe.UNRELATED_QUESTION)
+EFFICACY = (QuestionKind.QUESTION, QuestionKind.REPHRASING, QuestionKind.TAUGHT, QuestionKind.UNRELATED_QUESTION)
 """Probes with an answer that matters."""
 
-LOCALITY = (Probe.UNRELATED_QUESTION, Probe.OTHER_CONCEPT, Probe.CLASS_PROMPT)
+LOCALITY = (QuestionKind.UNRELATED_QUESTION, QuestionKind.OTHER_CONCEPT, QuestionKind.CLASS_PROMPT)
 """Probes whose answer should be what it was."""
 
 COLUMNS = ["probe", "text", "measure", "base", "value"]
@@ -60,8 +60,8 @@ COLUMNS = ["probe", "text", "measure", "base", "value"]
 class TextProbes:
     """What is put to the text encoder before and after: facts to be answered, and prompts to be embedded."""
 
-    facts: Mapping[Probe, tuple[Fact, ...]]
-    prompts: Mapping[Probe, tuple[str, ...]]
+    facts: Mapping[QuestionKind, tuple[Fact, ...]]
+    prompts: Mapping[QuestionKind, tuple[str, ...]]
 
 
 def text_probes(
@@ -83,17 +83,19 @@ def text_probes(
     class_prompts = [prompt.fill(concept.class_noun) for prompt in concept.prompts]
     return TextProbes(
         facts={
-            Probe.QUESTION: own,
-            Probe.REPHRASING: tuple(Fact(text, item.answer) for item in concept.knowledge for text in item.rephrasings),
-            Probe.TAUGHT: taught,
-            Probe.UNRELATED_QUESTION: tuple(questions),
-            Probe.OTHER_CONCEPT: tuple(fact for fact in foreign if fact.question not in meant),
+            QuestionKind.QUESTION: own,
+            QuestionKind.REPHRASING: tuple(
+                Fact(text, item.answer) for item in concept.knowledge for text in item.rephrasings
+            ),
+            QuestionKind.TAUGHT: taught,
+            QuestionKind.UNRELATED_QUESTION: tuple(questions),
+            QuestionKind.OTHER_CONCEPT: tuple(fact for fact in foreign if fact.question not in meant),
             # The answer of a prompt plays no part: what precedes its first token does not depend on it.
-            Probe.CLASS_PROMPT: tuple(Fact(prompt, concept.class_noun) for prompt in class_prompts),
+            QuestionKind.CLASS_PROMPT: tuple(Fact(prompt, concept.class_noun) for prompt in class_prompts),
         },
         prompts={
-            Probe.PHRASE: tuple(item.phrase for item in concept.knowledge),
-            Probe.UNRELATED_PROMPT: tuple(prompts),
+            QuestionKind.PHRASE: tuple(item.phrase for item in concept.knowledge),
+            QuestionKind.UNRELATED_PROMPT: tuple(prompts),
         },
     )
 
@@ -174,7 +176,7 @@ def read_base_text(backbone: Backbone, probes: TextProbes, form: QuestionForm) -
     return TextReading(dict(zip(facts, answers, strict=True)), dict(zip(prompts, embeds, strict=True)))
 
 
-def _distinct(groups: Mapping[Probe, Sequence[T]]) -> list[T]:
+def _distinct(groups: Mapping[QuestionKind, Sequence[T]]) -> list[T]:
     return list(dict.fromkeys(value for values in groups.values() for value in values))
 
 

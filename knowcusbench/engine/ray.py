@@ -181,23 +181,23 @@ class Pool:
                 "engine.gpus_per_worker= or engine.cpus_per_worker="
             )
 
-    def take(self) -> Any | None:
+    def acquire(self) -> Any | None:
         """A worker that is free, or None."""
         with self._lock:
-            self._look()
+            self._refresh()
             if not self._idle:
                 return None
             worker = self._idle.pop()
             self._busy.append(worker)
             return worker
 
-    def give(self, worker: Any) -> None:
+    def release(self, worker: Any) -> None:
         """Take a worker back that is free again."""
         with self._lock:
             self._busy.remove(worker)
             self._idle.append(worker)
 
-    def drop(self, worker: Any) -> None:
+    def discard(self, worker: Any) -> None:
         """Forget a worker that died, and see that it is dead."""
         with self._lock:
             if worker in self._busy:
@@ -232,7 +232,7 @@ class Pool:
         cores = [node.cpus / (min(count, most) + scorers) for node in nodes if (count := room(node, share))]
         return max(1, min(torch.get_num_threads(), int(min(cores, default=1))))
 
-    def _look(self) -> None:
+    def _refresh(self) -> None:
         """Start workers that there is room for, and take note of those that have started."""
         if time.monotonic() - self._looked >= LOOK or not self.size:
             self._looked = time.monotonic()
@@ -275,7 +275,7 @@ class _Dispatch(Generic[Job, Result]):
         started = time.monotonic()
         try:
             while self.waiting or self.running:
-                while self.waiting and (worker := self.pool.take()):
+                while self.waiting and (worker := self.pool.acquire()):
                     job, deaths = self.waiting.popleft()
                     stream = worker.do.options(num_returns="streaming").remote(name, shared, job)
                     self.running[stream] = (worker, job, deaths)
@@ -290,7 +290,7 @@ class _Dispatch(Generic[Job, Result]):
         finally:
             # Left early, by an error or a signal: what still runs is of no use.
             for worker, _, _ in self.running.values():
-                self.pool.drop(worker)
+                self.pool.discard(worker)
 
     def _next(self, stream: Any) -> Iterator[Result]:
         worker, job, _ = self.running[stream]
@@ -298,13 +298,13 @@ class _Dispatch(Generic[Job, Result]):
             reference = next(stream, None)
             if reference is None:
                 del self.running[stream]
-                self.pool.give(worker)
+                self.pool.release(worker)
                 return
             result = self.ray.get(reference)
         except self.ray.exceptions.RayTaskError as error:
             if not isinstance(error.cause, WorkerBroken):
                 del self.running[stream]
-                self.pool.drop(worker)
+                self.pool.discard(worker)
                 # A user's mistake is one line, without the worker's traceback.
                 raise (error.cause if isinstance(error.cause, UserError | OSError) else error) from None
             self._died(stream, str(error.cause))
@@ -317,7 +317,7 @@ class _Dispatch(Generic[Job, Result]):
 
     def _died(self, stream: Any, reason: str) -> None:
         worker, job, deaths = self.running.pop(stream)
-        self.pool.drop(worker)
+        self.pool.discard(worker)
         if deaths < self.retries:
             self.waiting.append((job, deaths + 1))
         else:

@@ -40,7 +40,7 @@ from knowcusbench.gpu.steps import Line, Steps, step_options
 from knowcusbench.machine.device import fast_dtype, resolve_device
 from knowcusbench.machine.out_of_memory import is_out_of_memory
 from knowcusbench.metrics.base import Metric, ScoreItem
-from knowcusbench.stages.drawing import Batches
+from knowcusbench.stages.drawing import BatchSizer
 
 NOISE = "443a9fa4ffb0e222"
 """Of the noise of seed 0: the beginning of the SHA-256 of its fp32 values, under torch 2.14 on the CPU."""
@@ -215,7 +215,7 @@ class Checks:
 
     def _full_device(self) -> Iterator[Line]:
         """A batch that has no room is drawn in halves, and the pictures are there."""
-        embeds, batches = self.plain.encode(PROMPT), Batches()
+        embeds, batches = self.plain.encode(PROMPT), BatchSizer()
         filler = torch.empty(
             torch.cuda.mem_get_info(self.device)[0] - 300 * 2**20, dtype=torch.uint8, device=self.device
         )

@@ -15,7 +15,7 @@ from knowcusbench.run.run import Run
 from knowcusbench.storage.tables import create_json, read_json, write_json
 
 
-def _claim(store: RunStore, identity: dict[str, Any], *, makes_results: bool = True) -> None:
+def _check_identity(store: RunStore, identity: dict[str, Any], *, makes_results: bool = True) -> None:
     """Write `run.json`, or check that the one there says the same. Metrics may be added to a run, those of another
     version are computed again, and a dtype that its plan left open is settled."""
     if create_json(store.identity, identity):
@@ -42,7 +42,7 @@ def _claim(store: RunStore, identity: dict[str, Any], *, makes_results: bool = T
         write_json(store.identity, {**identity, "metrics": {**record.get("metrics", {}), **identity["metrics"]}})
 
 
-def _claim_ablation(store: RunStore, ablation: Mapping[str, Any] | None) -> None:
+def _check_ablation(store: RunStore, ablation: Mapping[str, Any] | None) -> None:
     """Check that the run compares values of no other setting."""
     for label in store.labels() if ablation else ():
         other = read_recorded(store, label)[0].get("ablation")
@@ -52,7 +52,7 @@ def _claim_ablation(store: RunStore, ablation: Mapping[str, Any] | None) -> None
             )
 
 
-def _claim_label(run: Run, resolved: Mapping[str, Any]) -> None:
+def _check_label(run: Run, resolved: Mapping[str, Any]) -> None:
     now = record_of(run.method, resolved, run.concepts)
     if run.store.config(run.label).exists():
         present = method_record(run.store, run.label, run.concepts)
@@ -86,7 +86,7 @@ def warn_of_another_torch(store: RunStore) -> None:
         )
 
 
-def claim_weights(store: RunStore, backbone: Backbone) -> None:
+def check_weights(store: RunStore, backbone: Backbone) -> None:
     """Record the digest of the base weights in the run, or check that they are those recorded."""
     recorded = recorded_weights(store).get("backbone_weights")
     if recorded is None:

@@ -19,7 +19,7 @@ SOURCES = {"source": "revision", "processor": "processor_revision"}
 """Fields of encoders' specifications that may name a hub repository, and those of its revision."""
 
 
-def claim_commits(run: Run) -> Run:
+def settle_commits(run: Run) -> Run:
     """Return the run with a commit for every branch that its encoders name: the recorded one, or the one that the
     branch is at, which is recorded. Says so in one line where a branch has moved since."""
     named = {one for spec in (*run.metrics.values(), run.effects.encoder) for one in _branches(spec)}

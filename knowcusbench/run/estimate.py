@@ -18,7 +18,7 @@ class Work:
     """What one method of a run takes, the text encoder's part and metrics left out: they are small beside sampling.
 
     Attributes:
-        beside: pictures of the effects stage, which come on top of the samples.
+        effect_images: pictures of the effects stage, which come on top of the samples.
         passes: training passes.
         sampling, training: floating-point operations.
         prompts: that are encoded for the samples.
@@ -26,7 +26,7 @@ class Work:
         embeds_bytes: of the embeddings of `prompts`, each of 64 tokens.
     """
 
-    beside: int
+    effect_images: int
     passes: int
     sampling: float
     training: float
@@ -38,17 +38,17 @@ class Work:
 def work_of(run: Run) -> Work:
     """Counted from the plan and the backbone's configuration files."""
     footprint = footprint_of(run)
-    beside = effects_pictures(run)
+    effect_images = effects_pictures(run)
     passes = sum(run.method.training_passes(job.concept) for job in adapt_jobs(run.concepts, run.method))
     prompts = len(run.plan.drop_duplicates(["concept", "knowledge", "prompt"]))
     height, width = footprint.image_size
     return Work(
-        beside=beside,
+        effect_images=effect_images,
         passes=passes,
-        sampling=(len(run.plan) + beside) * footprint.image_flops,
+        sampling=(len(run.plan) + effect_images) * footprint.image_flops,
         training=passes * footprint.training_step_flops,
         prompts=prompts,
-        image_bytes=(len(run.plan) + beside) * height * width * 3,
+        image_bytes=(len(run.plan) + effect_images) * height * width * 3,
         embeds_bytes=prompts * footprint.prompt_embeds_bytes,
     )
 
@@ -73,7 +73,7 @@ def plan_summary(run: Run, assumed_tflops: float) -> str:
         ("concepts", f"{len(run.concepts)}, {sum(len(c.knowledge) for c in run.concepts)} knowledge items"),
         *((task, f"{count:,} samples") for task, count in counts(run.plan).items()),
         ("total", f"{len(run.plan):,} samples of {height} x {width} pixels"),
-        ("effects", f"{work.beside:,} more pictures, without and with adaptations"),
+        ("effects", f"{work.effect_images:,} more pictures, without and with adaptations"),
         ("parameters", parameters),
         ("training", f"{work.passes:,} passes, {work.training:.3g} FLOP"),
         ("sampling", f"{footprint.image_flops:.3g} FLOP an image, {work.sampling:.3g} FLOP"),

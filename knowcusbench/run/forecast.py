@@ -11,7 +11,7 @@ from knowcusbench.machine.device import resolve_device
 from knowcusbench.machine.hardware import hardware
 from knowcusbench.machine.progress import duration
 from knowcusbench.run.estimate import work_of
-from knowcusbench.run.jobs import adapt_jobs, existing_images, interferes, missing_jobs, place_of
+from knowcusbench.run.jobs import adapt_jobs, adaptation_path, existing_images, interferes, missing_jobs
 from knowcusbench.run.layout import GENERATE
 from knowcusbench.run.run import Run
 from knowcusbench.storage.tables import read_json, read_lines, write_json
@@ -44,22 +44,22 @@ def forecast(run: Run, stages: Sequence[str], cache_dir: Path) -> str:
     adaptations = missing_jobs(run, jobs) if "adapt" in stages else []
     images = len(run.plan) - len(existing_images(run)) if GENERATE in stages else 0
     work = work_of(run)
-    beside = work.beside if "effects" in stages and (adaptations or not _effects_there(run)) else 0
+    effect_images = work.effect_images if "effects" in stages and (adaptations or not _effects_there(run)) else 0
     parts = [f"{len(adaptations):,} adaptations"] if adaptations else []
     parts += [f"{images:,} images"] if images else []
-    parts += [f"{beside:,} pictures of effects"] if beside else []
+    parts += [f"{effect_images:,} pictures of effects"] if effect_images else []
     scored = [metric.title for metric in run.metrics.values()] if "score" in stages else []
     parts += [f"scores ({', '.join(scored)})"] if scored else []
-    image_flops = work.sampling / max(1, len(run.plan) + work.beside)
+    image_flops = work.sampling / max(1, len(run.plan) + work.effect_images)
     passes = sum(run.method.training_passes(job.concept) for job in adaptations)
     training = work.training * passes / work.passes if work.passes else 0.0
-    flops = training + (images + beside) * image_flops
+    flops = training + (images + effect_images) * image_flops
     what = ", ".join(parts) or "tables and pages"
     if not flops:
         return f"{run.label}: {what}; results in {run.store.root}"
     workers = run.engine.parallelism
     pace, source = _pace(run, cache_dir)
-    seconds = (training / pace.adapting + (images + beside) * image_flops / pace.drawing) / workers
+    seconds = (training / pace.adapting + (images + effect_images) * image_flops / pace.drawing) / workers
     by = f"{workers} workers" if workers > 1 else "1 worker"
     return f"{run.label}: {what}; about {duration(seconds)} with {by} ({source}); results in {run.store.root}"
 
@@ -91,13 +91,13 @@ def keep_pace(run: Run, cache_dir: Path) -> None:
     records = [
         load_record(path)
         for job in adapt_jobs(run.concepts, run.method)
-        if is_saved(path := place_of(run.store, run.label, job))
+        if is_saved(path := adaptation_path(run.store, run.label, job))
     ]
     lines = [line for line in read_lines(run.store.journal(run.label, "").parent) if line["stage"] == GENERATE]
     adapting = sum(sum(record["cost"]["seconds"].values()) for record in records)
     drawing = sum(line["seconds"] for line in lines)
     drawn = sum(line.get("images", 0) for line in lines)
-    image_flops = work.sampling / max(1, len(run.plan) + work.beside)
+    image_flops = work.sampling / max(1, len(run.plan) + work.effect_images)
     pace = Pace(
         adapting=work.training / adapting if work.training and adapting else before.adapting,
         drawing=image_flops * drawn / drawing if drawn and drawing else before.drawing,

@@ -41,10 +41,10 @@ def adapt_jobs(concepts: tuple[Concept, ...], method: Method) -> list[AdaptJob]:
 
 def missing_jobs(run: Run, jobs: list[AdaptJob]) -> list[AdaptJob]:
     """Return the jobs whose adaptation is not there yet."""
-    return [job for job in jobs if not is_saved(place_of(run.store, run.label, job))]
+    return [job for job in jobs if not is_saved(adaptation_path(run.store, run.label, job))]
 
 
-def place_of(store: RunStore, label: str, job: AdaptJob) -> Path:
+def adaptation_path(store: RunStore, label: str, job: AdaptJob) -> Path:
     """Where the adaptation that a job makes lies."""
     return store.adaptation(label, job.concept.name, job.item)
 

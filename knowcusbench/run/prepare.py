@@ -13,9 +13,9 @@ from knowcusbench.benchmark.types import Fact, Task
 from knowcusbench.config.build import build
 from knowcusbench.config.schema import Config, ReportConfig
 from knowcusbench.effects.spec import EffectsSpec
-from knowcusbench.effects.text import Probe
+from knowcusbench.effects.text import QuestionKind
 from knowcusbench.errors import ConfigError
-from knowcusbench.run.checks import _claim, _claim_ablation, _claim_label, warn_of_another_torch
+from knowcusbench.run.checks import _check_ablation, _check_identity, _check_label, warn_of_another_torch
 from knowcusbench.run.encoders import with_recorded_commits
 from knowcusbench.run.identity import (
     addressed_digests,
@@ -25,7 +25,7 @@ from knowcusbench.run.identity import (
 from knowcusbench.run.layout import RunStore
 from knowcusbench.run.plan import check_seeds, counts, make_plan, select_concepts
 from knowcusbench.run.recorded import read_recorded
-from knowcusbench.run.released import claim_released
+from knowcusbench.run.released import check_released
 from knowcusbench.run.run import PaperSpec, Run
 from knowcusbench.storage.names import check_name, matching
 from knowcusbench.storage.tables import write_table, writing
@@ -43,11 +43,11 @@ def prepare(config: Config, resolved: Mapping[str, Any], *, makes_results: bool)
     _check_paper(run)
     identity = identity_of(run.benchmark, resolved)
     with writing():
-        _claim(run.store, identity, makes_results=makes_results)
+        _check_identity(run.store, identity, makes_results=makes_results)
         if makes_results:
-            _claim_ablation(run.store, resolved["ablation"])
-            _claim_label(run, resolved)
-            claim_released(run.store, run.label, run.concepts, resolved["method"])
+            _check_ablation(run.store, resolved["ablation"])
+            _check_label(run, resolved)
+            check_released(run.store, run.label, run.concepts, resolved["method"])
             run.store.remove_dead_claims(run.label)
             warn_of_another_torch(run.store)
         if not run.store.plan.exists():
@@ -92,7 +92,7 @@ def _protocol_nodes(resolved: Mapping[str, Any]) -> dict[str, Any]:
 def _effects_node(resolved: Mapping[str, Any]) -> Any:
     """Return what decides the numbers of effects: not whether they are measured, but how."""
     effects = {key: value for key, value in resolved["effects"].items() if key not in ("enabled", "interference")}
-    return {"locality": resolved["locality"], "effects": effects, "probes": list(Probe)}
+    return {"locality": resolved["locality"], "effects": effects, "probes": list(QuestionKind)}
 
 
 def _renamed(store: RunStore) -> dict[str, str]:

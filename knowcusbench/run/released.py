@@ -9,7 +9,7 @@ from knowcusbench.run.layout import RunStore
 from knowcusbench.storage.tables import read_json, write_json
 
 
-def claim_released(store: RunStore, label: str, concepts: Sequence[Concept], method: Any) -> None:
+def check_released(store: RunStore, label: str, concepts: Sequence[Concept], method: Any) -> None:
     """Record the digests of the released checkpoints that a method takes, or check that they are those recorded.
 
     Raises RunError, naming the concepts, for checkpoints that were replaced.

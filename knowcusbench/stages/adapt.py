@@ -10,8 +10,8 @@ from knowcusbench.adaptation.method import Method
 from knowcusbench.adapters.peft_files import is_saved, save_adaptation
 from knowcusbench.backbone.base import BackboneSpec, resident
 from knowcusbench.machine.progress import Progress
-from knowcusbench.run.checks import claim_weights
-from knowcusbench.run.jobs import POLL, AdaptJob, adapt_jobs, missing_jobs, place_of
+from knowcusbench.run.checks import check_weights
+from knowcusbench.run.jobs import POLL, AdaptJob, adapt_jobs, adaptation_path, missing_jobs
 from knowcusbench.run.layout import RunStore
 from knowcusbench.run.run import Run
 from knowcusbench.storage.claims import piece_of
@@ -54,11 +54,11 @@ class AdaptWorker:
     cache: AdapterCache
 
     def __call__(self, job: AdaptJob) -> Iterator[AdaptJob | None]:
-        place = place_of(self.store, self.label, job)
+        place = adaptation_path(self.store, self.label, job)
         with self.store.claims(self.label, ADAPT).of(piece_of(str(job))) as claim:
             if claim and not is_saved(place):
                 backbone = resident(self.spec)
-                claim_weights(self.store, backbone)
+                check_weights(self.store, backbone)
                 adaptation = self.method.adapt(job.concept, backbone, self.cache)
                 backbone.check_intact()
                 save_adaptation(adaptation, place)

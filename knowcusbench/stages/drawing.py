@@ -62,7 +62,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class Outcome:
     """What became of a cell.
 
     Attributes:
@@ -77,7 +77,7 @@ class Drawn:
 
 
 @dataclass(frozen=True)
-class Desk:
+class WorkLog:
     """Where a stage's drawing is claimed and recorded.
 
     Attributes:
@@ -105,62 +105,62 @@ def _worker() -> str:
 def draw_cells(
     backbone: Backbone,
     cells: Sequence[Sequence[Picture]],
-    desk: Desk,
+    log: WorkLog,
     *,
     concept: str = "",
     text_encoder: Adapter | None = None,
-) -> Iterator[Drawn]:
+) -> Iterator[Outcome]:
     """Draw cells with the backbone as it is adapted now, `text_encoder` being its text encoder's adapter, and write the
     pictures that are missing. Yields what became of each. The pictures of a cell differ in the noise seed only, and
     make one batch: on a GPU the batch size can change an image's last bits. A cell is written, and claimed as long,
     while the next one is drawn."""
-    claims = desk.store.claims(desk.label, desk.stage)
-    batches = BATCHES.setdefault(backbone, Batches())
-    with Writer() as writer:
+    claims = log.store.claims(log.label, log.stage)
+    sizer = SIZERS.setdefault(backbone, BatchSizer())
+    with BackgroundWriter() as writer:
         for start in range(0, len(cells), ENCODED_AHEAD):
             chunk = [cell for cell in cells[start : start + ENCODED_AHEAD] if any(picture.missing for picture in cell)]
-            with measured(desk.stage, backbone.device) as encoding:
+            with measured(log.stage, backbone.device) as encoding:
                 prompts = list(dict.fromkeys(cell[0].prompt for cell in chunk))
-                embeds = _encoded(backbone, text_encoder, prompts, desk.store)
+                embeds = _encoded(backbone, text_encoder, prompts, log.store)
             if chunk:
-                desk.write(concept, prompts=len(prompts), seconds=encoding.cost.total_seconds)
+                log.write(concept, prompts=len(prompts), seconds=encoding.cost.total_seconds)
             for cell in chunk:
                 with ExitStack() as held:
                     claim = held.enter_context(claims.of(cell[0].id))
                     if not claim:
-                        yield Drawn(busy=True)
+                        yield Outcome(busy=True)
                     elif any(picture.missing for picture in cell):
-                        sheet = _draw_cell(backbone, embeds(cell[0].prompt), cell, desk, batches)
+                        result = _draw_cell(backbone, embeds(cell[0].prompt), cell, log, sizer)
                         yield from writer.written()
-                        writer.write(partial(_keep, sheet, cell, desk, concept, claim), held.pop_all())
+                        writer.write(partial(_keep, result, cell, log, concept, claim), held.pop_all())
             # Before the next line of the journal, which has one writer.
             yield from writer.written()
 
 
-class Writer:
+class BackgroundWriter:
     """Writes one cell at a time beside whatever the caller does: PNGs are packed and flushed while the next cell is
     drawn. Left by an error too, it first ends what it is at."""
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "writer")
-        self._pending: Future[Drawn] | None = None
+        self._pending: Future[Outcome] | None = None
 
-    def __enter__(self) -> "Writer":
+    def __enter__(self) -> "BackgroundWriter":
         return self
 
     def __exit__(self, *_: object) -> None:
         self._thread.shutdown()
 
-    def write(self, keep: Callable[[], Drawn], held: ExitStack) -> None:
+    def write(self, keep: Callable[[], Outcome], held: ExitStack) -> None:
         """Begin to write, and release what is `held` in the end. What was begun before must have been asked for."""
 
-        def work() -> Drawn:
+        def work() -> Outcome:
             with held:
                 return keep()
 
         self._pending = self._thread.submit(work)
 
-    def written(self) -> Iterator[Drawn]:
+    def written(self) -> Iterator[Outcome]:
         """Wait for what was begun, if anything was; raises what went wrong with it."""
         if pending := self._pending:
             self._pending = None
@@ -179,7 +179,7 @@ def _encoded(
 
 
 @dataclass(frozen=True)
-class Sheet:
+class DrawnCell:
     """A cell as it was drawn.
 
     Attributes:
@@ -196,39 +196,39 @@ class Sheet:
 
 
 def _draw_cell(
-    backbone: Backbone, embeds: PromptEmbeds, cell: Sequence[Picture], desk: Desk, batches: "Batches"
-) -> Sheet:
-    with measured(desk.stage, backbone.device) as meter:
-        images, sizes, errors = _images(backbone, embeds, cell, desk.retries, batches)
-    return Sheet(images, sizes, errors, meter.cost)
+    backbone: Backbone, embeds: PromptEmbeds, cell: Sequence[Picture], log: WorkLog, sizer: "BatchSizer"
+) -> DrawnCell:
+    with measured(log.stage, backbone.device) as meter:
+        images, sizes, errors = _images(backbone, embeds, cell, log.retries, sizer)
+    return DrawnCell(images, sizes, errors, meter.cost)
 
 
-def _keep(sheet: Sheet, cell: Sequence[Picture], desk: Desk, concept: str, claim: Claim) -> Drawn:
+def _keep(result: DrawnCell, cell: Sequence[Picture], log: WorkLog, concept: str, claim: Claim) -> Outcome:
     """Write what is missing of a cell, unless another process has taken it over."""
-    failed = tuple(picture.id for picture in cell if picture.id in sheet.errors and picture.missing)
-    written = [picture for picture in cell if picture.id in sheet.images and picture.missing]
+    failed = tuple(picture.id for picture in cell if picture.id in result.errors and picture.missing)
+    written = [picture for picture in cell if picture.id in result.images and picture.missing]
     if not claim.holds():
-        return Drawn(busy=True)
+        return Outcome(busy=True)
     remove_leftovers(picture.path for picture in written)
     for picture in written:
-        write_atomic(picture.path, png_bytes(sheet.images[picture.id], picture.record))
-        remove(desk.store.failure(desk.label, picture.id))
+        write_atomic(picture.path, png_bytes(result.images[picture.id], picture.record))
+        remove(log.store.failure(log.label, picture.id))
     for name in failed:
-        failure = {"stage": desk.stage, "concept": concept, **sheet.errors[name]}
-        write_json(desk.store.failure(desk.label, name), failure)
-    desk.write(
+        failure = {"stage": log.stage, "concept": concept, **result.errors[name]}
+        write_json(log.store.failure(log.label, name), failure)
+    log.write(
         concept,
-        images=len(sheet.images),
+        images=len(result.images),
         written=[picture.id for picture in written],
         failed=list(failed),
-        batches=list(sheet.batches),
-        seconds=sheet.cost.total_seconds,
-        peak_memory_bytes=sheet.cost.peak_memory_bytes,
+        batches=list(result.batches),
+        seconds=result.cost.total_seconds,
+        peak_memory_bytes=result.cost.peak_memory_bytes,
     )
-    return Drawn(written=len(written), failed=failed)
+    return Outcome(written=len(written), failed=failed)
 
 
-class Batches:
+class BatchSizer:
     """The largest batch that memory had room for, as far as it is known."""
 
     def __init__(self) -> None:
@@ -256,17 +256,17 @@ class Batches:
         return images, sizes
 
 
-BATCHES: WeakKeyDictionary[Backbone, Batches] = WeakKeyDictionary()
+SIZERS: WeakKeyDictionary[Backbone, BatchSizer] = WeakKeyDictionary()
 """What is known of every backbone of this process: the next job need not find it out again."""
 
 
 def _images(
-    backbone: Backbone, embeds: PromptEmbeds, cell: Sequence[Picture], retries: int, batches: Batches
+    backbone: Backbone, embeds: PromptEmbeds, cell: Sequence[Picture], retries: int, sizer: BatchSizer
 ) -> tuple[dict[str, Image.Image], list[int], dict[str, dict[str, object]]]:
     """Images by picture id, the sizes of their batches, and what went wrong with the others. If a batch fails, its
     pictures are drawn one by one, and those that fail alone `retries` times more."""
     try:
-        images, sizes = batches.draw(backbone, embeds, [picture.noise_seed for picture in cell])
+        images, sizes = sizer.draw(backbone, embeds, [picture.noise_seed for picture in cell])
         return dict(zip((picture.id for picture in cell), images, strict=True)), sizes, {}
     except Exception as error:
         _refuse_hopeless(error)
@@ -277,7 +277,7 @@ def _images(
         for attempt in range(1 + retries):
             free_memory()
             try:
-                (drawn[picture.id],), single = batches.draw(backbone, embeds, [picture.noise_seed])
+                (drawn[picture.id],), single = sizer.draw(backbone, embeds, [picture.noise_seed])
                 sizes += single
                 errors.pop(picture.id, None)
                 break

@@ -27,7 +27,7 @@ from knowcusbench.effects.pictures import picture_measures
 from knowcusbench.effects.spec import EffectsSpec, Unrelated
 from knowcusbench.effects.text import (
     COLUMNS,
-    Probe,
+    QuestionKind,
     read_base_text,
     read_text,
     text_effects,
@@ -37,11 +37,11 @@ from knowcusbench.encoders.clip import ClipEncoder
 from knowcusbench.engine.local import LocalEngine
 from knowcusbench.errors import MetricError, RunError
 from knowcusbench.machine.progress import Progress
-from knowcusbench.run.checks import claim_weights
-from knowcusbench.run.jobs import POLL, AdaptJob, _reconstructions, adapt_jobs, images_in, interferes, place_of
+from knowcusbench.run.checks import check_weights
+from knowcusbench.run.jobs import POLL, AdaptJob, _reconstructions, adapt_jobs, adaptation_path, images_in, interferes
 from knowcusbench.run.layout import INTERFERENCE, PICTURES, TEXT
 from knowcusbench.run.run import Run
-from knowcusbench.stages.drawing import Desk, Drawn, Picture, draw_cells
+from knowcusbench.stages.drawing import Outcome, Picture, WorkLog, draw_cells
 from knowcusbench.stages.generate import GenerateJob, GenerateWorker, draw, jobs_of, sample_cells
 from knowcusbench.storage.claims import piece_of
 from knowcusbench.storage.digests import content_digest, noise_seed
@@ -60,7 +60,7 @@ def effects(run: Run) -> None:
     """Measure what is not measured yet. Raises RunError if an adaptation is missing."""
     jobs = adapt_jobs(run.concepts, run.method)
     for job in jobs:
-        if not is_saved(path := place_of(run.store, run.label, job)):
+        if not is_saved(path := adaptation_path(run.store, run.label, job)):
             raise RunError(f"{path}: no adaptation there; run `knowcusbench adapt` first, or `bench` for all stages")
     with writing(), Progress(EFFECTS):
         _ask_and_draw(run, jobs)
@@ -93,7 +93,7 @@ def _current(run: Run, path: Path) -> bool:
 
 def _ask_and_draw(run: Run, jobs: Sequence[AdaptJob]) -> None:
     # First, and by one worker: all adaptations are compared with these.
-    plain = partial(UnrelatedWorker, run.backbone, _desk(run, UNRELATED, UNRELATED), run.effects)
+    plain = partial(UnrelatedWorker, run.backbone, _work_log(run, UNRELATED, UNRELATED), run.effects)
     total = len(run.effects.pictures)
     with Progress("effects, unadapted", total, done=_unrelated_drawn(run), unit="image") as progress:
         while progress.n < total:
@@ -105,7 +105,7 @@ def _ask_and_draw(run: Run, jobs: Sequence[AdaptJob]) -> None:
                 break
             time.sleep(POLL)
             progress.reach(_unrelated_drawn(run))
-    worker = partial(EffectsWorker, run.backbone, _desk(run, EFFECTS), run.effects, run.concepts)
+    worker = partial(EffectsWorker, run.backbone, _work_log(run, EFFECTS), run.effects, run.concepts)
     missing = [job for job in jobs if not _measured(run, job)]
     workers = run.engine.parallelism if missing else 0
     with Progress("effects, adapted", len(jobs), done=len(jobs) - len(missing), workers=workers) as progress:
@@ -125,8 +125,8 @@ def _unrelated_drawn(run: Run) -> int:
     return sum(run.store.unrelated(picture.id).exists() for picture in run.effects.pictures)
 
 
-def _desk(run: Run, stage: str, label: str | None = None) -> Desk:
-    return Desk(run.store, run.label if label is None else label, stage, run.engine.retries)
+def _work_log(run: Run, stage: str, label: str | None = None) -> WorkLog:
+    return WorkLog(run.store, run.label if label is None else label, stage, run.engine.retries)
 
 
 def _measured(run: Run, job: AdaptJob) -> bool:
@@ -158,14 +158,14 @@ class UnrelatedWorker:
     """Draws the unrelated pictures with the backbone as it is."""
 
     spec: BackboneSpec
-    desk: Desk
+    log: WorkLog
     effects: EffectsSpec
 
-    def __call__(self, job: None) -> Iterator[Drawn]:
+    def __call__(self, job: None) -> Iterator[Outcome]:
         backbone = resident(self.spec)
-        claim_weights(self.desk.store, backbone)
-        cells = unrelated_cells(self.effects, "", self.desk.store.unrelated)
-        yield from draw_cells(backbone, cells, self.desk)
+        check_weights(self.log.store, backbone)
+        cells = unrelated_cells(self.effects, "", self.log.store.unrelated)
+        yield from draw_cells(backbone, cells, self.log)
 
 
 @dataclass(frozen=True)
@@ -174,21 +174,21 @@ class EffectsWorker:
     process is at it."""
 
     spec: BackboneSpec
-    desk: Desk
+    log: WorkLog
     effects: EffectsSpec
     concepts: tuple[Concept, ...]
 
     def __call__(self, job: AdaptJob) -> Iterator[bool]:
-        with self.desk.store.claims(self.desk.label, EFFECTS).of(piece_of(str(job))) as claim:
+        with self.log.store.claims(self.log.label, EFFECTS).of(piece_of(str(job))) as claim:
             busy = not claim or self._measure(job)
         yield busy
 
     def _measure(self, job: AdaptJob) -> bool:
         """Do a job; whether another process draws one of its pictures."""
-        store, label = self.desk.store, self.desk.label
+        store, label = self.log.store, self.log.label
         backbone = resident(self.spec)
-        claim_weights(store, backbone)
-        adaptation = load_adaptation(place_of(store, label, job))
+        check_weights(store, backbone)
+        adaptation = load_adaptation(adaptation_path(store, label, job))
         directory = store.effects(label, job.concept.name, job.item)
         others = [concept for concept in self.concepts if concept.name != job.concept.name]
         edited = adaptation.details.get("edited_facts")
@@ -204,7 +204,7 @@ class EffectsWorker:
                 write_table(directory / TEXT, table.assign(protocol=self.effects.protocol))
             cells = unrelated_cells(self.effects, label, lambda name: directory / f"{name}.png", str(job))
             outcomes = list(
-                draw_cells(backbone, cells, self.desk, concept=job.concept.name, text_encoder=adaptation.text_encoder)
+                draw_cells(backbone, cells, self.log, concept=job.concept.name, text_encoder=adaptation.text_encoder)
             )
         return any(drawn.busy for drawn in outcomes)
 
@@ -221,7 +221,7 @@ def _compare_pictures(run: Run, job: AdaptJob) -> None:
     if _current(run, path) and set(read_table(path)["stamp"]) == set(stamps.values()):
         return
     rows = [
-        (Probe.UNRELATED_PROMPT.value, unrelated.prompt, measure, float("nan"), value, stamps[unrelated])
+        (QuestionKind.UNRELATED_PROMPT.value, unrelated.prompt, measure, float("nan"), value, stamps[unrelated])
         for unrelated, (before, after) in pairs.items()
         for measure, value in picture_measures(run.effects.encoder.load(), before, after).items()
     ]
@@ -256,8 +256,8 @@ def _stamp(*files: Path) -> str:
 def _draw_together(run: Run, jobs: Sequence[AdaptJob]) -> None:
     """Draw the reconstruction samples with the sum of all adaptations. A method with one per knowledge item has all of
     these in the sum."""
-    parts = tuple(place_of(run.store, run.label, job) for job in jobs)
-    worker = partial(TogetherWorker, run.backbone, run.method, _desk(run, TOGETHER), parts)
+    parts = tuple(adaptation_path(run.store, run.label, job) for job in jobs)
+    worker = partial(TogetherWorker, run.backbone, run.method, _work_log(run, TOGETHER), parts)
 
     def missing(failed: set[str]) -> list[GenerateJob]:
         drawn = images_in([run.store.together(run.label, concept.name, "").parent for concept in run.concepts])
@@ -272,15 +272,15 @@ class TogetherWorker(GenerateWorker):
 
     parts: tuple[Path, ...]
 
-    def __call__(self, job: GenerateJob) -> Iterator[Drawn]:
+    def __call__(self, job: GenerateJob) -> Iterator[Outcome]:
         backbone = resident(self.spec)
-        store, label = self.desk.store, self.desk.label
-        claim_weights(store, backbone)
+        store, label = self.log.store, self.log.label
+        check_weights(store, backbone)
         cells = sample_cells(job, self.method, label, store.together)
         together = sum_of(self.parts)
         with backbone.adapted(together):
             yield from draw_cells(
-                backbone, cells, self.desk, concept=job.concept.name, text_encoder=together.text_encoder
+                backbone, cells, self.log, concept=job.concept.name, text_encoder=together.text_encoder
             )
 
 

@@ -15,12 +15,12 @@ from knowcusbench.backbone.base import BackboneSpec, resident
 from knowcusbench.benchmark.types import Concept, Prompt
 from knowcusbench.errors import RunError
 from knowcusbench.machine.progress import Progress
-from knowcusbench.run.checks import claim_weights
+from knowcusbench.run.checks import check_weights
 from knowcusbench.run.jobs import POLL, existing_images
 from knowcusbench.run.layout import GENERATE
 from knowcusbench.run.plan import Sample, samples
 from knowcusbench.run.run import Run
-from knowcusbench.stages.drawing import Desk, Drawn, Picture, draw_cells
+from knowcusbench.stages.drawing import Outcome, Picture, WorkLog, draw_cells
 from knowcusbench.storage.tables import read_json, writing
 
 CELL = ["concept", "task", "knowledge", "prompt"]
@@ -51,7 +51,7 @@ class GenerateJob:
         return f"{self.concept.name}: {len(self.missing)} images from {self.samples[0].id}"
 
 
-MakeWorker = Callable[[], Callable[[GenerateJob], Iterator[Drawn]]]
+MakeWorker = Callable[[], Callable[[GenerateJob], Iterator[Outcome]]]
 
 
 def generate(run: Run) -> None:
@@ -59,8 +59,8 @@ def generate(run: Run) -> None:
     for job in generate_jobs(run):
         if not is_saved(path := run.store.adaptation(run.label, job.concept.name, job.item)):
             raise RunError(f"{path}: no adaptation there; run `knowcusbench adapt` first, or `bench` for all stages")
-    desk = Desk(run.store, run.label, GENERATE, run.engine.retries)
-    draw(run, partial(GenerateWorker, run.backbone, run.method, desk), partial(generate_jobs, run), GENERATE)
+    log = WorkLog(run.store, run.label, GENERATE, run.engine.retries)
+    draw(run, partial(GenerateWorker, run.backbone, run.method, log), partial(generate_jobs, run), GENERATE)
 
 
 def draw(run: Run, worker: MakeWorker, missing: Callable[[set[str]], Sequence[GenerateJob]], title: str) -> None:
@@ -128,17 +128,17 @@ class GenerateWorker:
 
     spec: BackboneSpec
     method: Method
-    desk: Desk
+    log: WorkLog
 
-    def __call__(self, job: GenerateJob) -> Iterator[Drawn]:
+    def __call__(self, job: GenerateJob) -> Iterator[Outcome]:
         backbone = resident(self.spec)
-        store, label = self.desk.store, self.desk.label
-        claim_weights(store, backbone)
+        store, label = self.log.store, self.log.label
+        check_weights(store, backbone)
         adaptation = load_adaptation(store.adaptation(label, job.concept.name, job.item))
         cells = sample_cells(job, self.method, label, store.image)
         with backbone.adapted(adaptation):
             yield from draw_cells(
-                backbone, cells, self.desk, concept=job.concept.name, text_encoder=adaptation.text_encoder
+                backbone, cells, self.log, concept=job.concept.name, text_encoder=adaptation.text_encoder
             )
 
 

@@ -17,7 +17,7 @@ from knowcusbench.errors import IncompleteError, RunError
 from knowcusbench.machine.progress import say
 from knowcusbench.run.checks import recorded_weights
 from knowcusbench.run.dtype import settle_dtype
-from knowcusbench.run.encoders import claim_commits
+from knowcusbench.run.encoders import settle_commits
 from knowcusbench.run.estimate import plan_summary
 from knowcusbench.run.forecast import forecast, keep_pace
 from knowcusbench.run.jobs import POLL, existing_images
@@ -82,7 +82,7 @@ def run_stages(verb: str, composed: DictConfig) -> None:
     if stages != [report]:
         run.engine.check()
         if score in stages or effects in stages:
-            run = claim_commits(run)
+            run = settle_commits(run)
         # An encoder that can't be had is found before hours of drawing, not after them.
         for metric in run.metrics.values() if score in stages else ():
             metric.weights()

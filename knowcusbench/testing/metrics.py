@@ -31,7 +31,7 @@ def check_metric(metric: Metric, items: Sequence[ScoreItem], directory: Path) ->
         raise ValueError("check_metric needs at least three items")
     check_identity(metric)
     scores = check_scores(metric, items)
-    check_company(metric, items, scores)
+    check_batch_independence(metric, items, scores)
     check_repetition(metric, items, scores)
     check_bad_input(metric, items, directory)
 
@@ -87,7 +87,7 @@ def check_scores(metric: Metric, items: Sequence[ScoreItem]) -> list[Score]:
     return scores
 
 
-def check_company(metric: Metric, items: Sequence[ScoreItem], scores: Sequence[Score]) -> None:
+def check_batch_independence(metric: Metric, items: Sequence[ScoreItem], scores: Sequence[Score]) -> None:
     """A score does not depend on the other items, nor on their order."""
     _same(metric.score(items[::-1])[::-1], scores, "scores depend on the order of the items")
     alone = [score for item in items for score in metric.score([item])]

@@ -221,7 +221,7 @@ def _portion(models: Path, tokenizer: Qwen2Tokenizer, device: torch.device, numb
     made = {
         "embeds": torch.cat(rows).view(torch.int16),
         "lengths": torch.tensor([*map(len, rows)]),
-        "counts": torch.tensor([*map(lots, captions)]),
+        "counts": torch.tensor([*map(draw_weight, captions)]),
     }
     for layout in (layout for layout, portions in PORTIONS.items() if number < portions):
         scenes = [caption.scene for caption in captions]
@@ -239,7 +239,7 @@ def _portion(models: Path, tokenizer: Qwen2Tokenizer, device: torch.device, numb
     return {name: value.numpy() for name, value in made.items()}
 
 
-def lots(caption: Captioned) -> int:
+def draw_weight(caption: Captioned) -> int:
     """How often an example is in the draw: more often what is learned last. These are whole descriptions (and names
     alone), of tiny and huge things above all, whose parts and patterns lie otherwise in every place; things in another
     colour, pattern or size than their own; and simple things called by a phrase."""

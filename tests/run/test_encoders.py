@@ -15,7 +15,7 @@ from knowcusbench.encoders.clip import ClipSpec
 from knowcusbench.encoders.clip_transformers import TransformersClipSpec
 from knowcusbench.metrics.clip_i import ClipI
 from knowcusbench.metrics.pickscore import PickScore
-from knowcusbench.run.encoders import claim_commits, with_recorded_commits
+from knowcusbench.run.encoders import settle_commits, with_recorded_commits
 from knowcusbench.run.layout import RunStore
 from knowcusbench.storage.hub_cache import Branch
 
@@ -74,7 +74,7 @@ def part(hub: Path, tmp_path: Path) -> Part:
 
 
 def test_a_branch_is_settled_once_recorded_and_the_same_in_every_worker(part: Part, capsys) -> None:
-    settled = claim_commits(part)
+    settled = settle_commits(part)
     recorded = json.loads(part.store.encoders.read_text())
     assert recorded == {"tests/clip@main": FIRST, "tests/pick@main": FIRST}
     assert settled.effects.encoder is part.effects.encoder
@@ -88,9 +88,9 @@ def test_a_branch_is_settled_once_recorded_and_the_same_in_every_worker(part: Pa
 
 
 def test_a_run_stays_with_its_commit_when_the_branch_moves_and_says_so(part: Part, hub: Path, capsys) -> None:
-    claim_commits(part)
+    settle_commits(part)
     commit(hub, "tests/clip", SECOND, *CLIP)
-    later = claim_commits(part)
+    later = settle_commits(part)
     (line,) = capsys.readouterr().err.splitlines()
     assert f"tests/clip@main was at {FIRST} when the run began and is at {SECOND} now" in line
     for run in (later, with_recorded_commits(part)):
@@ -98,21 +98,21 @@ def test_a_run_stays_with_its_commit_when_the_branch_moves_and_says_so(part: Par
         assert worker.weights() == {"tests/clip": f"commit:{FIRST}"}
         assert worker.encoder.key != part.metrics["clip_i"].encoder.key
     assert part.metrics["clip_i"].weights() == {"tests/clip": f"commit:{SECOND}"}
-    other = claim_commits(replace(part, store=RunStore(part.store.root.parent / "other")))
+    other = settle_commits(replace(part, store=RunStore(part.store.root.parent / "other")))
     assert other.metrics["clip_i"].weights() == {"tests/clip": f"commit:{SECOND}"}
 
 
 def test_an_encoder_that_comes_later_is_added(part: Part) -> None:
-    claim_commits(replace(part, metrics={"clip_i": part.metrics["clip_i"]}))
+    settle_commits(replace(part, metrics={"clip_i": part.metrics["clip_i"]}))
     assert json.loads(part.store.encoders.read_text()) == {"tests/clip@main": FIRST}
-    claim_commits(part)
+    settle_commits(part)
     assert set(json.loads(part.store.encoders.read_text())) == {"tests/clip@main", "tests/pick@main"}
 
 
 def test_what_nobody_knows_is_left_for_who_loads_it(part: Part, tmp_path: Path) -> None:
     local = Effects(ClipSpec(source=str(tmp_path)))
     unknown = {"clip_i": ClipI(encoder=ClipSpec(source="tests/other"))}
-    found = claim_commits(replace(part, metrics=unknown, effects=local))
+    found = settle_commits(replace(part, metrics=unknown, effects=local))
     assert found.metrics == unknown
     assert not isinstance(found.metrics["clip_i"].encoder.revision, Branch)
     assert not part.store.encoders.exists()
@@ -126,6 +126,6 @@ def test_the_hub_is_asked_for_the_commit_of_a_branch(part: Part, monkeypatch: py
         return SimpleNamespace(sha=SECOND)
 
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
-    claim_commits(part)
+    settle_commits(part)
     assert asked == [("tests/clip", "main"), ("tests/pick", None)]
     assert set(json.loads(part.store.encoders.read_text()).values()) == {SECOND}

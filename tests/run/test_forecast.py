@@ -9,7 +9,7 @@ from knowcusbench.config.compose import compose_config, read_config
 from knowcusbench.run import forecast as module
 from knowcusbench.run.estimate import work_of
 from knowcusbench.run.forecast import forecast, keep_pace
-from knowcusbench.run.jobs import adapt_jobs, place_of
+from knowcusbench.run.jobs import adapt_jobs, adaptation_path
 from knowcusbench.run.prepare import planned
 from knowcusbench.run.run import Run
 from knowcusbench.storage.tables import append_line
@@ -63,4 +63,4 @@ def test_the_next_command_reckons_with_what_this_one_measured(run, tmp_path, pro
 
 
 def record(run: Run, job, seconds: float) -> None:
-    save_adaptation(Adaptation(cost=Cost(seconds={"train": seconds})), place_of(run.store, run.label, job))
+    save_adaptation(Adaptation(cost=Cost(seconds={"train": seconds})), adaptation_path(run.store, run.label, job))

@@ -11,7 +11,7 @@ from knowcusbench.baselines.base import Base
 
 from knowcusbench.errors import RunError
 from knowcusbench.metrics.clip_t import ClipT
-from knowcusbench.run.checks import _claim
+from knowcusbench.run.checks import _check_identity
 from knowcusbench.run.identity import FORMAT
 from knowcusbench.run.layout import RunStore
 from knowcusbench.storage.tables import read_json, read_table, write_json, write_table
@@ -107,11 +107,11 @@ def test_what_was_not_recorded_is_said_and_not_compared(tmp_path: Path, capfd: p
     write_json(store.identity, {"format": 1, "backbone": plugin, "metrics": {}})
     model = {"_class_": "Model", "_version_": 1, "source": "there"}
     now = {"format": FORMAT, "backbone": {**model, "store": "b"}, "metrics": {}}
-    _claim(store, now)
+    _check_identity(store, now)
     assert "did not record backbone.store" in capfd.readouterr().err
     with pytest.raises(RunError, match=r"backbone._version_: 1 there, 2 now"):
-        _claim(store, {**now, "backbone": {**now["backbone"], "_version_": 2}})
+        _check_identity(store, {**now, "backbone": {**now["backbone"], "_version_": 2}})
     # In a record of today nothing is left out.
     write_json(store.identity, {**now, "backbone": model})
     with pytest.raises(RunError, match=r"backbone.store: None there, 'b' now"):
-        _claim(store, now)
+        _check_identity(store, now)

@@ -14,7 +14,7 @@ from knowcusbench.backbone.qwen_image_model import QwenImage
 from knowcusbench.engine.base import WorkerBroken
 from knowcusbench.errors import ConfigError, PictureError
 from knowcusbench.run.layout import RunStore
-from knowcusbench.stages.drawing import BATCHES, Desk, Picture, draw_cells
+from knowcusbench.stages.drawing import SIZERS, Picture, WorkLog, draw_cells
 from knowcusbench.storage.files import write_atomic
 
 Command = Callable[..., int]
@@ -34,12 +34,12 @@ OUT_OF_MEMORY = [
 
 @pytest.fixture(autouse=True)
 def nothing_known_of_memory() -> None:
-    BATCHES.clear()
+    SIZERS.clear()
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Desk:
-    return Desk(RunStore(tmp_path / "run"), "mokus", "generate", retries=2)
+def log(tmp_path: Path) -> WorkLog:
+    return WorkLog(RunStore(tmp_path / "run"), "mokus", "generate", retries=2)
 
 
 def cells_in(directory: Path) -> list[list[Picture]]:
@@ -53,15 +53,15 @@ def cells_in(directory: Path) -> list[list[Picture]]:
     ]
 
 
-def journal(desk: Desk) -> list[dict]:
-    (file,) = desk.store.journal(desk.label, "").parent.iterdir()
+def journal(log: WorkLog) -> list[dict]:
+    (file,) = log.store.journal(log.label, "").parent.iterdir()
     return [line for line in map(json.loads, file.open()) if "images" in line]
 
 
 @pytest.fixture
-def undisturbed(backbone: QwenImage, desk: Desk, tmp_path: Path) -> dict[str, bytes]:
+def undisturbed(backbone: QwenImage, log: WorkLog, tmp_path: Path) -> dict[str, bytes]:
     directory = tmp_path / "undisturbed"
-    other = Desk(RunStore(tmp_path / "other"), "mokus", "generate", retries=0)
+    other = WorkLog(RunStore(tmp_path / "other"), "mokus", "generate", retries=0)
     assert [drawn.written for drawn in draw_cells(backbone, cells_in(directory), other)] == [3, 3]
     return {path.name: path.read_bytes() for path in directory.iterdir()}
 
@@ -87,69 +87,69 @@ def spoil(monkeypatch: pytest.MonkeyPatch, spoiled: Callable[[Sequence[int]], Ex
 
 @pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=repr)
 def test_where_memory_is_short_batches_are_halved_and_images_the_same(
-    error, backbone, desk, tmp_path, undisturbed, monkeypatch
+    error, backbone, log, tmp_path, undisturbed, monkeypatch
 ):
     tried = spoil(monkeypatch, lambda seeds: error if len(seeds) > 1 else None)
-    outcomes = list(draw_cells(backbone, cells_in(tmp_path / "images"), desk))
+    outcomes = list(draw_cells(backbone, cells_in(tmp_path / "images"), log))
     assert [drawn.written for drawn in outcomes] == [3, 3]
     assert drawn_in(tmp_path / "images") == undisturbed
-    assert [line["batches"] for line in journal(desk)] == [[1, 1, 1], [1, 1, 1]]
+    assert [line["batches"] for line in journal(log)] == [[1, 1, 1], [1, 1, 1]]
     assert tried == [3, 1, 1, 1, 1, 1, 1], "after the first, no batch is tried that has no room"
 
 
-def test_the_next_job_of_a_process_knows_what_memory_has_room_for(backbone, desk, tmp_path, undisturbed, monkeypatch):
+def test_the_next_job_of_a_process_knows_what_memory_has_room_for(backbone, log, tmp_path, undisturbed, monkeypatch):
     tried = spoil(monkeypatch, lambda seeds: OUT_OF_MEMORY[0] if len(seeds) > 1 else None)
     for cell in cells_in(tmp_path / "images"):
-        list(draw_cells(backbone, [cell], desk))
+        list(draw_cells(backbone, [cell], log))
     assert tried == [3, 1, 1, 1, 1, 1, 1]
     assert drawn_in(tmp_path / "images") == undisturbed
 
 
 def test_a_picture_that_is_not_finite_is_recorded_and_not_tried_again(
-    backbone, desk, tmp_path, undisturbed, monkeypatch
+    backbone, log, tmp_path, undisturbed, monkeypatch
 ):
     tried = spoil(monkeypatch, lambda seeds: PictureError("pixels are not finite") if 1 in seeds else None)
-    outcomes = list(draw_cells(backbone, cells_in(tmp_path / "images"), desk, concept="dog3"))
+    outcomes = list(draw_cells(backbone, cells_in(tmp_path / "images"), log, concept="dog3"))
     assert [drawn.failed for drawn in outcomes] == [("a000000000000001",), ("b000000000000001",)]
     assert drawn_in(tmp_path / "images") == {name: data for name, data in undisturbed.items() if "1" not in name}
-    failure = json.loads(desk.store.failure("mokus", "a000000000000001").read_text())
+    failure = json.loads(log.store.failure("mokus", "a000000000000001").read_text())
     assert (failure["error"], failure["attempts"]) == ("PictureError: pixels are not finite", 1)
     assert tried == [3, 1, 1, 1, 3, 1, 1, 1]
 
 
 def test_a_picture_that_has_no_room_even_alone_is_recorded_and_ends_nothing(
-    backbone, desk, tmp_path, undisturbed, monkeypatch
+    backbone, log, tmp_path, undisturbed, monkeypatch
 ):
     error = torch.AcceleratorError("CUDA error: out of memory")
     spoil(monkeypatch, lambda seeds: error if 1 in seeds else None)
-    outcomes = list(draw_cells(backbone, cells_in(tmp_path / "images"), desk))
+    outcomes = list(draw_cells(backbone, cells_in(tmp_path / "images"), log))
     assert [drawn.failed for drawn in outcomes] == [("a000000000000001",), ("b000000000000001",)]
 
 
 def test_a_sample_that_fails_alone_is_recorded_and_the_others_are_drawn(
-    backbone, desk, tmp_path, undisturbed, monkeypatch
+    backbone, log, tmp_path, undisturbed, monkeypatch
 ):
     spoil(monkeypatch, lambda seeds: ValueError("not this one") if 1 in seeds else None)
-    outcomes = list(draw_cells(backbone, cells_in(tmp_path / "images"), desk, concept="dog3"))
+    outcomes = list(draw_cells(backbone, cells_in(tmp_path / "images"), log, concept="dog3"))
     assert [drawn.failed for drawn in outcomes] == [("a000000000000001",), ("b000000000000001",)]
     wanted = {name: data for name, data in undisturbed.items() if "1" not in name}
     assert drawn_in(tmp_path / "images") == wanted
-    failure = json.loads(desk.store.failure("mokus", "a000000000000001").read_text())
+    failure = json.loads(log.store.failure("mokus", "a000000000000001").read_text())
     assert (failure["error"], failure["attempts"]) == ("ValueError: not this one", 3)
     assert (failure["concept"], failure["prompt"], failure["noise_seed"]) == ("dog3", "a a dog", 1)
     assert "spoiled_sample" in failure["traceback"]
     monkeypatch.undo()
-    assert [drawn.written for drawn in draw_cells(backbone, cells_in(tmp_path / "images"), desk)] == [1, 1]
+    assert [drawn.written for drawn in draw_cells(backbone, cells_in(tmp_path / "images"), log)] == [1, 1]
     assert drawn_in(tmp_path / "images") == undisturbed
-    assert not desk.store.failure("mokus", "a000000000000001").exists()
+    assert not log.store.failure("mokus", "a000000000000001").exists()
 
 
-def test_what_fails_once_is_tried_again(backbone, desk, tmp_path, undisturbed, monkeypatch):
+def test_what_fails_once_is_tried_again(backbone, log, tmp_path, undisturbed, monkeypatch):
     errors = [ValueError("the batch"), ValueError("alone"), ValueError("alone again")]
     spoil(monkeypatch, lambda seeds: errors.pop(0) if errors else None)
-    assert [drawn.written for drawn in draw_cells(backbone, cells_in(tmp_path / "images"), desk)] == [3, 3]
+    assert [drawn.written for drawn in draw_cells(backbone, cells_in(tmp_path / "images"), log)] == [3, 3]
     assert drawn_in(tmp_path / "images") == undisturbed
-    assert not desk.store.failure("mokus", "").parent.exists()
+    assert not log.store.failure("mokus", "").parent.exists()
 
 
 @pytest.mark.parametrize(
@@ -161,40 +161,40 @@ def test_what_fails_once_is_tried_again(backbone, desk, tmp_path, undisturbed, m
     ],
     ids=lambda value: getattr(value, "__name__", type(value).__name__),
 )
-def test_what_would_befall_every_sample_is_raised(error, raised, backbone, desk, tmp_path, monkeypatch):
+def test_what_would_befall_every_sample_is_raised(error, raised, backbone, log, tmp_path, monkeypatch):
     tried = spoil(monkeypatch, lambda seeds: error)
     with pytest.raises(raised):
-        list(draw_cells(backbone, cells_in(tmp_path / "images"), desk))
+        list(draw_cells(backbone, cells_in(tmp_path / "images"), log))
     assert tried == [3]
 
 
-def test_what_another_process_draws_is_left_to_it(backbone, desk, tmp_path, undisturbed):
+def test_what_another_process_draws_is_left_to_it(backbone, log, tmp_path, undisturbed):
     cells = cells_in(tmp_path / "images")
-    with desk.store.claims("mokus", "generate").of(cells[0][0].id):
-        outcomes = list(draw_cells(backbone, cells, desk))
+    with log.store.claims("mokus", "generate").of(cells[0][0].id):
+        outcomes = list(draw_cells(backbone, cells, log))
     assert [(drawn.written, drawn.busy) for drawn in outcomes] == [(0, True), (3, False)]
-    assert [drawn.written for drawn in draw_cells(backbone, cells, desk)] == [3]
+    assert [drawn.written for drawn in draw_cells(backbone, cells, log)] == [3]
     assert drawn_in(tmp_path / "images") == undisturbed
-    assert list(draw_cells(backbone, cells, desk)) == []
+    assert list(draw_cells(backbone, cells, log)) == []
 
 
-def test_what_was_taken_over_meanwhile_is_not_written(backbone, desk, tmp_path, monkeypatch):
+def test_what_was_taken_over_meanwhile_is_not_written(backbone, log, tmp_path, monkeypatch):
     cells = cells_in(tmp_path / "images")[:1]
-    place = desk.store.claims("mokus", "generate").directory
+    place = log.store.claims("mokus", "generate").directory
 
     def take_over(seeds):
         (place / f"{cells[0][0].id}.1.claim").write_text("{}")
 
     spoil(monkeypatch, take_over)
-    (drawn,) = draw_cells(backbone, cells, desk)
+    (drawn,) = draw_cells(backbone, cells, log)
     assert (drawn.written, drawn.busy) == (0, True)
     assert not (tmp_path / "images").exists()
 
 
 def test_a_cell_is_written_and_kept_claimed_while_the_next_one_is_drawn(
-    backbone, desk, tmp_path, undisturbed, monkeypatch
+    backbone, log, tmp_path, undisturbed, monkeypatch
 ):
-    cells, claims = cells_in(tmp_path / "images"), desk.store.claims("mokus", "generate").directory
+    cells, claims = cells_in(tmp_path / "images"), log.store.claims("mokus", "generate").directory
     next_one = threading.Event()
     claimed: list[set[str]] = []
 
@@ -209,29 +209,29 @@ def test_a_cell_is_written_and_kept_claimed_while_the_next_one_is_drawn(
 
     spoil(monkeypatch, note)
     monkeypatch.setattr("knowcusbench.stages.drawing.write_atomic", write_late)
-    assert [drawn.written for drawn in draw_cells(backbone, cells, desk)] == [3, 3]
+    assert [drawn.written for drawn in draw_cells(backbone, cells, log)] == [3, 3]
     assert claimed == [{cells[0][0].id}, {cells[0][0].id, cells[1][0].id}]
     assert drawn_in(tmp_path / "images") == undisturbed
     assert os.listdir(claims) == []
 
 
-def test_what_a_killed_writer_left_is_gone(backbone, desk, tmp_path, undisturbed):
+def test_what_a_killed_writer_left_is_gone(backbone, log, tmp_path, undisturbed):
     folder = tmp_path / "images"
     folder.mkdir()
     (folder / ".a0.png.123-0123abcd.tmp").write_bytes(b"half")
     (folder / ".c0.png.123-0123abcd.tmp").write_bytes(b"somebody else's")
-    list(draw_cells(backbone, cells_in(folder), desk))
+    list(draw_cells(backbone, cells_in(folder), log))
     assert sorted(os.listdir(folder)) == sorted([".c0.png.123-0123abcd.tmp", *undisturbed])
 
 
 def test_what_was_drawn_is_written_when_the_next_cell_ends_the_command(
-    backbone, desk, tmp_path, undisturbed, monkeypatch
+    backbone, log, tmp_path, undisturbed, monkeypatch
 ):
     tried = spoil(monkeypatch, lambda seeds: ConfigError("no more") if len(tried) > 1 else None)
     with pytest.raises(ConfigError):
-        list(draw_cells(backbone, cells_in(tmp_path / "images"), desk))
+        list(draw_cells(backbone, cells_in(tmp_path / "images"), log))
     assert drawn_in(tmp_path / "images") == {name: data for name, data in undisturbed.items() if name[0] == "a"}
-    assert os.listdir(desk.store.claims("mokus", "generate").directory) == []
+    assert os.listdir(log.store.claims("mokus", "generate").directory) == []
 
 
 def test_a_run_with_a_sample_that_fails_goes_on_and_says_so(

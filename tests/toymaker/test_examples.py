@@ -133,7 +133,7 @@ def test_whole_descriptions_changed_things_sized_things_and_simple_phrases_have_
     rng = random.Random(0)
     placed = {word: Placed(thing=NAMED["zam"], left=8, top=8, size=size) for word, size in SETTLED_SIZES.items()}
     of_size = {
-        word: examples.lots(Captioned(scene=Scene(main=main, background="beach"), template="{}", subject=""))
+        word: examples.draw_weight(Captioned(scene=Scene(main=main, background="beach"), template="{}", subject=""))
         for word, main in placed.items()
     }
     assert of_size == {"tiny": 3, "": 2, "huge": 3}
@@ -143,8 +143,8 @@ def test_whole_descriptions_changed_things_sized_things_and_simple_phrases_have_
     changed = [example for example in whole if example.change or " version of " in example.template]
     names = [example for example in whole if example.name and example.template != "{}" and example not in changed]
     simple = [example for example in captions if not example.name and not example.told and example.template != "{}"]
-    assert {examples.lots(example) for example in (*partly, *names)} == {1}
-    assert {examples.lots(example) for example in (*changed, *simple)} == {2}
+    assert {examples.draw_weight(example) for example in (*partly, *names)} == {1}
+    assert {examples.draw_weight(example) for example in (*changed, *simple)} == {2}
     assert min(map(len, (partly, names, changed, simple))) > 100
 
 

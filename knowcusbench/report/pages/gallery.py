@@ -96,7 +96,7 @@ class Gallery:
         self.masks = [MaskFolder(layer, self.root) for layer in inputs.masks]
 
     @cached_property
-    def cube(self) -> Scores:
+    def score_array(self) -> Scores:
         return score_cube(self.inputs.plan, self.inputs.methods, self.metrics, self.inputs.scores)
 
     @cached_property
@@ -169,7 +169,7 @@ class Gallery:
         plan = self._plan
         sample, columns = plan["id"][row], self.columns[plan["task"][row]]
         place = self.metrics.index(columns[0].metric) if columns else None
-        scores = [math.nan] * len(figures) if place is None else self.cube[row, :, place].tolist()
+        scores = [math.nan] * len(figures) if place is None else self.score_array[row, :, place].tolist()
         decimals = columns[0].decimals if columns else 0
         return SampleView(
             id=sample,
@@ -256,7 +256,7 @@ class Gallery:
         """By sample: template, a list of scores for each method, and of masks for each method where there are any."""
         for task, columns in self.columns.items():
             rows = [row for row in page.rows if self._plan["task"][row] == task]
-            of_task = self.cube[rows][:, :, [self.metrics.index(column.metric) for column in columns]]
+            of_task = self.score_array[rows][:, :, [self.metrics.index(column.metric) for column in columns]]
             values = of_task.astype(np.float64).round(5).astype(object)
             values[np.isnan(of_task)] = None
             for row, methods in zip(rows, values.tolist(), strict=True):
@@ -270,7 +270,7 @@ class Gallery:
         """The best and the worst pictures of a column among the methods that compete."""
         competing = [place for place, label in enumerate(self.inputs.methods) if label in self.inputs.competing]
         rows = np.flatnonzero((self.inputs.plan["task"] == column.task).to_numpy())
-        values = self.cube[rows][:, competing, self.metrics.index(column.metric)].ravel()
+        values = self.score_array[rows][:, competing, self.metrics.index(column.metric)].ravel()
         order = np.argsort(values, kind="stable")
         order = order[: len(order) - int(np.isnan(values).sum())]
         if column.higher_is_better:

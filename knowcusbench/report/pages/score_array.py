@@ -15,13 +15,13 @@ def score_cube(plan: pd.DataFrame, methods: Sequence[str], metrics: Sequence[str
     `scores` has the columns sample_id, method, metric and value; rows of other samples, methods or metrics are passed
     over.
     """
-    cube = np.full((len(plan), len(methods), len(metrics)), np.nan, dtype=np.float32)
+    score_array = np.full((len(plan), len(methods), len(metrics)), np.nan, dtype=np.float32)
     for number, metric in enumerate(metrics):
         own = scores[scores["metric"] == metric]
         samples, rows = _codes(own["sample_id"], plan["id"]), _codes(own["method"], methods)
         known = (samples >= 0) & (rows >= 0)
-        cube[samples[known], rows[known], number] = own["value"].to_numpy(np.float32)[known]
-    return cube
+        score_array[samples[known], rows[known], number] = own["value"].to_numpy(np.float32)[known]
+    return score_array
 
 
 def _codes(column: "pd.Series[str]", names: "Sequence[str] | pd.Series[str]") -> NDArray[np.intp]:

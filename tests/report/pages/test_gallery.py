@@ -77,12 +77,12 @@ def test_the_cube_has_every_score_at_its_place():
         if generator.random() > 0.3
     ]
     scores = pd.DataFrame(rows, columns=["sample_id", "method", "metric", "value"]).sample(frac=1, random_state=0)
-    cube = score_cube(plan, ["b", "a"], ["y", "x", "none"], scores)
-    assert cube.shape == (20, 2, 3)
+    score_array = score_cube(plan, ["b", "a"], ["y", "x", "none"], scores)
+    assert score_array.shape == (20, 2, 3)
     expected = {(s, m, k): v for s, m, k, v in rows if s != "unknown" and m != "other"}
     found = {
-        (plan["id"][i], ["b", "a"][j], ["y", "x", "none"][k]): cube[i, j, k]
-        for i, j, k in zip(*np.where(cube == cube), strict=True)
+        (plan["id"][i], ["b", "a"][j], ["y", "x", "none"][k]): score_array[i, j, k]
+        for i, j, k in zip(*np.where(score_array == score_array), strict=True)
     }
     assert found == pytest.approx(expected, rel=1e-6)
 
