@@ -22,7 +22,7 @@ DEV := $(VENV)/.installed-dev
 QUIET = $(if $(MAKE_TERMOUT),,--quiet)
 
 .DEFAULT_GOAL := help
-.PHONY: help bench sweep ablation probe plan report benchmark check-gpu benchmark-gpu gpu-bundle doctor toybox toybox-eval drill check test test-browser docs wheel lint update clean
+.PHONY: help bench sweep ablation probe plan report timing check-gpu benchmark-gpu gpu-bundle doctor toybox toybox-eval drill check test test-browser docs wheel lint update clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,7 +48,7 @@ plan: $(BENCH) ## count the samples and estimate the cost
 report: $(BENCH) ## write the leaderboard of a run again
 	$(BIN)/knowcusbench report method=$(METHOD) $(ARGS)
 
-benchmark: $(BENCH) ## time the knowledge edit, the metrics, drawing and workers, and the report of the full grid, each beside another way
+timing: $(BENCH) ## time the knowledge edit, the metrics, drawing and workers, and the report of the full grid, each beside another way
 	$(BIN)/python -m knowcusbench.timing.edits $(ARGS)
 	$(BIN)/python -m knowcusbench.timing.metrics
 	$(BIN)/python -m knowcusbench.timing.drawing

@@ -22,12 +22,13 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import omegaconf
 import yaml
 
+from knowcusbench.benchmark.types import Benchmark, Concept, KnowledgeItem, Prompt
 from knowcusbench.config.schema import SECTIONS, Config
 
 CONFIGS = Path(str(files("knowcusbench.configs")))
 
-NOT_TYPED_BY_USERS = ("knowcusbench.benchmark.types",)
-"""Modules of dataclasses that fields refer to, and that no configuration file holds."""
+NOT_TYPED_BY_USERS = (Benchmark, Concept, KnowledgeItem, Prompt)
+"""Dataclasses that fields refer to, and that no configuration file holds."""
 
 
 OWN = "those below"
@@ -166,7 +167,7 @@ def _imported(name: str) -> type:
 
 
 def _dataclasses_in(hint: Any) -> Iterator[type]:
-    if isinstance(hint, type) and is_dataclass(hint) and hint.__module__ not in NOT_TYPED_BY_USERS:
+    if isinstance(hint, type) and is_dataclass(hint) and hint not in NOT_TYPED_BY_USERS:
         yield hint
     for argument in get_args(hint):
         yield from _dataclasses_in(argument)

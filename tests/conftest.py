@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from knowcusbench.backbone.qwen_image import QwenImageSpec
     from knowcusbench.backbone.qwen_image_model import QwenImage
 
+pytest_plugins = ["fixtures.checkpoints", "fixtures.commands", "fixtures.encoders", "fixtures.leaderboards"]
+
 ROOT = Path(__file__).parents[1]
 SAMPLE_BENCHMARK = ROOT / "tests" / "data" / "sample_benchmark"
 
@@ -38,7 +40,7 @@ MARKS = {
 }
 """What a test is that uses a fixture."""
 
-FOLDERS = {"engine": "command", "toybox/training": "model"}
+FOLDERS = {"engine": "command", "toymaker": "model"}
 """What all tests of a folder are: a Ray cluster is processes of its own."""
 
 

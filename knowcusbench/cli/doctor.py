@@ -291,11 +291,11 @@ def plan(config: Config, resolved: Mapping[str, Any]) -> Iterator[Finding]:
     dtype = torch.float32 if resolved["backbone"].get("dtype") == "float32" else torch.bfloat16
     rate = rates.product_rates(device)[dtype]
     least = duration((work.sampling + work.training) / rate)
-    effect_images = f", {work.effect_images:,} more of the effects" if work.effect_images else ""
+    more = f", {work.effect_images:,} more of the effects" if work.effect_images else ""
     yield Finding(
         Mark.ok,
         "time",
-        f"{len(run.plan):,} images{effect_images} and {work.passes:,} training passes: at least {least} on one device, at "
+        f"{len(run.plan):,} images{more} and {work.passes:,} training passes: at least {least} on one device, at "
         f"{rate / 1e12:.3g} TFLOP/s (a matrix product here)",
     )
     # Embeddings are kept beside the images, but not in an object store.

@@ -54,7 +54,7 @@ def new_method(name: str, directory: Path) -> list[Path]:
         if path.exists():
             raise ConfigError(f"new-method: {path} exists already; choose another name")
     environment = Environment(
-        loader=PackageLoader("knowcusbench.scaffold"), undefined=StrictUndefined, keep_trailing_newline=True
+        loader=PackageLoader("knowcusbench.cli"), undefined=StrictUndefined, keep_trailing_newline=True
     )
     with writing():
         for template, path in paths.items():

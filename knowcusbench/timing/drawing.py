@@ -1,4 +1,4 @@
-"""What the harness adds to drawing, and what its workers save: `make benchmark`.
+"""What the harness adds to drawing, and what its workers save: `make timing`.
 
     python -m knowcusbench.timing.drawing [--rounds 3]
 

@@ -1,4 +1,4 @@
-"""What a bench costs beside what its operations would: `make benchmark`.
+"""What a bench costs beside what its operations would: `make timing`.
 
     python -m knowcusbench.timing.floor [--concepts 2] [--dtype auto]
 

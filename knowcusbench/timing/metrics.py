@@ -1,4 +1,4 @@
-"""How fast the default metrics score, beside scoring each image by itself: `make benchmark`.
+"""How fast the default metrics score, beside scoring each image by itself: `make timing`.
 
     python -m knowcusbench.timing.metrics [--images 1000]
 

@@ -1,4 +1,4 @@
-"""How long the plan, a resume and the report take at the size of the paper's full cross product: `make benchmark`.
+"""How long the plan, a resume and the report take at the size of the paper's full cross product: `make timing`.
 
     python -m knowcusbench.timing.report [--methods 3] [--prompts 199]
 

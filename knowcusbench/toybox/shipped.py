@@ -62,7 +62,7 @@ def remembered_world(folder: Path) -> str:
 def _sources_digest() -> str:
     """Changes with every file that `world_digest` may follow from, and with what runs it."""
     digest = hashlib.sha256(f"{sys.version} {np.__version__} {PIL.__version__}".encode())
-    for path in (*sorted(Path(__file__).parent.glob("*.py")), Path(types.__file__)):
+    for path in (*sorted(Path(__file__).parent.rglob("*.py")), Path(types.__file__)):
         digest.update(f"\0{path.name}\0".encode() + path.read_bytes())
     return digest.hexdigest()
 

@@ -39,7 +39,6 @@ FIGURES = WEIGHTS.with_name("CARD.json")
 DTYPES = ("bfloat16", "float32")
 
 PICTURES = WEIGHTS.with_name("CARD.png")
-LESSONS = WEIGHTS.with_name("LESSONS.md")
 
 METHODS = ("base", "leak", "anchor", "mokus", "naive_db", "enc_ft")
 
@@ -314,7 +313,7 @@ def render(columns: Mapping[str, Column], manifest: Mapping[str, Any], recipe: A
         "",
         *as_json({"recipe": recipe, **{dtype: columns[dtype].evaluation for dtype in dtypes}}),
         "",
-        LESSONS.read_text(encoding="utf-8").strip(),
+        "What was learned on the way to these weights: [lessons](../../docs/lessons.md).",
     ]
     return "\n".join(lines) + "\n"
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from knowcusbench.cli import new_method
 from knowcusbench.cli.main import main
+from knowcusbench.cli.new_method import new_method
 from knowcusbench.errors import ConfigError
 from knowcusbench.testing import check_method
 

@@ -46,7 +46,7 @@ def test_in_another_thread_nothing_is_changed():
 def test_a_call_that_does_not_come_back_is_ended():
     script = """
         import hashlib, os, signal, threading
-        from knowcusbench import termination
+        from knowcusbench.cli import termination
         termination.GRACE = 0.5
         threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGTERM]).start()
         with termination.terminable():

@@ -87,5 +87,5 @@ def test_a_command_without_a_sweep_is_composed_once(monkeypatch, tmp_path):
     )
     monkeypatch.chdir(tmp_path)
     run_verb("plan", ["method=base", "+hydra.job.env_set.MADE_UP=there"])
-    assert run == [("plan", "knowcusbench.baselines.base.Base", "there")]
+    assert run == [("plan", "knowcusbench.baselines.Base", "there")]
     assert len(composed) == 1

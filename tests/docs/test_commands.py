@@ -207,7 +207,7 @@ def test_a_typo_is_found(line, said, understand, capsys):
     assert re.search(said, capsys.readouterr().err)
 
 
-@pytest.mark.parametrize("line", ["make bnech", "make bench METHDO=mokus", "make benchmark ARGS=--rwos"])
+@pytest.mark.parametrize("line", ["make bnech", "make bench METHDO=mokus", "make timing ARGS=--rwos"])
 def test_a_typo_behind_make_is_found(line, understand):
     with pytest.raises(AssertionError):
         check_command(line, understand)

@@ -7,13 +7,13 @@ from docs.documents import ROOT
 
 
 def test_every_typed_class_is_reached(reference):
-    from knowcusbench.config import schema as config
+    from knowcusbench.config import schema
 
     names = {cls.__name__ for cls in reference.typed()}
     sections = {
         name
-        for name, cls in vars(config).items()
-        if dataclasses.is_dataclass(cls) and isinstance(cls, type) and cls.__module__ == config.__name__
+        for name, cls in vars(schema).items()
+        if dataclasses.is_dataclass(cls) and isinstance(cls, type) and cls.__module__ == schema.__name__
     }
     assert sections <= names
     # By `_target_`, at the top of a file and inside of one, and by the type of a field alone.

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import segment_anything
 import torch
-from metrics.test_segmentation import RENAMED, authors_sam
+from encoders.segmenters.test_base import RENAMED, authors_sam
 from PIL import Image
 from safetensors.torch import load_file, save_file
 

@@ -6,8 +6,9 @@ import huggingface_hub
 import pytest
 import torch
 
+from knowcusbench.backbone.base import resident
 from knowcusbench.cli.main import main
-from knowcusbench.run import prepare
+from knowcusbench.run import room
 
 GIB = 2**30
 
@@ -25,27 +26,27 @@ class Spec:
 
 @pytest.mark.parametrize(("free", "loaded"), [(9.0, 1), (7.0, 2)])
 def test_a_backbone_that_leaves_too_little_is_let_go_and_comes_back(free, loaded, monkeypatch) -> None:
-    prepare.resident.cache_clear()
+    resident.cache_clear()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (int(free * GIB), 80 * GIB))
-    monkeypatch.setattr(prepare, "scoring_bytes", lambda metrics: 7 * GIB)
+    monkeypatch.setattr(room, "scoring_bytes", lambda metrics: 7 * GIB)
     spec = Spec()
-    prepare.resident(spec)
-    prepare.make_room([])
-    prepare.resident(spec)
-    prepare.resident.cache_clear()
+    resident(spec)
+    room.make_room([])
+    resident(spec)
+    resident.cache_clear()
     assert spec.loaded == loaded
 
 
 def test_without_a_gpu_the_backbone_stays(monkeypatch) -> None:
-    prepare.resident.cache_clear()
+    resident.cache_clear()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     spec = Spec()
-    prepare.resident(spec)
-    prepare.make_room([])
-    prepare.resident(spec)
-    prepare.resident.cache_clear()
+    resident(spec)
+    room.make_room([])
+    resident(spec)
+    resident.cache_clear()
     assert spec.loaded == 1
 
 

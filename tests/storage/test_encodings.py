@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "knowcusbench"
+PACKAGE = Path(__file__).parents[2] / "knowcusbench"
 PROGRAMS = ("run", "Popen", "check_output", "check_call", "call")
 
 

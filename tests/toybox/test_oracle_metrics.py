@@ -9,6 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from knowcusbench.benchmark.types import Concept, KnowledgeItem, Prompt, Task
+from knowcusbench.config.build import import_target
 from knowcusbench.config.compose import register
 from knowcusbench.errors import ConfigError
 from knowcusbench.metrics.base import Metric, ScoreItem
@@ -177,5 +178,5 @@ def test_metrics_that_are_asked_for_win() -> None:
 @pytest.mark.parametrize("metric", METRICS)
 def test_each_configuration_names_its_class(metric: type[Metric]) -> None:
     node = composed()["metrics"][metric.name]
-    assert node["_target_"] == f"{metric.__module__}.{metric.__name__}"
+    assert import_target(node["_target_"], metric.name) is metric
     assert node["oracle"]["source"] == "${embedded:oracle}"

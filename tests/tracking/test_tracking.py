@@ -123,7 +123,7 @@ def test_mlflow_has_the_same_numbers(where, call):
     client = mlflow.MlflowClient(f"sqlite:///{where[0]}/mlflow.db")
     (run,) = client.search_runs([client.get_experiment_by_name("knowcusbench").experiment_id])
     assert numbers(where[0]).items() <= run.data.metrics.items()
-    assert run.data.params["method._target_"] == "knowcusbench.baselines.anchor.Anchor"
+    assert run.data.params["method._target_"] == "knowcusbench.baselines.Anchor"
     assert (run.info.run_name, run.info.status) == ("tracked/anchor", "FINISHED")
 
 

@@ -135,7 +135,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
         undefined=StrictUndefined,
-        loader=PackageLoader("knowcusbench.report"),
+        loader=PackageLoader("knowcusbench.report.tables"),
     )
     made.filters["tex"] = escape_latex
     made.filters["comment"] = lambda text: " ".join(text.split())
