@@ -85,7 +85,7 @@ test: $(DEV) ## run the tests
 test-browser: $(DEV) ## install Chromium if there is none, and run the tests of the report's pages
 	command -v chromium || command -v chromium-browser || command -v google-chrome \
 		|| $(BIN)/python -m playwright install --with-deps chromium
-	$(BIN)/python -m pytest tests/report/html $(ARGS)
+	$(BIN)/python -m pytest tests/report/pages $(ARGS)
 
 docs: $(DEV) ## build the documentation into build/docs; a broken link or anchor is an error
 	$(BIN)/python -m sphinx -W --keep-going -n -q -b html docs build/docs
