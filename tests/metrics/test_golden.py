@@ -120,7 +120,7 @@ def specs(checkpoints: Path, request: pytest.FixtureRequest) -> Mapping[type, Ca
 
 
 def grounding_dino(root: Path) -> Path:
-    from metrics.test_boxes import build_grounding_dino
+    from encoders.segmenters.test_boxes import build_grounding_dino
 
     directory = root / "grounding_dino"
     if not directory.exists():
