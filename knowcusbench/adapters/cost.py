@@ -1,4 +1,4 @@
-"""Wall-clock time and peak memory of a stage."""
+"""Wall-clock time and peak memory of a block of code."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ if TYPE_CHECKING:
 
 @dataclass
 class Meter:
-    """Holds the cost once the measured block has ended.
+    """The cost of a measured block, complete once the block has ended.
 
     Attributes:
-        cost: of the block, and of what it was charged.
-        charged: seconds that were spent before on what the block uses again.
+        cost: the block's cost, charged seconds included.
+        charged: seconds of reused earlier work (cached class images) added to this block.
     """
 
     cost: Cost = field(default_factory=Cost)
     charged: float = 0.0
 
     def charge(self, seconds: float) -> None:
-        """Count what was spent on something that is used again as if it were spent now."""
+        """Add the original cost of a cached result, so that the reported cost does not depend on who computed it
+        first."""
         self.charged += seconds
 
 
@@ -38,9 +39,9 @@ class Meter:
 def measured(stage: str, device: torch.device) -> Iterator[Meter]:
     """Measure a block: `with measured("visual", device) as meter: ...`, then `meter.cost`.
 
-    On a GPU the peak is what torch allocated, and the block waits for the kernels it launched. On the CPU it is the
-    process's highest resident set during the block; where the system can't reset that mark (outside Linux), since
-    the process began.
+    On a GPU, the peak is the memory that torch allocated, and the block waits for the kernels it launched. On the CPU,
+    it is the highest resident set of the process during the block. Where the system can't reset that mark (outside
+    Linux), it is the highest since the process began.
     """
     import torch  # before the clock starts
 

@@ -1,4 +1,4 @@
-"""LoRA files of diffusers and the trainers that write its form: read, or refused by field."""
+"""LoRA files written by diffusers or in its format; other formats are refused, naming the tensor or field."""
 
 import json
 import math
@@ -16,7 +16,7 @@ from knowcusbench.storage.files import LFS_POINTER
 from knowcusbench.storage.finite import not_finite
 
 PREFIX = "transformer."
-"""What diffusers puts before the module names of a transformer's LoRA."""
+"""The prefix that diffusers puts before the module names of a transformer's LoRA."""
 
 
 SPELLINGS = {
@@ -25,7 +25,7 @@ SPELLINGS = {
     ".lora.down.weight": ".lora_A.weight",
     ".lora.up.weight": ".lora_B.weight",
 }
-"""The endings of a factor's name in diffusers' files, old and new."""
+"""Suffixes of a factor's name in diffusers' files, old and new, and our names for them."""
 
 
 OTHERS = (
@@ -36,11 +36,11 @@ OTHERS = (
     (r".*\.lora_[AB]\.default\.weight$", "PEFT or DiffSynth-Studio"),
     (r".*\.lora_(?:down|up)\.weight$", "lightx2v"),
 )
-"""Whose file it is, by the names of its tensors."""
+"""Patterns of tensor names by which other trainers' files are recognised."""
 
 
 METADATA = "lora_adapter_metadata"
-"""The entry of a file's header in which recent diffusers versions put the fields of PEFT's `LoraConfig`."""
+"""The header entry in which recent diffusers versions store the fields of PEFT's `LoraConfig`."""
 
 
 _READ = {"r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora"}
@@ -54,15 +54,15 @@ _STARTS = (True, False, None, "gaussian", "orthogonal", "eva")
 
 
 def read_diffusers_lora(path: Path) -> Adapter:
-    """A transformer LoRA as diffusers saves it (`pytorch_lora_weights.safetensors`), with the strength that diffusers
-    gives it.
+    """Read a transformer LoRA in diffusers' format (`pytorch_lora_weights.safetensors`), scaled as diffusers scales it.
 
-    The scaling comes from the file: `<module>.alpha` tensors, else the metadata (rank, alpha, their patterns, and
-    whether it is stabilised by the root of the rank), else alpha is the rank. It is folded into `lora_B`, so that the
-    adapter's own scaling is one.
+    The scaling comes from `<module>.alpha` tensors, else from the metadata (rank, alpha, their patterns, and whether
+    the scaling is stabilised by the root of the rank); otherwise alpha equals the rank. It is folded into `lora_B`, so
+    that the adapter's own scaling is one.
 
-    Raises WeightsError, naming the tensor or the field, for what is no plain LoRA of numbers: another trainer's format,
-    integers, NaN, an alpha of 0, DoRA, biases, and starts (PiSSA, OLoRA, ...) that change the model's own weights.
+    Raises WeightsError, naming the tensor or field, for anything but a plain floating-point LoRA: another trainer's
+    format, integers, NaN, an alpha of 0, DoRA, biases, and initialisations (PiSSA, OLoRA, ...) that change the model's
+    own weights.
     """
     try:
         with path.open("rb") as beginning:
@@ -137,7 +137,7 @@ def _factors(
 
 
 def _metadata_scaling(path: Path, header: Mapping[str, str]) -> Callable[[str, int], float]:
-    """Return a module's scaling by the metadata, from its name and the rank of its tensors: 1 without metadata."""
+    """Return a function from a module's name and rank to its scaling by the metadata; always 1 without metadata."""
     if METADATA not in header:
         return lambda module, rank: 1.0
     try:
@@ -169,7 +169,7 @@ def _metadata_scaling(path: Path, header: Mapping[str, str]) -> Callable[[str, i
 
 
 def _refuse_fields(path: Path, fields: Mapping[str, Any]) -> None:
-    """Refuse what would change the meaning of the tensors and is not read."""
+    """Refuse fields that would change the meaning of the tensors and are not read."""
     from peft import LoraConfig
 
     defaults = LoraConfig().to_dict()

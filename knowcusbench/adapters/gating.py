@@ -8,15 +8,25 @@ from knowcusbench.adapters.types import Gate
 
 
 def openness(inputs: Tensor, keys: Tensor, temperature: float, bias: float) -> Tensor:
-    """How open a gate is, 0..1: `sigmoid((similarity - bias) / temperature)`, the similarity being the highest cosine
-    to any of the keys. `inputs` (..., d), `keys` (m, d) -> (..., 1), in fp32."""
+    """Return how open a gate is, 0 to 1: `sigmoid((similarity - bias) / temperature)`.
+
+    The similarity is the highest cosine between the input and any of the keys (m, d). `inputs` (..., d) -> (..., 1), in
+    fp32.
+
+    >>> import torch
+    >>> openness(torch.tensor([[3.0, 0.0], [0.0, 1.0]]), torch.tensor([[1.0, 0.0]]), temperature=0.1, bias=0.5)
+    tensor([[0.9933],
+            [0.0067]])
+    """
     cosines = nn.functional.normalize(inputs.float(), dim=-1) @ nn.functional.normalize(keys.float(), dim=-1).T
     return torch.sigmoid((cosines.amax(-1, keepdim=True) - bias) / temperature)
 
 
 def install_gate(layer: LoraLayer, adapter_name: str, gate: Gate, module: str) -> None:
-    """From now on the adapter's part of the layer's output is multiplied by the gate's openness at the layer's input.
-    It goes with the LoRA layer."""
+    """Multiply the adapter's contribution to the layer's output by the gate's openness at the layer's input.
+
+    The gate is removed together with the LoRA layer.
+    """
     keys = gate.keys[module].to(layer.get_base_layer().weight.device)
     ranks, counts = zip(*gate.parts.get(module, ((layer.r[adapter_name], len(keys)),)), strict=True)
     parts = list(zip(ranks, torch.split(keys, list(counts)), strict=True))

@@ -1,4 +1,4 @@
-"""LoRA adapters on a resident model through PEFT: put on, trained, read out, taken off without a trace."""
+"""LoRA adapters on a resident model through PEFT: attach, train, extract, and remove without a trace."""
 
 import math
 import re
@@ -19,24 +19,26 @@ from knowcusbench.adapters.types import Adapter, Gate, Initialization
 from knowcusbench.errors import ConfigError, WeightsError
 
 NAME = "default"
-"""PEFT's name for the one adapter that is on a model at a time."""
+"""PEFT's name for the one adapter that a model carries at a time."""
 
 _ADAPTED: WeakSet[nn.Module] = WeakSet()
-"""The models that have an adapter on them now."""
+"""Models that carry an adapter now."""
 
 FACTORS = ("lora_A", "lora_B")
 
 CONFIG_FIELDS = {"r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pattern"}
-"""The fields of `LoraConfig` that an adapter may set: a plain LoRA on modules named in full."""
+"""Fields of `LoraConfig` that an adapter may set: a plain LoRA on modules given by full name."""
 
 
 @contextmanager
 def attached(model: nn.Module, adapter: Adapter, dtype: torch.dtype) -> Iterator[None]:
-    """`model` with `adapter` on it, its factors and their products in `dtype`, for the duration of the block. A merged
-    adapter is added to the weights instead, rounded to their dtype.
+    """Attach `adapter` to `model` for the duration of the block.
 
-    Raises WeightsError, before anything is changed, if the adapter does not fit the model, and RuntimeError if an
-    adapter is on it already.
+    The factors and their products are in `dtype`. A merged adapter is added to the weights instead, rounded to their
+    dtype.
+
+    Raises WeightsError, before anything is changed, if the adapter does not fit the model, and RuntimeError if the
+    model carries an adapter already.
     """
     ranks, alphas = check_fit(model, adapter)
     if adapter.merged:
@@ -70,12 +72,12 @@ def trainable(
     *,
     dtype: torch.dtype | None = None,
 ) -> Iterator[dict[str, nn.Parameter]]:
-    """`model` with a new LoRA on the linear layers `targets` (full names); yields its parameters by name.
+    """Attach a new LoRA to the linear layers `targets` (full names) and yield its parameters by name.
 
-    The parameters are fp32 whatever the model's dtype: steps of a small learning rate vanish in bf16. Their products
-    are computed in `dtype`, the one they will be put on with (`attached`): the layers' own, which is meant by None, or
-    fp32. `lora_A` is drawn as `init` says by a generator of its own, `lora_B` is zero. Raises RuntimeError if an
-    adapter is on the model already.
+    The parameters are fp32 whatever the model's dtype: steps of a small learning rate vanish in bf16. Products are
+    computed in `dtype`, the one that `attached` will use: fp32, or None for the layers' own. `lora_A` is drawn
+    according to `init` by a generator of its own; `lora_B` is zero. Raises RuntimeError if the model carries an adapter
+    already.
     """
     generator = torch.Generator().manual_seed(seed)
     with _injected(model, dict.fromkeys(targets, rank), dict.fromkeys(targets, alpha)) as layers:
@@ -94,7 +96,7 @@ def trainable(
 
 
 def extract(model: nn.Module) -> Adapter:
-    """The adapter that is on `model`, as fp32 CPU tensors of their own."""
+    """Return the adapter on `model` as new fp32 CPU tensors."""
     layers = _lora_layers(model)
     weights = {
         f"{module}.{factor}.weight": getattr(layer, factor)[NAME].weight.detach().to("cpu", torch.float32, copy=True)
@@ -110,9 +112,9 @@ def extract(model: nn.Module) -> Adapter:
 
 
 def check_fit(model: nn.Module, adapter: Adapter) -> tuple[dict[str, int], dict[str, float]]:
-    """Rank and alpha of every module that `adapter` changes, in order of the modules' names.
+    """Return rank and alpha of every module that `adapter` changes, in order of the modules' names.
 
-    Raises WeightsError, naming the module or tensor, unless it has a fitting pair of factors for every one of its
+    Raises WeightsError, naming the module or tensor, unless the adapter has a fitting pair of factors for each of its
     target modules, and nothing else.
     """
     if odd := sorted(adapter.config.keys() - CONFIG_FIELDS):
@@ -155,7 +157,7 @@ def _check_gate(gate: Gate, module: str, width: int) -> None:
 
 @contextmanager
 def _exclusive(model: nn.Module) -> Iterator[None]:
-    """One adapter at a time on `model`."""
+    """Mark `model` as adapted for the block; one adapter at a time."""
     if model in _ADAPTED or hasattr(model, "peft_config"):
         raise RuntimeError("an adapter is on this model already; leave its block first")
     _ADAPTED.add(model)
@@ -169,11 +171,11 @@ def _exclusive(model: nn.Module) -> Iterator[None]:
 def _injected(
     model: nn.Module, ranks: Mapping[str, int], alphas: Mapping[str, float]
 ) -> Iterator[dict[str, LoraLayer]]:
-    """`model` with LoRA layers without values at these modules, by name in sorted order."""
+    """Attach empty LoRA layers to these modules of `model`; yield them by name in sorted order."""
     with _exclusive(model):
         try:
-            # On the meta device: PEFT would initialise from the global random generator, and round to the base's
-            # dtype whatever is loaded afterwards.
+            # On the meta device: otherwise PEFT initialises from the global random generator, and rounds whatever is
+            # loaded afterwards to the base's dtype.
             inject_adapter_in_model(_exact_config(ranks, alphas), model, adapter_name=NAME, low_cpu_mem_usage=True)
             yield _lora_layers(model)
         finally:
@@ -184,8 +186,10 @@ def _injected(
 
 
 def _exact_config(ranks: Mapping[str, int], alphas: Mapping[str, float]) -> LoraConfig:
-    """A configuration that means exactly these modules. PEFT takes a list of names for suffixes, and the names in
-    patterns for regular expressions of suffixes."""
+    """Return a configuration that matches exactly these modules.
+
+    PEFT reads a list of names as suffixes, and the names in patterns as regular expressions of suffixes.
+    """
     fields: dict[str, Any] = {
         "r": max(ranks.values()),
         "lora_alpha": max(alphas.values()),
@@ -199,8 +203,11 @@ def _exact_config(ranks: Mapping[str, int], alphas: Mapping[str, float]) -> Lora
 
 
 def _by_pattern(values: Mapping[str, Any]) -> dict[str, Any]:
-    """One regular expression for each value. PEFT tries all expressions on each module: with one for each of the 840
-    modules of a step-distilled LoRA that takes minutes."""
+    """Return one regular expression per value.
+
+    PEFT tries all expressions on each module: with one for each of the 840 modules of a step-distilled LoRA that takes
+    minutes.
+    """
     modules: dict[Any, list[str]] = {}
     for module, value in values.items():
         modules.setdefault(value, []).append(re.escape(module))
@@ -220,10 +227,11 @@ def _set_factor(layer: LoraLayer, factor: str, value: Tensor, *, trainable: bool
 
 
 def adapted_layers(transformer: nn.Module, names: Sequence[str]) -> tuple[str, ...]:
-    """Full names of the linear layers with these names, or with names that end so (`add_k_proj`,
-    `transformer_blocks.0.attn.add_k_proj`), as PEFT matches `target_modules`, in the transformer's order.
+    """Return full names of the linear layers that match `names`, in the transformer's order.
 
-    Raises ConfigError for a name that no linear layer has.
+    A name matches a layer of that name, or whose name ends with it (`add_k_proj`,
+    `transformer_blocks.0.attn.add_k_proj`), as PEFT matches `target_modules`. Raises ConfigError for a name that
+    matches no linear layer.
     """
     linears = [name for name, module in transformer.named_modules() if isinstance(module, nn.Linear)]
     found = {target: {name for name in linears if f".{name}".endswith(f".{target}")} for target in names}

@@ -1,4 +1,4 @@
-"""LoRA on a plain linear layer with no more kernels than its products need."""
+"""LoRA on a plain linear layer with as few kernels as its products need."""
 
 import torch
 from peft.tuners.lora import LoraLayer
@@ -10,8 +10,8 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 class LeanLinear(Linear):  # type: ignore[misc]
     """PEFT's LoRA layer with another forward: `x W^T + b + s (x A^T) B^T`, the last product added into the first.
 
-    It computes in the dtype of the base's weight, whatever the factors are kept in: fp32 factors are cast at use, which
-    are small, and not the inputs, as PEFT does. Gradients reach the factors in their own dtype.
+    It computes in the dtype of the base's weight. Factors kept in fp32 are small, so they are cast at use; PEFT casts
+    the inputs instead. Gradients reach the factors in their own dtype.
     """
 
     def forward(self, x: Tensor, *_: object, **__: object) -> Tensor:
@@ -21,15 +21,17 @@ class LeanLinear(Linear):  # type: ignore[misc]
         if self.scaling[name] != 1:
             up = up * self.scaling[name]
         rows = x.flatten(0, -2)
-        # In place: nothing else has seen this output, and its gradient is that of the sum.
+        # In place: nothing else uses this output, and its gradient equals the sum's.
         output: Tensor = base(rows)
         output.addmm_(nn.functional.linear(rows, down), up.t())
         return output.view(*x.shape[:-1], -1)
 
 
 def make_lean(layer: LoraLayer, dtype: torch.dtype | None) -> None:
-    """Have a layer that PEFT put on compute in this way, if its base is a plain linear layer of `dtype`; None is any.
-    PEFT's own construction, names and bookkeeping stay."""
+    """Switch a layer injected by PEFT to this forward if its base is a plain linear layer of `dtype` (None: any).
+
+    PEFT's own construction, names and bookkeeping stay.
+    """
     base = layer.get_base_layer()
     plain = type(layer) is Linear and type(base) is nn.Linear and not is_traceable_wrapper_subclass(base.weight)
     if plain and dtype in (None, base.weight.dtype):

@@ -1,4 +1,4 @@
-"""Changes merged into weights: rounded to their dtype, measured, and taken back bit for bit."""
+"""Changes merged into weights: rounded to their dtype, measured, and reverted bit for bit."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -7,16 +7,16 @@ import torch
 from torch import Tensor, nn
 
 BLOCK = 2048
-"""Rows of a weight that are handled at a time."""
+"""Rows of a weight processed at a time."""
 
 
 @contextmanager
 def merged(model: nn.Module, changes: Mapping[str, tuple[Tensor, Tensor]]) -> Iterator[None]:
-    """`model` with `up @ down` added to the weights of its linear layers, for the duration of the block.
+    """Add `up @ down` to the weights of linear layers of `model` for the duration of the block.
 
     `changes` maps the layer's full name to `(down, up)` of shapes (r, in_features) and (out_features, r). The sum is
-    computed in fp32 and rounded to the weights' dtype. Afterwards copies of the weights are put back: subtracting what
-    was added would leave them rounded twice.
+    computed in fp32 and rounded to the weights' dtype. Afterwards, copies of the weights are put back: subtracting the
+    change would leave them rounded twice.
     """
     saved = {name: _weight(model, name).clone() for name in changes}
     try:
@@ -26,16 +26,17 @@ def merged(model: nn.Module, changes: Mapping[str, tuple[Tensor, Tensor]]) -> It
         yield
     finally:
         for name, weight in saved.items():
-            # Looked up again: a model that went to another device meanwhile has its weights in new storage.
+            # Looked up again: after a move to another device, the model's weights are in new storage.
             _weight(model, name).copy_(weight)
 
 
 @torch.no_grad()
 def retained_gain(model: nn.Module, changes: Mapping[str, tuple[Tensor, Tensor]]) -> float:
-    """How much of the changes D a merge into the weights W would keep: `sum <round(W + D) - W, D> / sum |D|^2` over all
-    matrices, the part of D along itself that survives the rounding to the weights' dtype.
+    """Return the share of the changes D that survives a merge into the weights W: `sum <round(W + D) - W, D> / sum
+    |D|^2`.
 
-    1 if all of it does, or there is nothing to keep; around 0 where D is lost between two neighbouring numbers. A
+    The sums run over all matrices; this is the part of D along itself that survives the rounding to the weights' dtype.
+    It is 1 if all of D survives or D is zero, and around 0 where D is lost between two neighbouring numbers. Only one
     block of one matrix is dense at a time.
     """
     kept = total = 0.0
@@ -52,7 +53,7 @@ def _weight(model: nn.Module, name: str) -> Tensor:
 
 
 def _rounded_sum(weight: Tensor, down: Tensor, up: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Block by block: rows of the weight (a view), their change, and their rounded sum."""
+    """Yield, block by block, rows of the weight (a view), their change, and their rounded sum."""
     dtype = torch.promote_types(weight.dtype, torch.float32)
     down, up = down.to(weight.device, dtype), up.to(weight.device, dtype)
     for start in range(0, len(weight), BLOCK):

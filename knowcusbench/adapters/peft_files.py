@@ -1,12 +1,12 @@
-"""Adaptations on disk: PEFT's own files for each adapter, and one JSON with cost and digests.
+"""Adaptations on disk: PEFT's own files for each adapter, and one JSON file with cost and digests.
 
     <directory>/adaptation.json
     <directory>/transformer/adapter_config.json, adapter_model.safetensors      (if there is one)
     <directory>/text_encoder/adapter_config.json, adapter_model.safetensors     (if there is one)
     <directory>/text_encoder/gate.safetensors                                   (if it is gated: the keys by module)
 
-The adapter folders load with `peft.PeftModel.from_pretrained`; PEFT knows nothing of a gate. Whether an adapter is
-merged, and a gate's temperature, bias and parts, are in the JSON: the first two may be changed there by hand.
+The adapter folders load with `peft.PeftModel.from_pretrained`; PEFT ignores the gate. The JSON file holds `merged` and
+the gate's temperature, bias and parts; temperature and bias may be edited there by hand.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 PREFIX = "base_model.model."
-"""What PEFT's files put before every module name."""
+"""The prefix of every module name in PEFT's files."""
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
 GATE_FILE = "gate.safetensors"
@@ -37,7 +37,7 @@ RECORD_KEYS = {"format", "cost", "bytes", "details", "merged", "gates", "digests
 
 
 def save_adaptation(adaptation: Adaptation, directory: Path) -> None:
-    """Write an adaptation, whole or not at all. Raises MethodError, and writes nothing, if it has NaN or infinity."""
+    """Write an adaptation, atomically. Raises MethodError, and writes nothing, if it contains NaN or infinity."""
     adapters = {
         name: adapter
         for name, adapter in (
@@ -78,17 +78,17 @@ def save_adaptation(adaptation: Adaptation, directory: Path) -> None:
 
 
 def entry_name(key: Mapping[str, Any]) -> str:
-    """The directory's name, in a content-addressed store, of what a key (JSON values only) determines."""
+    """Return the directory name of a key's result in a content-addressed store; the key holds JSON values only."""
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def is_saved(directory: Path) -> bool:
-    """Whether an adaptation is there, whole."""
+    """Return whether `directory` holds a complete adaptation."""
     return (directory / RECORD_FILE).exists()
 
 
 def load_adaptation(directory: Path) -> Adaptation:
-    """Read an adaptation. Raises WeightsError, naming the file, for one that is missing or was altered."""
+    """Read an adaptation. Raises WeightsError, naming the file, if one is missing or was altered."""
     record = load_record(directory)
     adapters = {
         name: load_adapter(directory / name, digests, merged=name in record["merged"], gate=record["gates"].get(name))
@@ -103,7 +103,8 @@ def load_adaptation(directory: Path) -> Adaptation:
 
 
 def load_record(directory: Path) -> dict[str, Any]:
-    """The JSON of an adaptation (format, cost, bytes, details, merged, gates, digests), without its weights."""
+    """Return an adaptation's JSON (format, cost, bytes, details, merged, gates, digests) without reading its
+    weights."""
     path = directory / RECORD_FILE
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -119,16 +120,16 @@ def load_record(directory: Path) -> dict[str, Any]:
 
 
 def save_adapter(adapter: Adapter, directory: Path) -> dict[str, str]:
-    """Write one adapter in PEFT's form and return the SHA-256 of each file."""
+    """Write one adapter in PEFT's format and return the SHA-256 of each file."""
     from peft import LoraConfig
     from safetensors.torch import save
 
     directory.mkdir()
     weights = {f"{PREFIX}{name}": tensor.contiguous() for name, tensor in adapter.weights.items()}
-    # Not `save_file`: what a full disk raises there is no OSError.
+    # Not `save_file`: on a full disk it raises an error that is no OSError.
     (directory / WEIGHTS_FILE).write_bytes(save(weights))
     config = LoraConfig(**adapter.config).to_dict()
-    # A set in PEFT's configuration: in order, so that the same adapter gives the same bytes.
+    # PEFT keeps a set; sorted, so that the same adapter gives the same bytes.
     config["target_modules"] = sorted(adapter.config["target_modules"])
     (directory / CONFIG_FILE).write_text(
         json.dumps(config, indent=2, sort_keys=True, default=str) + "\n", encoding="utf-8"
@@ -143,8 +144,7 @@ def save_adapter(adapter: Adapter, directory: Path) -> dict[str, str]:
 def load_adapter(
     directory: Path, digests: Mapping[str, str], *, merged: bool, gate: Mapping[str, Any] | None
 ) -> Adapter:
-    """Read one adapter in PEFT's form whose files have these SHA-256 `digests`; `gate` holds its gate but for the
-    keys.
+    """Read one adapter in PEFT's format whose files have these SHA-256 `digests`; `gate` is its gate without the keys.
 
     Raises WeightsError for a missing, damaged or altered file, and for NaN or infinity in it.
     """

@@ -1,4 +1,4 @@
-"""Several adaptations at once."""
+"""Sums of adaptations."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 def summed(adaptations: Sequence[Adaptation]) -> Adaptation:
-    """The adaptation whose change of every weight is the sum of those of `adaptations`, their costs added.
+    """Return the adaptation whose change of every weight is the sum of the given ones; costs are added.
 
-    Raises MethodError for adapters of different kinds (merged into weights or beside them, with a gate or without).
+    Raises MethodError for adapters of different kinds (merged or not, gated or not).
     """
     return Adaptation(
         transformer=_sum([a.transformer for a in adaptations if a.transformer]),
@@ -26,7 +26,7 @@ def summed(adaptations: Sequence[Adaptation]) -> Adaptation:
 
 
 def _sum(adapters: Sequence[Adapter]) -> Adapter | None:
-    """Exact, since factors stand side by side: `B1 A1 + B2 A2 = [B1 B2] [A1; A2]`. Ranks add up."""
+    """Concatenate the factors, which is exact: `B1 A1 + B2 A2 = [B1 B2] [A1; A2]`. Ranks add up."""
     import torch
 
     parts: dict[str, list[tuple[Tensor, Tensor]]] = {}
@@ -51,7 +51,7 @@ def _sum(adapters: Sequence[Adapter]) -> Adapter | None:
 
 
 def _gates(parts: Mapping[str, Sequence[tuple[Tensor, Tensor]]], gates: Sequence[Gate]) -> Gate | None:
-    """Every adapter's gate for its own ranks."""
+    """Return one gate in which each adapter's keys gate its own ranks."""
     if not gates:
         return None
     import torch
@@ -70,7 +70,15 @@ def _gates(parts: Mapping[str, Sequence[tuple[Tensor, Tensor]]], gates: Sequence
 
 
 def factors_of(adapter: Adapter) -> dict[str, tuple[Tensor, Tensor]]:
-    """Factors `(down, up)` by module with a scaling of one: `up @ down` is what the adapter adds to the weight."""
+    """Return factors `(down, up)` by module with a scaling of one: the adapter adds `up @ down` to the weight.
+
+    >>> import torch
+    >>> adapter = Adapter.from_factors({"proj": (torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0], [4.0]]))})
+    >>> down, up = factors_of(adapter)["proj"]
+    >>> up @ down
+    tensor([[3., 6.],
+            [4., 8.]])
+    """
     config = adapter.config
     factors = {}
     for module in config["target_modules"]:

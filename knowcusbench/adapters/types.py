@@ -1,4 +1,4 @@
-"""What a method produces: LoRA adapters for the backbone's modules, and what they cost."""
+"""The output of a method: LoRA adapters for the backbone's modules, and their cost."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Initialization = Literal["gaussian", "uniform"]
-"""How `lora_A` begins (PEFT's `init_lora_weights`): `gaussian` is N(0, 1 / rank^2), `uniform` PEFT's default, +-1 /
-sqrt(in_features). `lora_B` begins at zero."""
+"""Distribution of the initial `lora_A` (PEFT's `init_lora_weights`): `gaussian` is N(0, 1 / rank^2); `uniform` is
+PEFT's default, +-1 / sqrt(in_features). `lora_B` begins at zero."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What an adapter or adaptation cost to make.
+    """Time and memory that an adapter or adaptation took.
 
     Attributes:
         seconds: wall-clock seconds by stage ("visual", "textual", ...).
-        peak_memory_bytes: highest device memory (CUDA) or resident memory (CPU) while it was made.
+        peak_memory_bytes: highest device memory (CUDA) or resident memory (CPU) during the work.
     """
 
     seconds: Mapping[str, float] = field(default_factory=dict)
@@ -39,18 +39,18 @@ class Cost:
 
 @dataclass(frozen=True)
 class Gate:
-    """Lets an adapter act only on inputs that are close to known ones.
+    """A gate that lets an adapter act only on inputs close to known ones.
 
-    At an input x of a layer, the layer's change is multiplied by `sigmoid((similarity - bias) / temperature)`, where
-    the similarity is the highest cosine between x and the layer's keys: Perfusion's gate (arXiv 2305.01644, section
-    4.3) with the plain cosine in place of the one whitened by the keys' covariance.
+    At an input x of a layer, the layer's change is multiplied by `sigmoid((similarity - bias) / temperature)`. The
+    similarity is the highest cosine between x and the layer's keys: Perfusion's gate (arXiv 2305.01644, section 4.3)
+    with the plain cosine in place of the one whitened by the keys' covariance.
 
     Attributes:
         keys: fp32 CPU tensors (m, in_features), by the layer's full name.
-        temperature: how soft the gate is.
-        bias: the cosine at which it is half open.
-        parts: for each layer of a sum of gated adapters, each one's rank and number of keys, in their order in the
-            factors and keys: its own keys then gate its own ranks. Empty for a single adapter.
+        temperature: softness of the gate.
+        bias: the cosine at which the gate is half open.
+        parts: for each layer of a sum of gated adapters, the rank and number of keys of each adapter, in the order of
+            the factors and keys; each adapter's keys gate its own ranks. Empty for a single adapter.
     """
 
     keys: Mapping[str, Tensor]
@@ -64,14 +64,13 @@ class Adapter:
     """A LoRA of one module of the backbone, in PEFT's terms.
 
     Attributes:
-        weights: fp32 CPU tensors, `<module>.lora_A.weight` of shape (r, in_features) and
-            `<module>.lora_B.weight` of shape (out_features, r), `<module>` being the full dotted name
-            inside the adapted model.
-        config: the fields of `peft.LoraConfig` that differ from its defaults (`r`, `lora_alpha`,
-            `target_modules`, and `rank_pattern`/`alpha_pattern` where ranks differ between modules).
-        merged: whether the backbone adds it to its weights, rounded to their dtype, instead of computing it beside
-            them. The weights are put back afterwards.
-        gate: where it acts; everywhere if None. A merged adapter can't have one.
+        weights: fp32 CPU tensors, `<module>.lora_A.weight` of shape (r, in_features) and `<module>.lora_B.weight` of
+            shape (out_features, r); `<module>` is the full dotted name inside the adapted model.
+        config: the fields of `peft.LoraConfig` that differ from its defaults (`r`, `lora_alpha`, `target_modules`, and
+            `rank_pattern`/`alpha_pattern` where ranks differ between modules).
+        merged: whether the backbone adds the adapter to its weights, rounded to their dtype, instead of computing it
+            separately. The weights are put back afterwards.
+        gate: restricts where the adapter acts; None for everywhere. A merged adapter can't have one.
     """
 
     weights: Mapping[str, Tensor]
@@ -85,8 +84,11 @@ class Adapter:
 
     @staticmethod
     def from_factors(factors: Mapping[str, tuple[Tensor, Tensor]]) -> Adapter:
-        """The adapter that adds `up @ down` to each module's weight: `factors` maps the module's full name to
-        `(down, up)` of shapes (r, in_features) and (out_features, r). Ranks may differ between modules."""
+        """Return the adapter that adds `up @ down` to each module's weight.
+
+        `factors` maps the module's full name to `(down, up)` of shapes (r, in_features) and (out_features, r). Ranks
+        may differ between modules.
+        """
         weights: dict[str, Tensor] = {}
         ranks: dict[str, int] = {}
         for module, (down, up) in sorted(factors.items()):
@@ -99,15 +101,17 @@ class Adapter:
         return Adapter(weights, config | {"rank_pattern": ranks, "alpha_pattern": ranks})
 
     def with_gate(self, *, temperature: float, bias: float) -> Adapter:
-        """The same adapter with its gate set anew; the edit need not be made again. On disk, the two numbers are in
-        `adaptation.json`."""
+        """Return the same adapter with another temperature and bias of its gate; the edit need not be made again.
+
+        On disk, the two numbers are in `adaptation.json`.
+        """
         if self.gate is None:
             raise ValueError("the adapter has no gate")
         return replace(self, gate=replace(self.gate, temperature=temperature, bias=bias))
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """All that is stored, by name: the weights, and the gate's keys as `<module>.gate.keys`."""
+        """Return all stored tensors by name: the weights, and the gate's keys as `<module>.gate.keys`."""
         keys = self.gate.keys if self.gate else {}
         return {**self.weights, **{f"{module}.gate.keys": tensor for module, tensor in keys.items()}}
 
@@ -118,14 +122,14 @@ class Adapter:
 
 @dataclass(frozen=True)
 class Adaptation:
-    """How a method changes the backbone for one concept (or one knowledge item of it).
+    """A method's change of the backbone for one concept (or one of its knowledge items).
 
     Attributes:
-        transformer: adapter of the diffusion transformer, or None if it is left alone.
-        text_encoder: adapter of the LLM text encoder, or None.
-        cost: everything that was spent on it, shared stages included at their full first price.
-        details: numbers the method wants on record (final loss, rank, steps), JSON types only. `edited_facts`, a list
-            of `{question, answer}`, are all facts that it was to teach; without it these are the concept's own.
+        transformer: adapter of the diffusion transformer; None leaves it unchanged.
+        text_encoder: adapter of the LLM text encoder; None leaves it unchanged.
+        cost: total cost, shared stages included at their full original cost.
+        details: values the method wants on record (final loss, rank, steps), JSON types only. `edited_facts`, a list of
+            `{question, answer}`, are all facts that it was to teach; without it these are the concept's own.
     """
 
     transformer: Adapter | None = None
@@ -134,7 +138,7 @@ class Adaptation:
     details: Mapping[str, Any] = field(default_factory=dict)
 
     def joined(self, other: Adaptation) -> Adaptation:
-        """Both together: the parts of two stages that adapt different modules, costs added."""
+        """Combine two stages that adapt different modules; costs are added."""
         if (self.transformer and other.transformer) or (self.text_encoder and other.text_encoder):
             raise ValueError("both adaptations have an adapter for the same module")
         return Adaptation(
