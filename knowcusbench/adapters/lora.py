@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from knowcusbench.adapters.gating import install_gate
 from knowcusbench.adapters.lora_linear import make_lean
 from knowcusbench.adapters.merging import merged
+from knowcusbench.adapters.sums import factors_of
 from knowcusbench.adapters.types import Adapter, Gate, Initialization
 from knowcusbench.errors import ConfigError, WeightsError
 
@@ -42,11 +43,7 @@ def attached(model: nn.Module, adapter: Adapter, dtype: torch.dtype) -> Iterator
     """
     ranks, alphas = check_fit(model, adapter)
     if adapter.merged:
-        changes = {}
-        for module, rank in ranks.items():
-            down, up = (adapter.weights[f"{module}.{factor}.weight"] for factor in FACTORS)
-            changes[module] = (down, up * (alphas[module] / rank))
-        with _exclusive(model), merged(model, changes):
+        with _exclusive(model), merged(model, factors_of(adapter)):
             yield
         return
     with _injected(model, ranks, alphas) as layers:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from knowcusbench.adapters.types import Adaptation, Adapter, Cost, Gate
+from knowcusbench.adapters.types import Adaptation, Adapter, Cost, Factors, Gate
 from knowcusbench.errors import MethodError
 
 if TYPE_CHECKING:
@@ -19,21 +19,19 @@ def summed(adaptations: Sequence[Adaptation]) -> Adaptation:
     Raises MethodError for adapters of different kinds (merged or not, gated or not).
     """
     return Adaptation(
-        transformer=_sum([a.transformer for a in adaptations if a.transformer]),
-        text_encoder=_sum([a.text_encoder for a in adaptations if a.text_encoder]),
+        transformer=sum_of_adapters([a.transformer for a in adaptations if a.transformer]),
+        text_encoder=sum_of_adapters([a.text_encoder for a in adaptations if a.text_encoder]),
         cost=sum((a.cost for a in adaptations), Cost()),
     )
 
 
-def _sum(adapters: Sequence[Adapter]) -> Adapter | None:
-    """Concatenate the factors, which is exact: `B1 A1 + B2 A2 = [B1 B2] [A1; A2]`. Ranks add up."""
-    import torch
+def sum_of_adapters(adapters: Sequence[Adapter]) -> Adapter | None:
+    """Return the adapter whose change of every weight is the sum of those of `adapters`; None if there are none.
 
-    parts: dict[str, list[tuple[Tensor, Tensor]]] = {}
-    for adapter in adapters:
-        for module, factors in factors_of(adapter).items():
-            parts.setdefault(module, []).append(factors)
-    if not parts:
+    It is exact, and ranks add up (`concatenated`). Its factors have the device and dtype of the first adapter's. Raises
+    MethodError as `summed` does.
+    """
+    if not adapters:
         return None
     kinds = {(adapter.merged, adapter.gate and (adapter.gate.temperature, adapter.gate.bias)) for adapter in adapters}
     if len(kinds) > 1:
@@ -41,30 +39,40 @@ def _sum(adapters: Sequence[Adapter]) -> Adapter | None:
             "adapters that are merged into weights or have a gate can only be applied together with their like; "
             "effects.interference=false leaves that out"
         )
-    whole = Adapter.from_factors(
-        {
-            module: (torch.cat([down for down, _ in pairs]), torch.cat([up for _, up in pairs], dim=1))
-            for module, pairs in parts.items()
-        }
-    )
+    parts = [factors_of(adapter) for adapter in adapters]
+    whole = Adapter.from_factors(concatenated(parts), like=next(iter(adapters[0].weights.values())))
     return replace(whole, merged=adapters[0].merged, gate=_gates(parts, [a.gate for a in adapters if a.gate]))
 
 
-def _gates(parts: Mapping[str, Sequence[tuple[Tensor, Tensor]]], gates: Sequence[Gate]) -> Gate | None:
-    """Return one gate in which each adapter's keys gate its own ranks."""
+def concatenated(parts: Sequence[Factors]) -> Factors:
+    """Return the factors of the sum of several changes, side by side: `B1 A1 + B2 A2 = [B1 B2] [A1; A2]`. They lie
+    where the first part's do."""
+    import torch
+
+    like = next(iter(parts[0].values()))[0]
+    pairs: dict[str, list[tuple[Tensor, Tensor]]] = {}
+    for part in parts:
+        for module, (down, up) in part.items():
+            pairs.setdefault(module, []).append((down.to(like), up.to(like)))
+    return {
+        module: (torch.cat([down for down, _ in own]), torch.cat([up for _, up in own], dim=1))
+        for module, own in pairs.items()
+    }
+
+
+def _gates(parts: Sequence[Factors], gates: Sequence[Gate]) -> Gate | None:
+    """Every adapter's gate for its own ranks."""
     if not gates:
         return None
     import torch
 
     keys: dict[str, Tensor] = {}
     own: dict[str, tuple[tuple[int, int], ...]] = {}
-    for module, pairs in parts.items():
-        having = [gate for gate in gates if module in gate.keys]
-        keys[module] = torch.cat([gate.keys[module] for gate in having])
+    for module in dict.fromkeys(module for part in parts for module in part):
+        having = [(gate, len(part[module][0])) for gate, part in zip(gates, parts, strict=True) if module in part]
+        keys[module] = torch.cat([gate.keys[module] for gate, _ in having])
         own[module] = tuple(
-            part
-            for gate, (down, _) in zip(having, pairs, strict=True)
-            for part in gate.parts.get(module, ((len(down), len(gate.keys[module])),))
+            part for gate, rank in having for part in gate.parts.get(module, ((rank, len(gate.keys[module])),))
         )
     return replace(gates[0], keys=keys, parts=own)
 

@@ -9,6 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from torch import Tensor
 
+Factors = Mapping[str, tuple["Tensor", "Tensor"]]
+"""Factors `(down, up)` of shapes (r, in_features) and (out_features, r) by the module's full name: `up @ down` is added
+to the module's weight."""
+
 Initialization = Literal["gaussian", "uniform"]
 """Distribution of the initial `lora_A` (PEFT's `init_lora_weights`): `gaussian` is N(0, 1 / rank^2); `uniform` is
 PEFT's default, +-1 / sqrt(in_features). `lora_B` begins at zero."""
@@ -83,17 +87,16 @@ class Adapter:
             raise ValueError("an adapter with a gate depends on its input and can't be merged into weights")
 
     @staticmethod
-    def from_factors(factors: Mapping[str, tuple[Tensor, Tensor]]) -> Adapter:
-        """Return the adapter that adds `up @ down` to each module's weight.
+    def from_factors(factors: Factors, like: Tensor | None = None) -> Adapter:
+        """Return the adapter that adds `up @ down` to each module's weight. Ranks may differ between modules.
 
-        `factors` maps the module's full name to `(down, up)` of shapes (r, in_features) and (out_features, r). Ranks
-        may differ between modules.
+        Its tensors are fp32 on the CPU, or of the device and dtype of `like`.
         """
         weights: dict[str, Tensor] = {}
         ranks: dict[str, int] = {}
         for module, (down, up) in sorted(factors.items()):
-            weights[f"{module}.lora_A.weight"] = down.float().cpu()
-            weights[f"{module}.lora_B.weight"] = up.float().cpu()
+            for factor, value in (("lora_A", down), ("lora_B", up)):
+                weights[f"{module}.{factor}.weight"] = value.float().cpu() if like is None else value.to(like)
             ranks[module] = down.shape[0]
         rank = max(ranks.values())
         # alpha = r: a scaling of one.

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from knowcusbench.adapters.sums import factors_of
+from knowcusbench.adapters.sums import sum_of_adapters
 from knowcusbench.adapters.types import Adapter
 from knowcusbench.errors import ConfigError, WeightsError, first_line
 from knowcusbench.storage.finite import not_finite
@@ -72,7 +71,7 @@ class StepLora:
             module: (weights[f"{module}.lora_A.weight"], self.strength * weights[f"{module}.lora_B.weight"])
             for module in modules
         }
-        adapter = _adapter(pairs)
+        adapter = Adapter.from_factors(pairs)
         if name := not_finite(adapter.weights):
             raise WeightsError(
                 f"backbone.step_lora: {name} of {self.source!r} has NaN or infinity at strength {self.strength}; "
@@ -100,30 +99,9 @@ def beside(resident: Adapter, adapter: Adapter | None) -> Adapter:
         return resident
     if adapter.merged or adapter.gate:
         raise WeightsError("backbone.step_lora: it can't be used beside an adapter that is merged or has a gate")
-    import torch
-
-    pairs = factors_of(resident)
-    like = next(iter(resident.weights.values()))
-    for module, factors in factors_of(adapter).items():
-        down, up = (factor.to(like.device, like.dtype) for factor in factors)
-        if module in pairs:
-            earlier_down, earlier_up = pairs[module]
-            down, up = torch.cat([earlier_down, down]), torch.cat([earlier_up, up], dim=1)
-        pairs[module] = (down, up)
-    return _adapter(pairs)
+    return sum_of_adapters([resident, adapter]) or resident
 
 
 def on_device(adapter: Adapter, device: torch.device, dtype: torch.dtype) -> Adapter:
     """The adapter with its factors where the model computes, so that it is put on without a transfer."""
     return Adapter({name: tensor.to(device, dtype) for name, tensor in adapter.weights.items()}, adapter.config)
-
-
-def _adapter(pairs: Mapping[str, tuple[Tensor, Tensor]]) -> Adapter:
-    """As `Adapter.from_factors`, the factors staying where they are in their dtype."""
-    weights: dict[str, Tensor] = {}
-    for module, (down, up) in pairs.items():
-        weights |= {f"{module}.lora_A.weight": down, f"{module}.lora_B.weight": up}
-    ranks = {module: len(down) for module, (down, _) in pairs.items()}
-    rank = max(ranks.values())
-    config: dict[str, Any] = {"r": rank, "lora_alpha": rank, "target_modules": list(ranks)}
-    return Adapter(weights, config | {"rank_pattern": ranks, "alpha_pattern": ranks})

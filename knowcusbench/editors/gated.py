@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from knowcusbench.adapters.types import Adapter, Gate
-from knowcusbench.editors.row_editor import Factors
+from knowcusbench.adapters.types import Adapter, Factors, Gate
 from knowcusbench.editors.ultraedit import UltraEdit
 from knowcusbench.errors import ConfigError
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from knowcusbench.adapters.types import Factors
 from knowcusbench.backbone.base import Backbone
-from knowcusbench.editors.row_editor import Factors, RowEditor, Step
+from knowcusbench.editors.row_editor import RowEditor, Step
 from knowcusbench.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from tqdm import tqdm
 
 from knowcusbench.adapters.cost import measured
-from knowcusbench.adapters.sums import factors_of, summed
-from knowcusbench.adapters.types import Adaptation, Adapter
+from knowcusbench.adapters.sums import concatenated, factors_of, summed
+from knowcusbench.adapters.types import Adaptation, Adapter, Factors
 from knowcusbench.backbone.base import Backbone, QuestionForm
 from knowcusbench.benchmark.types import Fact
 from knowcusbench.editors.base import Editor, distinct
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from knowcusbench.editors.rows import FactRows
-
-Factors = dict[str, tuple["Tensor", "Tensor"]]
-"""Factors `(down, up)`, (r, d_in) and (d_out, r), of a layer's change, by the layer's full name."""
 
 Step = Callable[[Sequence["FactRows"]], Factors]
 """One step of an edit: from the facts' rows in the model as edited so far to the next change of its layers."""
@@ -147,20 +144,15 @@ class RowEditor(Editor):
 
     def _added(self, change: Factors, step: Factors) -> Factors:
         """The sum of two changes, recompressed."""
-        import torch
-
         from knowcusbench.editors.closed_form import recompress
 
-        energy = 1 - (1 - self.energy) / self.rounds**2
-        added: Factors = {}
         for name, (down, up) in step.items():
             if not (down.isfinite().all() and up.isfinite().all()):
                 raise MethodError(f"the edit of {name} has values that are not finite; nothing was edited")
-            if name in change:
-                earlier_down, earlier_up = change[name]
-                down, up = recompress(torch.cat([earlier_down, down]), torch.cat([earlier_up, up], dim=1), energy)
-            added[name] = down, up
-        return added
+        if not change:
+            return step
+        energy = 1 - (1 - self.energy) / self.rounds**2
+        return {name: recompress(*factors, energy) for name, factors in concatenated([change, step]).items()}
 
     def _measures(self, backbone: Backbone, change: Factors, adapter: Adapter) -> dict[str, Any]:
         import torch

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
-from knowcusbench.adapters.types import Adaptation, Adapter
+from knowcusbench.adapters.types import Adaptation, Adapter, Factors
 from knowcusbench.backbone.base import Backbone
 from knowcusbench.benchmark.types import Fact
-from knowcusbench.editors.row_editor import Factors, RowEditor, Step
+from knowcusbench.editors.row_editor import RowEditor, Step
 from knowcusbench.errors import ConfigError, MethodError
 
 if TYPE_CHECKING:

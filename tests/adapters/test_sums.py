@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from knowcusbench.adapters.lora import attached
-from knowcusbench.adapters.sums import summed
+from knowcusbench.adapters.sums import factors_of, sum_of_adapters, summed
 from knowcusbench.adapters.types import Adaptation, Adapter, Cost, Gate
 from knowcusbench.backbone.base import PromptEmbeds
 from knowcusbench.backbone.qwen_image_model import QwenImage
@@ -141,3 +141,13 @@ def test_merged_adapters_are_merged_together() -> None:
 def test_costs_add_up(adaptations: list[Adaptation]) -> None:
     paid = [Adaptation(cost=Cost({"visual": 2.0}, 5)), Adaptation(cost=Cost({"visual": 1.0, "textual": 4.0}, 3))]
     assert summed(paid).cost == Cost({"visual": 3.0, "textual": 4.0}, 5)
+
+
+def test_a_sum_lies_where_the_first_adapter_does() -> None:
+    one, other = small(1), small(2)
+    half = Adapter({name: tensor.half() for name, tensor in one.weights.items()}, one.config)
+    both = sum_of_adapters([half, other])
+    assert both
+    assert {tensor.dtype for tensor in both.weights.values()} == {torch.float16}
+    (down, up), (first, one_up), (second, other_up) = (factors_of(lora)["0"] for lora in (both, one, other))
+    torch.testing.assert_close(up.float() @ down.float(), one_up @ first + other_up @ second, atol=1e-2, rtol=1e-2)

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from knowcusbench.adapters.types import Adapter
+from knowcusbench.adapters.types import Adapter, Factors
 from knowcusbench.backbone.base import Backbone
 from knowcusbench.backbone.qwen_image_model import QwenImage
 from knowcusbench.benchmark.types import Fact
 from knowcusbench.editors.gradient_descent import GradientDescent
-from knowcusbench.editors.row_editor import Factors, Step
+from knowcusbench.editors.row_editor import Step
 from knowcusbench.editors.rows import FactRows
 from knowcusbench.errors import ConfigError
 
