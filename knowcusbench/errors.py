@@ -1,7 +1,7 @@
 """Errors that a user can cause.
 
 The command prints each as one line and exits with code 2 (3 if images are missing in the end). Every other exception is
-a bug of ours and shows its traceback. A message names the thing that is wrong, where it is, and what to do about it.
+a bug of ours and shows its traceback. A message names what is wrong, where it is and what to do about it.
 """
 
 import difflib
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 
 class UserError(Exception):
-    """Something the user can mend. The message is complete: what is wrong, where, and the remedy."""
+    """An error that the user can mend. Its message is complete: what is wrong, where, and the remedy."""
 
     exit_code = 2
 
@@ -41,7 +41,7 @@ class MethodError(UserError):
 
 
 class PictureError(UserError):
-    """A picture that was drawn and is none: its pixels are not finite."""
+    """A drawn picture whose pixels are not finite."""
 
 
 class MetricError(UserError):
@@ -53,7 +53,7 @@ class RunError(UserError):
 
 
 class IncompleteError(UserError):
-    """A command that did all it could, and some images are missing."""
+    """A command that did all it could and left some images missing."""
 
     exit_code = 3
 
@@ -61,7 +61,7 @@ class IncompleteError(UserError):
 class BundleError(UserError):
     """A bundle of shared results that can't be written, read or trusted, or bundles that don't belong together.
 
-    Messages quote what strangers wrote: what would move a terminal's cursor is shown as "?".
+    Messages quote what strangers wrote, so a character that would move a terminal's cursor is replaced by "?".
     """
 
     def __init__(self, message: str) -> None:
@@ -70,7 +70,7 @@ class BundleError(UserError):
 
 @contextmanager
 def exit_on_user_error() -> Iterator[None]:
-    """Print a user's mistake as one line on standard error and exit with its code."""
+    """Print a user error as one line on standard error and exit with its code."""
     try:
         yield
     except UserError as error:
@@ -79,12 +79,24 @@ def exit_on_user_error() -> Iterator[None]:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """ "; did you mean 'x'?" for the known word nearest to `word`, or a list of all known words."""
+    """Return "; did you mean 'x'?" with the known word nearest to `word`, or a list of all known words.
+
+    >>> did_you_mean("mokuss", ["mokus", "naive_db"])
+    "; did you mean 'mokus'?"
+    >>> did_you_mean("zebra", ["mokus", "naive_db"])
+    '; known: mokus, naive_db'
+    """
     options = sorted(known)
     near = difflib.get_close_matches(word, options, n=1)
     return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(options)}"
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message that is not blank, or the error's type if there is none."""
+    r"""Return the first non-blank line of an error's message, or the name of the error's type if there is none.
+
+    >>> first_line(ValueError("no such revision\n\n  stack trace"))
+    'no such revision'
+    >>> first_line(KeyboardInterrupt())
+    'KeyboardInterrupt'
+    """
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,1 +1,1 @@
-"""The typed configuration: its schema, composing it with Hydra, and building objects from it."""
+"""The typed configuration: its schema, its composition with Hydra, and the objects built from it."""

@@ -1,4 +1,4 @@
-"""Where the classes of this package are now that older records and configurations name by where they were."""
+"""Present import paths of this package's classes that older records and configurations name by earlier ones."""
 
 import re
 from collections.abc import Mapping
@@ -10,8 +10,10 @@ PACKAGE = "knowcusbench"
 
 
 def moved(target: str) -> str | None:
-    """Return the present `_target_` of a class that shipped configuration files name; None for any other, and for one
-    that is where `target` says."""
+    """Return the present `_target_` of a class that shipped configuration files name.
+
+    None for any other class, and for one whose `target` is up to date.
+    """
     package, _, name = target.rpartition(".")
     now = shipped_targets().get(name, target) if package.split(".")[0] == PACKAGE else target
     return None if now == target else now
@@ -19,7 +21,7 @@ def moved(target: str) -> str | None:
 
 @cache
 def shipped_targets() -> Mapping[str, str]:
-    """Return the `_target_`s in shipped configuration files by the names of their classes."""
+    """Return the `_target_`s in shipped configuration files by class name."""
     found: dict[str, str] = {}
     for file in Path(str(files(f"{PACKAGE}.configs"))).rglob("*.yaml"):
         for address in re.findall(rf"_target_: ({PACKAGE}[\w.]+)", file.read_text(encoding="utf-8")):

@@ -15,11 +15,11 @@ from knowcusbench.errors import ConfigError, did_you_mean
 
 
 def build(node: Any, key: str) -> Any:
-    """The object that a configuration node describes: `_target_` called with the node's other keys.
+    """Build the object that a configuration node describes: call `_target_` with the node's other keys.
 
-    Nested nodes are built first. Keys and values are checked against the fields of the target, which is a
-    dataclass. Raises ConfigError naming the full key for an unknown or missing key, a value of the wrong type
-    and a `_target_` that can't be imported.
+    Nested nodes are built first. Keys and values are checked against the fields of the target, which is a dataclass.
+    Raises ConfigError with the full key for an unknown or missing key, a value of the wrong type, and a `_target_` that
+    can't be imported.
     """
     if isinstance(node, DictConfig):
         node = OmegaConf.to_container(node, resolve=True)
@@ -59,7 +59,7 @@ def _adapter(expected: Any) -> TypeAdapter[Any]:
 def import_target(target: str, key: str) -> Any:
     """Return the dataclass that a `_target_` names. Raises ConfigError, naming `key`, if there is none.
 
-    A class of this package whose file moved is found from where it was, since records of runs keep the old address.
+    A class of this package whose module moved is found under its old path too, since records of runs keep that path.
     """
     module_name, _, name = target.rpartition(".")
     try:

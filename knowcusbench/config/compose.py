@@ -1,4 +1,4 @@
-"""Composing the configuration with Hydra: schemas, plug-ins, and one line for whatever is wrong."""
+"""Composition of the configuration with Hydra: schemas, plug-ins, and one-line errors."""
 
 import importlib
 import os
@@ -27,7 +27,7 @@ from knowcusbench.errors import ConfigError, did_you_mean
 
 
 def register() -> None:
-    """Make the schemas and the resolvers of configuration files known to Hydra. Idempotent."""
+    """Register the schemas and the resolvers of configuration files with Hydra. Idempotent."""
     ConfigStore.instance().store(name="schema", node=Config)
     OmegaConf.register_new_resolver("embedded", _embedded, replace=True)
     OmegaConf.register_new_resolver("swept", _swept, replace=True)
@@ -41,18 +41,20 @@ def _embedded(part: str, *, _root_: DictConfig) -> str:
 
 
 def _swept(values: Iterable[Any]) -> str:
-    """The values of a list, or the names of a mapping, as Hydra's sweeper takes them."""
+    """Return the values of a list, or the names of a mapping, in the form that Hydra's sweeper takes."""
     return ",".join(str(value) for value in values)
 
 
 def _on_this_machine(place: str, otherwise: str) -> str:
-    """A place if it is a path ("~" is the home directory), or another if it is a URL: Hydra keeps the record of a
-    sweep in a directory."""
+    """Return `place` if it is a path ("~" is the home directory), or `otherwise` if it is a URL.
+
+    Hydra needs a local directory for the record of a sweep.
+    """
     return os.path.expanduser(otherwise if "://" in place else place)
 
 
 class PluginConfigs(SearchPathPlugin):
-    """Puts the configuration packages of other distributions on Hydra's search path.
+    """A Hydra plug-in that adds the configuration packages of other distributions to the search path.
 
     A distribution names its package of YAML files (with `method/<name>.yaml` or `metrics/<name>.yaml` in it) by an
     entry point of the group `knowcusbench.methods` or `knowcusbench.metrics`.
@@ -65,7 +67,7 @@ class PluginConfigs(SearchPathPlugin):
 
 
 def compose_config(overrides: Sequence[str]) -> DictConfig:
-    """The configuration with Hydra overrides. Raises ConfigError for anything wrong with them."""
+    """Return the configuration with Hydra overrides applied. Raises ConfigError for any fault in them."""
     prepare_hydra()
     return _compose(_readable(overrides))
 
@@ -79,14 +81,20 @@ def _compose(overrides: Sequence[str]) -> DictConfig:
 
 
 def _readable(words: Sequence[str]) -> list[str]:
-    """The arguments with texts as they were typed. Raises ConfigError for what Hydra would end with a traceback."""
+    """Return the arguments with texts as they were typed.
+
+    Raises ConfigError where Hydra would fail with a traceback.
+    """
     for override in _overrides(words):
         _refuse_no_option(override)
     return as_typed(words, lambda: _compose(_not_swept(words)))
 
 
 def _refuse_no_option(override: Override) -> None:
-    """Hydra takes a group's options by name alone, and lays several one over the other."""
+    """Refuse a value that names no option of a group.
+
+    Hydra takes a group's options by name alone, and merges several options into one.
+    """
     group, value = override.key_or_group, override.value()
     if "." in group or override.is_delete() or (override.is_sweep_override() and not override.is_choice_sweep()):
         return
@@ -111,7 +119,7 @@ def _options(group: str) -> list[str]:
 
 
 def _default_choices() -> Mapping[str, Any]:
-    """What is chosen of every group unless something else is asked for."""
+    """Return the default option of every group."""
     with hydra.initialize_config_module("knowcusbench.configs", version_base="1.3"):
         composed = hydra.compose("config", return_hydra_config=True)
     choices = OmegaConf.to_container(composed.hydra.runtime.choices)
@@ -120,7 +128,7 @@ def _default_choices() -> Mapping[str, Any]:
 
 
 def prepare_hydra() -> None:
-    """Make our schemas and the configuration packages of other distributions known to Hydra. Idempotent."""
+    """Register our schemas and the configuration packages of other distributions with Hydra. Idempotent."""
     register()
     Plugins.instance().register(PluginConfigs)
     # Hydra prints errors in several lines and exits with 1 unless told to raise them.
@@ -140,12 +148,12 @@ def _overrides(arguments: Sequence[str]) -> list[Override]:
 
 
 def _not_swept(arguments: Sequence[str]) -> list[str]:
-    """The overrides that give a key one value."""
+    """Return the overrides that give a key one value."""
     return [str(override.input_line) for override in _overrides(arguments) if not override.is_sweep_override()]
 
 
 def explain(error: Exception) -> str:
-    """One line for an error of Hydra's or OmegaConf's: what is wrong, where, and the nearest right name."""
+    """Return one line for an error of Hydra's or OmegaConf's: what is wrong, where, and the nearest known name."""
     text = str(error)
     if isinstance(error, MissingConfigException):
         return _explain_missing_option(text)
@@ -176,7 +184,7 @@ def _explain_missing_option(text: str) -> str:
 
 
 def _known_keys() -> list[str]:
-    """All keys of the default configuration, in full."""
+    """Return all keys of the default configuration, in full."""
     with hydra.initialize_config_module("knowcusbench.configs", version_base="1.3"):
         composed = hydra.compose("config")
     return list(_keys(OmegaConf.to_container(composed, resolve=False), ""))
@@ -189,8 +197,11 @@ def _keys(node: Any, prefix: str) -> Iterator[str]:
 
 
 def read_config(composed: DictConfig) -> tuple[Config, dict[str, Any]]:
-    """The typed configuration, in which paths of this machine are absolute, and the same as plain data with all
-    interpolations resolved and paths as they were typed."""
+    """Return the typed configuration and the same as plain data.
+
+    The typed one has absolute paths for files of this machine. The plain data has all interpolations resolved and paths
+    as they were typed.
+    """
     try:
         resolved = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True, enum_to_str=True)
     except MissingMandatoryValue as error:
@@ -211,7 +222,8 @@ def read_config(composed: DictConfig) -> tuple[Config, dict[str, Any]]:
 
 
 def _refuse_added_keys(resolved: Mapping[str, Any]) -> None:
-    """Hydra lets `+key=value` add to a typed section what its schema does not have; nothing would read it."""
+    """Refuse keys that a section's schema does not have. Hydra accepts them as `+key=value`, but nothing would read
+    them."""
     for prefix, schema, section in [
         ("", Config, resolved),
         *((f"{name}.", schema, resolved[name]) for name, schema in SECTIONS.items() if resolved[name]),
@@ -223,7 +235,7 @@ def _refuse_added_keys(resolved: Mapping[str, Any]) -> None:
 
 
 def _refuse_encoders_without_source(resolved: Mapping[str, Any]) -> None:
-    """`source: null` is an encoder of which this choice has no checkpoint: only a metric that uses it needs one."""
+    """Refuse a metric whose encoder has no checkpoint in this choice (`source: null`). Unused encoders need none."""
     metrics = [metric for metric in resolved["metrics"].values() if isinstance(metric, Mapping)]
     for name, encoder in resolved["encoders"].items():
         used = any(encoder in metric.values() for metric in metrics)

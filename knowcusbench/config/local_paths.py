@@ -1,4 +1,4 @@
-"""Paths of this machine in a configuration: absolute, since the workers of a cluster may run in another folder."""
+"""Absolute paths for files of this machine in a configuration: a cluster's workers may run in another directory."""
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -8,17 +8,17 @@ from knowcusbench.config.schema import Config
 from knowcusbench.storage.files import is_remote, local_path, location
 
 CHECKPOINTS = ("source", "processor", "checkpoint")
-"""Keys of a plug-in's configuration that name a path of this machine, or something else, as a hub id."""
+"""Keys of a plug-in's configuration whose value is either a path of this machine or something else, such as a hub id.
+"""
 
 FOLDERS = ("store",)
-"""Keys that name a path of this machine in any case."""
+"""Keys whose value is always a path of this machine."""
 
 
 def with_absolute_paths(config: Config) -> Config:
-    """The same configuration, with absolute paths wherever it names this machine's.
+    """Return the same configuration with absolute paths for files of this machine.
 
-    What a run records of itself, and what its identity is made of, stays as it was typed: this is for the objects that
-    are built.
+    This is for the objects that are built. A run's records and its identity keep paths as they were typed.
     """
     nodes = {entry.name: _absolute(getattr(config, entry.name)) for entry in fields(config)}
     benchmark = config.benchmark
@@ -35,7 +35,7 @@ def with_absolute_paths(config: Config) -> Config:
 
 
 def absolute(text: str) -> str:
-    """A path of this machine from its root on; a URL of another file system as it is."""
+    """Return the absolute form of a path of this machine; a URL of another file system is unchanged."""
     place = location(text)
     return text if is_remote(place) else str(place.absolute())
 

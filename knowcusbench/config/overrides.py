@@ -1,5 +1,7 @@
-"""What users type for a key, kept as they typed it where the key takes a text: Hydra's grammar makes numbers of `1.10`,
-`2024_10_05` and `1e5` before any schema is asked."""
+"""Override values kept as typed where the key takes a text.
+
+Hydra's grammar turns `1.10`, `2024_10_05` and `1e5` into numbers before it asks any schema.
+"""
 
 from __future__ import annotations
 
@@ -20,17 +22,17 @@ from knowcusbench.config.schema import SECTIONS, Config
 from knowcusbench.errors import ConfigError
 
 CHANGED = {OverrideLexer.INT, OverrideLexer.FLOAT, OverrideLexer.BOOL}
-"""Kinds of words that Hydra takes for something else than a text."""
+"""Tokens that Hydra reads as something other than text."""
 
 LISTING = ("choice", "shuffle")
 """Functions of Hydra's grammar whose arguments are values of the key."""
 
 
 def as_typed(words: Sequence[str], compose: Callable[[], DictConfig]) -> list[str]:
-    """Return overrides with quotes around what looks like a number or a truth value where the key takes a text.
+    """Return overrides with quotes around number-like and boolean-like values of keys that take a text.
 
-    Words that are no overrides stay as they are. `compose` gives the configuration with these overrides; it is called
-    only if a key of a plug-in needs it.
+    Words that are no overrides are unchanged. `compose` returns the configuration with these overrides; it is called
+    only if a plug-in's key needs it.
     """
     places = {word: list(_changed(word)) for word in words if "=" in word and not word.startswith("-")}
     plug_ins = [word for word, found in places.items() if found and _key(word).split(".")[0] not in SECTIONS]
@@ -39,7 +41,7 @@ def as_typed(words: Sequence[str], compose: Callable[[], DictConfig]) -> list[st
         try:
             composed = compose()
         except ConfigError:
-            # It will be said where the configuration is composed to be used.
+            # The same error is raised again where the configuration is composed for use.
             composed = None
     return [
         _quoted(word, places[word]) if places.get(word) and takes_text(_hint(_key(word), composed)) else word
@@ -48,7 +50,7 @@ def as_typed(words: Sequence[str], compose: Callable[[], DictConfig]) -> list[st
 
 
 def hint_of_quotes(word: str) -> str:
-    """Return "; quote it: ..." for an override whose value Hydra's grammar refuses and would take in quotes, or ""."""
+    """Return "; quote it: ..." for an override that Hydra's grammar refuses but accepts with quotes, else ""."""
     key, separator, value = word.partition("=")
     if not separator or value[:1] in ("[", "{"):
         return ""
@@ -62,7 +64,11 @@ def hint_of_quotes(word: str) -> str:
 
 
 def takes_text(hint: Any) -> bool:
-    """Return whether a type is a text, or a list of texts, and nothing that a number could be meant for."""
+    """Return whether a type is a text or a list of texts, and nothing that a number could be meant for.
+
+    >>> takes_text(str | None), takes_text(list[str]), takes_text(str | int)
+    (True, True, False)
+    """
     if get_origin(hint) in (Union, UnionType):
         parts = [part for part in get_args(hint) if part is not type(None)]
         return bool(parts) and all(map(takes_text, parts))
@@ -76,7 +82,7 @@ def _key(word: str) -> str:
 
 
 def _hint(key: str, composed: DictConfig | None) -> Any:
-    """The type of a key, by the schema or by the dataclass that a plug-in's node names; None where it is unknown."""
+    """Return a key's type by the schema, or by the dataclass that a plug-in's node names; None where it is unknown."""
     section, *rest = key.split(".")
     if section in SECTIONS and len(rest) == 1:
         return get_type_hints(SECTIONS[section]).get(rest[0])
@@ -92,8 +98,8 @@ def _hint(key: str, composed: DictConfig | None) -> Any:
 
 
 def _changed(word: str) -> Iterator[tuple[int, int, str]]:
-    """The first and last characters of the values of an override that Hydra takes for numbers or truth values, and how
-    each is put in quotes."""
+    """Yield the span (first and last character) of every value that Hydra reads as a number or boolean, and how to
+    quote it."""
     try:
         OverridesParser.create().parse_overrides([word])
     except HydraException:
@@ -108,7 +114,7 @@ def _values(node: Any, quotes: str = "{!r}") -> Iterator[tuple[int, int, str]]:
         if not others and isinstance(child, TerminalNode) and child.symbol.type in CHANGED:
             yield child.symbol.start, child.symbol.stop, quotes
     elif isinstance(node, OverrideParser.FunctionContext):
-        # Functions take the outer quotes off, and what they give is read once more.
+        # Functions strip the outer quotes, and their result is parsed again.
         if node.getText().partition("(")[0] in LISTING:
             for child in node.getChildren():
                 yield from _values(child, '"{!r}"')

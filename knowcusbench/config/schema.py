@@ -1,8 +1,8 @@
-"""The typed configuration: schemas, registration with Hydra, and building objects from it.
+"""The typed configuration: the schema of every section.
 
-Sections with a fixed shape are Hydra structured configs below. Sections that a plug-in fills (backbone,
-method, editor, encoders, metrics, engine) name a class by `_target_`; `build` checks their keys and value types
-against that class's dataclass fields.
+Sections with a fixed shape are Hydra structured configs below. Sections that a plug-in fills (backbone, method, editor,
+encoders, metrics, engine) name a class by `_target_`; `build` checks their keys and value types against that class's
+dataclass fields.
 """
 
 from dataclasses import dataclass, field
@@ -16,15 +16,18 @@ from knowcusbench.metrics.protocol import Reduction, ReferencePairing, Reference
 
 
 class Pairing(Enum):
-    """`paired`: each concept with its own prompts (the paper's grid). `crossed`: every prompt of the
-    benchmark for every concept."""
+    """How concepts and prompts are paired.
+
+    `paired`: each concept with its own prompts (the paper's grid). `crossed`: every concept with every prompt of the
+    benchmark.
+    """
 
     paired = "paired"
     crossed = "crossed"
 
 
 class Precision(Enum):
-    """Of an encoder's weights; embeddings are normalised and compared in fp32 and fp64."""
+    """The dtype of an encoder's weights. Embeddings are normalised and compared in fp32 and fp64."""
 
     float32 = "float32"
     bfloat16 = "bfloat16"
@@ -40,7 +43,7 @@ class AskedAs(Enum):
 
 @dataclass
 class RunConfig:
-    """Where results go.
+    """The run directory that results are written to.
 
     Attributes:
         name: the run directory's name under `root`.
@@ -72,16 +75,17 @@ class BenchmarkConfig:
 
 @dataclass
 class GridConfig:
-    """Which samples are made.
+    """The grid of samples to make.
 
     Attributes:
-        pairing: which prompts go with which concept.
+        pairing: how concepts and prompts are paired.
         tasks: any of "reconstruction" and "generation".
         seeds: one image per sample and seed.
-        concepts: names or globs of the concepts that take part.
-        knowledge_items: use the first so many items of each concept; null uses all.
-        prompts: use the first so many prompts of each concept (paired) or of the benchmark (crossed).
-        held_out: so many of each concept's reference images, the last ones, are not shown to methods; metrics may
+        concepts: names or globs of the concepts to include.
+        knowledge_items: number of knowledge items to use of each concept, from the first; null uses all.
+        prompts: number of prompts to use of each concept (paired) or of the benchmark (crossed), from the first; null
+            uses all.
+        held_out: number of each concept's reference images, from the last, that are not given to methods; metrics may
             compare with them (`protocol.references`).
     """
 
@@ -96,20 +100,20 @@ class GridConfig:
 
 @dataclass
 class ProtocolConfig:
-    """How scores are computed, where the field does it in more than one way.
+    """How scores are computed, where published work does it in more than one way.
 
     Attributes:
-        name: of the protocol.
-        source: who computes scores so.
-        clip: which of `encoders` CLIP scores use.
-        dino: which of `encoders` DINO-I uses.
+        name: the protocol's name.
+        source: the publication or code that computes scores in this way.
+        clip: the name in `encoders` of the encoder for CLIP scores.
+        dino: the name in `encoders` of the encoder for DINO-I.
         pairing: how an image is compared with several references.
-        references: which references count; "held_out" are those of `grid.held_out`.
-        text_form: what stands for the concept in the text that an image is compared with.
+        references: which references count; "held_out" means those of `grid.held_out`.
+        text_form: the words for the concept in the text that an image is compared with.
         scale: the factor on CLIP-T's cosine.
         image_scale: the factor on cosines with reference images.
         clamp: whether negative cosines with texts count as zero.
-        precision: of encoders' weights.
+        precision: the dtype of encoders' weights.
         reduction: how scores become one number.
     """
 
@@ -132,8 +136,8 @@ class QuestionConfig:
     """A question and its answer.
 
     Attributes:
-        question: as it is put to the text encoder.
-        answer: the right one.
+        question: the question for the text encoder.
+        answer: the right answer.
     """
 
     question: str = MISSING
@@ -142,11 +146,11 @@ class QuestionConfig:
 
 @dataclass
 class LocalityConfig:
-    """What has nothing to do with any concept: an adaptation should leave it as it is.
+    """Questions and prompts unrelated to any concept, which an adaptation should leave unchanged.
 
     Attributes:
-        questions: that the backbone's text encoder knows the answer to.
-        prompts: for pictures.
+        questions: questions that the backbone's text encoder can answer.
+        prompts: prompts for images.
     """
 
     questions: list[QuestionConfig] = field(default_factory=list)
@@ -155,14 +159,14 @@ class LocalityConfig:
 
 @dataclass
 class EffectsConfig:
-    """How it is measured what adaptations do to everything else.
+    """Side-effect measurements: how adaptations change unrelated answers, images and other concepts.
 
     Attributes:
-        enabled: whether `bench` measures it; the verb `effects` does in any case.
-        seeds: one picture per unrelated prompt and seed.
+        enabled: whether `bench` includes them; the verb `effects` always does.
+        seeds: one image per unrelated prompt and seed.
         question_form: how questions are put to the text encoder.
         interference: whether to draw the reconstruction samples with the adaptations of all concepts at once.
-        encoder: the CLIP that compares pictures.
+        encoder: the CLIP encoder that compares images.
     """
 
     enabled: bool = True
@@ -183,18 +187,18 @@ class CostKey(Enum):
 
 @dataclass
 class ReportConfig:
-    """What the report shows besides the leaderboard, and what of it goes into a paper (`report/paper/`).
+    """The report's optional contents, and the selection for a paper (`report/paper/`).
 
     Attributes:
-        truth: metrics that count as the truth. The report tells how well each other metric ranks methods and samples
-            as they do. Those that are not among the run's metrics are passed over.
-        columns: of the paper's table, in their order: keys ("generation_clip_i"), metrics ("clip_i") or globs; null
+        truth: metrics that count as the truth. The report shows how well each other metric's ranking of methods and
+            samples agrees with theirs. Metrics that the run does not have are skipped.
+        columns: columns of the paper's table, in order: keys ("generation_clip_i"), metrics ("clip_i") or globs; null
             shows all.
-        rows: of the paper's table and figures, in their order: labels or globs; null shows all.
-        concepts: of the paper's pictures, in their order: names or globs; null shows the first eight.
-        precision: digits after the point of the paper's scores; null leaves them to the metric.
+        rows: rows of the paper's table and figures, in order: labels or globs; null shows all.
+        concepts: concepts of the paper's image grids, in order: names or globs; null shows the first eight.
+        precision: number of decimals of the paper's scores; null leaves it to the metric.
         percent: whether the paper's table shows scores between -1 and 1 times 100.
-        cost: what quality is compared with.
+        cost: the cost that quality is compared with.
     """
 
     truth: list[str] = field(default_factory=list)
@@ -207,7 +211,7 @@ class ReportConfig:
 
 
 class Scale(Enum):
-    """How the values of a setting lie on an axis: as logarithms, or side by side in their order."""
+    """How the values of a setting lie on an axis: on a logarithmic scale, or evenly spaced in their order."""
 
     log = "log"
     category = "category"
@@ -218,13 +222,13 @@ class AblationConfig:
     """One setting of a sweep that compares values of a setting: `configs/ablation/<name>.yaml` also has the sweep.
 
     Attributes:
-        name: of the ablation.
-        title: what is varied, in words.
+        name: the ablation's name.
+        title: the varied setting, in words.
         scale: how the values lie on an axis.
-        values: all of them in their order, or a mapping by their names.
-        value: the one that this method of the run has.
-        taught: only samples of the first so many knowledge items count, since the method was taught no more; null
-            counts all.
+        values: all values in order, or a mapping from names to values.
+        value: the value that this method of the run has.
+        taught: number of knowledge items that the method was taught; only samples of these items count. null counts
+            all.
     """
 
     name: str = MISSING
@@ -240,29 +244,29 @@ class Config:
     """The whole configuration of a command.
 
     Attributes:
-        run: where results go.
-        benchmark: what is evaluated.
+        run: where results are written.
+        benchmark: the benchmark to evaluate on.
         grid: which samples are made.
         recipe: hyper-parameters for a backbone, which methods and editors refer to.
         encoders: the checkpoints that metrics refer to by name.
         backbone: the model that is customised.
         editor: the knowledge edit that `mokus` and the transfer probe make.
-        method: what turns a concept and its knowledge into an adaptation.
+        method: the method that turns a concept and its knowledge into an adaptation.
         protocol: how scores are computed.
-        metrics: which scores are computed, by name.
-        engine: what runs the work.
-        locality: questions and prompts that have nothing to do with any concept.
-        effects: how it is measured what adaptations do to everything else.
-        report: what the report shows.
-        ablation: what the run compares, if it is an ablation.
-        tracker: which experiment tracker hears of it, if any.
-        device: where the backbone and the metric encoders compute; "auto" takes a GPU if there is one.
-        cpu_threads: of torch; null leaves it to torch. The miniature draws hardly faster with two than with one (49
-            against 57 s for the embedded benchmark on two cores), and ten times slower when another program keeps a
-            core busy, since the threads wait for each other.
-        cache_dir: trained stage-1 adapters and the embedded world's files, shared by all runs.
-        assumed_tflops: the rate that `plan` turns operations into hours with; an H200 multiplies bf16 matrices at
-            about 790 TFLOP/s.
+        metrics: the metrics to compute, by name.
+        engine: the engine that runs the work.
+        locality: questions and prompts unrelated to any concept.
+        effects: side-effect measurements: how adaptations change everything else.
+        report: the contents of the report.
+        ablation: the comparison that the run makes, if it is an ablation.
+        tracker: the experiment tracker that logs the run, if any.
+        device: the device of the backbone and the metric encoders; "auto" takes a GPU if there is one.
+        cpu_threads: torch's number of CPU threads; null leaves it to torch. The miniature draws hardly faster with two
+            than with one (49 against 57 s for the embedded benchmark on two cores), and ten times slower when another
+            program keeps a core busy, since the threads wait for each other.
+        cache_dir: the directory of trained stage-1 adapters and the embedded world's files, shared by all runs.
+        assumed_tflops: the rate by which `plan` turns operations into hours; an H200 multiplies bf16 matrices at about
+            790 TFLOP/s.
     """
 
     run: RunConfig = field(default_factory=RunConfig)

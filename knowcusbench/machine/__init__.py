@@ -1,1 +1,1 @@
-"""What this machine is, how fast it computes, and how progress is told."""
+"""The hardware of this machine, its speed, and progress on its terminal."""

@@ -1,4 +1,4 @@
-"""Which device computes, and in which dtype."""
+"""The device and the dtype that compute."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ if TYPE_CHECKING:
     import torch
 
 Dtype = Literal["bfloat16", "float32"]
-"""A dtype that backbones compute in."""
+"""Dtypes that backbones compute in."""
 
 GAIN = 1.25
-"""So many times faster bf16 must be on a CPU: what is no matrix product is slower in it."""
+"""Smallest speed-up of bf16 matrix products on a CPU for which bf16 is chosen: other operations are slower in bf16."""
 
 
 def resolve_device(name: str) -> torch.device:
-    """The torch device called `name`; "auto" is a GPU if there is one. Raises ConfigError for a name that torch does
-    not know or a GPU that is not there."""
+    """Return the torch device called `name`; "auto" is a GPU if there is one.
+
+    Raises ConfigError for a name that torch does not know, and for a GPU that is absent.
+    """
     import torch
 
     if name == "auto":
@@ -33,11 +35,13 @@ def resolve_device(name: str) -> torch.device:
 
 
 def fast_dtype(device: torch.device) -> Dtype:
-    """The dtype that a device computes faster in: bf16 on a GPU that has it, and on a CPU whose measured products in
-    bf16 take at most 1 / `GAIN` of the time of those in fp32; else fp32.
+    """Return the dtype in which a device computes faster.
 
-    The processors known so far are far from the limit: bf16 is four times faster with AMX, and 0.01 to 0.6 times as
-    fast without. Near it, two commands may choose differently; a run keeps what its first one chose.
+    On a GPU this is bf16 if the GPU supports it. On a CPU it is bf16 if measured bf16 products take at most 1 / `GAIN`
+    of the time of fp32 products. Otherwise it is fp32.
+
+    Known processors are far from this limit: bf16 is four times faster with AMX, and 0.01 to 0.6 times as fast without.
+    Near the limit two commands may choose differently; a run keeps the choice of its first command.
     """
     import torch
 
@@ -53,7 +57,7 @@ def fast_dtype(device: torch.device) -> Dtype:
 
 
 def measured(device: torch.device) -> str:
-    """What `fast_dtype` goes by, in words."""
+    """Return the measurements that `fast_dtype` decides by, in words."""
     from knowcusbench.machine.rates import rates_in_words
 
     if device.type != "cpu":
@@ -62,8 +66,10 @@ def measured(device: torch.device) -> str:
 
 
 def keep_fp32(device: torch.device, dtype: str) -> None:
-    """Have fp32 computed as such by this process from now on, if that is what computes on a GPU: torch's convolutions
-    there round their inputs to 10 bits (TF32) unless told otherwise. Other dtypes are not concerned."""
+    """Make this process compute fp32 at full precision from now on, if `dtype` is fp32 on a GPU.
+
+    By default torch's convolutions on GPUs round their inputs to 10 bits (TF32). Other dtypes are not affected.
+    """
     import torch
 
     if device.type == "cuda" and dtype == "float32":

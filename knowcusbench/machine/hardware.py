@@ -9,7 +9,7 @@ import psutil
 
 
 def hardware(*, gpus: bool = True) -> dict[str, Any]:
-    """Processor and memory of this machine, and its accelerators if asked for, which takes torch; none if not."""
+    """Return the processor and memory of this machine, and with `gpus`, which imports torch, its GPUs."""
     found: dict[str, Any] = {
         "platform": platform.platform(),
         "processor": _processor(),

@@ -1,24 +1,26 @@
-"""A device that has no memory left: how its libraries say so, and how room is made."""
+"""Detecting that a device is out of memory, and freeing memory."""
 
 import gc
 import re
 
-# Beside torch's own exception: the CUDA runtime and driver, and libraries that ask them for workspaces themselves.
+# In addition to torch's own exception: the CUDA runtime and driver, and libraries that allocate their own workspaces.
 _SPELLINGS = re.compile(
     r"(CUDA|HIP)[^\n]*out of memory|CU[A-Z]+_STATUS_\w*ALLOC\w*_FAILED|can't allocate memory", re.IGNORECASE
 )
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an exception says that a device or this machine had no memory left, in whatever words."""
+    """Return whether an exception, however worded, says that a device or this machine is out of memory."""
     import torch
 
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or bool(_SPELLINGS.search(str(error)))
 
 
 def free_memory() -> None:
-    """Give back what nothing refers to any more. Call it outside of `except`: an exception holds on to the tensors of
-    the calls that it came through."""
+    """Release memory that is no longer referenced.
+
+    Call it outside of `except`: an exception keeps the tensors of its stack frames alive.
+    """
     import torch
 
     gc.collect()

@@ -1,4 +1,4 @@
-"""The progress of a stage: a bar on a terminal; elsewhere lines when it begins, every half minute, and when it ends."""
+"""The progress of a stage: a bar on a terminal, else a line at the start, every half minute and at the end."""
 
 import sys
 import threading
@@ -16,20 +16,20 @@ HOUR, MINUTE = 3600, 60
 
 
 _open: list["Progress"] = []
-"""What has lines at the moment; the last one's come."""
+"""Progress blocks that print lines now, outermost first; only the last one prints."""
 
 
 class Progress:
-    """Counts what is done of a stage, and shows it on standard error while its `with` block runs.
+    """A counter of a stage's finished items, shown on standard error while its `with` block runs.
 
     Where standard error is not a terminal, a thread prints the lines, so that they also come while one long job yields
-    nothing. A stage with nothing to do prints nothing. Inside of another one's block, which tells of the stage, a part
-    of it has lines only once it has taken as long as two lines are apart.
+    nothing. A stage with nothing to do prints nothing. A block within another one's prints its first line only once it
+    has taken `every` seconds, since the outer block already names the stage.
 
     Attributes:
-        title: the stage, as the lines name it; None shows nothing.
-        total: things to do, those that were done before included; None for a stage whose parts are not counted.
-        n: things done.
+        title: the stage's name in the lines; None shows nothing.
+        total: number of items, including those done before; None for a stage whose items are not counted.
+        n: number of items done.
     """
 
     def __init__(
@@ -77,17 +77,17 @@ class Progress:
                 self._say(f"{'ended' if kind is None else 'stopped'}{self._count()} after {duration(self._seconds())}")
 
     def update(self, count: int = 1) -> None:
-        """Count `count` more things as done."""
+        """Count `count` more items as done."""
         self.reach(self.n + count)
 
     def reach(self, done: int) -> None:
-        """Set how many things are done in all."""
+        """Set the number of items done in all."""
         if self._bar is not None:
             self._bar.update(done - self.n)
         self.n = done
 
     def expect(self, total: int) -> None:
-        """Set how many things there are in all, those that are done included."""
+        """Set the number of items in all, including those already done."""
         self.total = total
         if self._bar is not None:
             self._bar.total = total
@@ -96,7 +96,7 @@ class Progress:
             self._begin()
 
     def note(self, text: str) -> None:
-        """Show a word beside the bar: what was done last."""
+        """Show a text after the bar, such as the last item done."""
         if self._bar is not None:
             self._bar.set_postfix_str(text)
 
@@ -117,7 +117,7 @@ class Progress:
                 self._say(self.line())
 
     def line(self) -> str:
-        """Return what a line says now: done, of how many, time so far, rate, time left, workers."""
+        """Return the current line: items done and in all, time so far, rate, time left, workers."""
         return f"{self._count().lstrip(', ') or 'at work'}, {duration(self._seconds())}{self._left()}"
 
     def _count(self) -> str:
@@ -126,7 +126,7 @@ class Progress:
         return f", {self.n:,} of {self.total:,}{self._unit} done"
 
     def _left(self) -> str:
-        """Rate, time left and workers, as far as they are known."""
+        """Return rate, time left and workers, as far as they are known."""
         made, left = self.n - self._before, (self.total or 0) - self.n
         if self.total is None:
             return ""
@@ -148,18 +148,22 @@ class Progress:
 
 
 def say(text: str) -> None:
-    """Print a line to standard error. Not by `logging`: Hydra takes the root logger's handlers away."""
+    """Print a line to standard error. `logging` does not serve here: Hydra removes the root logger's handlers."""
     print(text, file=sys.stderr, flush=True)
 
 
 @cache
 def say_once(line: str) -> None:
-    """As `say`, but never the same line twice in a process."""
+    """Print a line like `say`, but each line only once in a process."""
     say(line)
 
 
 def rate(per_second: float) -> str:
-    """Return a rate for people, with the largest of the units second, minute and hour that makes it at least one."""
+    """Return a rate as text, per second, minute or hour: the shortest of these that makes it at least one.
+
+    >>> rate(2.5), rate(0.05), rate(0.001)
+    ('2.5/s', '3.0/min', '3.6/h')
+    """
     for seconds, name in ((1, "s"), (MINUTE, "min")):
         if per_second * seconds >= 1:
             return f"{per_second * seconds:.1f}/{name}"
@@ -167,7 +171,11 @@ def rate(per_second: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return seconds for people: "12.3 seconds", "3.2 hours"."""
+    """Return seconds as text, in hours or minutes from two of them on.
+
+    >>> duration(12.34), duration(11520)
+    ('12.3 seconds', '3.2 hours')
+    """
     for unit, name in ((HOUR, "hours"), (MINUTE, "minutes")):
         if seconds >= 2 * unit:
             return f"{seconds / unit:,.1f} {name}"

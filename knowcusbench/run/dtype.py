@@ -1,4 +1,4 @@
-"""Settling `backbone.dtype=auto`: once a run, by the command that makes its first results, before anything is built."""
+"""Settling `backbone.dtype=auto`, once a run, by the command that makes its first results, before anything is built."""
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -6,15 +6,16 @@ from knowcusbench.run.layout import RunStore
 from knowcusbench.storage.tables import read_json
 
 AUTO = "auto"
-"""As `backbone.dtype`: what the machine is fast in. In `run.json`: nothing was made yet but the plan."""
+"""The value of `backbone.dtype` that stands for this machine's fast dtype. In `run.json`, only a plan was made so
+far."""
 
 
 def settle_dtype(composed: DictConfig, *, measure: bool) -> tuple[DictConfig, str | None]:
-    """The configuration with a dtype in place of `backbone.dtype=auto`, and a line that says why it is this one.
+    """Return the configuration with `backbone.dtype=auto` replaced by a dtype, and a line that explains the choice.
 
-    An existing run goes on in its own dtype. A new one takes what this machine is fast in, if `measure` says that it
-    may be asked: that imports torch and takes a moment. Otherwise the configuration stays as it is, and so it does if
-    the backbone has another dtype or none.
+    An existing run keeps its dtype. A new run takes this machine's fast dtype, if `measure` allows measuring it: that
+    imports torch and takes a moment. In every other case the configuration is unchanged, also if the backbone has
+    another dtype or none.
     """
     if OmegaConf.select(composed, "backbone.dtype") != AUTO:
         return composed, None
@@ -24,7 +25,7 @@ def settle_dtype(composed: DictConfig, *, measure: bool) -> tuple[DictConfig, st
     settled = composed.copy()
     line = None
     if measure:
-        # Not for commands that only read.
+        # Imported here because commands that only read need no torch.
         from knowcusbench.machine.device import fast_dtype, measured, resolve_device
 
         device = resolve_device(OmegaConf.select(composed, "backbone.device", default="auto"))
@@ -39,7 +40,7 @@ def settle_dtype(composed: DictConfig, *, measure: bool) -> tuple[DictConfig, st
 
 
 def _recorded(store: RunStore) -> str | None:
-    """The dtype that a run was begun in; None if there is no run or nothing but a plan."""
+    """Return the dtype that a run was begun in; None if there is no run, or only a plan."""
     if not store.identity.exists():
         return None
     dtype = read_json(store.identity).get("backbone", {}).get("dtype")

@@ -1,4 +1,4 @@
-"""The commits that branches of encoders stand for in a run: all its workers, and all its commands, load the same."""
+"""The commits of the branches that encoders name, recorded so that all workers and commands of a run load the same."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ if TYPE_CHECKING:
     from knowcusbench.run.run import Run
 
 SOURCES = {"source": "revision", "processor": "processor_revision"}
-"""Fields of encoders' specifications that may name a hub repository, and those of its revision."""
+"""Fields of encoders' specifications that may name a hub repository, and the fields of their revisions."""
 
 
 def settle_commits(run: Run) -> Run:
-    """Return the run with a commit for every branch that its encoders name: the recorded one, or the one that the
-    branch is at, which is recorded. Says so in one line where a branch has moved since."""
+    """Return the run with a commit for every branch that its encoders name.
+
+    The commit is the recorded one, or else the one that the branch points to now, which is then recorded. Prints one
+    line where a branch has moved since.
+    """
     named = {one for spec in (*run.metrics.values(), run.effects.encoder) for one in _branches(spec)}
     now = {
         f"{source}@{name or 'main'}": commit
@@ -52,13 +55,13 @@ def with_recorded_commits(run: Run) -> Run:
 
 
 def recorded_commits(store: RunStore) -> dict[str, str]:
-    """Return the commits by repository and branch ("owner/name@main")."""
+    """Return the recorded commits by repository and branch ("owner/name@main")."""
     return read_json(store.encoders) if store.encoders.exists() else {}
 
 
 def _branches(spec: Any) -> Iterator[tuple[str, str]]:
-    """The hub repositories in a specification, wherever they are, with the names of their branches; "" is the main one
-    that nobody named."""
+    """Yield the hub repositories anywhere in a specification, each with its branch; "" is the main branch where none is
+    named."""
     if not is_dataclass(spec):
         return
     for key, revision in SOURCES.items():
@@ -76,7 +79,7 @@ def _is_branch(spec: Any, key: str) -> bool:
 
 
 def _settled(spec: Any, commits: Mapping[str, str]) -> Any:
-    """A specification with the commits of its branches."""
+    """Return a specification with the recorded commits of its branches."""
     if not is_dataclass(spec):
         return spec
     assert not isinstance(spec, type)

@@ -1,4 +1,4 @@
-"""What a plan costs, before a weight is loaded."""
+"""The cost of a plan, estimated before any weights are loaded."""
 
 from dataclasses import dataclass
 
@@ -15,15 +15,17 @@ TIB, GIB, MIB = 2**40, 2**30, 2**20
 
 @dataclass(frozen=True)
 class Work:
-    """What one method of a run takes, the text encoder's part and metrics left out: they are small beside sampling.
+    """The work of one method of a run.
+
+    The text encoder's part and metrics are left out: they are small against sampling.
 
     Attributes:
-        effect_images: pictures of the effects stage, which come on top of the samples.
-        passes: training passes.
+        effect_images: number of images of the effects stage, in addition to the samples.
+        passes: number of training passes.
         sampling, training: floating-point operations.
-        prompts: that are encoded for the samples.
-        image_bytes: of all pictures, uncompressed.
-        embeds_bytes: of the embeddings of `prompts`, each of 64 tokens.
+        prompts: number of prompts that are encoded for the samples.
+        image_bytes: size of all images, uncompressed.
+        embeds_bytes: size of the embeddings of `prompts`, each of 64 tokens.
     """
 
     effect_images: int
@@ -36,7 +38,7 @@ class Work:
 
 
 def work_of(run: Run) -> Work:
-    """Counted from the plan and the backbone's configuration files."""
+    """Count the work of a run's method from its plan and the backbone's configuration files."""
     footprint = footprint_of(run)
     effect_images = effects_pictures(run)
     passes = sum(run.method.training_passes(job.concept) for job in adapt_jobs(run.concepts, run.method))
@@ -54,14 +56,14 @@ def work_of(run: Run) -> Work:
 
 
 def footprint_of(run: Run) -> Footprint:
-    """What the run's backbone needs. What had to be counted for it is kept in the cache, beside the adapters."""
+    """Return the footprint of the run's backbone. Counts made for it are cached next to the adapters."""
     return run.backbone.footprint(run.cache.directory.with_name("counts"))
 
 
 def plan_summary(run: Run, assumed_tflops: float) -> str:
-    """Samples by task, floating-point operations, hours and bytes of one method, as text.
+    """Return samples by task, floating-point operations, hours and bytes of one method, as text.
 
-    Hours are a floor: every operation at `assumed_tflops`, nothing waiting for anything.
+    The hours are a lower bound: every operation runs at `assumed_tflops`, and nothing waits.
     """
     footprint, work = footprint_of(run), work_of(run)
     hours = (work.sampling + work.training) / (assumed_tflops * 1e12) / HOUR
@@ -87,14 +89,17 @@ def plan_summary(run: Run, assumed_tflops: float) -> str:
 
 
 def _counted_in(run: Run) -> str:
-    """Where the dtype is not settled yet: what bytes were counted in."""
+    """Return a note on the dtype that bytes were counted in, if the run's dtype is not settled yet."""
     open_yet = getattr(run.backbone, "dtype", None) == AUTO
     return f" in bfloat16; backbone.dtype={AUTO} is settled by the first command that computes" if open_yet else ""
 
 
 def effects_pictures(run: Run) -> int:
-    """Pictures of the effects stage: the unrelated ones, these again with every adaptation, and the reconstructions
-    with all adaptations at once."""
+    """Return the number of images of the effects stage.
+
+    These are the unrelated images, the same again with every adaptation, and the reconstructions with all adaptations
+    at once.
+    """
     if not run.effects.enabled:
         return 0
     unrelated = len(run.effects.pictures) * (1 + len(adapt_jobs(run.concepts, run.method)))
@@ -103,7 +108,11 @@ def effects_pictures(run: Run) -> int:
 
 
 def size(count: float) -> str:
-    """Bytes for people: 3.21 GiB."""
+    """Return a number of bytes as text.
+
+    >>> size(3.21 * 2**30)
+    '3.21 GiB'
+    """
     for unit, name in ((TIB, "TiB"), (GIB, "GiB")):
         if count >= unit:
             return f"{count / unit:.2f} {name}"

@@ -1,4 +1,4 @@
-"""The jobs of a run: what each stage has to do."""
+"""The jobs of a run, that is, the work of each stage."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from knowcusbench.run.run import Run
 from knowcusbench.storage.files import names_in
 
 POLL = 1.0
-"""Seconds between two looks at what other processes still do."""
+"""Seconds between two checks of what other processes still do."""
 
 
 @dataclass(frozen=True)
 class AdaptJob:
-    """Adapt to a concept; `item` is the index of the only knowledge item it then has, or None for all."""
+    """An adaptation to a concept. `item` is the index of its only knowledge item, or None for all items."""
 
     concept: Concept
     item: int | None
@@ -29,7 +29,7 @@ class AdaptJob:
 
 
 def adapt_jobs(concepts: tuple[Concept, ...], method: Method) -> list[AdaptJob]:
-    """All jobs of a method, done or not."""
+    """Return all jobs of a method, done or not."""
     if not method.per_knowledge:
         return [AdaptJob(concept, None) for concept in concepts]
     return [
@@ -40,17 +40,17 @@ def adapt_jobs(concepts: tuple[Concept, ...], method: Method) -> list[AdaptJob]:
 
 
 def missing_jobs(run: Run, jobs: list[AdaptJob]) -> list[AdaptJob]:
-    """Return the jobs whose adaptation is not there yet."""
+    """Return the jobs without a saved adaptation."""
     return [job for job in jobs if not is_saved(adaptation_path(run.store, run.label, job))]
 
 
 def adaptation_path(store: RunStore, label: str, job: AdaptJob) -> Path:
-    """Where the adaptation that a job makes lies."""
+    """Return the path of the adaptation that a job makes."""
     return store.adaptation(label, job.concept.name, job.item)
 
 
 def interferes(run: Run) -> bool:
-    """Whether the adaptations of all concepts are applied at once. A single concept disturbs no other."""
+    """Return whether the adaptations of all concepts are applied at once. A single concept disturbs no other."""
     return run.effects.interference and len(run.concepts) > 1 and not _reconstructions(run).empty
 
 
@@ -59,13 +59,13 @@ def _reconstructions(run: Run) -> pd.DataFrame:
 
 
 def existing_images(run: Run, label: str | None = None) -> set[str]:
-    """Ids of the samples that have an image, of another method of the run if `label` names one."""
+    """Return the ids of the samples that have an image, for the run's method or the method `label`."""
     label = run.label if label is None else label
     return images_in([run.store.image(label, concept.name, "").parent for concept in run.concepts])
 
 
 def images_in(directories: Sequence[Path]) -> set[str]:
-    """The names of all PNG files in some directories, without the suffix."""
+    """Return the names of all PNG files in some directories, without the suffix."""
     return {
         name.removesuffix(".png") for directory in directories for name in names_in(directory) if name.endswith(".png")
     }

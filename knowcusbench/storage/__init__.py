@@ -1,1 +1,1 @@
-"""Files, tables, images, claims and digests: what everything stands on."""
+"""Files, tables, images, claims and digests, which every other room builds on."""

@@ -1,13 +1,13 @@
-"""Who does what: claims on pieces of work, so that any number of processes on one directory do none twice.
+"""Claims on pieces of work, so that any number of processes share one directory and do no piece twice.
 
-A claim is a file that only one process can create. Its owner writes it again every few seconds; a claim that stays as
-it is for `LEASE` seconds, or whose process on this machine is gone, may be taken over by creating the next in number:
-`<piece>.0.claim`, `<piece>.1.claim`, ... and the highest counts. Nothing is locked, and no two clocks are compared, so
-this works on network file systems and in object stores.
+A claim is a file that only one process can create. Its owner rewrites it every few seconds. Another process may take a
+claim over when it has not changed for `LEASE` seconds, or when its owner was a process of this machine and has ended.
+To take over is to create the file with the next number: `<piece>.0.claim`, `<piece>.1.claim`, ...; the highest number
+counts. Nothing is locked and no two clocks are compared, so this works on network file systems and in object stores.
 
-Whoever has a claim looks again whether the piece is already done before doing it. An owner that was only asleep finds
-its claim superseded and must not write; at worst, if that happens between its looking and its writing, the same bytes
-are written twice.
+The holder of a claim checks again whether the piece is done before doing it. An owner that was only asleep finds its
+claim superseded and must not write. If it is superseded between this check and the write, the same bytes are written
+twice, and nothing worse happens.
 """
 
 import hashlib
@@ -32,17 +32,21 @@ LEASE = 60.0
 """Seconds after which a claim that is not renewed may be taken over."""
 
 RENEWALS = 4
-"""How often an owner writes its claims in a lease."""
+"""Number of times that an owner rewrites a claim in one lease."""
 
 TICK = 0.2
-"""Seconds between two looks at which claims are to be renewed."""
+"""Seconds between two checks for claims that are due for renewal."""
 
 
 SUFFIX = ".claim"
 
 
 def piece_of(*names: str) -> str:
-    """The name of a piece of work that these names tell from others: 16 hex digits."""
+    """Return a 16-hex-digit id for a piece of work, derived from the names that identify it.
+
+    >>> piece_of("draw", "dog3", "0")
+    '1bca5596e75df1be'
+    """
     return hashlib.sha256("\0".join(names).encode()).hexdigest()[:16]
 
 
@@ -56,8 +60,10 @@ class Claims:
 
     @contextmanager
     def of(self, piece: str) -> Iterator["Claim | None"]:
-        """The claim on a piece of work for the duration of a block; None if another process has it. `piece` is a file
-        name without a dot."""
+        """Hold the claim on a piece of work during a `with` block; yield None if another process has it.
+
+        `piece` is a file name without a dot.
+        """
         claim = self._take(piece)
         if not claim:
             yield None
@@ -73,8 +79,11 @@ class Claims:
                 remove(claim.path)
 
     def remove_dead(self) -> None:
-        """Remove claims of processes of this machine that are no more: of one that ended between the last file of a
-        piece and its release, nobody would take over the claim."""
+        """Remove claims left by dead processes of this machine.
+
+        Needed when a process died after finishing a piece but before releasing it: nobody would ever take that claim
+        over.
+        """
         for name in names_in(self.directory):
             if name.endswith(SUFFIX):
                 with suppress(FileNotFoundError):
@@ -104,7 +113,7 @@ class Claims:
         try:
             content = path.read_bytes()
         except FileNotFoundError:
-            # Released just now: free when it is looked at next.
+            # Released just now: the next call finds it free.
             return False
         if _is_of_dead_process(content):
             return True
@@ -117,11 +126,11 @@ class Claims:
 
 @dataclass
 class Claim:
-    """A claim of this process.
+    """A claim held by this process.
 
     Attributes:
-        path: its file.
-        successor: the file by which another process takes over.
+        path: the claim's file.
+        successor: the file that another process creates to take over.
         interval: seconds between two renewals.
     """
 
@@ -133,16 +142,18 @@ class Claim:
     _renewed: float = field(default_factory=time.monotonic)
 
     def holds(self) -> bool:
-        """Whether no other process has taken over."""
+        """Return whether no other process has taken over."""
         return not self.successor.exists()
 
     def renew_if_due(self) -> None:
+        """Rewrite the claim's file if `interval` seconds have passed since the last time."""
         if time.monotonic() - self._renewed > self.interval:
             self._renewals += 1
             self._renewed = time.monotonic()
             write_atomic(self.path, self.content())
 
     def content(self) -> bytes:
+        """Return the content of the claim's file: its process, a random token and the number of renewals."""
         return json.dumps({**_this_process(), "token": self._token, "renewals": self._renewals}).encode()
 
 
@@ -152,7 +163,7 @@ def _this_process() -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def _host() -> str:
-    """This machine since it started, and the name space that process numbers are of."""
+    """Return the boot id and PID namespace: together they say whether a PID is comparable with ours."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
         return f"{boot}-{Path('/proc/self/ns/pid').readlink()}"
@@ -166,18 +177,18 @@ def _started(pid: int) -> float:
 
 
 def _is_of_dead_process(content: bytes) -> bool:
-    """Whether a claim is of a process of this machine that is no more."""
+    """Return whether a claim belongs to a dead process of this machine."""
     try:
         owner = json.loads(content)
         if owner["host"] != _host():
             return False
         process = psutil.Process(owner["pid"])
-        # A clock that was set makes no difference of a second; a number used again does.
+        # Setting the clock moves the start time by less than a second; a reused PID moves it by more.
         return abs(process.create_time() - owner["started"]) > 1 or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
     except (ValueError, KeyError, TypeError, psutil.Error):
-        # Not written to its end yet.
+        # The claim is not fully written yet.
         return False
 
 
@@ -187,7 +198,7 @@ _lock = threading.Lock()
 
 @lru_cache(maxsize=1)
 def _start_renewing() -> None:
-    """Have the claims of this process written again and again, by one thread, as long as it lives."""
+    """Start the one thread that renews this process's claims for as long as the process lives."""
     threading.Thread(target=_renew, daemon=True).start()
 
 
@@ -196,6 +207,6 @@ def _renew() -> None:
         time.sleep(TICK)
         with _lock:
             for claim in _held.values():
-                # Tried again at the next renewal; a claim that can't be renewed is lost after the lease.
+                # The next tick tries again; a claim that can't be renewed is lost after its lease.
                 with suppress(OSError):
                     claim.renew_if_due()

@@ -1,4 +1,4 @@
-"""Remembering what was computed for a file, by the file's content."""
+"""Digests of file contents, and memory of what was computed from them."""
 
 import hashlib
 from collections import OrderedDict
@@ -14,17 +14,20 @@ V = TypeVar("V")
 
 
 class Memo(Generic[K, V]):
-    """Computed values by key. Past `capacity` the least recently used are dropped."""
+    """Computed values by key. Beyond `capacity`, the least recently used are dropped."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._values: OrderedDict[K, V] = OrderedDict()
 
     def fetch(self, keys: Sequence[K], compute: Callable[[list[K]], Sequence[V]]) -> list[V]:
-        """The values of `keys`, in order.
+        """Return the values of `keys`, in order.
 
-        `compute` is called at most once, with the keys that are not remembered, each once; it returns their
-        values in that order.
+        `compute` is called at most once, with the distinct keys that are not remembered, and returns their values in
+        that order.
+
+        >>> Memo(capacity=2).fetch(["a", "bb", "a"], lambda keys: [len(key) for key in keys])
+        [1, 2, 1]
         """
         distinct = list(dict.fromkeys(keys))
         values = {key: self._values[key] for key in distinct if key in self._values}
@@ -40,7 +43,7 @@ class Memo(Generic[K, V]):
 
 
 def content_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes. A file whose size and time of change are known is not read again.
+    """Return the SHA-256 of a file's bytes. A file with a known size and modification time is not read again.
 
     Raises ImageError if it can't be read.
     """
@@ -57,10 +60,18 @@ def _digest(path: Path, _size: int, _mtime_ns: int) -> str:
 
 
 def content_id(prefix: str, seed: int) -> str:
-    """16 hex digits of a hash."""
+    """Return the first 16 hex digits of the SHA-256 of `prefix` followed by `seed`.
+
+    >>> content_id("dog3", 0)
+    'd2b5e5d4460ab7a6'
+    """
     return hashlib.sha256(f"{prefix}{seed}".encode()).hexdigest()[:16]
 
 
 def noise_seed(content: str) -> int:
-    """63 bits of an id."""
+    """Return the first 63 bits of an id (16 hex digits) as a seed for noise.
+
+    >>> noise_seed("0000000000000004")
+    2
+    """
     return int(content, 16) >> 1

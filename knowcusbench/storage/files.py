@@ -1,6 +1,6 @@
-"""Files that appear whole or not at all, also after a kill or a power cut: on this machine, or wherever fsspec reaches.
+"""Files that appear whole or not at all, even after a kill or a power cut, on this machine or wherever fsspec reaches.
 
-A place is a `Path`; `location` makes one of a URL ("s3://bucket/runs") that is used in the same way.
+Every location is a `Path`; `location` makes one from a URL ("s3://bucket/runs") that is used in the same way.
 """
 
 import errno
@@ -23,17 +23,19 @@ if TYPE_CHECKING:
     from upath import UPath
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-"""What a file begins with that Git LFS has not fetched yet."""
+"""The first bytes of a file that Git LFS has not fetched yet."""
 
 
 def local_path(text: str) -> Path:
-    """Return a path as users write it: "~" stands for the home directory, also where no shell replaces it."""
+    """Return the path that a user wrote, with "~" expanded to the home directory even where no shell does it."""
     return Path(os.path.expanduser(text))
 
 
 def location(text: str) -> Path:
-    """The place that a path ("~" is the home directory) or an fsspec URL names. Raises ConfigError for a protocol that
-    can't be used here."""
+    """Return the path that `text` names: a local path ("~" is the home directory) or an fsspec URL.
+
+    Raises ConfigError for a protocol that can't be used here.
+    """
     protocol, separator, rest = text.partition("://")
     if not separator:
         return local_path(text)
@@ -42,33 +44,33 @@ def location(text: str) -> Path:
     from upath import UPath
 
     try:
-        # What other processes write must be seen.
+        # A cached listing would hide what other processes write.
         place = UPath(text, use_listings_cache=False)
         _ = place.fs
     except (ValueError, ImportError) as error:
         raise ConfigError(f"{text}: can't be used as a place for files ({error})") from error
-    # It has the methods of a Path, and does not derive from it.
+    # UPath has the methods of Path but does not derive from it.
     return cast(Path, place)
 
 
 def is_remote(path: Path) -> bool:
-    """Whether a place is not in this machine's file system."""
+    """Return whether a path lies outside this machine's file system."""
     return not isinstance(path, Path)
 
 
 def filesystem(path: Path) -> tuple[Any, str]:
-    """fsspec's file system of a remote place, and the place's name in it."""
+    """Return the fsspec file system of a remote path, and the path's name in it."""
     place = cast("UPath", path)
     return place.fs, place.path
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path that takes the place of `path` when the block ends without an error.
+    """Yield a temporary path that is moved to `path` when the block ends without an error.
 
-    Works for a file and for a directory; a directory that already stands at `path` is kept, and the new one dropped
-    (content-addressed stores: whoever was first wins). The parent directory is created. In a remote place every file
-    appears whole; of a directory those nearest to its top come last, so that who finds these finds all.
+    Works for files and directories, and creates the parent directory. A directory that already exists at `path` is kept
+    and the new one dropped, as content-addressed stores want: the first writer wins. On remote storage each file is
+    atomic, a directory is not: top-level files are uploaded last and serve as its completion marker.
     """
     if is_remote(path):
         with tempfile.TemporaryDirectory() as folder:
@@ -90,21 +92,24 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write `data` to `path`, replacing what is there, whole or not at all."""
+    """Write `data` to `path`, whole or not at all, replacing an existing file."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
 
 
 def json_text(data: Any, *, indent: int | None = None) -> str:
-    """Return JSON that every reader takes. Raises ValueError for NaN and infinity, which Python would write as such."""
+    """Return JSON that every reader accepts.
+
+    Raises ValueError for NaN and infinity, which Python would write although JSON has neither.
+    """
     return json.dumps(data, indent=indent, ensure_ascii=False, allow_nan=False)
 
 
 def create_exclusively(path: Path, data: bytes) -> bool:
-    """Write `data` to `path` unless something is there; whether it was written. Of several processes that try at once,
-    on any machine, one succeeds.
+    """Write `data` to `path` unless it exists; return whether it was written.
 
-    Raises ConfigError for a remote file system that can't do this.
+    If several processes try at once, on any machine, exactly one succeeds. Raises ConfigError for a remote file system
+    that can't do this.
     """
     if not is_remote(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -127,7 +132,7 @@ def create_exclusively(path: Path, data: bytes) -> bool:
 
 
 def append(path: Path, data: bytes) -> None:
-    """Add to the end of a file that no other process writes. In a remote place the whole file is written again."""
+    """Append `data` to a file that no other process writes. On remote storage the whole file is written again."""
     if is_remote(path):
         write_atomic(path, (path.read_bytes() if path.exists() else b"") + data)
     else:
@@ -137,7 +142,7 @@ def append(path: Path, data: bytes) -> None:
 
 
 def modified(path: Path) -> float:
-    """When a file was last written, in seconds by the clock of its file system; 0.0 if it is not there."""
+    """Return the modification time of a file, in seconds by its file system's clock; 0.0 if it does not exist."""
     return modified_in(path.parent).get(path.name, 0.0) if is_remote(path) else _modified(path)
 
 
@@ -149,8 +154,11 @@ def _modified(path: Path) -> float:
 
 
 def modified_in(directory: Path) -> dict[str, float]:
-    """The files and folders in a directory by name, and when each was last written, as by `modified`; infinity where
-    that is not known. Temporary files are left out. Nothing if the directory is not there."""
+    """Return the modification time, as by `modified`, of every file and folder in a directory, by name.
+
+    A time that the file system does not give is infinity. Temporary files are left out. The result is empty if the
+    directory does not exist.
+    """
     try:
         if is_remote(directory):
             system, place = filesystem(directory)
@@ -164,7 +172,7 @@ def modified_in(directory: Path) -> dict[str, float]:
 
 
 def _written(entry: dict[str, Any]) -> float:
-    """The time in what a file system says of a file; each calls it by its own name."""
+    """Return the modification time in a file system's entry for a file; each file system has its own key for it."""
     for key in ("LastModified", "last_modified", "mtime", "updated", "created"):
         value = entry.get(key)
         if isinstance(value, datetime):
@@ -177,7 +185,7 @@ def _written(entry: dict[str, Any]) -> float:
 
 
 def names_in(directory: Path) -> list[str]:
-    """The names in a directory, temporary files left out; none if it is not there."""
+    """Return the names in a directory without temporary files; none if it does not exist."""
     if is_remote(directory):
         return list(modified_in(directory))
     try:
@@ -187,7 +195,7 @@ def names_in(directory: Path) -> list[str]:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a directory tree, if it is there."""
+    """Remove a file or a directory tree if it exists."""
     if is_remote(path):
         system, name = filesystem(path)
         if system.exists(name):
@@ -205,7 +213,7 @@ def _beside(path: Path) -> Path:
 
 
 def remove_leftovers(paths: Iterable[Path]) -> None:
-    """Remove what writers of these files left beside them when they were killed. For paths that nobody else writes."""
+    """Remove the temporary files that killed writers of `paths` left. Only for paths that no other process writes."""
     for folder, own in groupby(sorted(paths), key=lambda path: path.parent):
         starts = tuple(f".{path.name}." for path in own)
         if not is_remote(folder) and folder.is_dir():
@@ -215,8 +223,11 @@ def remove_leftovers(paths: Iterable[Path]) -> None:
 
 
 def _linked(temporary: Path, path: Path, data: bytes) -> bool:
-    """Whether `path` became another name of a file: that fails where something has the name, on network file systems
-    too. Some file systems have no second names; there, the file is empty for a moment."""
+    """Hard-link `temporary` to `path`; return False if `path` exists.
+
+    Linking is atomic even on NFS. Without hard-link support, fall back to O_EXCL, where readers may briefly see an
+    empty file.
+    """
     try:
         path.hardlink_to(temporary)
     except FileExistsError:
@@ -237,7 +248,7 @@ def _upload(source: Path, target: Path) -> None:
     for file in sorted(files, key=lambda file: (-len(file.parts), file)):
         system, name = filesystem(target if file == source else target / file.relative_to(source).as_posix())
         system.makedirs(system._parent(name), exist_ok=True)
-        # What is not committed was never there.
+        # The file appears only on commit; an interrupted upload leaves nothing.
         with file.open("rb") as data, system.open(name, "wb", autocommit=False) as copy:
             shutil.copyfileobj(data, copy, 1 << 22)
         copy.commit()

@@ -1,4 +1,4 @@
-"""Numbers that are NaN or infinite: looked for where they would go on unseen."""
+"""A check for NaN and infinity in tensors, for places where they would pass on unnoticed."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CHUNK = 1 << 26
-"""Elements looked at together, which bounds the memory for it to 64 MiB."""
+"""Elements checked at once, which bounds the extra memory to 64 MiB."""
 
 
 def not_finite(tensors: Mapping[str, Tensor], device: torch.device | None = None) -> str | None:
-    """Return the name of the first tensor that has NaN or infinity, or None. With `device` the tensors are looked at
-    there, part by part."""
+    """Return the name of the first tensor with NaN or infinity, or None.
+
+    With `device`, the tensors are checked on that device, one chunk at a time.
+    """
     return next((name for name, tensor in tensors.items() if not _is_finite(tensor, device)), None)
 
 

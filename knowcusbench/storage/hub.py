@@ -1,4 +1,4 @@
-"""What went wrong with the Hugging Face Hub, in one line of ours."""
+"""Errors of the Hugging Face Hub, each as one line."""
 
 from collections.abc import Iterator
 
@@ -6,8 +6,11 @@ from knowcusbench.errors import first_line
 
 
 def hub_problem(error: BaseException) -> str:
-    """Say why a repository can't be had from the hub or its cache. Libraries wrap what the hub answered, often in a
-    message that points to a stack trace: the cause within is what counts."""
+    """Return why a repository can't be loaded from the hub or its cache.
+
+    Libraries wrap the hub's answer, often in a message that points to a stack trace, so the first known cause in the
+    chain counts.
+    """
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
@@ -35,14 +38,14 @@ def hub_problem(error: BaseException) -> str:
                 return f"a file is missing there ({first_line(cause)})"
             case HfHubHTTPError():
                 return first_line(cause)
-        # What the hub's HTTP library raises without an answer; which library that is depends on the version.
+        # The hub's HTTP library raises this without an answer; which library it is depends on the version.
         if isinstance(cause, HfHubHTTPError.__bases__[0]):
             return "not in the local hub cache, and the hub can't be reached"
     return first_line(error)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error, and what it was raised from, in turn."""
+    """Yield the error, then what it was raised from, and so on."""
     seen: BaseException | None = error
     while seen is not None:
         yield seen

@@ -1,4 +1,4 @@
-"""Repositories of the Hugging Face Hub on this machine: found without a network where they are whole."""
+"""The local cache of Hugging Face Hub repositories: complete ones are found without a network."""
 
 import json
 import re
@@ -10,17 +10,18 @@ from typing import Self
 COMMIT = re.compile("[0-9a-f]{40}")
 
 WEIGHTS: Sequence[str] = ("*.safetensors", "*.bin", "*.pt", "*.pth")
-"""Files of weights."""
+"""Patterns of weight files."""
 
 _SHARD = re.compile(r"-\d+-of-\d+\.")
 
 
 class Branch(str):
-    """The name of a branch or tag that stands for one commit. Keys and records have the name, as if it were a plain
-    text; what is loaded, by whatever process gets it, is the commit. "" is the main branch where nobody named it.
+    """The name of a branch or tag, bound to one commit. "" is the main branch where none was named.
+
+    As text it is the name, and keys and records hold the name. Every process that gets it loads the commit.
 
     Attributes:
-        commit: all its 40 digits.
+        commit: the full commit hash, 40 digits.
     """
 
     commit: str
@@ -35,13 +36,15 @@ class Branch(str):
 
 
 def settled(revision: str | None) -> str | None:
-    """Return the commit that a `Branch` stands for; any other revision as it is."""
+    """Return the commit that a `Branch` is bound to, and any other revision unchanged."""
     return revision.commit if isinstance(revision, Branch) else revision
 
 
 def current_commit(source: str, revision: str | None) -> str | None:
-    """Return the commit that a branch or tag of a model is at: the hub knows, or else its cache on this machine. None
-    if neither does, or the hub has no such thing."""
+    """Return the commit that a model's branch or tag points to, from the hub or else from its local cache.
+
+    None if neither knows it, or if the hub has no such repository or revision.
+    """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
@@ -62,14 +65,14 @@ def hub_snapshot(
     *,
     repo_type: str = "model",
 ) -> Path:
-    """The directory of a hub repository's files, downloaded if they are not here.
+    """Return the local directory of a hub repository's files; download them if needed.
 
-    A commit never changes: if the cache has what is wanted of it, the hub isn't asked. Of anything else the hub knows
-    the newest state; where it can't be reached, the cache's counts.
+    A commit never changes: if the cache has the wanted files of a commit, the hub isn't asked. For any other revision
+    the hub's newest state counts, or the cache's if the hub can't be reached.
 
     Args:
-        download: asks the hub, and gives the directory; its errors are raised.
-        is_whole: whether a directory has all that is wanted; None where only the hub can tell.
+        download: downloads from the hub and returns the directory; its errors are raised.
+        is_whole: returns whether a directory has all wanted files; None where only the hub can tell.
     """
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
@@ -93,12 +96,13 @@ def hub_snapshot(
 
 
 def is_commit(revision: str | None) -> bool:
-    """Whether a revision is a full commit hash, which never moves."""
+    """Return whether a revision is a full commit hash, which never moves."""
     return bool(revision and COMMIT.fullmatch(revision))
 
 
 def cached(source: str, revision: str | None, repo_type: str = "model") -> Path | None:
-    """Where the hub's cache has this repository, whole or in part; None if it has nothing of it."""
+    """Return the directory where the hub's cache has this repository, complete or in part; None if it has no file of
+    it."""
     from huggingface_hub import snapshot_download
 
     try:
@@ -109,17 +113,17 @@ def cached(source: str, revision: str | None, repo_type: str = "model") -> Path 
 
 
 def broken_link(folder: Path) -> str:
-    """Say which file of a folder is a link to nothing, as in a plain copy of a hub snapshot, and what to do about it;
-    empty if there is none."""
+    """Return a message about a dangling link in a folder, as in a plain copy of a hub snapshot, and the remedy; "" if
+    there is none."""
     broken = next((file for file in sorted(folder.rglob("*")) if file.is_symlink() and not file.exists()), None)
     return f"{broken} is a link to a file that is not there; copy a hub snapshot with `cp -rL`" if broken else ""
 
 
 def absent_weights(folder: Path, patterns: Sequence[str] = WEIGHTS) -> list[str]:
-    """The weight files that a folder should have and has not: of weights in parts, those that its index names.
+    """Return the weight files that a folder should have but lacks; for sharded weights, those that its index names.
 
     Args:
-        patterns: names or globs of files; weights in any of them, whole, are enough.
+        patterns: names or globs of files. One complete set of weights that matches any of them is enough.
     """
     wanted = [pattern for pattern in patterns if any(fnmatch(pattern, kind) for kind in WEIGHTS)]
     names = {file.name for file in folder.iterdir()} if folder.is_dir() else set()

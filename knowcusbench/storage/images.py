@@ -1,7 +1,7 @@
-"""Reading image files: one conversion to 8-bit RGB for references, generated images and checks alike.
+"""Reading image files, with one conversion to 8-bit RGB for references, generated images and checks alike.
 
-An image that two parts of the harness decode in different ways (rotated or not, transparent or black) gets
-two different scores, so nothing else in the project opens image files.
+An image that two parts of the harness decode in different ways (rotated or not, transparent or black) gets two
+different scores, so no other module opens image files.
 """
 
 import io
@@ -16,11 +16,11 @@ from knowcusbench.errors import ImageError
 from knowcusbench.storage.files import LFS_POINTER
 
 MAX_PIXELS = 89_478_485
-"""Images with more pixels are refused as decompression bombs: the size at which Pillow itself starts to warn
-(a quarter of a gibibyte at 3 bytes a pixel)."""
+"""Largest number of pixels of an image that is read. This is the size at which Pillow itself warns of a decompression
+bomb (a quarter of a gibibyte at 3 bytes a pixel)."""
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
-"""The formats that are read, by Pillow's names. Others are refused: some decoders run programs (EPS)."""
+"""Formats that are read, by Pillow's names. Others are refused: some decoders run programs (EPS)."""
 
 ALPHA = "alpha"
 CMYK = "cmyk"
@@ -37,7 +37,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What brings an image upright, by its EXIF orientation."""
+"""The transposition that brings an image upright, by its EXIF orientation."""
 
 _FOREIGN = (
     (rb"....ftyp(?:heic|heix|heim|heis|hevc|hevx|mif1|msf1)", "HEIC"),
@@ -48,20 +48,20 @@ _FOREIGN = (
     (rb"\s*(?:<\?xml[^>]*>\s*)?<svg", "SVG"),
     (rb"%PDF", "PDF"),
 )
-"""Formats that are not read, by what their files begin with."""
+"""Formats that are not read, by the first bytes of their files."""
 
 _BOMB_ERRORS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecodedImage:
-    """An image as the harness sees it, and what had to be done to it.
+    """An image as the harness sees it, and the conversions that it needed.
 
     Attributes:
         image: 8-bit RGB.
-        treatments: which special conversions were applied, of "exif rotation", "16-bit", "palette", "cmyk"
-            and "alpha", and which colour profile was ignored; empty for an ordinary RGB or grey image.
-        sample: the sample that the file's text chunks say it shows; empty if they do not say.
+        treatments: special conversions that were applied ("exif rotation", "16-bit", "palette", "cmyk" and "alpha") and
+            the colour profile that was ignored; empty for an ordinary RGB or grey image.
+        sample: the sample id in the file's text chunks; empty if they have none.
     """
 
     image: Image.Image
@@ -75,22 +75,21 @@ def read_image(path: Path) -> Image.Image:
     The conversion, in this order:
 
     1. The EXIF orientation is applied.
-    2. The values v of a file in 16-bit grey become round(v / 257), so that 65535 becomes 255. 16-bit colour is reduced
-       by Pillow's decoder, which keeps the high byte.
+    2. The values v of a 16-bit grey file become round(v / 257), so that 65535 becomes 255. Pillow's decoder reduces
+       16-bit colour by keeping the high byte.
     3. Transparency (an alpha channel, a transparent palette entry or colour) is composited on white.
     4. Everything else (palette, grey, CMYK, YCbCr, ...) goes through Pillow's `convert("RGB")`.
 
-    Colour profiles (ICC) are ignored: pixel values are taken as sRGB. Only the first frame of an animation
-    is read.
+    Colour profiles (ICC) are ignored: pixel values are taken as sRGB. Of an animation, only the first frame is read.
 
-    Raises ImageError, naming the file, if it is missing, of no known format, damaged or truncated, has more
-    than `MAX_PIXELS` pixels, or has floating-point or 32-bit values, for which there is no defined range.
+    Raises ImageError, naming the file, if it is missing, of no known format, damaged or truncated, has more than
+    `MAX_PIXELS` pixels, or has floating-point or 32-bit values, for which no range is defined.
     """
     return decode_image(path).image
 
 
 def decode_image(path: Path) -> DecodedImage:
-    """`read_image`, and which special treatments it took."""
+    """Read an image as by `read_image`, and record which special conversions it needed."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -98,7 +97,7 @@ def decode_image(path: Path) -> DecodedImage:
     if not data:
         raise ImageError(f"{path}: image file is empty")
     try:
-        # An error here instead of Pillow's warning, for this block only.
+        # Turn Pillow's warning into an error, for this block only.
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
@@ -116,7 +115,7 @@ def decode_image(path: Path) -> DecodedImage:
         raise ImageError(f"{path}: {_what_it_is(data)}") from error
     except (ImageError, MemoryError):
         raise
-    # The plugins raise whatever a damaged file makes them stumble over: OSError, ValueError, SyntaxError, KeyError,
+    # On a damaged file Pillow's plugins raise errors of many types: OSError, ValueError, SyntaxError, KeyError,
     # struct.error, zlib.error and more.
     except Exception as error:
         raise ImageError(f"{path}: damaged or truncated image: {str(error) or type(error).__name__}") from error
@@ -141,7 +140,7 @@ def _convert(image: Image.Image, path: Path) -> DecodedImage:
     treatments = []
     sample = str(image.info.get("sample", ""))
     profile, is_16_bit = _foreign_profile(image), _is_16_bit(image)
-    # Not `ImageOps.exif_transpose`: it writes the EXIF data anew, and fails where what a camera wrote can't be written.
+    # Not `ImageOps.exif_transpose`: it rewrites the EXIF data, and fails on cameras' data that can't be rewritten.
     if (turn := _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))) is not None:
         treatments.append(EXIF_ROTATION)
         image = image.transpose(turn)
@@ -166,13 +165,15 @@ def _convert(image: Image.Image, path: Path) -> DecodedImage:
 
 
 def _is_16_bit(image: Image.Image) -> bool:
-    """Whether an image of integers was stored as unsigned 16-bit ones, by its file and not by its values. Pillow's mode
-    "I" also holds the 32-bit and signed ones of TIFF."""
+    """Return whether the file stored unsigned 16-bit integers, by its format and not by its values.
+
+    Pillow's mode "I" also holds the 32-bit and signed integers of TIFF.
+    """
     return image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
 
 
 def _foreign_profile(image: Image.Image) -> str:
-    """The name of a colour profile other than sRGB that an image comes with, or ""."""
+    """Return the name of an image's colour profile if it is not sRGB, else ""."""
     data = image.info.get("icc_profile")
     if not data:
         return ""

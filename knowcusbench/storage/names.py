@@ -1,4 +1,4 @@
-"""Words and names that users give: which texts are the same, what a pattern means, and what can be a file's name."""
+"""Names that users give: which texts count as the same, what a pattern matches, and what can be a file name."""
 
 import fnmatch
 import hashlib
@@ -9,20 +9,30 @@ from typing import TypeVar
 from knowcusbench.errors import ConfigError
 
 MAX_BYTES = 160
-"""Of a name in UTF-8. File systems take 255, and files add endings to a name."""
+"""Largest length of a name in bytes of UTF-8. File systems allow 255, and files add suffixes to a name."""
 
 T = TypeVar("T")
 
 
 def text_key(text: str) -> str:
-    """Return what texts have in common that people take for the same: compatibility forms are unified (NFKC), case is
-    folded, white space collapsed, and invisible format characters (category Cf) are left out."""
+    """Return a key that is the same for all texts that people take for the same.
+
+    Compatibility forms are unified (NFKC), case is folded, white space is collapsed, and invisible format characters
+    (category Cf) are removed.
+
+    >>> text_key("  ＤＯＧ   Three ")
+    'dog three'
+    """
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     return " ".join("".join(sign for sign in folded if unicodedata.category(sign) != "Cf").split())
 
 
 def same_text(first: str, second: str) -> bool:
-    """Return whether people take two texts for the same, as by `text_key`."""
+    """Return whether people take two texts for the same, as by `text_key`.
+
+    >>> same_text("Straße", "STRASSE")
+    True
+    """
     return text_key(first) == text_key(second)
 
 
@@ -34,13 +44,16 @@ def matching(
     partial: bool = False,
     complaint: str = "is not there",
 ) -> list[str]:
-    """Return the `names` that match the patterns, in the patterns' order, each once. A pattern means the name that is
-    spelled so, else the names of the same text, else those that match it as a glob.
+    """Return the `names` that match the patterns, in the patterns' order, each once.
 
-    Raises ConfigError with the nearest name for a pattern that matches none, unless `partial`. `key` is that of the
-    configuration.
+    A pattern matches the name with its exact spelling, else the names with the same text, else the names that match it
+    as a glob. Raises ConfigError with the nearest name for a pattern without a match, unless `partial`. `key` is the
+    configuration key that the error names.
+
+    >>> matching(["DOG3", "cat*"], ["cat1", "cat2", "dog3"], "concepts")
+    ['dog3', 'cat1', 'cat2']
     """
-    # Here, since the readers of a benchmark need no Hydra.
+    # Imported here because readers of a benchmark need no Hydra.
     from knowcusbench.errors import did_you_mean
 
     found: dict[str, None] = {}
@@ -57,8 +70,13 @@ def matching(
 
 
 def by_name(found: Mapping[str, T], names: Iterable[str]) -> dict[str, T]:
-    """Return `found` with the keys that are the same text as one of `names` spelled like that name. Of two keys for one
-    name, the one that is spelled like it gets it, and the other stays as it is."""
+    """Return `found` with every key respelled like the one of `names` that is the same text.
+
+    If two keys match one name, the key with the exact spelling keeps it, and the other key stays unchanged.
+
+    >>> by_name({"DOG3": 1, "cat": 2}, ["dog3"])
+    {'dog3': 1, 'cat': 2}
+    """
     spelled = {text_key(name): name for name in names}
     renamed = {key: value for key, value in found.items() if spelled.get(text_key(key)) == key}
     for key, value in found.items():
@@ -68,13 +86,20 @@ def by_name(found: Mapping[str, T], names: Iterable[str]) -> dict[str, T]:
 
 
 def is_plain_name(name: str) -> bool:
-    """Return whether a name can be that of a visible file or folder: not empty, no path separator, no leading dot (and
-    so not `..`), no control character, at most `MAX_BYTES` long."""
+    """Return whether a name can name a visible file or folder.
+
+    Such a name is not empty, has no path separator, no leading dot (so it is not `..`) and no control character, and is
+    at most `MAX_BYTES` long.
+    """
     return name_fault(name) is None
 
 
 def name_fault(name: str) -> str | None:
-    """Return why a name can't be that of a visible file or folder, or None."""
+    """Return why a name can't name a visible file or folder, or None if it can.
+
+    >>> name_fault("../dog3")
+    'begins with a dot'
+    """
     if not name.strip():
         return "is empty"
     if name.startswith("."):
@@ -94,8 +119,13 @@ def check_name(name: str, key: str) -> None:
 
 
 def file_name(text: str) -> str:
-    """Return `text` if it can be a file's name, else as much of its beginning as can, and a digest of the whole: texts
-    that differ have names that differ."""
+    """Return `text` if it can be a file name, else its longest usable beginning and a digest of the whole.
+
+    Different texts get different names.
+
+    >>> file_name("dog3"), file_name("a/b")
+    ('dog3', 'a_b-c14cddc0')
+    """
     if is_plain_name(text):
         return text
     digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:8]

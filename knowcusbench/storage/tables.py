@@ -1,4 +1,4 @@
-"""JSON, JSON lines and Parquet tables, written whole or not at all."""
+"""JSON, JSON-lines and Parquet files, written whole or not at all."""
 
 import errno
 import io
@@ -14,11 +14,12 @@ from knowcusbench.errors import RunError
 from knowcusbench.storage.files import append, atomic_path, create_exclusively, json_text, names_in, write_atomic
 
 UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT, errno.ENOSPC, errno.EDQUOT}
+"""Error numbers that mean that a user's directory can't be written."""
 
 
 @contextmanager
 def writing() -> Iterator[None]:
-    """Turn "can't write there" (a run directory, the cache) into a RunError that names the file."""
+    """Turn an OSError about an unwritable path (a run directory, the cache) into a RunError that names the file."""
     try:
         yield
     except OSError as error:
@@ -31,11 +32,12 @@ def writing() -> Iterator[None]:
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Write an indented JSON file, replacing an existing one."""
     write_atomic(path, _json_bytes(data))
 
 
 def create_json(path: Path, data: Mapping[str, Any]) -> bool:
-    """Write a file unless it is there; whether it was written. Of several processes, one succeeds."""
+    """Write a JSON file unless it exists; return whether it was written. Of several processes, one succeeds."""
     return create_exclusively(path, _json_bytes(data))
 
 
@@ -44,6 +46,7 @@ def _json_bytes(data: Mapping[str, Any]) -> bytes:
 
 
 def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file. Raises RunError if it is damaged."""
     try:
         data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -52,13 +55,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def append_line(path: Path, data: Mapping[str, Any]) -> None:
-    """Add a line of JSON to a file that only this process writes."""
+    """Append a line of JSON to a file that only this process writes."""
     append(path, (json_text(data) + "\n").encode())
 
 
 def read_lines(directory: Path) -> Iterator[dict[str, Any]]:
-    """The lines of all JSON-lines files in a directory. The last line of a killed process may be half a line: it is
-    left out."""
+    """Yield the objects in all JSON-lines files of a directory. A killed process may leave half a last line, which is
+    skipped."""
     for name in sorted(names_in(directory)):
         for line in (directory / name).read_bytes().split(b"\n"):
             with suppress(ValueError):
@@ -66,11 +69,13 @@ def read_lines(directory: Path) -> Iterator[dict[str, Any]]:
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a Parquet file, replacing an existing one."""
     with atomic_path(path) as temporary:
         table.to_parquet(temporary, index=False)
 
 
 def read_table(path: Path) -> pd.DataFrame:
+    """Read a Parquet file. Raises RunError if it is missing or damaged."""
     try:
         return pd.read_parquet(io.BytesIO(path.read_bytes()))
     except (ValueError, OSError) as error:
