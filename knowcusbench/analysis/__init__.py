@@ -1,1 +1,1 @@
-"""From scores to conclusions: data in, data out, no files."""
+"""Conclusions from scores: data in, data out, no files."""

@@ -1,4 +1,4 @@
-"""Ablations: what the values of one setting do to every metric, reduced from the samples of a run."""
+"""Ablations: the effect of one setting's values on every metric, reduced from the samples of a run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ SUMMARY = ["label", "column", "mean", "deviation", "concepts"]
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """A method of the run that has one value of the setting.
+    """A method of the run with one value of the setting.
 
     Attributes:
-        label: the method's.
+        label: label of the method.
         value: a number, or a name.
-        taught: samples of the first so many knowledge items count; all if None.
+        taught: only samples of the first `taught` knowledge items count; all if None.
     """
 
     label: str
@@ -36,14 +36,14 @@ class AblationInput:
     """The results of a run that compares values of a setting.
 
     Attributes:
-        name: of the ablation ("eta").
-        title: what is varied, in words.
-        scale: how the values lie on an axis.
+        name: name of the ablation ("eta").
+        title: the setting, in words.
+        scale: scale of the values' axis.
         settings: in the order of the values.
         controls: labels of the run's other methods.
-        metrics: to show.
+        metrics: metrics to show.
         scores: one row per sample and metric, columns `SCORED`; `method` is the label, `knowledge` the item's index.
-        effects: what the methods do to everything else; None if it was not measured.
+        effects: side effects of the methods; None if they were not measured.
         costs: as in `ReportInput`.
     """
 
@@ -60,7 +60,7 @@ class AblationInput:
 
 @dataclass(frozen=True, kw_only=True)
 class Ablation:
-    """What an ablation has shown.
+    """The result of an ablation.
 
     Attributes:
         name, title, scale, settings, controls: as in `AblationInput`.
@@ -81,7 +81,7 @@ class Ablation:
 
 
 def build_ablation(inputs: AblationInput) -> Ablation:
-    """Reduce samples to concepts, and concepts to means. Every concept counts once, and peak memory too is a mean."""
+    """Reduce samples to concepts, and concepts to means. Every concept counts once; peak memory, too, is a mean."""
     tasks = [task for task in Task if task.value in set(inputs.scores["task"])]
     metrics = metric_columns(inputs.metrics, tasks)
     rows = _scored(inputs, metrics)
@@ -104,24 +104,24 @@ def build_ablation(inputs: AblationInput) -> Ablation:
 
 
 def _scored(inputs: AblationInput, columns: Sequence[Column]) -> pd.DataFrame:
-    """The scores of these columns in the form of `summary_values`."""
+    """Return the scores of `columns` in the form of `summary_values`."""
     keys = {(column.task, column.metric): column.key for column in columns}
     found = [keys.get(pair, "") for pair in zip(inputs.scores["task"], inputs.scores["metric"], strict=True)]
     return inputs.scores.assign(column=found).query("column != ''")[SUMMARY_VALUES]
 
 
 def _by_concept(inputs: AblationInput, rows: pd.DataFrame) -> pd.DataFrame:
-    """Means of every concept's rows that count, by label and column."""
+    """Return the mean over each concept's rows that count, by label and column."""
     rows = rows.rename(columns={"method": "label"})
     taught = rows["label"].map({setting.label: setting.taught for setting in inputs.settings}).astype("float")
     rows = rows[taught.isna() | rows["knowledge"].isna() | (rows["knowledge"] < taught)]
-    # Sorted first, so that a mean is the same to the last bit in whatever order the rows were written.
+    # Sorted first: the mean is the same to the last bit in any order of the rows.
     groups = rows.sort_values("value").groupby(["label", "concept", "column"], observed=True)["value"]
     return groups.agg(value="mean", n="count").reset_index()
 
 
 def _paid(inputs: AblationInput) -> pd.DataFrame:
-    """The costs of every concept, by label and column."""
+    """Return the costs of every concept, by label and column."""
     return pd.concat(
         [
             pd.DataFrame(

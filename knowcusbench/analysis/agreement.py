@@ -1,4 +1,4 @@
-"""How well metrics agree with those that count as the truth: rank correlations over methods and over samples."""
+"""Agreement of metrics with the metrics taken as truth: rank correlations over methods and over samples."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,17 +11,17 @@ from knowcusbench.analysis.types import ReportInput
 from knowcusbench.benchmark.types import Task
 
 FEWEST = 3
-"""Of fewer pairs no correlation is given."""
+"""Fewest pairs with a correlation."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Correlation:
-    """How alike two metrics rank the same things.
+    """How similarly two metrics rank the same items.
 
     Attributes:
         n: number of pairs.
-        spearman, kendall: Spearman's rho and Kendall's tau-b, from -1 to 1; None where they are undefined (fewer
-            than three pairs, or one side has the same value everywhere).
+        spearman, kendall: Spearman's rho and Kendall's tau-b, from -1 to 1; None where they are undefined (fewer than
+            three pairs, or one side is constant).
     """
 
     n: int
@@ -35,9 +35,9 @@ class Agreement:
 
     Attributes:
         truth, metric: keys of metrics; `truth_title` and `metric_title` are their headings.
-        methods: over the scores of methods and controls (means as in the leaderboard) whose samples
-            all have both scores.
-        samples: over single images, those of all methods together.
+        methods: over the scores of methods and controls (means as in the leaderboard) whose samples all have both
+            scores.
+        samples: over single images of all methods together.
     """
 
     truth: str
@@ -50,7 +50,14 @@ class Agreement:
 
 
 def correlate(truth: Sequence[float], metric: Sequence[float]) -> Correlation:
-    """Rank correlations of two sequences of the same length with finite values, by scipy.stats; ties share ranks."""
+    """Return the rank correlations of two sequences of the same length with finite values, by scipy.stats.
+
+    Ties share ranks.
+
+    >>> found = correlate([1, 2, 3, 4], [10, 30, 20, 40])
+    >>> round(found.spearman, 3), round(found.kendall, 3)
+    (0.8, 0.667)
+    """
     from scipy import stats
 
     one, other = np.round(np.asarray([truth, metric], dtype=np.float64), DECIMALS)
@@ -64,7 +71,7 @@ def correlate(truth: Sequence[float], metric: Sequence[float]) -> Correlation:
 
 
 def build_agreement(inputs: ReportInput) -> tuple[Agreement, ...]:
-    """Every other metric against every metric of `inputs.truth`, in each planned task for which both are defined."""
+    """Compare every other metric with every metric of `inputs.truth`, in each planned task that defines both."""
     planned = set(inputs.expected.loc[inputs.expected["planned"] > 0, "task"])
     return tuple(
         Agreement(

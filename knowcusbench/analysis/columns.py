@@ -1,4 +1,4 @@
-"""The columns of the leaderboard, and how many digits each shows."""
+"""The columns of the leaderboard and the digits of each."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ def _cost(metric: str, group: str, name: str, decimals: int) -> Column:
 
 COSTS = (
     CostColumn(column=_cost("train_seconds", "Train", "(s)", 1), field="seconds", unit=1, reduction="mean"),
-    # The peak says what a device must have, so the worst concept counts.
+    # The peak is the memory a device must have, so the worst concept counts.
     CostColumn(
         column=_cost("peak_memory_mib", "Peak mem.", "(MiB)", 0),
         field="peak_memory_bytes",
@@ -43,13 +43,13 @@ COSTS = (
 
 
 def score_columns(inputs: ReportInput) -> tuple[Column, ...]:
-    """The columns of scores: those of tasks that have planned samples."""
+    """Return the columns of scores, for tasks with planned samples."""
     planned = set(inputs.expected.loc[inputs.expected["planned"] > 0, "task"])
     return metric_columns(inputs.metrics, [task for task in Task if task.value in planned])
 
 
 def metric_columns(metrics: Mapping[str, MetricHeading], tasks: Sequence[Task]) -> tuple[Column, ...]:
-    """A column for every task and metric defined for it, tasks first."""
+    """Return a column for every task and each metric defined for it, ordered by task."""
     return tuple(
         Column(
             metric=metric,
@@ -66,7 +66,7 @@ def metric_columns(metrics: Mapping[str, MetricHeading], tasks: Sequence[Task]) 
 
 
 def number(column: Column, cell: Cell) -> str:
-    """The cell's value as people read it: "0.764", "≈1620" for an approximate one, "–" for none."""
+    """Format a cell's value: "0.764", "≈1620" for an approximate one, "–" for none."""
     if cell.value is None:
         return MISSING
     if cell.approximate:

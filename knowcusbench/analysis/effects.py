@@ -1,4 +1,4 @@
-"""What the methods of a run do to everything else: one table, and who is taken for whom."""
+"""Side effects of a run's methods: one table, and confusion matrices of the concepts."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -26,7 +26,7 @@ READING = (
 )
 
 RANK = "first_rank"
-"""The measure that is averaged as a logarithm: one rank of 100,000 would outweigh all others."""
+"""The measure averaged as a logarithm: one rank of 100,000 would outweigh all others."""
 
 RETRIEVAL = "retrieval"
 
@@ -52,17 +52,17 @@ class EffectsInput:
     """The measured effects of a run's methods, all by one protocol.
 
     Attributes:
-        run: the run's name.
-        methods: label -> what it is compared as, as in `ReportInput`.
+        run: name of the run.
+        methods: label -> role, as in `ReportInput`.
         concepts: names of the concepts in the grid.
         measures: one row per method, concept, probe, text and measure; columns method, concept, probe, measure, value,
-            knowledge (index of the concept's item that the text is about; NaN for none). Only of concepts of which
-            everything was measured.
+            knowledge (index of the concept's item that the text is about; NaN for none). Only of completely measured
+            concepts.
         retrieved: one row per picture; columns method, applied ("separately", "together"), concept, knowledge, nearest.
-        pictures: how many pictures each way should have.
-        references: columns concept, value: the share of its reference images that are nearest to it.
-        protocol: digest of how it was measured.
-        remarks: what must be said beside, one sentence each.
+        pictures: expected number of pictures for each way of applying adaptations.
+        references: columns concept, value: the share of a concept's reference images that are nearest to it.
+        protocol: digest of the measurement's protocol.
+        remarks: notes for below the table, one sentence each.
     """
 
     run: str
@@ -112,7 +112,7 @@ SUMMARY_COLUMNS = tuple(column for column in COLUMNS.values() if column.key in S
 
 
 def build_effects(inputs: EffectsInput) -> Leaderboard:
-    """The table of effects: controls and methods in the leaderboard's order, then real images."""
+    """Build the table of effects: controls and methods in the leaderboard's order, then real images."""
     means, expected = _means(inputs.measures), _expected(inputs)
     matrices = confusions(inputs)
 
@@ -142,7 +142,7 @@ def build_effects(inputs: EffectsInput) -> Leaderboard:
 
 
 def summary(board: Leaderboard) -> Leaderboard:
-    """The columns that fit into a terminal."""
+    """Return the columns that fit into a terminal."""
     chosen = [place for place, column in enumerate(board.columns) if column in SUMMARY_COLUMNS]
     return replace(
         board,
@@ -152,7 +152,7 @@ def summary(board: Leaderboard) -> Leaderboard:
 
 
 def summary_values(inputs: EffectsInput) -> pd.DataFrame:
-    """What `SUMMARY_COLUMNS` are means of, one row per text or picture: columns `SUMMARY_VALUES`."""
+    """Return the values behind `SUMMARY_COLUMNS`, one row per text or picture: columns `SUMMARY_VALUES`."""
     keys = {place: column.key for place, column in COLUMNS.items() if column in SUMMARY_COLUMNS}
     found = inputs.retrieved["concept"] == inputs.retrieved["nearest"]
     retrieved = inputs.retrieved.assign(probe=RETRIEVAL, measure=inputs.retrieved["applied"], value=found.astype(float))
@@ -162,7 +162,7 @@ def summary_values(inputs: EffectsInput) -> pd.DataFrame:
 
 
 def confusions(inputs: EffectsInput) -> dict[str, dict[str, pd.DataFrame]]:
-    """The confusion matrix of each method, by how adaptations were applied."""
+    """Return the confusion matrices by method and by the way of applying adaptations."""
     matrices: dict[str, dict[str, pd.DataFrame]] = {}
     for (label, applied), rows in inputs.retrieved.groupby(["method", "applied"], sort=True):
         matrix = confusion_matrix(list(rows["concept"]), list(rows["nearest"]), inputs.concepts)
@@ -171,7 +171,7 @@ def confusions(inputs: EffectsInput) -> dict[str, dict[str, pd.DataFrame]]:
 
 
 def _means(measures: pd.DataFrame) -> dict[tuple[str, str, str], Mean]:
-    """Mean over concepts of the mean over each concept's rows, by (method, probe, measure). `n` counts concepts."""
+    """Return the mean over concepts of each concept's mean, by (method, probe, measure). `n` counts concepts."""
     is_rank = measures["measure"] == RANK
     values = measures["value"].astype(float)
     logged = measures.assign(value=values.where(~is_rank, np.log(values.where(is_rank, 1.0))))
@@ -184,8 +184,11 @@ def _means(measures: pd.DataFrame) -> dict[tuple[str, str, str], Mean]:
 
 
 def _expected(inputs: EffectsInput) -> Callable[[str, str, str], int]:
-    """How many concepts of a method should have a measure: all but those that were measured and have no such probe (a
-    benchmark may lack rephrasings; an edit of all concepts' knowledge leaves no questions of others)."""
+    """Return a function that counts the concepts expected to have a measure.
+
+    A concept that was measured without such a probe is not expected: a benchmark may lack rephrasings, and an edit of
+    all concepts' knowledge leaves no questions of others.
+    """
     measured = inputs.measures.groupby("method")["concept"].agg(set).to_dict()
     having = inputs.measures.groupby(["method", "probe", "measure"])["concept"].agg(set).to_dict()
 

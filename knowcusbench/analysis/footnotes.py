@@ -1,4 +1,4 @@
-"""What must be said below the table, as plain text; each format escapes it in its own way."""
+"""Notes below a table, as plain text; each format does its own escaping."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -18,18 +18,18 @@ SPENT = (
 
 
 def reading(reduction: Reduction, columns: Sequence[Column]) -> str:
-    """How the leaderboard's numbers came about."""
+    """Explain how the leaderboard's numbers were computed."""
     lower = dict.fromkeys(column.name for column in columns if column.task and not column.higher_is_better)
     direction = f"lower is better in {', '.join(lower)}, higher in all others" if lower else "higher is better"
     return f"Scores: {REDUCED[reduction]}; {direction}. {SPENT}"
 
 
 def footnotes(board: Leaderboard) -> list[str]:
-    """How to read the table, what is missing from it, the source of published numbers, notes on scores."""
+    """Return how to read the table, its gaps, the source of published numbers, and notes on scores."""
     incomplete = [line for row in board.rows if (line := gaps(row.title, board.columns, row.cells))]
     gone = [
-        f"{row.title}: {row.gone:,} images are not there any more, or not yet; `knowcusbench bench` draws them, and "
-        "their scores are those of before."
+        f"{row.title}: {row.gone:,} images are missing from the run directory; `knowcusbench bench` draws them. "
+        "Their scores are kept from before."
         for row in board.rows
         if row.gone
     ]
@@ -43,17 +43,17 @@ def footnotes(board: Leaderboard) -> list[str]:
 
 
 def dagger(cell: Cell) -> str:
-    """The mark of a mean over an incomplete set."""
+    """Return the mark of a mean over an incomplete set."""
     return "" if cell.complete else DAGGER
 
 
 def coverage(cell: Cell) -> str:
-    """How much of the set the mean is over: "873 of 875 samples"."""
+    """Return the coverage of a mean: "873 of 875 samples"."""
     return f"{cell.n:,} of {cell.expected:,} {cell.counted}"
 
 
 def gaps(title: str, columns: Sequence[Column], cells: Sequence[Cell]) -> str:
-    """What is missing from a row. Columns with the same gap are named together; empty if nothing is missing."""
+    """Describe the gaps of a row; empty if there are none. Columns with the same gap are named together."""
     found: dict[str, list[Column]] = {}
     for column, cell in zip(columns, cells, strict=True):
         if not cell.complete:

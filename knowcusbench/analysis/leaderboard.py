@@ -1,4 +1,4 @@
-"""From the scores of a run to its leaderboard."""
+"""The leaderboard, built from the scores of a run."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -24,14 +24,14 @@ from knowcusbench.errors import RunError
 from knowcusbench.metrics.protocol import Reduction
 
 SHUFFLED, REAL_IMAGES = "shuffled", "real images"
-"""Labels of the rows below that are no method."""
+"""Labels of the rows that are not methods."""
 
 
 def build_leaderboard(inputs: ReportInput) -> Leaderboard:
-    """All rows and columns, reduced and marked.
+    """Reduce and mark all rows and columns.
 
-    Samples become one number as `inputs.reduction` says (see `reduction.MEANS`). Best and second are given among
-    methods alone, in columns where complete ones differ; numbers that print alike share their mark.
+    Samples become one number as `inputs.reduction` says (see `reduction.MEANS`). Only methods compete for best and
+    second, in columns where complete means differ. Numbers that print alike share their mark.
 
     Raises RunError if the scores of a metric come from more than one protocol, or outnumber the plan.
     """
@@ -102,7 +102,7 @@ def in_order(methods: Mapping[str, Role]) -> list[tuple[str, Role]]:
 
 
 def _floor_rows(inputs: ReportInput, columns: Sequence[Column]) -> Iterator[Row]:
-    """What a score is worth that has nothing to do with its sample, over all methods; no row if there are none."""
+    """Return the score of mismatched image/reference (or prompt) pairs, pooled over methods, if there are any."""
     if inputs.floors.empty:
         return
     everyone = pd.Categorical.from_codes([0] * len(inputs.floors), pd.Index([SHUFFLED]))
@@ -114,7 +114,7 @@ def _floor_rows(inputs: ReportInput, columns: Sequence[Column]) -> Iterator[Row]
 
 
 def _ceiling_row(inputs: ReportInput, columns: Sequence[Column]) -> Row:
-    """Real images against each other: one number for both tasks, none for metrics without references."""
+    """Return the scores of real images against each other: one for both tasks, none for metrics without references."""
     means = ceiling_means(inputs.ceilings)
     concepts = concept_means(inputs.ceilings.assign(method=REAL_IMAGES, task=""))
     intervals = score_intervals(concepts, Reduction.macro, inputs.bounds)
@@ -137,7 +137,7 @@ def _published_rows(inputs: ReportInput, columns: Sequence[Column]) -> Iterator[
 
 
 def marked(columns: Sequence[Column], rows: Sequence[Row]) -> tuple[Row, ...]:
-    """The rows with the best and second of every column."""
+    """Return the rows with the best and second of every column marked."""
     marks = [_marks(column, rows, index) for index, column in enumerate(columns)]
     return tuple(
         replace(
@@ -151,8 +151,7 @@ def marked(columns: Sequence[Column], rows: Sequence[Row]) -> tuple[Row, ...]:
 
 
 def _marks(column: Column, rows: Sequence[Row], index: int) -> dict[int, Mark]:
-    """Mark by row number. A mean over an incomplete set does not compete: the missing part could be the hard
-    one."""
+    """Return the marks by row index. An incomplete mean does not compete: the missing part could be the hard one."""
     shown = {
         place: round(cell.value, column.decimals)
         for place, row in enumerate(rows)

@@ -1,4 +1,4 @@
-"""Quality against cost: which methods are worth their cost, as a table and a figure."""
+"""Quality against cost: a table of the methods that are worth their cost."""
 
 from __future__ import annotations
 
@@ -16,7 +16,13 @@ PARETO = ["column", "label", "kind", "cost", "value", "low", "high", "front"]
 
 
 def on_front(points: Sequence[tuple[float, float]]) -> list[bool]:
-    """Whether no other point (cost, quality) is as cheap and better, or as good and cheaper."""
+    """Return for each point (cost, quality) whether it is on the Pareto front.
+
+    A point is off the front if another one is as cheap and better, or as good and cheaper.
+
+    >>> on_front([(1, 0.2), (2, 0.5), (3, 0.4)])
+    [True, True, False]
+    """
     return [
         not any(
             cost <= own_cost and quality >= own_quality and (cost, quality) != (own_cost, own_quality)
@@ -27,10 +33,10 @@ def on_front(points: Sequence[tuple[float, float]]) -> list[bool]:
 
 
 def pareto_table(board: Leaderboard, cost: Column) -> pd.DataFrame:
-    """Columns `PARETO`: every score of methods and controls beside what the row costs (in units of the column `cost`).
+    """Tabulate every score of methods and controls with the cost of its row: columns `PARETO`.
 
-    `front` says whether a method is on the front of its column, methods alone; controls never are. Rows without either
-    number are left out.
+    `cost` is in the units of the column `cost`. `front` says whether a method is on the front of its column; the front
+    is computed over methods, so controls are never on it. Rows without either number are left out.
     """
     keys = [column.key for column in board.columns]
     if cost.key not in keys:

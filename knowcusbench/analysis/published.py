@@ -1,8 +1,8 @@
-"""The tables of papers, as the CSV files of `results/published/` hold them.
+"""The tables of papers, read from the CSV files of `results/published/`.
 
-One row is one number: method, condition (what a table varies, `knowledge_items=3`), task (empty where the
-number belongs to none, or the paper does not say), metric, value, approximate (the paper says "~27 min"), and
-source. Times are in seconds.
+One row is one number: method, condition (the varied setting of a table, `knowledge_items=3`), task (empty if the number
+belongs to no task, or the paper does not say), metric, value, approximate (the paper says "~27 min"), and source. Times
+are in seconds.
 """
 
 import csv
@@ -15,7 +15,7 @@ from knowcusbench.benchmark.types import Task
 
 
 class PublishedTable(StrEnum):
-    """The tables that are known, by file name."""
+    """The available tables, by file name."""
 
     MAIN = "mokus_table1"
     KNOWLEDGE_ITEMS = "mokus_table2"
@@ -28,8 +28,8 @@ class PublishedValue:
     """One number of a paper.
 
     Attributes:
-        method: as the paper writes it ("Naive-DB"); "base" is the backbone without customisation.
-        condition: what the table varies, empty if nothing.
+        method: in the paper's spelling ("Naive-DB"); "base" is the backbone without customisation.
+        condition: the varied setting of the table, empty if there is none.
         task: None if the number belongs to no task.
         metric: key of a metric ("clip_i"), or of a cost ("train_seconds").
         value: on the scale of the metric.
@@ -47,7 +47,7 @@ class PublishedValue:
 
 
 def load_published(table: PublishedTable) -> tuple[PublishedValue, ...]:
-    """The numbers of a table, in the order of the paper."""
+    """Load the numbers of a table, in the order of the paper."""
     text = files("knowcusbench.published").joinpath(f"{table}.csv").read_text(encoding="utf-8")
     return tuple(
         PublishedValue(

@@ -1,4 +1,4 @@
-"""From samples to one number per method: means, and what is known of how they came about."""
+"""Reduction of samples to one number per method: means, protocols and notes."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -15,29 +15,31 @@ from knowcusbench.metrics.bounds import UNBOUNDED, Bounds
 from knowcusbench.metrics.protocol import Reduction
 
 CELL = ["method", "task", "metric"]
-"""What has one score in the leaderboard."""
+"""Key of one score in the leaderboard."""
 
 
 class Mean(NamedTuple):
-    """A mean and the number of samples or concepts that went into it."""
+    """A mean, and the number `n` of samples or concepts behind it."""
 
     value: float
     n: int
 
 
 def concept_means(scores: pd.DataFrame) -> pd.DataFrame:
-    """Columns `CELL`, concept, value and n: the mean over each concept's samples and their number. Everything about
-    means is computed from this table, which is small. NaN scores are missing ones."""
+    """Reduce scores to concepts: columns `CELL`, concept, value (mean over the concept's samples) and n (their number).
+
+    All means are computed from this small table. NaN scores count as missing.
+    """
     return reduce_groups(scores, [*CELL, "concept"], "value")
 
 
 def macro_means(concepts: pd.DataFrame) -> dict[tuple[str, str, str], Mean]:
-    """Mean over concepts of the mean over each concept's samples, by (method, task, metric):
+    """Return the mean over concepts of each concept's mean over samples, by (method, task, metric):
 
         m = 1/|C| * sum over c in C of ( 1/|S_c| * sum over s in S_c of score(s) )
 
-    with C the concepts that have scores and S_c their scored samples, so that a concept counts once however
-    many prompts it has. `concepts` as by `concept_means`; `n` counts samples.
+    C are the concepts with scores and S_c their scored samples: a concept counts once, however many prompts it has.
+    `concepts` as by `concept_means`; `n` counts samples.
     """
     means = reduce_groups(concepts, CELL, "value")
     means["n"] = concepts.groupby(CELL, observed=True, as_index=False)["n"].sum()["n"]
@@ -45,8 +47,10 @@ def macro_means(concepts: pd.DataFrame) -> dict[tuple[str, str, str], Mean]:
 
 
 def micro_means(concepts: pd.DataFrame) -> dict[tuple[str, str, str], Mean]:
-    """Mean over all scored samples, by (method, task, metric): a concept counts as often as it has samples. `concepts`
-    as by `concept_means`."""
+    """Return the mean over all scored samples, by (method, task, metric). Concepts weigh by their number of samples.
+
+    `concepts` as by `concept_means`.
+    """
     counted = concepts[concepts["n"] > 0]
     sums = counted.assign(value=counted["value"] * counted["n"])
     totals = sums.groupby(CELL, observed=True, as_index=False)[["value", "n"]].sum()
@@ -66,8 +70,10 @@ MEANS: Mapping[Reduction, Callable[[pd.DataFrame], dict[tuple[str, str, str], Me
 def score_intervals(
     concepts: pd.DataFrame, reduction: Reduction, bounds: Mapping[str, Bounds]
 ) -> dict[tuple[str, str, str], Interval]:
-    """95% intervals, over concepts, of the means of `MEANS[reduction]`; None over fewer than three concepts. `concepts`
-    as by `concept_means`, `bounds` by metric."""
+    """Return 95% intervals, over concepts, of the means of `MEANS[reduction]`; None over fewer than three concepts.
+
+    `concepts` as by `concept_means`, `bounds` by metric.
+    """
     return {
         (str(method), str(task), str(metric)): interval(*ratio(rows, reduction), bounds.get(str(metric), UNBOUNDED))
         for (method, task, metric), rows in concepts.groupby(CELL, observed=True)
@@ -75,28 +81,30 @@ def score_intervals(
 
 
 def ratio(concepts: pd.DataFrame, reduction: Reduction) -> tuple[Floats, Floats]:
-    """Numerators and denominators (concepts,) whose sums have the mean as their ratio, from the mean (column value)
-    and the number (column n) of each concept's samples. Concepts without samples are left out."""
+    """Return numerators and denominators (concepts,); the ratio of their sums is the mean.
+
+    Each concept's mean is in column value, its number of samples in column n. Concepts without samples are left out.
+    """
     counted = concepts[concepts["n"] > 0]
     means, counts = counted["value"].to_numpy(np.float64), counted["n"].to_numpy(np.float64)
     return (means, np.ones_like(means)) if reduction == "macro" else (means * counts, counts)
 
 
 def ceiling_means(ceilings: pd.DataFrame) -> dict[str, Mean]:
-    """Mean over concepts by metric. `n` counts the concepts that have a ceiling."""
+    """Return the mean over concepts, by metric. `n` counts the concepts that have a ceiling."""
     means = reduce_groups(ceilings, ["metric"], "value")
     return {str(row.metric): row_mean(row) for row in means.itertuples(index=False)}
 
 
 def cost_means(costs: pd.DataFrame, cost: CostColumn) -> dict[str, Mean]:
-    """A cost by method in the column's unit, its reduction taken over concepts. `n` counts concepts."""
+    """Return a cost reduced over concepts, by method, in the column's unit. `n` counts concepts."""
     means = reduce_groups(costs, ["method"], cost.field, cost.reduction)
     means["value"] /= cost.unit
     return {str(row.method): row_mean(row) for row in means.itertuples(index=False)}
 
 
 def protocols(scores: pd.DataFrame, metrics: Mapping[str, MetricHeading]) -> dict[str, str]:
-    """The digest of the protocol behind every metric that has scores.
+    """Return the protocol digest of every metric that has scores.
 
     Raises RunError for a metric with more than one: such numbers can't stand in one column.
     """
@@ -116,7 +124,7 @@ def protocols(scores: pd.DataFrame, metrics: Mapping[str, MetricHeading]) -> dic
 
 
 def remarks(scores: pd.DataFrame, metrics: Mapping[str, MetricHeading]) -> tuple[str, ...]:
-    """A sentence for every metric whose scores carry notes: how many of which methods, and the commonest."""
+    """Return a sentence for every metric with noted scores: their number by method, and the commonest note."""
     noted = scores.loc[scores["note"] != "", ["metric", "method", "note"]].astype(str)
     sentences = []
     for metric, heading in metrics.items():
@@ -130,11 +138,10 @@ def remarks(scores: pd.DataFrame, metrics: Mapping[str, MetricHeading]) -> tuple
 
 
 def reduce_groups(table: pd.DataFrame, keys: list[str], field: str, reduction: str = "mean") -> pd.DataFrame:
-    """Columns `keys`, value (`field` reduced) and n (how many went into it, NaN left out).
+    """Group a table: columns `keys`, value (`field` reduced) and n (number of values, NaN left out).
 
-    A mean is the exact one, rounded, and so the same to the last bit in whatever order the rows were written and
-    whatever others there are. A metric at a time, since grouping millions of rows takes several times the memory that
-    they do.
+    A mean is the exact one, rounded: the same to the last bit in any order of the rows and next to any other rows.
+    Metrics are grouped one at a time, since grouping millions of rows takes several times their own memory.
     """
     parts = [rows for _, rows in table.groupby("metric", observed=True)] if "metric" in keys else []
     return pd.concat([_reduced(rows, keys, field, reduction) for rows in parts or [table]]).sort_values(
@@ -153,5 +160,5 @@ def _exact_mean(values: "pd.Series[float]") -> float:
 
 
 def row_mean(row: Any) -> Mean:
-    """A row of `reduce_groups`."""
+    """Return the mean in a row of `reduce_groups`."""
     return Mean(float(row.value), int(row.n))

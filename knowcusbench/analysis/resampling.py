@@ -1,8 +1,8 @@
 """Resampling of concepts: intervals, permutation tests and ranks, from one number or two per concept.
 
-Samples of one concept share its difficulty, so that concepts, not samples, are what was drawn at random. Every mean
-here is a ratio of sums over concepts, `sum(numerators) / sum(denominators)`: concept means over ones (macro), or sums
-over a concept's samples over their number (micro).
+Samples of one concept share its difficulty, so concepts, not samples, are the units drawn at random. Every mean here is
+a ratio of sums over concepts, `sum(numerators) / sum(denominators)`: concept means over ones (macro), or sums over a
+concept's samples over their number (micro).
 """
 
 import math
@@ -17,27 +17,34 @@ Floats = NDArray[np.float64]
 Interval = tuple[float, float] | None
 
 LEVEL = 0.95
-"""Of every interval."""
+"""Confidence level of all intervals."""
 
 FEWEST = 3
-"""Over fewer concepts there is no interval."""
+"""Fewest concepts with an interval."""
 
 DRAWS = 4999
 PERMUTATIONS = 9999
-"""As many sign flips as there are, if there are fewer: up to 13 concepts."""
+"""Number of random sign flips. If fewer exist (up to 13 concepts), all of them are used."""
 
 SEED = 0
 
 TINY = 1e-9
 
 DECIMALS = 12
-"""Numbers that are equal to so many digits tie: a mean's last bits depend on the order of its sum."""
+"""Numbers that are equal to this many digits tie: a mean's last bits depend on the order of its sum."""
 
 
 @lru_cache(maxsize=8)
 def concept_draws(concepts: int) -> Floats:
-    """The bootstrap draws: how often each of `concepts` is in each of `DRAWS` draws with replacement, (draws,
-    concepts). Always the same for a number of concepts, and read-only."""
+    """Return the bootstrap draws (draws, concepts): how often each draw with replacement has each concept.
+
+    There are `DRAWS` draws, always the same for a number of concepts. The array is read-only.
+
+    >>> concept_draws(3).shape
+    (4999, 3)
+    >>> set(concept_draws(3).sum(axis=1).tolist())
+    {3.0}
+    """
     generator = np.random.default_rng(SEED)
     draws = generator.multinomial(concepts, np.full(concepts, 1 / concepts), size=DRAWS).astype(np.float64)
     draws.flags.writeable = False
@@ -45,19 +52,25 @@ def concept_draws(concepts: int) -> Floats:
 
 
 def interval(numerators: Floats, denominators: Floats, bounds: Bounds = UNBOUNDED) -> Interval:
-    """The 95% interval of `sum(numerators) / sum(denominators)`, both (concepts,), denominators positive. None for
-    fewer than three concepts, and for equal scores that have no bounds.
+    """Return the 95% interval of `sum(numerators) / sum(denominators)`, both (concepts,), denominators positive.
 
-    Each end is the farther one of two intervals. Both take the concepts for what was drawn, and are wider for few of
-    them by Student's t; each covers where the other does not (docs/protocols.md has the simulation):
+    None for fewer than three concepts, and for equal scores without bounds.
 
-    - BCa, a bootstrap that corrects for bias and skewness (`_corrected`): follows a skewed or outlying distribution;
-    - Student's t on the logit scale of the bounds (`_transformed`): widens where almost all concepts score the same
-      and draws of them do not show how the others might.
+    Each end is the farther one of two intervals. Both treat concepts as the random units and use Student's t, which
+    widens them for few concepts. Each covers where the other does not (docs/protocols.md has the simulation):
 
-    Neither leaves `bounds`. Where all concepts have the same score v, up to `q = 1 - 0.025^(1 / concepts)` of all
-    concepts may have any other one without showing up here, in 97.5% of cases (Clopper & Pearson, Biometrika 26, 1934):
-    the ends are v moved by the part q of the way to either bound.
+    - BCa, a bootstrap that corrects for bias and skewness (`_corrected`): follows a skewed distribution, or one with
+      outliers;
+    - Student's t on the logit scale of the bounds (`_transformed`): widens where almost all concepts score the same, so
+      that draws of them do not show how the others might.
+
+    Neither leaves `bounds`. Where all concepts have the same score v, a share of up to `q = 1 - 0.025^(1 / concepts)`
+    of all concepts may have any other score and still, in 97.5% of cases, be absent from this sample (Clopper &
+    Pearson, Biometrika 26, 1934). The ends are therefore v moved by the part q of the way to either bound.
+
+    >>> low, high = interval(np.array([0.2, 0.4, 0.6, 0.8]), np.ones(4), Bounds(0.0, 1.0))
+    >>> round(low, 2), round(high, 2)
+    (0.16, 0.84)
     """
     concepts = len(numerators)
     if concepts < FEWEST:
@@ -73,13 +86,16 @@ def interval(numerators: Floats, denominators: Floats, bounds: Bounds = UNBOUNDE
 
 
 def _corrected(numerators: Floats, denominators: Floats) -> Floats:
-    """BCa (Efron & Tibshirani, An Introduction to the Bootstrap, 1993, section 14.3), at the levels that make a
-    percentile interval of normal scores as wide as Student's t (Hesterberg, The American Statistician 69, 2015)."""
+    """Return the ends of BCa (Efron & Tibshirani, An Introduction to the Bootstrap, 1993, section 14.3).
+
+    Its levels are those at which a percentile interval of normal scores is as wide as Student's t (Hesterberg, The
+    American Statistician 69, 2015).
+    """
     from scipy import special
 
     concepts, mean = len(numerators), numerators.sum() / denominators.sum()
     drawn = drawn_means(numerators[:, None], denominators)[:, 0]
-    # Draws with the very same mean count half.
+    # Draws with exactly the same mean count half.
     below = np.mean(np.sign(mean.round(DECIMALS) - drawn) / 2 + 0.5)
     bias = special.ndtri(np.clip(below, 1 / (DRAWS + 1), DRAWS / (DRAWS + 1)))
     residuals = numerators - mean * denominators
@@ -91,9 +107,11 @@ def _corrected(numerators: Floats, denominators: Floats) -> Floats:
 
 
 def _transformed(numerators: Floats, denominators: Floats, bounds: Bounds) -> Floats:
-    """Student's t on the scale log((m - low) / (high - m)), by the delta method, with the standard error of a ratio
-    estimator (Cochran, Sampling Techniques, 1977, section 6.4); on the scale of the scores where these have no
-    bounds. For cosines it is that of Fisher's z."""
+    """Return the ends of Student's t on the scale log((m - low) / (high - m)), by the delta method.
+
+    The standard error is that of a ratio estimator (Cochran, Sampling Techniques, 1977, section 6.4). Scores without
+    bounds keep their own scale. For cosines the scale is that of Fisher's z.
+    """
     from scipy import special
 
     concepts, total = len(numerators), denominators.sum()
@@ -110,22 +128,28 @@ def _transformed(numerators: Floats, denominators: Floats, bounds: Bounds) -> Fl
 
 
 def _student(concepts: int) -> float:
-    """The quantile of Student's t that an interval over so many concepts reaches to."""
+    """Return the quantile of Student's t for an interval over `concepts` concepts."""
     from scipy import special
 
     return float(special.stdtrit(concepts - 1, (1 + LEVEL) / 2))
 
 
 def sign_flip_p_values(differences: Floats) -> Floats:
-    """Two-sided p-values (pairs,) of paired differences (pairs, concepts) by flipping the sign of whole concepts:
-    all 2^concepts ways if these are no more than `PERMUTATIONS`, else so many at random. 0 where a pair lacks a
-    concept leaves its p-value as it is without that concept."""
+    """Return two-sided p-values (pairs,) of paired differences (pairs, concepts) by flipping the sign of whole
+    concepts.
+
+    All 2^concepts flips are tried if there are at most `PERMUTATIONS`, else `PERMUTATIONS` random ones. A 0 for a
+    concept that a pair lacks does not change the pair's p-value.
+
+    >>> sign_flip_p_values(np.array([[0.1, 0.2, 0.1, 0.3]]))
+    array([0.125])
+    """
     from scipy import stats
 
     if differences.shape[1] == 1:
-        # A sum of one has the same size either way.
+        # The sum of one difference has the same size either way.
         return np.ones(len(differences))
-    # In batches, so that the flipped differences of many pairs fit into memory.
+    # Batched: the flipped differences of many pairs must fit into memory.
     result = stats.permutation_test(
         (differences,),
         np.mean,
@@ -139,8 +163,14 @@ def sign_flip_p_values(differences: Floats) -> Floats:
 
 
 def holm(p_values: Floats) -> Floats:
-    """p-values (tests,) corrected for their number, in the same order (Holm, Scandinavian Journal of Statistics 6,
-    1979): the k-th smallest of m times m - k + 1, made monotone, at most 1."""
+    """Correct p-values (tests,) for their number, keeping their order (Holm, Scandinavian Journal of Statistics 6,
+    1979).
+
+    The k-th smallest of m is multiplied by m - k + 1, made monotone, and is at most 1.
+
+    >>> holm(np.array([0.01, 0.04, 0.03])).round(2)
+    array([0.03, 0.06, 0.06])
+    """
     order = np.argsort(p_values)
     stepped = p_values[order] * np.arange(len(p_values), 0, -1)
     corrected = np.empty_like(p_values)
@@ -149,16 +179,29 @@ def holm(p_values: Floats) -> Floats:
 
 
 def drawn_means(numerators: Floats, denominators: Floats) -> Floats:
-    """The mean of every method in every bootstrap draw, (draws, methods), from numerators (concepts, methods) and the
-    denominators (concepts,) that all methods share. They see the same concepts in a draw, too."""
+    """Return the mean of every method in every bootstrap draw, (draws, methods).
+
+    All methods share the denominators (concepts,), and see the same concepts in a draw. Numerators are (concepts,
+    methods).
+
+    >>> drawn_means(np.array([[0.2, 0.5], [0.4, 0.6], [0.6, 0.7]]), np.ones(3)).shape
+    (4999, 2)
+    """
     draws = concept_draws(len(numerators))
     means: Floats = (draws @ numerators) / (draws @ denominators)[:, None]
     return means.round(DECIMALS)
 
 
 def rank_shares(drawn: Floats, *, higher_is_better: bool) -> Floats:
-    """Share of the draws (draws, methods) in which a method (row) has a rank (column, from the best), (methods,
-    methods). Methods that tie share the better rank."""
+    """Return the share of the draws in which each method (row) has each rank (column, from the best): (methods,
+    methods).
+
+    `drawn` is (draws, methods). Methods that tie share the better rank.
+
+    >>> rank_shares(np.array([[0.9, 0.5], [0.8, 0.6], [0.4, 0.7], [0.9, 0.1]]), higher_is_better=True)
+    array([[0.75, 0.25],
+           [0.25, 0.75]])
+    """
     from scipy import stats
 
     ranks = stats.rankdata(-drawn if higher_is_better else drawn, method="min", axis=1)
@@ -167,8 +210,14 @@ def rank_shares(drawn: Floats, *, higher_is_better: bool) -> Floats:
 
 
 def mean_kendall(drawn: Floats, means: Floats) -> float:
-    """Kendall's tau-b, from -1 to 1, between the ranking by `means` (methods,) and that of each draw (draws,
-    methods), averaged over the draws for which it is defined; NaN if there are none."""
+    """Return the mean Kendall tau-b, from -1 to 1, between the ranking by `means` and the ranking of each draw.
+
+    `means` is (methods,), `drawn` (draws, methods). The mean is over the draws for which tau-b is defined; NaN if there
+    are none.
+
+    >>> mean_kendall(np.array([[0.9, 0.5], [0.8, 0.6], [0.4, 0.7], [0.9, 0.1]]), np.array([0.8, 0.5]))
+    0.5
+    """
     one, other = np.triu_indices(drawn.shape[1], k=1)
     signs = np.sign(drawn[:, one] - drawn[:, other])
     full = np.sign((means[one] - means[other]).round(DECIMALS))

@@ -1,4 +1,4 @@
-"""The leaderboard as a paper shows it: some of its rows and columns, in the paper's order and digits."""
+"""Part of a leaderboard for a paper: some of its rows and columns, in the paper's order and digits."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ PERCENT_DECIMALS = COSINE_DECIMALS - 2
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """What of a leaderboard is shown, and how.
+    """The part of a leaderboard to show, and its number format.
 
     Attributes:
         columns: keys ("generation_clip_i"), metrics ("clip_i") or globs of them, in the order of the columns; None
@@ -22,7 +22,7 @@ class Choice:
         rows: labels or globs of them, in the order of the rows; None shows all.
         precision: digits after the point of scores; None leaves them to the metric.
         percent: whether scores between -1 and 1 are shown times 100.
-        partial: whether rows may be named that are not there yet.
+        partial: whether `rows` may name rows that do not exist yet.
     """
 
     columns: tuple[str, ...] | None = None
@@ -33,7 +33,7 @@ class Choice:
 
 
 def column_keys(columns: Iterable[tuple[str, str]], patterns: Iterable[str]) -> list[str]:
-    """The keys of the columns, given as (key, metric), that match the patterns, in the patterns' order.
+    """Return the keys of the columns, given as (key, metric), that match the patterns, in the patterns' order.
 
     Raises ConfigError, naming `report.columns`, for a pattern that matches neither a key nor a metric.
     """
@@ -47,9 +47,10 @@ def column_keys(columns: Iterable[tuple[str, str]], patterns: Iterable[str]) -> 
 
 
 def chosen(board: Leaderboard, choice: Choice, *, rounded: bool = True) -> Leaderboard:
-    """The part of `board` that is chosen, its numbers `rounded` as they are shown, best and second among its own rows.
+    """Return the chosen part of `board`, with best and second among its own rows.
 
-    Raises ConfigError for names that match nothing, and for a precision that is no small number of digits.
+    `rounded` rounds its numbers to the digits shown. Raises ConfigError for names that match nothing, and for a
+    precision outside 0 to 10.
     """
     if choice.precision is not None and not 0 <= choice.precision <= 10:
         raise ConfigError(f"report.precision: expected 0 to 10 digits, found {choice.precision}")

@@ -1,18 +1,18 @@
-"""Best and second as far as the differences between methods bear it."""
+"""Best and second where the differences between methods are significant."""
 
 from knowcusbench.analysis.statistics import Statistics
 from knowcusbench.analysis.types import Column, Leaderboard, Mark, RowKind
 
 ALPHA = 0.05
-"""A difference counts if its p-value, corrected for all pairs of the column, is below."""
+"""A difference is significant if its p-value, corrected for all pairs of the column, is below this."""
 
 
 def significant_marks(board: Leaderboard, statistics: Statistics) -> dict[tuple[str, str], Mark]:
-    """Marks by label and key of a column.
+    """Return marks by label and key of a column.
 
-    A method is best if it differs from every other one, and second if the best has its mark and it differs from
-    everyone else (at least one). An incomplete mean does not compete. Costs have no marks: there is one adaptation of
-    a concept, and nothing to test.
+    A method is best if it differs from every other one. It is second if the best is marked and it differs from all the
+    rest (at least one). An incomplete mean does not compete. Costs have no marks: with one adaptation per concept there
+    is nothing to test.
     """
     pairs = statistics.differences[statistics.differences["p_holm"] < ALPHA]
     found = {
@@ -33,7 +33,7 @@ def significant_marks(board: Leaderboard, statistics: Statistics) -> dict[tuple[
 
 
 def _ranked(board: Leaderboard, column: Column, place: int) -> list[str]:
-    """The labels that compete in a column, best first."""
+    """Return the labels that compete in a column, best first."""
     if column.task is None or column.higher_is_better is None:
         return []
     values = {

@@ -1,4 +1,4 @@
-"""What can be concluded from the scores of a run: differences between methods, breakdowns, and how firm ranks are."""
+"""Statistics of a run's scores: differences between methods, breakdowns, and the stability of ranks."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,18 +35,19 @@ RANKS = [*COLUMN, "method", "rank", "share", "kendall", "samples", "concepts"]
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics:
-    """Conclusions about a run's methods. Everything is resampled by whole concepts (see `resampling`), and reduced as
-    the leaderboard is.
+    """Conclusions about a run's methods.
+
+    Everything is resampled by whole concepts (see `resampling`), and reduced like the leaderboard.
 
     Attributes:
-        columns: of the leaderboard's scores.
+        columns: score columns of the leaderboard.
         differences: one row per column and pair of methods that share samples; columns `DIFFERENCES`: mean of `method`
             minus `other` over the samples that both have, the ends of its 95% interval (NaN over fewer than three
             concepts), its p-value by sign flips, and the same corrected for all pairs of the column (Holm).
         breakdown: one row per method or control, column and level of `BREAKDOWN_BY`; columns `BREAKDOWN`.
         ranks: one row per column, method and rank; columns `RANKS`: the share of bootstrap draws in which the method
             has the rank, and the column's mean Kendall tau-b between the ranking of a draw and that of all concepts.
-            Over the samples that all methods have; no rows for a column where these are of fewer than three concepts,
+            Over the samples that all methods have; no rows for a column with such samples of fewer than three concepts,
             or with fewer than two methods.
     """
 
@@ -57,8 +58,11 @@ class Statistics:
 
 
 def build_statistics(inputs: ReportInput) -> Statistics:
-    """Controls have a breakdown; differences and ranks are among methods alone, as best and second are: every further
-    pair makes each of them harder to prove."""
+    """Compare the methods of a run.
+
+    Controls only have a breakdown. Differences and ranks are among methods, as best and second are: every further pair
+    makes each difference harder to prove.
+    """
     columns = score_columns(inputs)
     labels = [label for label, role in inputs.methods.items() if role is Role.METHOD]
     differences: list[tuple[object, ...]] = []
@@ -77,7 +81,7 @@ def build_statistics(inputs: ReportInput) -> Statistics:
 
 
 def _by_sample(scores: pd.DataFrame, column: Column, labels: Sequence[str]) -> pd.DataFrame:
-    """The scores of a column: a row per concept and sample, a column per method that has any."""
+    """Return the scores of a column: a row per concept and sample, a column per method that has any."""
     own = scores[(scores["task"] == column.task) & (scores["metric"] == column.metric)].dropna(subset="value")
     wide = own.pivot(index=["concept", "sample_id"], columns="method", values="value")
     return wide[[label for label in labels if label in wide]]
@@ -118,7 +122,7 @@ def _ranks(column: Column, wide: pd.DataFrame, reduction: Reduction) -> Iterator
 def _breakdown(
     scores: pd.DataFrame, reduction: Reduction, bounds: Mapping[str, Bounds]
 ) -> Iterator[tuple[object, ...]]:
-    # All levels at once: what remains to be added up is small.
+    # All levels at once: the remaining sums are small.
     parts = reduce_groups(scores, [*CELL, *BREAKDOWN_BY], "value")
     parts["total"] = parts["value"] * parts["n"]
     for by in BREAKDOWN_BY:
@@ -130,7 +134,7 @@ def _breakdown(
 
 
 def _summary(concepts: pd.DataFrame, reduction: Reduction, bounds: Bounds) -> tuple[float, float, float, int, int]:
-    """`MEAN` of concepts with a mean (value) over some samples (n)."""
+    """Return `MEAN` of concepts with a mean (value) over some samples (n)."""
     numerators, denominators = ratio(concepts, reduction)
     low, high = interval(numerators, denominators, bounds) or (math.nan, math.nan)
     return numerators.sum() / denominators.sum(), low, high, int(concepts["n"].sum()), len(concepts)

@@ -1,4 +1,4 @@
-"""What goes into a leaderboard, and the leaderboard: frozen data that every table is rendered from."""
+"""The input of a leaderboard, and the leaderboard: frozen data that every table is rendered from."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ FLOORS = ["metric", "task", "concept", "value"]
 
 
 class Described(Protocol):
-    """What is known of a metric whose scores are shown; `bounds` may be None for a metric without."""
+    """Description of a metric whose scores are shown; `bounds` may be None for a metric without."""
 
     @property
     def title(self) -> str: ...
@@ -33,8 +33,15 @@ class Described(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class MetricHeading:
-    """How a metric is shown: the heading of its columns, the tasks that have one, which direction is better, and the
-    range of its scores, which no interval leaves, and the digits after the point."""
+    """How to show a metric.
+
+    Attributes:
+        title: heading of its columns.
+        tasks: tasks with a column.
+        higher_is_better: direction of better scores.
+        bounds: range of its scores; no interval leaves it.
+        decimals: digits after the point.
+    """
 
     title: str
     tasks: frozenset[Task]
@@ -44,7 +51,7 @@ class MetricHeading:
 
     @classmethod
     def of(cls, metric: Described) -> "MetricHeading":
-        """Return the heading of a metric, or of what a bundle says of one."""
+        """Return the heading of a metric, or of a bundle's description of one."""
         return cls(
             title=metric.title,
             tasks=frozenset(metric.tasks),
@@ -59,23 +66,23 @@ class ReportInput:
     """The results of a run.
 
     Attributes:
-        run: the run's name.
-        methods: label of every method of the run -> what it is compared as, in the order of the rows.
+        run: name of the run.
+        methods: label of every method of the run -> its role, in the order of the rows.
         metrics: the metrics to show, in the order of the columns. Scores of others are left out.
         concepts: number of concepts in the grid.
         scores: one row per sample and metric; columns sample_id (the same for all methods), method (the label), task,
-            concept, knowledge_aspect, prompt_aspect, metric, value, protocol (digest of how it was computed) and note
-            (empty if there is nothing to say). NaN is a missing value.
+            concept, knowledge_aspect, prompt_aspect, metric, value, protocol (digest of the metric's protocol) and note
+            (empty for none). NaN is a missing value.
         expected: columns method, task, planned (number of samples in the plan).
-        costs: one row per method and concept; columns method, concept, seconds, peak_memory_bytes and adapter_bytes
-            of its adaptation, image_seconds (what drawing one image took, NaN if unknown).
-        ceilings: real images scored against each other; columns metric, concept, value.
-        floors: images scored as if they were another sample's; columns `FLOORS`, those of all methods together.
-        reduction: how samples become one number per method.
-        published: numbers of a paper to show below, as far as they have a column.
-        gone: how many planned images of a method are not in the run directory, by label.
-        altered: how many images of a method are no longer those that were scored, by label.
-        truth: metrics that the others are judged by; those that are not among `metrics` are passed over.
+        costs: one row per method and concept; columns method, concept, seconds, peak_memory_bytes and adapter_bytes of
+            its adaptation, image_seconds (seconds to draw one image, NaN if unknown).
+        ceilings: scores of real images against each other; columns metric, concept, value.
+        floors: scores of images against another sample's prompt or references; columns `FLOORS`, all methods together.
+        reduction: reduction of samples to one number per method.
+        published: numbers of a paper to show below; those without a column are left out.
+        gone: number of planned images of a method missing from the run directory, by label.
+        altered: number of images of a method that have changed since they were scored, by label.
+        truth: metrics that the others are compared with; those that are not among `metrics` are ignored.
     """
 
     run: str
@@ -100,7 +107,7 @@ class ReportInput:
 
 
 class RowKind(StrEnum):
-    """What a row stands for. Only methods compete for best and second."""
+    """The kind of a row. Only methods compete for best and second."""
 
     METHOD = "method"
     CONTROL = "control"
@@ -117,7 +124,7 @@ class Mark(StrEnum):
 
 
 class Counted(StrEnum):
-    """What the mean in a cell is taken over."""
+    """The unit that the mean in a cell is taken over."""
 
     SAMPLES = "samples"
     CONCEPTS = "concepts"
@@ -155,14 +162,14 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """A number, and what it is the mean of.
+    """A number and the size of the set it is a mean of.
 
     Attributes:
         value: None if there is nothing to show.
         low, high: ends of its 95% interval over concepts; None if unknown.
-        n, expected: how many samples or concepts the mean is over, and how many it should be. Both are 0
-            for published numbers and where nothing is expected.
-        counted: what `n` and `expected` count.
+        n, expected: number of samples or concepts in the mean, and their expected number. Both are 0 for published
+            numbers and where nothing is expected.
+        counted: unit of `n` and `expected`.
         approximate: the source gives the number as "about".
         mark: best, second or neither.
     """
@@ -183,9 +190,16 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A line of the leaderboard: its label, its kind, and a cell per column. `source` names the paper of a
-    published row; `gone` is how many of its planned images are not in the run directory, `altered` how many are no
-    longer those that were scored."""
+    """A line of the leaderboard.
+
+    Attributes:
+        label: label of the method, control, floor or ceiling.
+        kind: kind of the row.
+        cells: one per column.
+        source: the paper of a published row.
+        gone: number of its planned images missing from the run directory.
+        altered: number of its images that have changed since they were scored.
+    """
 
     label: str
     kind: RowKind
@@ -196,7 +210,7 @@ class Row:
 
     @property
     def title(self) -> str:
-        """The label, with the kind of all rows that are not methods."""
+        """The label, followed by the kind for rows that are not methods."""
         return self.label if self.kind is RowKind.METHOD else f"{self.label} ({self.kind})"
 
 
@@ -205,13 +219,13 @@ class Leaderboard:
     """All methods of a run against each other.
 
     Attributes:
-        title: what kind of table it is.
-        run: the run's name.
-        reading: how its numbers came about, for people.
+        title: kind of the table.
+        run: name of the run.
+        reading: explanation of its numbers.
         columns: tasks times metrics, then costs.
         rows: floors, methods, ceilings, shuffled pairs, real images, published rows.
-        protocols: metric -> digest of how its scores were computed.
-        remarks: what the scores' notes say, one sentence per metric that has any.
+        protocols: metric -> digest of its scores' protocol.
+        remarks: summary of the scores' notes, one sentence per metric that has any.
     """
 
     title: str

@@ -1,4 +1,4 @@
-"""Ablations from hand-made samples: reduction, tables, and what the figure shows."""
+"""Ablations from hand-made samples: reduction, tables, and the points of the figure."""
 
 import io
 from pathlib import Path
@@ -71,7 +71,7 @@ def summary(ablation: Ablation, label: str, column: str) -> pd.Series:
 def test_samples_are_reduced_to_concepts_and_concepts_to_mean_and_deviation() -> None:
     ablation = made()
     one = summary(ablation, "items=1", "reconstruction_clip_i")
-    # cat 0.3, dog 0.7; their deviation over n - 1.
+    # cat 0.3, dog 0.7; the standard deviation uses n - 1.
     assert one["mean"] == pytest.approx(0.5)
     assert one["deviation"] == pytest.approx(0.2 * 2**0.5)
     assert one["concepts"] == 2
@@ -146,7 +146,7 @@ def test_what_was_not_taught_is_told_only_where_something_was_left_out() -> None
 
 
 def test_a_mean_of_fewer_concepts_than_others_have_is_marked() -> None:
-    """The second value was not run for the dog yet; a control for one concept only."""
+    """The second value has no run for the dog yet; the control has one concept only."""
     table = pd.DataFrame(SCORES, columns=["method", "task", "concept", "metric", "value", "knowledge"])
     ablation = made(scores=table[(table["method"] != "items=10") | (table["concept"] != DOG)])
     text = render_ablation_markdown(ablation)

@@ -24,13 +24,13 @@ ScoreRow = tuple[str, str, str, str, str, float]
 
 
 def spearman(one: list[float], other: list[float]) -> float:
-    """Pearson's correlation of mean ranks."""
+    """Return Pearson's correlation of mean ranks."""
     ranks = [[sum(x < y for x in side) + (side.count(y) + 1) / 2 for y in side] for side in (one, other)]
     return float(np.corrcoef(ranks)[0, 1])
 
 
 def kendall(one: list[float], other: list[float]) -> float:
-    """tau-b from its definition, pair by pair."""
+    """Return tau-b by its definition, pair by pair."""
     signs = [(np.sign(a - b), np.sign(c - d)) for (a, c), (b, d) in combinations(zip(one, other, strict=True), 2)]
     untied = [sum(sign[side] != 0 for sign in signs) for side in (0, 1)]
     return float(sum(x * y for x, y in signs) / sqrt(untied[0] * untied[1]))
@@ -71,7 +71,7 @@ def test_what_is_undefined_is_not_zero(one: list[float], other: list[float]) -> 
 
 @pytest.fixture
 def inputs(report_input: Callable[..., ReportInput]) -> Callable[..., ReportInput]:
-    """Makes the input of a report from rows of sample id, method, task, concept, metric, value."""
+    """Return a function that makes a report's input from rows of sample id, method, task, concept, metric, value."""
 
     def make(rows: list[ScoreRow], planned: int, truth: tuple[str, ...] = ("oracle",)) -> ReportInput:
         scores = pd.DataFrame(rows, columns=["sample_id", "method", "task", "concept", "metric", "value"])

@@ -34,7 +34,8 @@ def covered(ends, truth):
 
 
 def scores(generator, concepts, *, samples=5, repeats=1000):
-    """(repeats, concepts, samples): a standard normal effect of the concept, and as much noise of the sample."""
+    """Draw scores (repeats, concepts, samples): a standard normal effect per concept, and noise of the same size per
+    sample."""
     effects = generator.normal(size=(repeats, concepts, 1))
     return effects + generator.normal(size=(repeats, concepts, samples))
 
@@ -86,7 +87,7 @@ def test_the_interval_covers_where_a_studentised_or_plain_bootstrap_does_not(cas
 
 @pytest.mark.parametrize("sizes", [None, np.array([3.0, 9.0, 4.0, 4.0, 20.0, 7.0, 1.0, 5.0])])
 def test_its_two_parts_are_textbook_formulas(sizes):
-    """BCa with the acceleration of a jackknife, and Student's t of the logit, on concepts written out one by one."""
+    """BCa with the acceleration of a jackknife, and Student's t of the logit, over explicitly listed concepts."""
     means = np.array([0.7, 0.2, 0.9, 0.55, 0.81, 0.4, 0.66, 0.75])
     sizes = ones(means) if sizes is None else sizes
 
@@ -235,7 +236,7 @@ def test_identical_methods_have_p_1_and_absent_concepts_change_nothing():
 
 
 def test_holm_by_hand():
-    """Sorted: 4 x 0.005, 3 x 0.01, 2 x 0.03, and 0.04, which may not be below the one before."""
+    """Sorted: 4 x 0.005, 3 x 0.01, 2 x 0.03, and 0.04, which is raised to the one before."""
     assert holm(np.array([0.01, 0.04, 0.03, 0.005])) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm(np.array([0.5, 0.9])) == pytest.approx([1, 1])
     assert holm(np.array([])).size == 0

@@ -1,4 +1,4 @@
-"""Who is marked, by hand-made scores of eight concepts."""
+"""Marked methods, from hand-made scores of eight concepts."""
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ KEY = "generation_clip_t"
 
 @pytest.fixture
 def marks(report_input):
-    """Marks in the column of CLIP-T from {method: score of every concept}; "anchor" is a control."""
+    """Return the marks in the column of CLIP-T from {method: score of every concept}; "anchor" is a control."""
 
     def make(values, planned=CONCEPTS):
         roles = {name: Role.CEILING if name == "anchor" else Role.METHOD for name in values}
@@ -46,7 +46,7 @@ def apart(level):
 
 
 def alike(level):
-    """Better in half of the concepts, worse in the other."""
+    """Return scores that are better in half of the concepts and worse in the other half."""
     return level + 0.05 * np.tile([1, -1], CONCEPTS // 2)
 
 

@@ -1,4 +1,4 @@
-"""Conclusions from hand-made scores: who is compared with whom, over what, and what is left open."""
+"""Conclusions from hand-made scores: the compared pairs, the samples they share, and undecided cases."""
 
 import itertools
 import time
@@ -21,7 +21,7 @@ CLIP_T = {"clip_t": MetricHeading(title="CLIP-T", tasks=frozenset({Task.GENERATI
 
 
 def table(values, metric="clip_t", **columns):
-    """Scores from {method: {concept: [value of each sample]}}. Sample ids are the same for all methods."""
+    """Return scores from {method: {concept: [value of each sample]}}. Sample ids are the same for all methods."""
     rows = [
         (f"{concept}-{number}", method, concept, value)
         for method, concepts in values.items()
@@ -35,7 +35,7 @@ def table(values, metric="clip_t", **columns):
 
 @pytest.fixture
 def statistics(report_input):
-    """The statistics of {method: {concept: [values]}}, or of a table of scores."""
+    """Return a function that computes the statistics of {method: {concept: [values]}}, or of a table of scores."""
 
     def make(scores, **parts):
         labels = list(scores) if isinstance(scores, dict) else list(dict.fromkeys(scores["method"]))
@@ -121,7 +121,7 @@ def test_controls_are_broken_down_but_not_ranked(statistics):
 
 
 def test_no_interval_leaves_the_range_of_the_metric(statistics):
-    """Shares of six concepts, one of them unlike the others; and two methods that never differ."""
+    """Shares of six concepts, one of them an outlier; and two methods that never differ."""
     share = MetricHeading(title="Exact", tasks=frozenset({Task.GENERATION}), bounds=SHARE)
     never, once = {f"c{n}": [0.0] for n in range(6)}, {f"c{n}": [float(n == 5)] for n in range(6)}
     found = statistics({"a": once, "b": never, "c": never}, metrics={"clip_t": share})

@@ -23,7 +23,7 @@ def board(report_input):
 
 def test_images_that_are_gone_are_told_on_the_console_in_csv_and_json(report_input):
     board = build_leaderboard(report_input({"mokus": {"clip_i": 0.5}, "base": {"clip_i": 0.4}}, gone={"mokus": 2}))
-    line = "mokus: 2 images are not there any more, or not yet; `knowcusbench bench` draws them"
+    line = "mokus: 2 images are missing from the run directory; `knowcusbench bench` draws them"
     assert line in " ".join(render_console(board).split())
     assert any(note.startswith(line) for note in json.loads(render_json(board))["footnotes"])
     table = pd.read_csv(io.StringIO(render_csv(board)), dtype=str).set_index("label")["incomplete"].fillna("")
