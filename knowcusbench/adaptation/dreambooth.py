@@ -142,6 +142,7 @@ class DreamBooth:
             "instance_prompt": instance_prompt,
             "class_noun": concept.class_noun if self.prior_images or self._names_the_token else None,
             **({"class_images": dict(backbone.sampling)} if self.prior_images else {}),
+            **({} if backbone.noise_shift == 1 else {"noise_shift": backbone.noise_shift}),
             **backbone.settings,
         }
 
@@ -238,7 +239,7 @@ class Objective:
 
         latents = next(self.batches)
         noise = torch.randn(latents.shape, generator=generator).to(latents.device)
-        sigma = draw_sigmas(len(latents), generator).to(latents.device)
+        sigma = draw_sigmas(len(latents), generator, backbone.noise_shift).to(latents.device)
         prompt = self.prompt_embeds
         if self.prompt_noise:
             embeds = prompt.embeds.float()

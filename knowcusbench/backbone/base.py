@@ -28,8 +28,8 @@ as the assistant's reply), or as bare text followed by the answer."""
 
 @dataclass(frozen=True)
 class PromptEmbeds:
-    """What the transformer is conditioned on: embeddings (1, length, dim), and a mask (1, length) or None
-    where every position counts."""
+    """What the transformer is conditioned on: embeddings (1, length, dim), and a mask (1, length) of the positions that
+    are tokens, or None where all are. Whether the transformer sees the others is the model's business."""
 
     embeds: Tensor
     mask: Tensor | None
@@ -56,7 +56,8 @@ class Footprint:
         weight_bytes: bytes of the weights by component, as they are loaded.
         image_flops: floating-point operations of one image: every step with guidance, and decoding.
         training_step_flops: the same of one LoRA training step at batch 1 (forward and backward).
-        prompt_embeds_bytes: bytes of the embeddings of a prompt of 64 tokens.
+        prompt_tokens: length of the embeddings of the prompt that is counted with.
+        prompt_embeds_bytes: bytes of these embeddings.
         image_size: height and width of an image, in pixels.
     """
 
@@ -64,6 +65,7 @@ class Footprint:
     weight_bytes: Mapping[str, int]
     image_flops: float
     training_step_flops: float
+    prompt_tokens: int
     prompt_embeds_bytes: int
     image_size: tuple[int, int]
 
@@ -90,7 +92,7 @@ class Skeleton:
     Attributes:
         source: whose configuration files it was made from.
         expected_parameters: the published parameter counts by component, where they are known.
-        transformer, text_encoder, lora_targets, layer_count: as in `Backbone`.
+        transformer, text_encoder, lora_targets, layer_count, reach: as in `Backbone`.
         text_modules: as `Backbone.text_modules`.
     """
 
@@ -100,6 +102,7 @@ class Skeleton:
     text_encoder: nn.Module
     lora_targets: tuple[str, ...]
     layer_count: int
+    reach: tuple[float, ...]
     text_modules: Callable[[Sequence[str], Sequence[int]], tuple[str, ...]]
 
 
@@ -117,6 +120,12 @@ class Backbone(ABC):
         text_encoder: the LLM text encoder, base weights frozen.
         lora_targets: full names inside `transformer` of the linear layers that LoRA adapts by default.
         layer_count: number of decoder layers of the language model.
+        reach: for each decoder layer, the share of an embedding that it moves: 0 for a layer behind all that the
+            transformer is conditioned on, whose edit changes answers and no picture.
+        noise_shift: the time shift of the noise levels that it is trained at (`flow_matching.draw_sigmas`); 1 is
+            uniform.
+        encoding: what else than the weights decides an embedding (template, taps, length), as JSON values; empty for a
+            model that has one way only.
     """
 
     digest: str
@@ -128,6 +137,9 @@ class Backbone(ABC):
     text_encoder: nn.Module
     lora_targets: tuple[str, ...]
     layer_count: int
+    reach: tuple[float, ...]
+    noise_shift: float = 1.0
+    encoding: Mapping[str, Any] = {}
 
     @abstractmethod
     def encode(self, prompt: str) -> PromptEmbeds:

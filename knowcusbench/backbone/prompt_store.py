@@ -110,8 +110,11 @@ def encoded_prompts(
 
 
 def encoder_key(backbone: Backbone, text_encoder: Adapter | None) -> str:
-    """32 hex digits over all that decides an embedding: the base weights and the text encoder's adapter."""
+    """Return 32 hex digits over all that decides an embedding: the base weights, what the pipeline makes of a prompt,
+    and the text encoder's adapter."""
     digest = hashlib.sha256(f"{backbone.digest} {backbone.device.type}".encode())
+    if backbone.encoding:
+        digest.update(json.dumps(dict(backbone.encoding), sort_keys=True).encode())
     if text_encoder:
         gate = text_encoder.gate and [
             text_encoder.gate.temperature,

@@ -122,6 +122,7 @@ class QwenImageSpec(BackboneSpec):
             weight_bytes=self._weight_bytes(counts),
             image_flops=forwards * counts.forward_flops + counts.decode_flops,
             training_step_flops=TRAINING_FORWARDS * counts.forward_flops,
+            prompt_tokens=PROMPT_TOKENS,
             prompt_embeds_bytes=PROMPT_TOKENS * checkpoint.transformer["joint_attention_dim"] * BYTES[self.dtype],
             image_size=(self.height, self.width),
         )
@@ -194,6 +195,7 @@ class QwenImageSpec(BackboneSpec):
             text_encoder=text_encoder,
             lora_targets=lora_targets(transformer),
             layer_count=layer_count,
+            reach=(1.0,) * layer_count,
             text_modules=partial(language_modules, text_encoder, layer_count),
         )
 

@@ -66,6 +66,7 @@ class QwenImage(Backbone):
             pipeline.transformer.enable_gradient_checkpointing()
         pipeline.set_progress_bar_config(disable=True)
         self.layer_count = int(pipeline.text_encoder.config.text_config.num_hidden_layers)
+        self.reach = (1.0,) * self.layer_count
         self.lora_targets = lora_targets(self.transformer)
         self._negative: PromptEmbeds | None = None
         self._is_adapted = False

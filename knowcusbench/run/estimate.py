@@ -25,7 +25,7 @@ class Work:
         sampling, training: floating-point operations.
         prompts: number of prompts that are encoded for the samples.
         image_bytes: size of all images, uncompressed.
-        embeds_bytes: size of the embeddings of `prompts`, each of 64 tokens.
+        embeds_bytes: size of the embeddings of `prompts`.
     """
 
     effect_images: int
@@ -81,7 +81,7 @@ def plan_summary(run: Run, assumed_tflops: float) -> str:
         ("sampling", f"{footprint.image_flops:.3g} FLOP an image, {work.sampling:.3g} FLOP"),
         ("GPU-hours", f"{hours:.3g} at least, at {assumed_tflops:g} TFLOP/s"),
         ("weights", size(sum(footprint.weight_bytes.values())) + _counted_in(run)),
-        ("embeddings", f"{size(work.embeds_bytes)} for {work.prompts:,} prompts of 64 tokens"),
+        ("embeddings", f"{size(work.embeds_bytes)} for {work.prompts:,} prompts of {footprint.prompt_tokens} tokens"),
         ("images", f"{size(work.image_bytes)} at most (uncompressed)"),
     ]
     lines += [("note", note) for note in run.benchmark.notes]

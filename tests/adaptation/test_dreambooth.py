@@ -66,6 +66,15 @@ def test_training_lowers_the_loss_of_the_concept(backbone_fp32: QwenImage, cube:
     assert after < 0.85 * before
 
 
+def test_noise_levels_are_in_the_key_where_they_are_not_uniform(
+    backbone: QwenImage, cube: Concept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uniform = dreambooth()._key(cube, backbone, "sks cube")
+    monkeypatch.setattr(backbone, "noise_shift", 6.0)
+    assert dreambooth()._key(cube, backbone, "sks cube") == uniform | {"noise_shift": 6.0}
+    assert "noise_shift" not in uniform
+
+
 def test_the_backbone_is_left_as_it_was(backbone_fp32: QwenImage, cube: Concept, cache: AdapterCache) -> None:
     before = fixed_loss(backbone_fp32, cube, "sks cube")
     dreambooth(prior_images=1).fit(cube, backbone_fp32, "sks cube", cache)

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
@@ -48,3 +49,19 @@ def test_noise_levels_are_those_of_diffusers_trainer() -> None:
     assert drawn.min() >= 0.001
     assert drawn.max() <= 1.0
     assert len(drawn.unique()) > 900
+
+
+@pytest.mark.parametrize("shift", [3.0, 6.0])
+def test_levels_of_a_static_shift_are_those_of_the_schedulers_grid(shift: float) -> None:
+    """Z-Image's trainer looks the shifted sigma up; one that counts time from the image takes its distance from 1."""
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
+    uniform = torch.rand(5000, generator=torch.Generator().manual_seed(7))
+    looked_up = scheduler.sigmas[(uniform * scheduler.config.num_train_timesteps).long()]
+
+    drawn = draw_sigmas(5000, torch.Generator().manual_seed(7), shift)
+    leaning_back = draw_sigmas(50000, torch.Generator().manual_seed(7), 1 / shift)
+
+    assert torch.allclose(drawn, looked_up, atol=1e-6)
+    assert drawn.mean() > 0.65
+    quantiles = torch.linspace(0.05, 0.95, 19)
+    assert torch.allclose(leaning_back.quantile(quantiles), (1 - scheduler.sigmas).quantile(quantiles), atol=0.02)

@@ -37,6 +37,8 @@ def test_the_posterior_is_drawn_anew_every_time() -> None:
 class RecordingBackbone:
     """Answers with a constant velocity, and keeps what it was asked."""
 
+    noise_shift = 1.0
+
     def __init__(self) -> None:
         self.asked: list[tuple[torch.Tensor, torch.Tensor]] = []
 
@@ -62,3 +64,14 @@ def test_a_step_asks_at_the_noisy_latents_and_compares_with_noise_minus_latents(
     noise = (noisy.double() - (1 - level) * 3.0) / level
     assert sigma[0] != sigma[1]
     assert loss.item() == pytest.approx(0.5 * float((0.25 - (noise - 3.0)).square().mean()), rel=1e-4)
+
+
+def test_a_step_is_at_noise_levels_of_the_backbones_shift() -> None:
+    even, shifted = RecordingBackbone(), RecordingBackbone()
+    shifted.noise_shift = 3.0
+    for model in (even, shifted):
+        Objective(constant(torch.zeros(4, 1, 2, 2)), PromptEmbeds(torch.zeros(1, 1, 1), None), 1.0).loss(
+            model, torch.Generator().manual_seed(0)
+        )
+    (_, level), (_, moved) = even.asked[0], shifted.asked[0]
+    assert torch.allclose(moved, 3 * level / (1 + 2 * level))

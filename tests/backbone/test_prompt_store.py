@@ -1,5 +1,6 @@
 """Stored prompt embeddings stand for fresh ones."""
 
+import hashlib
 import multiprocessing
 from dataclasses import replace
 from pathlib import Path
@@ -64,6 +65,22 @@ def test_every_state_of_the_text_encoder_has_its_own_key(backbone: QwenImage) ->
     ]
     assert len({encoder_key(backbone, state) for state in states}) == len(states)
     assert encoder_key(backbone, an_edit(backbone)) == encoder_key(backbone, edit)
+
+
+def test_what_a_pipeline_makes_of_a_prompt_is_in_the_key_by_value(backbone: QwenImage, monkeypatch) -> None:
+    """A model with one way only keeps the keys that it had."""
+    assert backbone.encoding == {}
+    weights = f"{backbone.digest} {backbone.device.type}"
+    assert encoder_key(backbone, None) == hashlib.sha256(weights.encode()).hexdigest()[:32]
+    keys = set()
+    for encoding in ({}, {"taps": [9, 18, 27]}, {"taps": [9, 18]}, {"max_sequence_length": 256}):
+        monkeypatch.setattr(backbone, "encoding", encoding)
+        keys.add(encoder_key(backbone, None))
+    assert len(keys) == 4
+    monkeypatch.setattr(backbone, "encoding", {"max_sequence_length": 256, "taps": [1]})
+    first = encoder_key(backbone, None)
+    monkeypatch.setattr(backbone, "encoding", {"taps": [1], "max_sequence_length": 256})
+    assert encoder_key(backbone, None) == first
 
 
 def test_two_dtypes_of_the_same_weights_share_no_key(backbone_bf16: QwenImage, backbone_fp32: QwenImage) -> None:
