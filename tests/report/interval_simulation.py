@@ -14,20 +14,22 @@ from knowcusbench.metrics.bounds import SHARE, UNBOUNDED, Bounds, cosine_bounds
 
 CONCEPTS = (6, 8, 20, 35)
 SAMPLES = 25
-"""Of a concept: five knowledge items by five seeds."""
+"""Samples of a concept: five knowledge items by five seeds."""
 
 Draw = Callable[[np.random.Generator, tuple[int, int]], np.ndarray]
 
 
 def with_outliers(generator, shape):
-    """Cosines about 0.9, and of one concept in ten about 0.55."""
+    """Draw cosines about 0.9, and about 0.55 for one concept in ten."""
     usual, odd = generator.normal(0.9, 0.02, shape), generator.normal(0.55, 0.1, shape)
     return np.clip(np.where(generator.random(shape) < 0.1, odd, usual), -1, 1)
 
 
 def shares(mean: float, alike: float) -> Draw:
-    """The share of a concept's samples that succeed, with a probability of its own from a beta distribution: the
-    larger `alike`, the less concepts differ."""
+    """Return a draw of each concept's share of successful samples.
+
+    Its probability of success comes from a beta distribution: the larger `alike`, the less concepts differ.
+    """
 
     def draw(generator, shape):
         return generator.binomial(SAMPLES, generator.beta(mean * alike, (1 - mean) * alike, shape)) / SAMPLES
@@ -36,7 +38,7 @@ def shares(mean: float, alike: float) -> Draw:
 
 
 def share_differences(generator, shape):
-    """Of two methods on the same concepts, the second worse by 0.1 of what the first can do."""
+    """Draw the differences of two methods on the same concepts; the second reaches 90% of the first's probability."""
     ability = generator.beta(4, 1, shape)
     return (generator.binomial(SAMPLES, ability) - generator.binomial(SAMPLES, 0.9 * ability)) / SAMPLES
 
@@ -53,11 +55,11 @@ CASES: dict[str, tuple[Draw, float, Bounds]] = {
     "share 0.95, unlike": (shares(0.95, 1), 0.95, SHARE),
     "difference of shares": (share_differences, 0.1 * 0.8, SHARE.of_differences()),
 }
-"""How scores of concepts are drawn, (repeats, concepts), their true mean, and their range."""
+"""Draws of concepts' scores (repeats, concepts), their true mean, and their range."""
 
 
 def ours(scores, bounds):
-    """`interval`; where it gives none, everything."""
+    """Return `interval`; infinite where it gives none."""
     ones = np.ones(scores.shape[1])
     return np.transpose([interval(row, ones, bounds) or (-np.inf, np.inf) for row in scores])
 
@@ -67,13 +69,13 @@ def _student(scores):
 
 
 def student(scores, bounds):
-    """Student's t."""
+    """Return Student's t."""
     reach, error = _student(scores)
     return scores.mean(1) - reach * error, scores.mean(1) + reach * error
 
 
 def arcsine(scores, bounds):
-    """Student's t of arcsin(sqrt(share)); without bounds of the mean."""
+    """Return Student's t of arcsin(sqrt(share)); without bounds, of the mean."""
     if not bounds.finite:
         return student(scores, bounds)
     reach, error = _student(scores)
@@ -86,7 +88,7 @@ def arcsine(scores, bounds):
 
 
 def logit(scores, bounds):
-    """Student's t of log(share / (1 - share)); without bounds of the mean."""
+    """Return Student's t of log(share / (1 - share)); without bounds, of the mean."""
     if not bounds.finite:
         return student(scores, bounds)
     reach, error = _student(scores)
@@ -101,12 +103,12 @@ def _drawn(scores):
 
 
 def percentiles(scores, bounds):
-    """Percentiles of bootstrap means."""
+    """Return percentiles of bootstrap means."""
     return np.quantile(_drawn(scores), [0.025, 0.975], axis=1)
 
 
 def bca(scores, bounds):
-    """Bias-corrected and accelerated, as in textbooks."""
+    """Return the textbook bias-corrected and accelerated bootstrap."""
     drawn, mean = np.sort(_drawn(scores), axis=1), scores.mean(1, keepdims=True)
     bias = special.ndtri(np.clip((np.sign(mean.round(12) - drawn.round(12)) / 2 + 0.5).mean(1), 2e-4, 1 - 2e-4))
     residuals = scores - mean
@@ -121,7 +123,7 @@ def bca(scores, bounds):
 
 
 def studentised(scores, bounds):
-    """Bootstrap-t; Student's t where too many draws have no spread."""
+    """Return bootstrap-t; Student's t where too many draws have no spread."""
     draws, count = concept_draws(scores.shape[1]) / scores.shape[1], scores.shape[1]
     drawn, mean, error = scores @ draws.T, scores.mean(1), scores.std(1) / np.sqrt(count)
     own = np.sqrt(np.maximum(scores**2 @ draws.T - drawn**2, 0) / count)
@@ -138,7 +140,7 @@ METHODS = (ours, studentised, bca, percentiles, student, logit, arcsine)
 
 
 def simulate(case: str, concepts: int, repeats: int, method=ours, seed: int = 0) -> tuple[float, float]:
-    """The share of intervals that cover the truth, and their median width."""
+    """Return the share of intervals that cover the truth, and their median width."""
     draw, truth, bounds = CASES[case]
     scores = draw(np.random.default_rng([seed, concepts, list(CASES).index(case)]), (repeats, concepts))
     low, high = method(scores, bounds)

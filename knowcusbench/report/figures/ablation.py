@@ -19,15 +19,18 @@ if TYPE_CHECKING:
 
 PANELS_ABREAST = 4
 WIDTH, HEIGHT = 3.4, 2.8
-"""Of a panel, in inches."""
+"""Width and height of a panel, in inches."""
 
 CONTROL_STYLES = ("--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))
 
 
 @styled()
 def ablation_figure(ablation: Ablation) -> Figure:
-    """A panel for every column that has a value: a thin line per concept, a thick one for their mean (dots where the
-    values have no order), and the means of the controls as horizontal lines. Empty if nothing was measured yet."""
+    """Plot a panel for every column that has a value.
+
+    It shows a thin line per concept, a thick one for their mean (dots where the values have no order), and horizontal
+    lines for the means of controls. Empty if there are no measurements yet.
+    """
     from matplotlib.figure import Figure
 
     present = set(ablation.per_concept["column"])
@@ -36,7 +39,7 @@ def ablation_figure(ablation: Ablation) -> Figure:
         return Figure()
     abreast = min(PANELS_ABREAST, len(columns))
     down = math.ceil(len(columns) / abreast)
-    # Without pyplot: nothing global, and no window system.
+    # Without pyplot: no global state, and no window system.
     figure = Figure(figsize=(abreast * WIDTH, down * HEIGHT + 0.4), layout="constrained")
     grid = figure.subplots(down, abreast, squeeze=False).ravel()
     for axes, column in zip(grid, columns, strict=False):

@@ -1,4 +1,4 @@
-"""Fonts for the words of users in any script: the usual one, or an installed one that has all of the characters."""
+"""Fonts for users' texts in any script: the default one, or an installed one that has all of the characters."""
 
 from __future__ import annotations
 
@@ -17,22 +17,24 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PREFERRED = ("DejaVu Sans", "Noto Sans", "Source Han Sans", "WenQuanYi", "Droid Sans", "Arial Unicode MS", "Unifont")
-"""Beginnings of the families that are tried before others."""
+"""Prefixes of the families tried first."""
 
 PLACEHOLDERS = ("lastresort", "adobeblank")
-"""Beginnings of the families, without blanks and signs, that have a box or nothing for every character. Matplotlib
-brings one since its 3.11."""
+"""Prefixes of the families, letters only, that have a box or nothing for every character.
+
+Matplotlib has shipped one since 3.11.
+"""
 
 Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 
 
 def composed(text: str) -> str:
-    """Return a text with accents on their letters (NFC): few fonts place them by themselves."""
+    """Return a text with composed accents (NFC): few fonts place combining accents."""
     return unicodedata.normalize("NFC", text)
 
 
 def picture_font(text: str, size: float) -> Font:
-    """Return Pillow's own font, or an installed one that has every character of `text`. Says so if none has."""
+    """Return Pillow's own font, or an installed one that has every character of `text`. Warn if none has."""
     usual = ImageFont.load_default(size)
     if not _unknown_to_pillow(text):
         return usual
@@ -44,8 +46,10 @@ def picture_font(text: str, size: float) -> Font:
 
 
 def use_fallbacks(figure: Figure) -> None:
-    """Let every text of a figure fall back on installed fonts for the characters that the usual one has not. Says so if
-    none has them."""
+    """Let every text of a figure fall back on installed fonts for characters that the default one lacks.
+
+    Warns if no font has them.
+    """
     from matplotlib.text import Text
 
     installed = _installed()
@@ -66,19 +70,21 @@ def use_fallbacks(figure: Figure) -> None:
 
 
 def _fonts_for(characters: frozenset[str]) -> tuple[tuple[str, str], ...]:
-    """Fonts to look for characters in: those that matplotlib knows of, and those that it doesn't know yet only where
-    some are wanting."""
+    """Return the fonts to search for characters.
+
+    Fonts that matplotlib does not know yet are searched only where a known one lacks characters.
+    """
     return _installed() if characters <= _anywhere() else _newly_installed()
 
 
 @cache
 def _newly_installed() -> tuple[tuple[str, str], ...]:
-    """As `_installed`, with the fonts that were installed since matplotlib made its list, which it keeps in a file."""
+    """Return `_installed` with the fonts installed since matplotlib cached its list in a file."""
     from matplotlib.font_manager import findSystemFonts, fontManager
 
     known = {font.fname for font in fontManager.ttflist}
     for path in sorted({*findSystemFonts()} - known):
-        # What FreeType can't open is no font for us.
+        # A file that FreeType can't open is not a usable font.
         with suppress(OSError, RuntimeError):
             fontManager.addfont(path)
     _installed.cache_clear()
@@ -88,7 +94,7 @@ def _newly_installed() -> tuple[tuple[str, str], ...]:
 
 @cache
 def _installed() -> tuple[tuple[str, str], ...]:
-    """Family and file of the regular fonts that matplotlib finds, preferred ones first."""
+    """Return family and file of the regular fonts that matplotlib finds, preferred ones first."""
     import_matplotlib()
     from matplotlib.font_manager import fontManager
 

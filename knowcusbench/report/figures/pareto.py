@@ -15,7 +15,7 @@ PANELS_ABREAST = 4
 
 
 WIDTH, HEIGHT = 3.0, 2.6
-"""Of a panel, in inches."""
+"""Width and height of a panel, in inches."""
 
 
 DOTS, SIGNS = "osD^v", "x+12348"
@@ -26,8 +26,11 @@ FRONT: dict[str, Any] = {"color": "grey", "linewidth": 1, "drawstyle": "steps-po
 
 @styled()
 def pareto_figure(board: Leaderboard, cost: Column, table: pd.DataFrame) -> Figure:
-    """A panel for every score of `pareto_table`: methods as coloured dots and controls as black signs, with their 95%
-    intervals, and the front of the methods as a line. Empty if there is nothing to compare."""
+    """Plot a panel for every score of `pareto_table`.
+
+    Methods are coloured dots and controls black markers, with their 95% intervals; a line is the front of the methods.
+    Empty if there is nothing to compare.
+    """
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
@@ -59,7 +62,7 @@ def pareto_figure(board: Leaderboard, cost: Column, table: pd.DataFrame) -> Figu
 
 
 def _styles(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Colour and marker of every label, the same in all panels."""
+    """Return colour and marker of every label, the same in all panels."""
     rows = table.drop_duplicates("label")
     methods = rows.loc[rows["kind"] == RowKind.METHOD.value, "label"]
     controls = rows.loc[rows["kind"] == RowKind.CONTROL.value, "label"]

@@ -1,4 +1,4 @@
-"""Pictures side by side: references and what each method drew, for the eye."""
+"""Pictures side by side: references and each method's images, for visual comparison."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from knowcusbench.report.figures.fonts import Font, composed, picture_font
 from knowcusbench.storage.images import read_image
 
 SIDE = 160
-"""Of a picture, in pixels. Smaller ones are enlarged by whole factors only, so that their pixels stay square."""
+"""Side of a picture, in pixels. Smaller ones are enlarged by whole factors only, so that their pixels stay square."""
 
 GAP = 8
 TEXT = 15
@@ -18,14 +18,14 @@ TEXT = 15
 
 @dataclass(frozen=True)
 class PictureRow:
-    """A line of text, and below it one picture per column (None where there is none yet)."""
+    """A line of text, and below it one picture per column (None for a missing one)."""
 
     text: str
     pictures: Sequence[Path | None]
 
 
 def picture_grid(columns: Sequence[str], rows: Sequence[PictureRow]) -> Image.Image:
-    """An RGB picture of all rows under the columns' names. Raises ImageError for a file that can't be read."""
+    """Draw all rows below the columns' names, as an RGB picture. Raises ImageError for a file that can't be read."""
     line = TEXT + GAP
     width = GAP + len(columns) * (SIDE + GAP)
     grid = Image.new("RGB", (width, line + GAP + len(rows) * (line + SIDE + GAP)), "white")
@@ -50,7 +50,7 @@ def _write(pen: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, width: 
 
 
 def shortened(text: str, font: Font, width: float) -> str:
-    """The text, or as much of its beginning as fits into `width` pixels with an ellipsis."""
+    """Return the text, shortened with an ellipsis if it is wider than `width` pixels."""
     if font.getlength(text) <= width:
         return text
     fitting = (text[:end].rstrip() + "..." for end in range(len(text), 0, -1))

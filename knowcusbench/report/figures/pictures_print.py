@@ -1,4 +1,4 @@
-"""Pictures side by side for print: concepts down, references and methods across."""
+"""Pictures side by side for print: a row per concept, a column per method and for the references."""
 
 from __future__ import annotations
 
@@ -17,22 +17,24 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH = 7.0
-"""Of the figure, in inches: that of a page's text."""
+"""Width of the figure, in inches: the text width of a page."""
 
 FONT, LINE, GAP = 7, 0.14, 0.04
-"""Points; inches of a line of text, and between pictures."""
+"""Font size in points; height of a text line and gap between pictures in inches."""
 
 CHARACTER = 0.055
-"""Inches of an average character."""
+"""Width of an average character, in inches."""
 
 PIXELS_PER_INCH = 600
-"""More than that of a picture is not printed, so not stored either."""
+"""Highest resolution stored: print shows no more."""
 
 
 @styled()
 def picture_figure(columns: Sequence[str], rows: Sequence[PictureRow]) -> Figure:
-    """All rows under the columns' names; a picture that is not there is left blank. Raises ImageError for a file that
-    can't be read."""
+    """Plot all rows below the columns' names; a missing picture is left blank.
+
+    Raises ImageError for a file that can't be read.
+    """
     from matplotlib.figure import Figure
 
     side = (WIDTH - GAP) / len(columns) - GAP
@@ -40,7 +42,7 @@ def picture_figure(columns: Sequence[str], rows: Sequence[PictureRow]) -> Figure
     head = LINE * max(map(len, heads), default=1) + GAP
     height = head + len(rows) * (LINE + side + 2 * GAP) + GAP
     figure = Figure(figsize=(WIDTH, height))
-    # One set of axes in inches from the top left corner.
+    # One set of axes, in inches from the top left corner.
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, WIDTH), ylim=(height, 0))
     axes.set_axis_off()
     lefts = [GAP + number * (side + GAP) for number in range(len(columns))]

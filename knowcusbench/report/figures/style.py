@@ -1,4 +1,4 @@
-"""What all figures share: their style, and how they are written."""
+"""Style and files of all figures."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STYLE: Any = {"text.parse_math": False, "pdf.fonttype": 42}
-"""For `matplotlib.rc_context`: a `$` in a label is a `$`, and the text of a PDF is text."""
+"""Settings of `matplotlib.rc_context`: a `$` in a label is a `$`, and the text of a PDF is text."""
 
 
 @cache
 def import_matplotlib() -> None:
     """Import matplotlib, whatever `MPLBACKEND` says.
 
-    A notebook sets it, for its commands too, to a back end that is installed beside the notebook and may not be here;
-    matplotlib then refuses to be imported. Figures are written to files, which takes none.
+    A notebook sets it, for its shell commands too, to a back end that may be missing from this environment; matplotlib
+    then refuses to be imported. Figures are written to files, which needs no back end.
     """
     backend = os.environ.pop("MPLBACKEND", None)
     try:
@@ -35,8 +35,10 @@ def import_matplotlib() -> None:
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Have matplotlib draw in `STYLE` for the duration of a block, or of the decorated function. Inside, all of
-    matplotlib can be imported."""
+    """Make matplotlib draw in `STYLE` for the duration of a block, or of the decorated function.
+
+    Inside, all of matplotlib can be imported.
+    """
     import_matplotlib()
     from matplotlib import rc_context
 
@@ -47,17 +49,17 @@ def styled() -> Iterator[None]:
 @styled()
 def write_figure(directory: Path, name: str, figure: Figure, dpi: int = 150) -> list[Path]:
     """Write `<name>.png` and `<name>.pdf` to `directory`, replacing earlier ones, and return the paths."""
-    # Here, since fonts are looked for only where something is drawn.
+    # Imported here: fonts are searched only where a figure is drawn.
     from knowcusbench.report.figures.fonts import use_fallbacks
 
     use_fallbacks(figure)
     if figure.get_layout_engine():
-        # Once, and not for each format.
+        # Lay out once, not for each format.
         figure.set_dpi(dpi)
         figure.draw_without_rendering()
         figure.set_layout_engine(None)
     paths = []
-    # The time of writing left out of both: same results, same bytes.
+    # Neither format stores the time of writing: same results, same bytes.
     for kind, metadata in (("png", {}), ("pdf", {"CreationDate": None})):
         path = directory / f"{name}.{kind}"
         with atomic_path(path) as temporary:

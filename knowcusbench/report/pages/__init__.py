@@ -1,5 +1,7 @@
-"""The report as web pages: `write_html` writes `index.html`, the gallery and what they need beside them. They open from
-disk, need no network, and show their tables and pictures without JavaScript too."""
+"""The report as web pages: `write_html` writes `index.html`, the gallery and their assets.
+
+The pages open from disk, need no network, and show their tables and pictures without JavaScript too.
+"""
 
 from knowcusbench.report.pages.pages import write_html
 from knowcusbench.report.pages.types import Failure, GalleryInput, MaskLayer, PagesInput, ScoredMask

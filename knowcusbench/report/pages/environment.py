@@ -1,4 +1,4 @@
-"""Rendering: Jinja2 with autoescape, and names of files that are safe in any address."""
+"""Rendering: Jinja2 with autoescape, and file names that are safe in any URL."""
 
 import hashlib
 import json
@@ -16,11 +16,11 @@ from knowcusbench.analysis.columns import number
 from knowcusbench.analysis.footnotes import coverage, dagger
 
 UNSAFE = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
-"""What could end a script element, or a line of JavaScript, as JSON writes it otherwise."""
+"""Escapes of the characters that could end a script element or a line of JavaScript."""
 
 
 def environment() -> Environment:
-    """All text is escaped, whatever the template."""
+    """Return the Jinja2 environment of the pages. All text is escaped, in every template."""
     made = Environment(
         autoescape=True,
         trim_blocks=True,
@@ -40,7 +40,7 @@ def environment() -> Environment:
 
 
 def script_json(data: Any) -> Markup:
-    """JSON for a script element: no text in it can end the element."""
+    """Return JSON for a script element: no text in it can end the element."""
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return Markup(text.translate(UNSAFE))
 
@@ -51,7 +51,14 @@ def _yaml(data: Any) -> str:
 
 
 def file_name(text: str) -> str:
-    """A name for a file that is made from any text: lower-case letters, digits, `-` and `_`, and different for
-    different texts, on file systems that ignore case too."""
+    """Return a file name for any text: lower-case letters, digits, `-` and `_`.
+
+    Different texts have different names, also on file systems that ignore case.
+
+    >>> file_name("naive_db")
+    'naive_db'
+    >>> file_name("Naïve DB")
+    'na-ve-db-3a3bcf77'
+    """
     plain = re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-")[:60]
     return plain if plain and plain == text else f"{plain}-{hashlib.sha256(text.encode()).hexdigest()[:8]}".lstrip("-")

@@ -1,4 +1,4 @@
-"""The gallery: every picture of a run, a page per concept, methods side by side on the same prompt and seed."""
+"""The gallery: every picture of a run, a page per concept, methods side by side for the same prompt and seed."""
 
 import math
 import shlex
@@ -18,36 +18,38 @@ from knowcusbench.analysis.types import Column
 from knowcusbench.benchmark.types import Concept, Prompt, Task
 from knowcusbench.report.pages.environment import file_name
 from knowcusbench.report.pages.masks import MaskFolder
-from knowcusbench.report.pages.score_array import Scores, score_cube
+from knowcusbench.report.pages.score_array import Scores, score_array
 from knowcusbench.report.pages.thumbnails import Picture, outdated, write_pictures
 from knowcusbench.report.pages.types import GalleryInput
 from knowcusbench.storage.files import names_in, write_atomic
 
 ANY = 16 * "0"
-"""Stands for an id in a command."""
+"""Placeholder of an id in a command."""
 
 PAGE_BYTES = 2_500_000
-"""About as much goes on a page; a concept with more samples has several."""
+"""Approximate size of a page; a concept with more samples has several."""
 
 PICTURE_BYTES, SAMPLE_BYTES, MASK_BYTES = 400, 600, 60
-"""What a picture with its scores, a sample without its texts, and what is known of a mask take on a page."""
+"""Approximate bytes of a picture with its scores, of a sample without its texts, and of a mask's data on a page."""
 
 ERROR_LENGTH = 160
-"""Characters of an error in the place of a picture; the report's first page has all of it."""
+"""Characters of an error shown instead of a picture; the report's first page has all of it."""
 
 EXTREMES = 6
-"""Best and worst samples shown of each column."""
+"""Number of best and of worst samples shown for each column."""
 
 FOLDER = "gallery"
 
 
 ID, SCORE, ERROR = "\0id", "\0score", "\0error"
-"""What stands for a sample's id, score and error where a figure is rendered for all samples of a method at once. A
-label is a file's name, which can't have the character 0."""
+"""Placeholders of a sample's id, score and error in a figure that is rendered once for all samples of a method.
+
+No label contains them: it is a file name, which can't have the character 0.
+"""
 
 
 class SampleView(NamedTuple):
-    """A sample, and the figures of what was drawn of it."""
+    """A sample, and the figures of its images."""
 
     id: str
     task: str
@@ -69,7 +71,7 @@ class Extreme(NamedTuple):
 
 @dataclass(frozen=True)
 class Page:
-    """Some samples of a concept, and the file that shows them: rows of the plan by their number."""
+    """Some samples of a concept, as row numbers of the plan, and the file that shows them."""
 
     concept: Concept
     file: str
@@ -97,11 +99,11 @@ class Gallery:
 
     @cached_property
     def score_array(self) -> Scores:
-        return score_cube(self.inputs.plan, self.inputs.methods, self.metrics, self.inputs.scores)
+        return score_array(self.inputs.plan, self.inputs.methods, self.metrics, self.inputs.scores)
 
     @cached_property
     def pages(self) -> list[Page]:
-        """In the order of concepts; a concept's knowledge items one after the other."""
+        """The pages in the order of concepts; a concept's knowledge items follow each other."""
         return [page for concept in self.inputs.concepts for page in self._pages(concept)]
 
     def _pages(self, concept: Concept) -> Iterator[Page]:
@@ -116,13 +118,13 @@ class Gallery:
             )
 
     def write_pictures(self) -> None:
-        """Make the pictures and masks that are missing, and note which images can't be read."""
+        """Make the missing pictures and masks, and record unreadable images in `faults`."""
         self.faults = write_pictures([picture for group in self._pictures() for picture in outdated(group)])
         for masks in self.masks:
             masks.write()
 
     def _pictures(self) -> Iterator[list[Picture]]:
-        """All pictures, by the directory they are in."""
+        """Yield all pictures, grouped by their directory."""
         ids = self._plan["id"]
         for concept in self.inputs.concepts:
             place = self.root / self._references(concept)
@@ -146,7 +148,7 @@ class Gallery:
         return f"references/{file_name(concept.name)}"
 
     def references(self, concept: Concept) -> list[tuple[int, str, str, str]]:
-        """Number, small and large picture and name of each of the concept's references."""
+        """Return number, small and large picture and name of each of the concept's references."""
         folder = self._references(concept)
         there = set(names_in(self.root / folder))
         found = []
@@ -159,7 +161,7 @@ class Gallery:
         return found
 
     def samples(self, page: Page) -> Iterator[tuple[int, Iterator[SampleView]]]:
-        """What the page shows, in its order, by knowledge item."""
+        """Yield the page's samples in its order, grouped by knowledge item."""
         figures = [self._figures(page.concept, label) for label in self.inputs.methods]
         for number, rows in groupby(page.rows, key=self._plan["knowledge"].__getitem__):
             phrase = page.concept.knowledge[number].phrase
@@ -183,8 +185,10 @@ class Gallery:
         )
 
     def _figures(self, concept: Concept, label: str) -> Callable[[str, str], str]:
-        """Makes a method's figure of a sample from its id and score. The template is rendered once for each kind of
-        figure, not for every one of half a million."""
+        """Return a function that renders a method's figure of a sample from its id and score.
+
+        The template is rendered once for each kind of figure, not for each of half a million.
+        """
         macro = self._environment.get_template("figure.html.jinja").module.figure  # type: ignore[attr-defined]
         place = f"{self._folder(concept, label)}/{ID}"
         kinds = {
@@ -213,11 +217,11 @@ class Gallery:
         return figure
 
     def _there(self, concept: Concept, label: str) -> frozenset[str]:
-        """The names of the pictures of a concept by a method."""
+        """Return the names of the pictures of a concept by a method."""
         return frozenset(names_in(self.root / self._folder(concept, label)))
 
     def data(self, page: Page) -> dict[str, Any]:
-        """What the page's script knows of its samples: texts, and the scores by method and column."""
+        """Return the data of the page's script: texts, and the scores by method and column."""
         inputs, concept = self.inputs, page.concept
         return {
             "concept": concept.name,
@@ -245,7 +249,7 @@ class Gallery:
         }
 
     def _command(self, label: str, concept: Concept) -> list[str]:
-        """The command that draws an image again, in front of and behind the sample's id."""
+        """Return the command that draws an image again, split at the sample's id."""
         if label not in self.inputs.commands:
             return []
         file = shlex.quote(str(self.inputs.image(label, concept.name, ANY)))
@@ -253,7 +257,7 @@ class Gallery:
         return [f"rm {before}", f"{after} && {shlex.join(self.inputs.commands[label])}"]
 
     def _scores(self, page: Page) -> Iterator[tuple[str, list[Any]]]:
-        """By sample: template, a list of scores for each method, and of masks for each method where there are any."""
+        """Yield for each sample its template, its scores by method, and masks by method if there are any."""
         for task, columns in self.columns.items():
             rows = [row for row in page.rows if self._plan["task"][row] == task]
             of_task = self.score_array[rows][:, :, [self.metrics.index(column.metric) for column in columns]]
@@ -267,7 +271,7 @@ class Gallery:
                 yield sample, known
 
     def extremes(self, column: Column) -> tuple[list[Extreme], list[Extreme]]:
-        """The best and the worst pictures of a column among the methods that compete."""
+        """Return the best and the worst pictures of a column among the competing methods."""
         competing = [place for place, label in enumerate(self.inputs.methods) if label in self.inputs.competing]
         rows = np.flatnonzero((self.inputs.plan["task"] == column.task).to_numpy())
         values = self.score_array[rows][:, competing, self.metrics.index(column.metric)].ravel()
@@ -294,7 +298,7 @@ class Gallery:
         return [view(int(place)) for place in order[:count]], [view(int(place)) for place in order[::-1][:count]]
 
     def address(self, sample: str) -> str:
-        """Where a sample is in the gallery; empty for what is none."""
+        """Return the address of a sample in the gallery; empty for an unknown id."""
         row = self._row_of.get(sample)
         return "" if row is None else f"{self._page_of[row].file}#s{sample}"
 
@@ -316,7 +320,7 @@ def _score(value: float, decimals: int) -> str:
 
 
 def write_gallery(gallery: Gallery, environment: Environment, run: str) -> list[Path]:
-    """Write the overview and the pages of all concepts; the pictures are there already. Returns the files."""
+    """Write the overview and the pages of all concepts, and return the files. The pictures must exist."""
     template = environment.get_template("concept.html.jinja")
     firsts = [page for page in gallery.pages if page.number == 0]
     written = []

@@ -12,21 +12,21 @@ from knowcusbench.analysis.statistics import BREAKDOWN_BY, Statistics
 from knowcusbench.analysis.types import Column
 
 LEVELS = 8
-"""Colours, from the lowest to the highest value of a table."""
+"""Number of colours, from the lowest to the highest value of a table."""
 
 
 @dataclass(frozen=True)
 class HeatCell:
-    """A number, its colour (None for none) and what else is said of it."""
+    """A number, its colour (None for none) and its tooltip."""
 
     text: str
     level: int | None
-    said: str = ""
+    tooltip: str = ""
 
 
 @dataclass(frozen=True)
 class HeatTable:
-    """Rows of cells under heads."""
+    """Rows of cells below column heads."""
 
     title: str
     heads: Sequence[str]
@@ -34,8 +34,10 @@ class HeatTable:
 
 
 def levels(values: NDArray[np.float64]) -> NDArray[np.intp]:
-    """The colour of each number of a table, 0 to `LEVELS` - 1 on even steps from its lowest to its highest; -1 for
-    NaN."""
+    """Return the colour of each number of a table.
+
+    Colours 0 to `LEVELS` - 1 are even steps from its lowest to its highest value; -1 is NaN.
+    """
     unknown = np.isnan(values)
     low, high = (values[~unknown].min(), values[~unknown].max()) if not unknown.all() else (0.0, 0.0)
     scaled = (values - low) / (high - low) * LEVELS if high > low else np.zeros_like(values)
@@ -45,8 +47,10 @@ def levels(values: NDArray[np.float64]) -> NDArray[np.intp]:
 def breakdowns(
     statistics: Statistics, column: Column, methods: Sequence[str], concepts: Sequence[str]
 ) -> list[HeatTable]:
-    """A table for every way of breaking a column down: a row per level, a column per method. One with a single row
-    would only repeat the leaderboard."""
+    """Return a table for every breakdown of a column: a row per level, a column per method.
+
+    A table with a single row would only repeat the leaderboard, and is left out.
+    """
     own = statistics.breakdown
     own = own[(own["task"] == column.task) & (own["metric"] == column.metric)]
     tables = [_breakdown(own[own["by"] == by], by, column, methods, concepts) for by in BREAKDOWN_BY]
@@ -60,7 +64,7 @@ def _breakdown(
     order = [name for name in concepts if name in means.index] if by == "concept" else sorted(means.index)
     values = means.loc[order].to_numpy(np.float64)
     fields = zip(*(rows[name] for name in ("level", "method", "low", "high", "samples")), strict=True)
-    said = {(level, method): _said(low, high, samples, column) for level, method, low, high, samples in fields}
+    tooltips = {(level, method): _tooltip(low, high, samples, column) for level, method, low, high, samples in fields}
     return HeatTable(
         title=by,
         heads=list(methods),
@@ -68,7 +72,7 @@ def _breakdown(
             (
                 str(level),
                 [
-                    _cell(value, colour, column.decimals, said.get((level, method), ""))
+                    _cell(value, colour, column.decimals, tooltips.get((level, method), ""))
                     for method, value, colour in zip(methods, of_level, colours, strict=True)
                 ],
             )
@@ -77,17 +81,17 @@ def _breakdown(
     )
 
 
-def _cell(value: float, level: int, decimals: int, said: str) -> HeatCell:
-    return HeatCell(MISSING, None) if np.isnan(value) else HeatCell(f"{value:z.{decimals}f}", level, said)
+def _cell(value: float, level: int, decimals: int, tooltip: str) -> HeatCell:
+    return HeatCell(MISSING, None) if np.isnan(value) else HeatCell(f"{value:z.{decimals}f}", level, tooltip)
 
 
-def _said(low: float, high: float, samples: int, column: Column) -> str:
+def _tooltip(low: float, high: float, samples: int, column: Column) -> str:
     interval = "" if pd.isna(low) else f"95% interval {low:.{column.decimals}f} to {high:.{column.decimals}f}, "
     return f"{interval}{samples:,} samples"
 
 
 def confusion_tables(matrices: Mapping[str, pd.DataFrame]) -> list[HeatTable]:
-    """Pictures by concept asked for (rows) and nearest concept (columns); colours are shares of the row."""
+    """Count pictures by requested concept (rows) and nearest concept (columns); colours are shares of the row."""
     tables = []
     for applied, matrix in matrices.items():
         heads = [str(name) for name in matrix.columns]

@@ -1,4 +1,4 @@
-"""Masks for the gallery: pictures to lay over an image, which darken what a metric did not look at."""
+"""Masks for the gallery: overlays that darken the part of an image that a metric ignored."""
 
 import io
 import os
@@ -22,12 +22,12 @@ from knowcusbench.storage.files import modified_in, names_in, write_atomic
 SUBJECT, AROUND, LINE = range(3)
 
 PALETTE = bytes([0, 0, 0, 12, 14, 18, 255, 46, 151])
-"""Red, green and blue of the three."""
+"""Red, green and blue of the three classes."""
 
 OPACITY = bytes([0, 170, 255])
 
 WIDTH = 3
-"""Of the line along the subject's edge, in pixels of the overlay."""
+"""Width of the line along the subject's edge, in pixels of the overlay."""
 
 
 class MaskFolder:
@@ -39,8 +39,7 @@ class MaskFolder:
         self._place = root / self.folder
 
     def write(self) -> None:
-        """Draw the overlays that are missing or older than their mask. Those that are there stay, also where the cache
-        is another."""
+        """Draw the overlays that are missing or older than their mask. Existing ones stay, also with another cache."""
         if self.layer.directory:
             kept, made = modified_in(self.layer.directory), modified_in(self._place)
             scored = (mask.name for masks in self.layer.scored.values() for mask in masks.values())
@@ -53,31 +52,31 @@ class MaskFolder:
         return frozenset(names_in(self._place))
 
     def of_sample(self, label: str, sample: str) -> list[str | float | None] | None:
-        """Name, or "" if there is no overlay, coverage in percent, and note. None for a sample without a score."""
+        """Return name ("" without an overlay), coverage in percent, and note. None for a sample without a score."""
         mask = self.layer.scored.get(label, {}).get(sample)
-        return mask and self._said(*mask)
+        return mask and self._entry(*mask)
 
     def of_reference(self, file: Path) -> list[str | float | None] | None:
-        """The same of a reference."""
+        """Return the same for a reference; None without an overlay."""
         name = self.layer.references.get(file, "")
         if name not in self._there:
             return None
         with Image.open(io.BytesIO((self._place / name).read_bytes())) as picture:
-            return self._said(name, float((np.asarray(picture) != AROUND).mean()), "")
+            return self._entry(name, float((np.asarray(picture) != AROUND).mean()), "")
 
-    def _said(self, name: str, coverage: float | None, note: str) -> list[str | float | None]:
+    def _entry(self, name: str, coverage: float | None, note: str) -> list[str | float | None]:
         shown = name if name in self._there else ""
         return [shown, None if coverage is None else round(100 * coverage, 1), note]
 
     @property
     def counts(self) -> tuple[int, int]:
-        """Of how many scored samples there is an overlay, and how many are scored."""
+        """Number of scored samples with an overlay, and number of scored samples."""
         names = [mask.name for masks in self.layer.scored.values() for mask in masks.values()]
         return sum(name in self._there for name in names), len(names)
 
 
 def write_overlays(sources: Sequence[Path], directory: Path) -> None:
-    """Draw the overlay of each mask file, under the same name in `directory`; none of a mask that can't be read."""
+    """Draw the overlay of each mask file, under the same name in `directory`. Unreadable masks are skipped."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         work = pool.map(lambda source: _write(source, directory / source.name), sources)
         with Progress("report, masks", len(sources), unit="image") as progress:
@@ -98,8 +97,10 @@ def _write(source: Path, target: Path) -> None:
 
 
 def overlay(mask: Mask) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
-    """What each pixel of a mask (height, width) is: `SUBJECT`, `AROUND` it, or on the `LINE` between: its pixels that
-    are less than `WIDTH` from one that is not in it, up, down, left or right."""
+    """Classify each pixel of a mask (height, width): `SUBJECT`, `AROUND` it, or on the `LINE` between.
+
+    The line is those pixels of the mask that are less than `WIDTH` from a pixel outside it, up, down, left or right.
+    """
     height, width = mask.shape
     wide = np.pad(mask, WIDTH, mode="edge")
     inner = mask.copy()
@@ -112,7 +113,7 @@ def overlay(mask: Mask) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
 
 
 def _scaled(mask: Mask) -> Mask:
-    """As large as the gallery's large pictures; a small mask a whole number of times as large, for a fine line."""
+    """Scale a mask to the gallery's large pictures; a small one by a whole factor, for a fine line."""
     longest = max(mask.shape)
     if longest <= LARGE // 2:
         factor = LARGE // 2 // longest

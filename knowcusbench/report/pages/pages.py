@@ -1,4 +1,4 @@
-"""Writing the pages."""
+"""Writer of the pages."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,14 +22,14 @@ from knowcusbench.storage.files import write_atomic
 ASSETS = ("report.css", "tables.js", "gallery.js")
 
 COST = "train_seconds"
-"""What quality is held against."""
+"""Key of the cost on the Pareto plots' axis."""
 
 NAMED = 12
-"""Missing samples listed by name; the gallery shows them all."""
+"""Number of missing samples listed by name; the gallery shows them all."""
 
 
 MOST_FAILURES = 30
-"""Different failures told; the run's folder has them all."""
+"""Number of different failures listed; the run's folder has them all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class FailureGroup:
 
     Attributes:
         first: the failure of one of them.
-        ids: of all, and the page of the gallery that has the image's place; none for an image that has no place there.
+        ids: all ids, each with the gallery page of the image; empty for an image that is not in the gallery.
     """
 
     method: str
@@ -48,12 +48,12 @@ class FailureGroup:
 
 @dataclass(frozen=True, kw_only=True)
 class Coverage:
-    """How much of the plan a method has done in a task.
+    """Progress of a method in a task.
 
     Attributes:
-        planned, drawn: samples of the plan, and how many have an image.
-        scored: how many every metric of the task has scored.
-        missing: ids of samples that nobody has drawn yet.
+        planned, drawn: samples of the plan, and samples with an image.
+        scored: samples scored by every metric of the task.
+        missing: ids of samples not drawn yet.
         failed: ids of samples that could not be drawn.
     """
 
@@ -72,7 +72,9 @@ class Coverage:
 
 def write_html(directory: Path, inputs: PagesInput) -> Path:
     """Write `index.html`, `provenance.html`, `gallery/` and `assets/` to `directory`, and return the path of the first.
-    Pages are replaced, pictures made only where they are missing or older than their image."""
+
+    Pages are replaced. Pictures are made only if they are missing or older than their image.
+    """
     for name in ASSETS:
         write_atomic(
             directory / "assets" / name, files("knowcusbench.report.pages").joinpath("assets", name).read_bytes()
@@ -122,7 +124,7 @@ def _index(inputs: PagesInput, gallery: Gallery) -> dict[str, Any]:
 
 
 def sections(board: Leaderboard) -> list[tuple[str, list[Row]]]:
-    """The rows in parts that are sorted each by itself: what was run, what frames it, what others have published."""
+    """Return the rows in parts that are sorted separately: methods and controls, floor and ceiling, published ones."""
     parts = [
         ("Methods and controls", OWN),
         ("Floor and ceiling", (RowKind.FLOOR, RowKind.CEILING)),
@@ -133,7 +135,7 @@ def sections(board: Leaderboard) -> list[tuple[str, list[Row]]]:
 
 
 def coverage_rows(inputs: PagesInput) -> Iterator[Coverage]:
-    """Planned, drawn and scored samples of every method and planned task."""
+    """Yield planned, drawn and scored samples of every method and planned task."""
     plan = inputs.gallery.plan
     for task in Task:
         ids = plan.loc[plan["task"] == task.value, "id"].tolist()
@@ -158,7 +160,7 @@ def coverage_rows(inputs: PagesInput) -> Iterator[Coverage]:
 
 
 def failure_groups(gallery: Gallery) -> Iterator[FailureGroup]:
-    """What went wrong, the most frequent first. A sample that has an image after all is left out."""
+    """Yield the failures, the most frequent first. A sample that has an image after all is left out."""
     found: dict[tuple[str, str, str], list[tuple[str, Failure]]] = {}
     for label, failures in gallery.inputs.failed.items():
         drawn = gallery.inputs.drawn.get(label, frozenset())
@@ -174,7 +176,7 @@ def failure_groups(gallery: Gallery) -> Iterator[FailureGroup]:
 
 
 def _by_column(columns: Sequence[Column], inputs: PagesInput) -> Iterator[tuple[Column, list[Any], list[Any]]]:
-    """Differences of every column, and the shares of ranks by method."""
+    """Yield the differences of every column, and the shares of ranks by method."""
     statistics = inputs.statistics
     for column in columns:
         found = [

@@ -1,4 +1,4 @@
-"""Where things lie in the figures. The templates `*.svg.jinja` draw them, in the colours of the page."""
+"""Layout of the figures. The templates `*.svg.jinja` draw them, in the colours of the page."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -12,24 +12,24 @@ from knowcusbench.report.tables.ablation import shown_value
 
 WIDTH = 360
 LEFT, RIGHT, TOP, BOTTOM = 118, 14, 8, 24
-"""Margins in pixels; labels of rows stand in the left one."""
+"""Margins in pixels; row labels are in the left one."""
 
 ROW = 22
 HEIGHT = 236
-"""Of a figure with two axes."""
+"""Height of a figure with two axes."""
 
 LABEL = 17
 """Characters of a label that fit."""
 
 CHARACTER = 6.6
-"""Width of one, about."""
+"""Approximate width of a character, in pixels."""
 
 OWN = (RowKind.METHOD, RowKind.CONTROL)
 
 
 @dataclass(frozen=True)
 class Axis:
-    """Values on `low` to `high`, drawn from pixel `start` to pixel `end`."""
+    """An axis from value `low` to `high`, drawn from pixel `start` to pixel `end`."""
 
     low: float
     high: float
@@ -42,7 +42,7 @@ class Axis:
         return round(self.start + (value - low) / (high - low) * (self.end - self.start), 1)
 
     def ticks(self, count: int = 4) -> list[tuple[float, str]]:
-        """Pixel and text of round values."""
+        """Return pixel and text of round values."""
         import_matplotlib()
         from matplotlib.ticker import LogLocator, MaxNLocator
 
@@ -52,7 +52,7 @@ class Axis:
 
 
 def axis(values: Iterable[float], start: float, end: float, *, log: bool = False, pad: float = 0.05) -> Axis:
-    """An axis for these values with some room at both ends."""
+    """Return an axis for these values, with some room at both ends."""
     known = [value for value in values if math.isfinite(value)]
     low, high = (min(known), max(known)) if known else (0.0, 1.0)
     if log:
@@ -68,7 +68,7 @@ def shortened(label: str) -> str:
 
 @dataclass(frozen=True)
 class Interval:
-    """A row: its mean and the ends of its interval in pixels; None where unknown."""
+    """A row: its mean and the ends of its interval in pixels; None if unknown."""
 
     label: str
     text: str
@@ -77,12 +77,12 @@ class Interval:
     mean: float | None
     low: float | None
     high: float | None
-    said: str
+    tooltip: str
 
 
 @dataclass(frozen=True)
 class IntervalPlot:
-    """One column of the leaderboard: a line per method, and upright ones at the floor and the ceiling."""
+    """One column of the leaderboard: a line per method, and vertical ones at the floor and the ceiling."""
 
     column: Column
     height: float
@@ -92,7 +92,7 @@ class IntervalPlot:
 
 
 def interval_plots(board: Leaderboard) -> list[IntervalPlot]:
-    """A plot for every column of scores."""
+    """Return a plot for every column of scores."""
     return [_intervals(board, place) for place, column in enumerate(board.columns) if column.task]
 
 
@@ -109,7 +109,7 @@ def _intervals(board: Leaderboard, place: int) -> IntervalPlot:
 def _values(rows: Sequence[Row], place: int) -> Iterable[float]:
     for row in rows:
         cell = row.cells[place]
-        # Of what frames the methods the mean is shown alone.
+        # Floor and ceiling are drawn without an interval.
         ends = (cell.low, cell.high) if row.kind in OWN else ()
         yield from (value for value in (cell.value, *ends) if value is not None)
 
@@ -134,12 +134,12 @@ class Dot:
     text_x: float
     text_y: float
     anchor: str
-    said: str
+    tooltip: str
 
 
 @dataclass(frozen=True)
 class ParetoPlot:
-    """Quality against cost; `front` is the path between the methods that no other one beats in both."""
+    """Quality against cost; `front` is the path along the Pareto front of the methods."""
 
     column: Column
     cost: Column
@@ -150,8 +150,13 @@ class ParetoPlot:
 
 
 def pareto_front(points: Sequence[tuple[float, float]], *, higher_is_better: bool = True) -> list[int]:
-    """Places of the points (cost, quality) that no other one equals or beats in both and beats in one, cheapest
-    first."""
+    """Return the indices of the points (cost, quality) on the Pareto front, cheapest first.
+
+    No other point is as good or better in both and better in one.
+
+    >>> pareto_front([(1, 0.2), (2, 0.5), (3, 0.4)])
+    [0, 1]
+    """
     sign = -1 if higher_is_better else 1
     order = sorted(range(len(points)), key=lambda place: (points[place][0], sign * points[place][1]))
     front: list[int] = []
@@ -162,7 +167,7 @@ def pareto_front(points: Sequence[tuple[float, float]], *, higher_is_better: boo
 
 
 def pareto_plots(board: Leaderboard, cost_key: str) -> list[ParetoPlot]:
-    """A plot for every column of scores, against one cost; none where fewer than two rows have both."""
+    """Return a plot of every column of scores against one cost; none if fewer than two rows have both."""
     cost_place = next(place for place, column in enumerate(board.columns) if column.key == cost_key)
     plots = (_pareto(board, place, cost_place) for place, column in enumerate(board.columns) if column.task)
     return [plot for plot in plots if plot]
@@ -197,7 +202,7 @@ def _pareto(board: Leaderboard, place: int, cost_place: int) -> ParetoPlot | Non
             text_x=text_x,
             text_y=text_y,
             anchor=anchor,
-            said=f"{value:.{column.decimals}f} at {spent:.{cost.decimals}f} {cost.name.strip('()')}",
+            tooltip=f"{value:.{column.decimals}f} at {spent:.{cost.decimals}f} {cost.name.strip('()')}",
         )
         for (row, spent, value), (left, top), (text_x, text_y, anchor) in zip(known, places, labels, strict=True)
     ]
@@ -205,12 +210,14 @@ def _pareto(board: Leaderboard, place: int, cost_place: int) -> ParetoPlot | Non
 
 
 Box = tuple[float, float, float, float]
-"""Left, top, right, bottom."""
+"""Left, top, right and bottom of a box, in pixels."""
 
 
 def place_labels(dots: Sequence[tuple[float, float]], texts: Sequence[str]) -> list[tuple[float, float, str]]:
-    """Where each dot's label goes (x, y of its base line, anchor): beside, above or below the dot, where it covers the
-    least of dots and of the labels before it."""
+    """Return the position of each dot's label (x, y of its base line, anchor).
+
+    A label is right, left, above or below its dot: where it overlaps least with dots and the labels before it.
+    """
     taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in dots]
     placed = []
     for (x, y), text in zip(dots, texts, strict=True):
@@ -228,11 +235,11 @@ def place_labels(dots: Sequence[tuple[float, float]], texts: Sequence[str]) -> l
 
 
 OUTSIDE: Sequence[Box] = ((-400, -400, 44, 800), (WIDTH, -400, 800, 800), (-400, -400, 800, -4), (-400, 198, 800, 800))
-"""Around the plane, where no label should be."""
+"""Boxes around the plot area, where no label should be."""
 
 
 def _overlap(one: Box, other: Box) -> float:
-    """The area that two boxes share."""
+    """Return the area shared by two boxes."""
     across = min(one[2], other[2]) - max(one[0], other[0])
     down = min(one[3], other[3]) - max(one[1], other[1])
     return max(across, 0) * max(down, 0)
@@ -254,7 +261,7 @@ class LinePlot:
 
 
 def line_plots(ablation: Ablation) -> list[LinePlot]:
-    """A plot for every column that has a value."""
+    """Return a plot for every column that has a value."""
     present = set(ablation.per_concept["column"])
     return [_lines(ablation, column) for column in ablation.columns if column.key in present]
 

@@ -1,4 +1,4 @@
-"""Pictures for the gallery: a small one to look over, a large one to look at, made once for each image."""
+"""Pictures for the gallery: a small one for the overview, a large one for inspection, made once for each image."""
 
 import io
 import math
@@ -26,7 +26,7 @@ QUALITY = 82
 
 @dataclass(frozen=True)
 class Picture:
-    """An image file, and the path of its pictures without their endings."""
+    """An image file, and the path of its pictures without their suffixes."""
 
     source: Path
     target: Path
@@ -41,7 +41,7 @@ class Picture:
 
 
 def outdated(pictures: Sequence[Picture]) -> list[Picture]:
-    """Those of one directory, from images of one directory, that are missing or older than their image."""
+    """Return the pictures that are missing or older than their image. All share one source and one target directory."""
     if not pictures:
         return []
     written, made = modified_in(pictures[0].source.parent), modified_in(pictures[0].target.parent)
@@ -49,7 +49,7 @@ def outdated(pictures: Sequence[Picture]) -> list[Picture]:
 
 
 def write_pictures(pictures: Sequence[Picture]) -> list[str]:
-    """Make both sizes of these pictures. Returns what is wrong with images that can't be read; they have none."""
+    """Make both sizes of these pictures, and return the errors of unreadable images, which have none."""
     with (
         ThreadPoolExecutor(os.cpu_count()) as pool,
         Progress("report, gallery", len(pictures), unit="image") as progress,
@@ -63,7 +63,7 @@ def write_pictures(pictures: Sequence[Picture]) -> list[str]:
 
 
 def _write(picture: Picture) -> str:
-    """An error's message, or nothing."""
+    """Return an error's message, or nothing."""
     try:
         image = read_image(picture.source)
     except ImageError as error:
@@ -74,7 +74,7 @@ def _write(picture: Picture) -> str:
         write_atomic(picture.large, _webp(_within(image, LARGE)))
     else:
         remove(picture.large)
-    # Last: it says that both are there.
+    # Written last: it marks both as complete.
     write_atomic(picture.small, _webp(_within(image, SMALL)))
     return ""
 

@@ -1,4 +1,4 @@
-"""What goes into the pages: frozen data, so that they can be made and tested without a run."""
+"""The input of the pages: frozen data, so that they can be made and tested without a run."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,10 +19,10 @@ class Failure:
     """An image that could not be drawn.
 
     Attributes:
-        error: the last attempt's, with its type.
-        stage: what the image was for: "generate", or a stage whose images are not in the gallery.
-        attempts: how often it was tried.
-        traceback: of the last attempt.
+        error: error of the last attempt, with its type.
+        stage: purpose of the image: "generate", or a stage whose images are not in the gallery.
+        attempts: number of attempts.
+        traceback: traceback of the last attempt.
     """
 
     error: str
@@ -34,8 +34,7 @@ class Failure:
 
 
 class ScoredMask(NamedTuple):
-    """The name of the mask that a score was computed with, the share of the image that it covers (None if that is not
-    known), and the score's note."""
+    """The mask of a score: its name, the share of the image that it covers (None if unknown), and the score's note."""
 
     name: str
     coverage: float | None
@@ -44,15 +43,15 @@ class ScoredMask(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class MaskLayer:
-    """The masks that a metric's scores were computed with.
+    """The masks behind a metric's scores.
 
     Attributes:
         metric, title: the metric's name and heading.
-        directory: where masks are kept; None if there is none of its segmenter, as in another cache.
-        names: of the files there.
-        scored: label -> sample id -> mask; of all scores, also of those whose mask was not kept.
+        directory: folder of the masks; None if its segmenter has none, as in another cache.
+        names: names of the files in `directory`.
+        scored: label -> sample id -> mask; for all scores, also where the mask was not kept.
         references: reference image -> name of its mask.
-        remedy: commands that compute what was not kept.
+        remedy: commands that compute the missing masks.
     """
 
     metric: str
@@ -66,22 +65,22 @@ class MaskLayer:
 
 @dataclass(frozen=True, kw_only=True)
 class GalleryInput:
-    """The pictures of a run and what is known of each.
+    """The pictures of a run and their data.
 
     Attributes:
         concepts: with references, knowledge and prompts, in the order of the pages.
-        plan: one row per sample, as `make_plan` makes it.
-        methods: labels in the order in which their pictures stand side by side.
-        competing: those of `methods` that are no controls.
+        plan: one row per sample, as made by `make_plan`.
+        methods: labels in the order of their pictures, side by side.
+        competing: `methods` without controls.
         columns: the leaderboard's columns of scores.
         scores: columns sample_id, method, metric, value; NaN is a missing value.
         drawn: label -> ids of the samples that have an image.
-        failed: label -> id -> what went wrong, of samples and of images for other stages.
-        image: the image file of a label, concept and sample id.
-        subjects: (label, concept, index of the knowledge item) -> what stands in the place of `{}` in that method's
-            prompts, where it is not the knowledge phrase.
-        commands: label -> the command that draws what is missing of the method; none where it is not known.
-        masks: of the metrics that segment images.
+        failed: label -> id -> failure, of samples and of images for other stages.
+        image: function from label, concept and sample id to the image file.
+        subjects: (label, concept, index of the knowledge item) -> replacement of `{}` in that method's prompts, where
+            it is not the knowledge phrase.
+        commands: label -> the command that draws the method's missing images, if known.
+        masks: masks of the metrics that segment images.
     """
 
     concepts: tuple[Concept, ...]
@@ -100,18 +99,18 @@ class GalleryInput:
 
 @dataclass(frozen=True, kw_only=True)
 class PagesInput:
-    """Everything that the pages show. Nothing is computed again: the tables are those of the other files.
+    """The content of the pages. Nothing is computed again: the tables equal those of the other files.
 
     Attributes:
-        board, statistics, agreement: of the run's scores.
-        effects: what methods do to everything else; None if it was not measured.
-        confusions: label -> how adaptations were applied -> pictures by concept asked for and nearest concept.
+        board, statistics, agreement: results of the run's scores.
+        effects: side effects of the methods; None if they were not measured.
+        confusions: label -> way of applying adaptations -> pictures by requested concept and nearest concept.
         ablation: None in a run that compares no values of a setting.
         gallery: the pictures.
-        identity: what the run is, as `run.json` says.
+        identity: identity of the run, as in `run.json`.
         configs: label -> the method's resolved configuration.
-        records: of every command that made something here, by time: versions, commit, hardware, command line.
-        files: other files of the report, to link to: names relative to the page.
+        records: records of the commands that produced this run, by time: versions, commit, hardware, command line.
+        files: other files of the report to link to: names relative to the page.
     """
 
     board: Leaderboard

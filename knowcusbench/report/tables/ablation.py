@@ -22,12 +22,12 @@ TAUGHT = "Only samples of knowledge items that the method was taught count."
 
 
 def render_ablation_csv(ablation: Ablation) -> str:
-    """A line per method, concept and column, with every digit."""
+    """Return a line per method, concept and column, with every digit."""
     return ablation.per_concept.to_csv(index=False, lineterminator="\n")
 
 
 def render_ablation_markdown(ablation: Ablation) -> str:
-    """A row per value of the setting, controls below, and how to read it."""
+    """Return a row per value of the setting, controls below, and how to read it."""
     lines = [
         table_line([escape_markdown(ablation.title), *(escape_markdown(column.title) for column in ablation.columns)]),
         table_line([":--", *("--:" for _ in ablation.columns)]),
@@ -38,7 +38,7 @@ def render_ablation_markdown(ablation: Ablation) -> str:
 
 
 def render_ablation_latex(ablation: Ablation) -> str:
-    """A `tabular`; needs `booktabs`."""
+    """Return a `tabular`; it needs `booktabs`."""
     return (
         environment()
         .get_template("ablation.tex.jinja")
@@ -56,14 +56,14 @@ def _latex(text: str) -> str:
 
 
 def reading(ablation: Ablation) -> list[str]:
-    """How to read the table, and which of its values lack concepts that others have."""
+    """Explain the table, and list values that lack concepts that others have."""
     lines = [READING, TAUGHT] if any(setting.taught for setting in ablation.settings) else [READING]
     missing = (gaps(title, ablation.columns, _cells(ablation, label)) for label, title in _titles(ablation))
     return [*lines, *(line for line in missing if line)]
 
 
 def _titles(ablation: Ablation) -> Iterator[tuple[str, str]]:
-    """Labels of the rows, and what stands before them."""
+    """Yield the labels of the rows, and their titles."""
     for setting in ablation.settings:
         yield setting.label, shown_value(setting.value)
     for label in ablation.controls:
@@ -71,7 +71,7 @@ def _titles(ablation: Ablation) -> Iterator[tuple[str, str]]:
 
 
 def _cells(ablation: Ablation, label: str) -> list[Cell]:
-    """The means of a row. All concepts are expected that any row has in the column."""
+    """Return the means of a row. A concept is expected if any row has it in the column."""
     own = ablation.summary[ablation.summary["label"] == label].set_index("column")
     expected = ablation.summary.groupby("column")["concepts"].max()
     return [
@@ -99,7 +99,7 @@ def _rows(ablation: Ablation) -> Iterator[tuple[str, list[str]]]:
 
 
 def shown_value(value: float | str) -> str:
-    """A value of the setting for people: 1e-06, 5, late."""
+    """Format a value of the setting: 1e-06, 5, late."""
     return value if isinstance(value, str) else f"{value:g}"
 
 

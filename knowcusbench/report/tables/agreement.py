@@ -23,7 +23,7 @@ Rows = Sequence[Agreement]
 
 
 def render_agreement_csv(rows: Rows) -> str:
-    """A line per truth, task and metric, with every digit; what is undefined is empty."""
+    """Return a line per truth, task and metric, with every digit; undefined values are empty."""
     return pd.DataFrame([_record(row) for row in rows]).to_csv(index=False, lineterminator="\n")
 
 
@@ -42,7 +42,7 @@ def _record(row: Agreement) -> dict[str, str | float | None]:
 
 
 def render_agreement_markdown(rows: Rows) -> str:
-    """One table, and how to read it."""
+    """Return one table, and how to read it."""
     heads = [
         *("Truth", "Task", "Metric"),
         *(f"{over} {sign}" for over in ("Methods", "Samples") for sign in ("n", "ρ", "τ")),
@@ -56,7 +56,7 @@ def render_agreement_markdown(rows: Rows) -> str:
 
 
 def render_agreement_latex(rows: Rows) -> str:
-    """A `tabular` with a section per truth and task; needs `booktabs`."""
+    """Return a `tabular` with a section per truth and task; it needs `booktabs`."""
     return (
         environment()
         .get_template("agreement.tex.jinja")
@@ -95,8 +95,10 @@ RENDERERS: dict[str, Callable[[Rows], str]] = {
 
 
 def write_agreement(directory: Path, rows: Rows) -> list[Path]:
-    """Write the table in every format to `directory`, replacing earlier ones, and return the paths. Without rows there
-    is no table, and earlier ones are removed."""
+    """Write the table in every format to `directory`, replacing earlier ones, and return the paths.
+
+    Without rows there is no table, and earlier ones are removed.
+    """
     paths = []
     for name, render in RENDERERS.items():
         path = directory / name

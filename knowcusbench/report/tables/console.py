@@ -13,7 +13,7 @@ from knowcusbench.analysis.footnotes import dagger, footnotes
 from knowcusbench.analysis.types import Column, Leaderboard, Mark, Row
 
 WIDTH = 100
-"""Characters of a line where the output is not a terminal."""
+"""Line length if the output is not a terminal."""
 
 SIGNS = {Mark.BEST: "*", Mark.SECOND: "+", None: ""}
 LEGEND = "Among methods: * best, + second."
@@ -22,8 +22,8 @@ LEGEND = "Among methods: * best, + second."
 def render_console(board: Leaderboard, width: int | None = None) -> str:
     """Return the table and its footnotes in lines of at most `width` characters, by default the terminal's.
 
-    A table that is wider is shown in blocks below each other, each with the labels: one for each task and one for the
-    costs, and several for a task whose columns have no room beside each other.
+    A wider table is shown in blocks below each other, each with the labels: one for each task and one for the costs. A
+    task whose columns do not fit has several.
     """
     width = width or terminal_width()
     notes = [textwrap.fill(note, width, subsequent_indent="  ") for note in (LEGEND, *footnotes(board))]
@@ -31,13 +31,15 @@ def render_console(board: Leaderboard, width: int | None = None) -> str:
 
 
 def terminal_width() -> int:
-    """Return the characters of a line on standard output."""
+    """Return the line length of standard output."""
     return shutil.get_terminal_size((WIDTH, 24)).columns if sys.stdout.isatty() else WIDTH
 
 
 def _blocks(board: Leaderboard, chosen: Sequence[int], width: int) -> Iterator[str]:
-    """The columns with these indices as one table if it has room, else by task, else in halves. A block has the rows
-    that have a value in it."""
+    """Yield the columns with these indices as one table if it fits, else by task, else in halves.
+
+    A block has the rows that have a value in it.
+    """
     text = _table(board, chosen)
     if len(chosen) < 2 or max(map(len, text.splitlines())) <= width:
         yield text
@@ -62,7 +64,7 @@ def _table(board: Leaderboard, chosen: Sequence[int]) -> str:
 
 
 def _column(column: Column, rows: Sequence[Row], index: int) -> list[str]:
-    """Numbers with their signs; the signs are padded so that the points stand in one line."""
+    """Return numbers with their marks, padded so that the decimal points align."""
     cells = [row.cells[index] for row in rows]
     signs = [SIGNS[cell.mark] + dagger(cell) for cell in cells]
     widest = max(map(len, signs))

@@ -12,12 +12,13 @@ SCHEMA_VERSION = 1
 
 
 def render_csv(board: Leaderboard) -> str:
-    """A line per row: label, kind, incomplete, approximate, then a value per column; after a score the ends of its
-    95% interval, `<column>_low` and `<column>_high`.
+    """Return a line per row: label, kind, incomplete, approximate, then a value per column.
+
+    A score is followed by the ends of its 95% interval, `<column>_low` and `<column>_high`.
 
     `incomplete` lists the columns whose mean is over part of the set ("generation_clip_t=873/875"), and the number of
-    images that are not there ("images=-2") or are no longer those that were scored ("altered=1");
-    `approximate` those whose source says "about".
+    images that are missing ("images=-2") or have changed since they were scored ("altered=1"); `approximate` lists the
+    columns whose source says "about".
     """
     return pd.DataFrame([_record(board, row) for row in board.rows]).to_csv(index=False, lineterminator="\n")
 
@@ -48,7 +49,7 @@ def _numbers(column: Column, cell: Cell) -> dict[str, float | None]:
 
 
 def render_json(board: Leaderboard) -> str:
-    """Everything the leaderboard knows. A missing value is null."""
+    """Return all of the leaderboard as JSON. A missing value is null."""
     document = {
         "schema_version": SCHEMA_VERSION,
         "run": board.run,

@@ -34,7 +34,7 @@ def write_effects(directory: Path, inputs: EffectsInput) -> Leaderboard:
 
 
 def render_confusion_csv(matrices: Mapping[str, pd.DataFrame]) -> str:
-    """Columns applied, concept (that was asked for), then the number of pictures nearest to each concept."""
+    """Return columns applied, concept (the requested one), then the number of pictures nearest to each concept."""
     parts = [
         matrix.rename_axis(index="concept", columns=None).reset_index().assign(applied=applied)
         for applied, matrix in matrices.items()
@@ -45,8 +45,10 @@ def render_confusion_csv(matrices: Mapping[str, pd.DataFrame]) -> str:
 
 
 def confusion_picture(matrices: Mapping[str, pd.DataFrame]) -> Image.Image:
-    """The matrices side by side: concepts that were asked for downwards, nearest ones to the right in the same order,
-    dark where there are many pictures of the row."""
+    """Draw the matrices side by side: a row per requested concept, a column per nearest one, in the same order.
+
+    Cells are darker the larger their share of the row's pictures.
+    """
     concepts = [composed(str(name)) for name in next(iter(matrices.values())).index]
     font = picture_font("".join([*concepts, *map(composed, matrices)]), TEXT)
     names = int(max(font.getlength(name) for name in concepts)) + 2 * MARGIN

@@ -1,5 +1,7 @@
-"""The leaderboard as a LaTeX table to `\\input`, rendered from `templates/leaderboard.tex.jinja`, and a document that
-shows tables and figures."""
+r"""The leaderboard as a LaTeX table to `\\input`, and a document that shows tables and figures.
+
+The table is rendered from `templates/leaderboard.tex.jinja`.
+"""
 
 import re
 import unicodedata
@@ -42,7 +44,7 @@ SPECIAL = str.maketrans(
         "’": "{'}",
         '"': "''",
         **{character: f"\\{character}" for character in "{}$&#%_"},
-        # In braces quotes do not join into ligatures, and the others are no argument of `\\` or `\midrule`.
+        # Braces keep quotes from joining into ligatures, and the others from being an argument of `\\` or `\midrule`.
         **{character: f"{{{character}}}" for character in "`'[]*"},
     }
 )
@@ -87,10 +89,12 @@ LETTERS = {
 
 
 def escape_latex(text: str) -> str:
-    """`text` so that LaTeX prints it as it is, in one line, by any engine and in any font encoding.
+    r"""Escape `text` so that LaTeX prints it verbatim, in one line, with any engine and in any font encoding.
 
-    Letters that pdfLaTeX has no font for without further packages (Chinese, emoji, ...) become their code point:
-    "U+732B".
+    Letters without a font in plain pdfLaTeX (Chinese, emoji, ...) become their code point: "U+732B".
+
+    >>> escape_latex("50% café_1")
+    "50\\% caf\\'{e}\\_1"
     """
     composed = unicodedata.normalize("NFC", text)
     escaped = " ".join(composed.split()).translate(SPECIAL)
@@ -106,7 +110,7 @@ def _printable(character: str) -> str:
 
 
 def render_latex(board: Leaderboard) -> str:
-    """A `tabular` with the best in bold and the second underlined, and its footnotes; needs `booktabs`."""
+    """Return a `tabular` with the best in bold and the second underlined, and its footnotes; it needs `booktabs`."""
     template = environment().get_template("leaderboard.tex.jinja")
     return template.render(
         board=board,
@@ -118,12 +122,12 @@ def render_latex(board: Leaderboard) -> str:
 
 
 def render_document(tables: Sequence[str], figures: Sequence[str]) -> str:
-    """A document that compiles as it stands beside the files that it shows: tables to `\\input`, figures in PDF."""
+    r"""Return a document that compiles in the folder of its files: tables to `\\input`, figures in PDF."""
     return environment().get_template("document.tex.jinja").render(tables=tables, figures=figures)
 
 
 def environment() -> Environment:
-    """Jinja2 with delimiters that mean nothing to LaTeX."""
+    """Return Jinja2 with delimiters that mean nothing to LaTeX."""
     made = Environment(
         block_start_string="<%",
         block_end_string="%>",
@@ -143,7 +147,7 @@ def environment() -> Environment:
 
 
 def _groups(columns: Sequence[Column]) -> list[tuple[str, int, int]]:
-    """Heading, first and last column (the labels' column is number 1) of neighbours with one heading."""
+    """Return heading, first and last column (the labels' column is number 1) of neighbours with one heading."""
     spans = []
     first = 2
     for heading, members in groupby(columns, key=lambda column: column.group):

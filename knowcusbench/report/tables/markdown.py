@@ -11,12 +11,16 @@ LEGEND = "Among methods, **best** and <u>second</u>."
 
 
 def escape_markdown(text: str) -> str:
-    """`text` so that Markdown shows it as it is, in one line."""
+    r"""Escape `text` so that Markdown shows it verbatim, in one line.
+
+    >>> escape_markdown("naive_db *")
+    'naive\\_db \\*'
+    """
     return re.sub(r"([\\`*_{}\[\]<>|~#&])", r"\\\1", " ".join(text.split()))
 
 
 def render_markdown(board: Leaderboard) -> str:
-    """A table with the best in bold and the second underlined, footnotes and protocol digests below."""
+    """Return a table with the best in bold and the second underlined, footnotes and protocol digests below."""
     table = [
         table_line(["Method", *(escape_markdown(column.title) for column in board.columns)]),
         table_line([":--", *("--:" for _ in board.columns)]),
@@ -29,7 +33,11 @@ def render_markdown(board: Leaderboard) -> str:
 
 
 def table_line(cells: Iterable[str]) -> str:
-    """A row of a table."""
+    """Return a row of a table.
+
+    >>> table_line(["mokus", "0.764"])
+    '| mokus | 0.764 |'
+    """
     return f"| {' | '.join(cells)} |"
 
 

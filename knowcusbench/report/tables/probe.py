@@ -1,4 +1,4 @@
-"""What a transfer probe has shown, as Markdown."""
+"""The results of a transfer probe as Markdown."""
 
 import math
 
@@ -19,7 +19,7 @@ READING = (
 
 
 def render_probe(probe: TransferProbe, result: ProbeResult) -> str:
-    """The edit in a sentence, a table of text measures, and a table of picture measures as means over seeds."""
+    """Return the edit in a sentence, a table of text measures, and a table of picture measures as means over seeds."""
     sentence = (
         f"“{probe.question}”: “{probe.old_answer}” edited to “{probe.answer}”; prompt “{probe.phrase}”, "
         f"{len(probe.seeds)} seeds."

@@ -32,8 +32,10 @@ RANKS = (
 
 
 def write_statistics(directory: Path, board: Leaderboard, statistics: Statistics) -> list[Path]:
-    """Write `statistics.md`, `differences.csv`, `breakdown.csv` and `ranks.csv` to `directory`, replacing earlier
-    ones, and return the paths. The intervals of the leaderboard's cells are in `leaderboard.csv`, too."""
+    """Write `statistics.md`, `differences.csv`, `breakdown.csv` and `ranks.csv` to `directory`, and return the paths.
+
+    Earlier ones are replaced. The intervals of the leaderboard's cells are also in `leaderboard.csv`.
+    """
     tables = {
         "differences.csv": statistics.differences,
         "breakdown.csv": statistics.breakdown,
@@ -47,8 +49,10 @@ def write_statistics(directory: Path, board: Leaderboard, statistics: Statistics
 
 
 def render_statistics(board: Leaderboard, statistics: Statistics) -> str:
-    """The leaderboard's scores with their intervals, differences between methods, and ranks. Breakdowns are for
-    programs only."""
+    """Return the scores with their intervals, differences between methods, and ranks, as Markdown.
+
+    Breakdowns are for programs only.
+    """
     sections = [
         ("Means", INTERVALS, _means(board)),
         ("Differences between methods", DIFFERENCES, _differences(statistics)),
@@ -76,7 +80,7 @@ def _means(board: Leaderboard) -> list[str]:
 
 
 def _estimate(column: Column, cell: Cell) -> str:
-    """A mean and its interval: "0.764 [0.731, 0.795]"."""
+    """Format a mean and its interval: "0.764 [0.731, 0.795]"."""
     shown = number(column, cell) + dagger(cell)
     if cell.low is None:
         return shown

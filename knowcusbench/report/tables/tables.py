@@ -20,7 +20,7 @@ RENDERERS: dict[str, Callable[[Leaderboard], str]] = {
 
 
 def write_csv(path: Path, table: pd.DataFrame) -> None:
-    """Write a table with every digit; what is unknown is empty."""
+    """Write a table with every digit; unknown values are empty."""
     write_atomic(path, table.to_csv(index=False, lineterminator="\n").encode())
 
 

@@ -1,4 +1,4 @@
-"""Words in any script are drawn, or it is said that no font has them."""
+"""Text in any script is drawn; a warning names characters that no font has."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +28,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture
 def late(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
-    """The path of a font that has a letter of Linear A, installed after matplotlib made its list of fonts."""
+    """Return the path of a font with a letter of Linear A, installed after matplotlib made its list of fonts."""
     font = TTFont(fonts._installed()[0][1])
     for table in font["cmap"].tables:
         if table.isUnicode() and table.format == 12:

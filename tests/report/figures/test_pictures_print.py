@@ -38,7 +38,7 @@ def test_pictures_stand_in_their_columns_in_their_proportions(red, blue):
     left = columns < 350
     assert np.ptp(columns[left]) == pytest.approx(2 * np.ptp(rows[left]), abs=4)
     assert np.nonzero(is_blue)[1].min() > 345
-    # The second red one is below the blue one, in the same column.
+    # The second red picture is below the blue one, in the same column.
     assert rows[~left].min() > np.nonzero(is_blue)[0].max()
     assert rows[~left].max() < pixels.shape[0]
 

@@ -1,4 +1,4 @@
-"""A made-up run with texts that try to get out of their place, its pages, and a browser to look at them."""
+"""A made-up run with hostile texts, its pages, and a browser to open them."""
 
 import dataclasses
 import shutil
@@ -44,7 +44,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 
 
 def concepts(folder: Path) -> tuple[Concept, ...]:
-    """Four concepts; what is hostile stands in every place that a benchmark fills."""
+    """Return four concepts; every field that a benchmark fills has a hostile text."""
     made = []
     for number, name in enumerate(("dog", "Dog", IMAGE.replace("/", ""), RIGHT_TO_LEFT)):
         file = folder / f"reference {number}.png"
@@ -60,8 +60,11 @@ def concepts(folder: Path) -> tuple[Concept, ...]:
 
 
 def mask_layer(folder: Path, everything: tuple[Concept, ...], plan: pd.DataFrame) -> MaskLayer:
-    """Masks of the images of two methods: the left half of each, but for mokus' third, which was not kept, and the
-    others' fourth, which can't be read. The references' are their top."""
+    """Return masks of the images of two methods, and of the references.
+
+    Each covers the left half of its image; the third sample's is missing and the fourth's unreadable. Those of
+    references cover the top.
+    """
     place = folder / "kept" / "segmenter"
     place.mkdir(parents=True)
     half = np.zeros((260, 260), dtype=np.bool_)
@@ -90,7 +93,7 @@ def mask_layer(folder: Path, everything: tuple[Concept, ...], plan: pd.DataFrame
 
 
 def made_up_input(folder: Path, **changes: Any) -> tuple[PagesInput, ReportInput]:
-    """A run of four methods with images on disk, but for one that is missing and one that can't be read."""
+    """Return a run of four methods with images on disk, except a missing and an unreadable one."""
     everything = concepts(folder)
     plan = make_plan(everything, GridConfig(seeds=[0, 1]))
     generator = np.random.default_rng(0)
@@ -200,7 +203,7 @@ def made_up_input(folder: Path, **changes: Any) -> tuple[PagesInput, ReportInput
 
 @pytest.fixture(scope="session")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PagesInput, ReportInput]:
-    """The folder of the pages, and what they were made of."""
+    """Return the folder of the pages, and their input."""
     folder = tmp_path_factory.mktemp("pages")
     made, inputs = made_up_input(folder)
     write_html(folder / "report", made)
@@ -223,7 +226,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def context(browser: Browser) -> Iterator[Callable[..., BrowserContext]]:
-    """Makes a browser window; keywords as of `Browser.new_context`."""
+    """Return a function that opens a browser window; keywords as of `Browser.new_context`."""
     made: list[BrowserContext] = []
 
     def make(**settings: Any) -> BrowserContext:
@@ -237,8 +240,11 @@ def context(browser: Browser) -> Iterator[Callable[..., BrowserContext]]:
 
 @pytest.fixture
 def opened(context: Callable[..., BrowserContext], pages: tuple[Path, Any, Any]) -> Iterator[Callable[..., Page]]:
-    """Opens a page of the report by its file's name. Afterwards nothing may have gone wrong in it: no error, no message
-    in the console, no request beyond the folder, no script but ours."""
+    """Return a function that opens a page of the report by its file's name.
+
+    Afterwards the page must be free of errors, console messages, requests beyond the folder, and scripts other than
+    ours.
+    """
     troubles: list[str] = []
     shown: list[Page] = []
 
@@ -247,7 +253,7 @@ def opened(context: Callable[..., BrowserContext], pages: tuple[Path, Any, Any])
         page.set_default_navigation_timeout(120_000)  # A busy machine takes its time.
         page.on("console", lambda message: troubles.append(f"console: {message.text}"))
         page.on("pageerror", lambda error: troubles.append(f"error: {error}"))
-        # What was still loading when the page was left is no trouble.
+        # A request still loading when the page was left is not a failure.
         page.on(
             "requestfailed",
             lambda request: request.failure == "net::ERR_ABORTED" or troubles.append(f"failed: {request.url}"),

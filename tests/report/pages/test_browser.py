@@ -1,4 +1,4 @@
-"""The pages in a real browser: they work from disk, for everyone, and whatever a benchmark's texts hold."""
+"""The pages in a real browser: they work from disk, for everyone, and with any text of a benchmark."""
 
 import shlex
 from collections.abc import Callable
@@ -21,7 +21,7 @@ OPEN_ALL = "document.querySelectorAll('details').forEach((one) => (one.open = tr
 
 
 def column(page: Page, part: int, place: int) -> list[str]:
-    """The values of a column of the leaderboard, in one part of it."""
+    """Return the values of a column of the leaderboard, in one part of it."""
     rows = page.locator(f"#leaderboard tbody:nth-of-type({part}) tr:not(.part)")
     return [row.locator("td").nth(place).get_attribute("data-value") or "" for row in rows.all()]
 
@@ -231,7 +231,7 @@ def test_hostile_text_is_shown_as_text(opened: Opened, pages, name: str) -> None
 def test_axe_finds_nothing(opened: Opened, name: str, scheme: str) -> None:
     page = opened(name, color_scheme=scheme)
     page.evaluate(OPEN_ALL)
-    # It would load style sheets anew, which a browser does not let it do from disk.
+    # Preloading fetches style sheets again, which a browser forbids for pages from disk.
     found = Axe().run(page, options={"preload": False})
     assert found.violations_count == 0, found.generate_report()
     if name == CONCEPT:

@@ -1,4 +1,4 @@
-"""What stands in the gallery's pages, read from the files."""
+"""Content of the gallery's pages, read from the files."""
 
 import dataclasses
 import html
@@ -13,7 +13,7 @@ from knowcusbench.benchmark.types import Prompt
 from knowcusbench.config.schema import GridConfig
 from knowcusbench.report.pages.environment import environment, file_name, script_json
 from knowcusbench.report.pages.gallery import EXTREMES, Gallery, write_gallery
-from knowcusbench.report.pages.score_array import score_cube
+from knowcusbench.report.pages.score_array import score_array
 from knowcusbench.run.plan import make_plan
 
 from .conftest import HOSTILE, LONG, SCRIPT
@@ -77,12 +77,12 @@ def test_the_cube_has_every_score_at_its_place():
         if generator.random() > 0.3
     ]
     scores = pd.DataFrame(rows, columns=["sample_id", "method", "metric", "value"]).sample(frac=1, random_state=0)
-    score_array = score_cube(plan, ["b", "a"], ["y", "x", "none"], scores)
-    assert score_array.shape == (20, 2, 3)
+    array = score_array(plan, ["b", "a"], ["y", "x", "none"], scores)
+    assert array.shape == (20, 2, 3)
     expected = {(s, m, k): v for s, m, k, v in rows if s != "unknown" and m != "other"}
     found = {
-        (plan["id"][i], ["b", "a"][j], ["y", "x", "none"][k]): score_array[i, j, k]
-        for i, j, k in zip(*np.where(score_array == score_array), strict=True)
+        (plan["id"][i], ["b", "a"][j], ["y", "x", "none"][k]): array[i, j, k]
+        for i, j, k in zip(*np.where(array == array), strict=True)
     }
     assert found == pytest.approx(expected, rel=1e-6)
 

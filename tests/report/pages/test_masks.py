@@ -1,4 +1,4 @@
-"""Overlays of masks: what a metric did not look at is dark, with a line along the subject's edge."""
+"""Overlays of masks: the part that a metric ignored is dark, with a line along the subject's edge."""
 
 import os
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Where marks of the figures lie."""
+"""Positions of the marks in the figures."""
 
 import itertools
 

@@ -11,7 +11,7 @@ from knowcusbench.report.pages.thumbnails import Picture, outdated, write_pictur
 
 @pytest.fixture
 def picture(tmp_path):
-    """Writes an image of a size, and says what is to be made of it."""
+    """Return a function that writes an image of a size, and returns its picture."""
 
     def make(size, name="a"):
         source = tmp_path / "images" / f"{name}.png"

@@ -24,7 +24,7 @@ def source(report_input):
 
 
 def body(source):
-    """The cells of the lines between the head and the bottom of the table."""
+    """Return the cells of the lines between the head and the bottom of the table."""
     lines = source.partition("Method")[2].partition(r"\bottomrule")[0].splitlines()[1:]
     return [re.split(r"(?<!\\)&", line.removesuffix(r" \\")) for line in lines if line != r"\midrule"]
 
@@ -51,7 +51,7 @@ def test_special_characters_are_escaped(text, escaped):
 
 
 def test_no_character_is_left_that_latex_would_act_upon():
-    """What remains after all known escapes are taken out is plain letters and marks."""
+    """With all known escapes taken out, only plain letters and marks remain."""
     known = r"\\text[a-z]+\{\}|\\[{}$&#%_]|\{[`'\[\]*]\}"
     assert not re.findall(r"[\\{}$&#%_^~<>|\"`\[\]*]", re.sub(known, "", escape_latex(ASCII)))
 
@@ -107,7 +107,7 @@ def test_braces_and_environments_are_balanced(source):
 
 
 def compiled(directory, name):
-    """The log of pdflatex in `directory`, which must end without an error."""
+    """Return the log of pdflatex in `directory`, which must end without an error."""
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", name]
     done = subprocess.run(command, cwd=directory, capture_output=True, text=True, errors="replace")
     assert done.returncode == 0, done.stdout[-2000:]
