@@ -1,4 +1,4 @@
-"""Fixtures that several test folders share."""
+"""Fixtures shared by several test folders."""
 
 import os
 import re
@@ -38,14 +38,14 @@ MARKS = {
     "understand": "command",
     "browser": "browser",
 }
-"""What a test is that uses a fixture."""
+"""Mark of a test, by the fixture it uses."""
 
 FOLDERS = {"engine": "command", "toymaker": "model"}
-"""What all tests of a folder are: a Ray cluster is processes of its own."""
+"""Mark of all tests of a folder: a Ray cluster needs its own processes."""
 
 
 def pytest_configure() -> None:
-    """Forget what a make that runs the tests was told: tests call make themselves."""
+    """Clear the options of the make that runs the tests: tests call make themselves."""
     variables = re.findall(r"^(\w+) \?=", (ROOT / "Makefile").read_text(), re.MULTILINE)
     for name in {*os.environ} & {*variables} | {name for name in os.environ if re.match(r"MAKE|MFLAGS$", name)}:
         del os.environ[name]
@@ -53,8 +53,10 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests by their fixtures, those as `unit` that need nothing that takes long, and start files with the longest
-    first: a file is one worker's, and a long one at the end would leave the other idle."""
+    """Mark tests by their fixtures, as `unit` those that need no slow one, and start files with the longest first.
+
+    A file belongs to one worker: a long one at the end would leave the other idle.
+    """
     kinds = ("command", "model", "browser", "latex", "unit")
     for item in items:
         for name in set(MARKS) & set(getattr(item, "fixturenames", ())):
@@ -74,13 +76,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def sample_benchmark() -> Path:
-    """Four subjects with 22 real photographs in the release layout."""
+    """Return four subjects with 22 real photographs in the release layout."""
     return SAMPLE_BENCHMARK
 
 
 class Bench(NamedTuple):
-    """A command that makes `run`, in a process of its own (its words for `main` begin with the fourth), and how many
-    samples that has."""
+    """A command that makes `run`, in its own process, and its number of samples.
+
+    Its arguments for `main` begin with the fourth word.
+    """
 
     command: list[str]
     run: Path
@@ -89,7 +93,7 @@ class Bench(NamedTuple):
 
 @pytest.fixture
 def short_bench(tmp_path: Path) -> Bench:
-    """To be interrupted: three concepts, two items, alone and in a prompt, two seeds."""
+    """Return a bench to interrupt: three concepts, two items, alone and in a prompt, two seeds."""
     grid = ("grid.concepts=[r*]", "grid.knowledge_items=2", "grid.prompts=1")
     words = ("method=base", "metrics=[clip_i]", "effects.enabled=false", *grid)
     place = (f"run.root={tmp_path}", "run.name=run", f"cache_dir={tmp_path / 'cache'}")
@@ -99,7 +103,7 @@ def short_bench(tmp_path: Path) -> Bench:
 
 @pytest.fixture
 def made_up_benchmark() -> Benchmark:
-    """The shape of KnowCusBench without its images: 35 concepts x 5 items, 199 prompts."""
+    """Return a benchmark of KnowCusBench's shape without its images: 35 concepts x 5 items, 199 prompts."""
     prompts = [Prompt(f"a photo of {{}} in place {n}", "background_change") for n in range(199)]
     concepts = tuple(
         Concept(
@@ -118,7 +122,7 @@ def made_up_benchmark() -> Benchmark:
 
 @pytest.fixture(scope="session")
 def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of an untrained pipeline that is smaller still than the embedded world's."""
+    """Return the directory of an untrained pipeline, even smaller than the embedded world's."""
     from knowcusbench.toybox.models.pipeline import build_pipeline
 
     directory = tmp_path_factory.mktemp("miniature") / "pipeline"
@@ -128,24 +132,24 @@ def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def backbone(miniature: Path) -> "QwenImage":
-    """The miniature backbone in the dtype that is fast here, as the product runs it."""
+    """Return the miniature backbone in the product's dtype for this machine, the fast one."""
     return miniature_spec(miniature).load()
 
 
 @pytest.fixture(scope="session")
 def backbone_bf16(miniature: Path) -> "QwenImage":
-    """The same weights in bf16, for what only that shows: it may be emulated, and a hundred times slower than fp32."""
+    """Return the same weights in bf16, for tests that need it: emulated, it is a hundred times slower than fp32."""
     return miniature_spec(miniature, dtype="bfloat16").load()
 
 
 @pytest.fixture(scope="session")
 def backbone_fp32(miniature: Path) -> "QwenImage":
-    """The same weights in fp32, for comparisons that bf16 would blur."""
+    """Return the same weights in fp32, for comparisons that bf16 would blur."""
     return miniature_spec(miniature, dtype="float32").load()
 
 
 def miniature_spec(directory: Path, **changes: Any) -> "QwenImageSpec":
-    """The miniature in the dtype that is fast here, with other settings."""
+    """Return the miniature in the fast dtype of this machine, with other settings."""
     import torch
 
     from knowcusbench.backbone.qwen_image import QwenImageSpec
@@ -158,7 +162,7 @@ def miniature_spec(directory: Path, **changes: Any) -> "QwenImageSpec":
 
 @pytest.fixture
 def dog(sample_benchmark: Path) -> Concept:
-    """A real subject with two knowledge items and one prompt."""
+    """Return a real subject with two knowledge items and one prompt."""
     images = tuple(sorted((sample_benchmark / "concept_image" / "dog3").glob("*.jpg")))
     return Concept(
         name="dog3",

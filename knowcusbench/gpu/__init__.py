@@ -1,1 +1,1 @@
-"""Checks and stop-watches for a machine with a GPU: `make check-gpu`, `make benchmark-gpu`, `make gpu-bundle`."""
+"""Checks and timings for a machine with a GPU: `make check-gpu`, `make benchmark-gpu`, `make gpu-bundle`."""

@@ -1,13 +1,13 @@
-"""How fast the paper's stages run at full size, beside what the hardware could do: `make benchmark-gpu`.
+"""Speed of the paper's stages at full size, against the limits of the hardware: `make benchmark-gpu`.
 
     python -m knowcusbench.gpu.benchmark [--seconds 480] [--only B3 B5] [--output FILE.jsonl] [--table FILE.jsonl]
 
 Random weights of the published shapes are made on the device; nothing is downloaded. Each time is a median with its
-spread, and stands beside its floor: the counted operations over the rate of a large bf16 matrix product (metric
-encoders: of their dtype), or the bytes that must be read over the bandwidth of a copy, whichever takes longer; both are
-measured in the same run. A peak of memory stands beside what `doctor` estimates. Lines are written as they come, so
-that a full GPU or a slot that ends loses nothing; `--table` makes the table of lines that are there. Without a GPU the
-same code runs small shapes on the CPU, which says nothing about full size.
+spread, and has a floor: the counted operations over the rate of a large bf16 matrix product (metric encoders: of their
+dtype), or the bytes that must be read over the bandwidth of a copy, whichever takes longer. Both rates are measured in
+the same run. A peak of memory is compared with the estimate of `doctor`. Lines are written as they come: a full GPU or
+an expired time slot loses nothing. `--table` makes the table of existing lines. Without a GPU the same code runs small
+shapes on the CPU, which says nothing about full size.
 """
 
 import io
@@ -44,11 +44,11 @@ from knowcusbench.machine.device import fast_dtype, resolve_device
 from knowcusbench.machine.out_of_memory import free_memory
 
 RANK = 4
-"""Of the LoRA, as in the release's command."""
+"""Rank of the LoRA, as in the release's command."""
 
 STAGE_ONE_STEPS = 500
 SPREAD = 0.03
-"""What a true batch may differ from its forwards times the time of one."""
+"""Largest expected share of a batch's time beyond its forwards."""
 
 PROMPT = "a photo of sks dog on the beach"
 FACTS = tuple(
@@ -58,7 +58,7 @@ FACTS = tuple(
 
 
 class Benchmark:
-    """The steps: a random backbone of `size`, loaded as `spec` says."""
+    """The timed steps, on a random backbone of `size` with the settings of `spec`."""
 
     def __init__(self, size: Size, spec: QwenImageSpec, device: torch.device) -> None:
         self.size, self.spec, self.device = size, spec, device
@@ -78,7 +78,7 @@ class Benchmark:
 
     @cached_property
     def lora(self) -> Adapter:
-        """A LoRA on all layers that stage 1 adapts, both factors random."""
+        """A LoRA on all layers that stage 1 adapts; both factors are random."""
         with trainable(self.backbone.transformer, self.backbone.lora_targets, RANK, RANK, 0) as parameters:
             with torch.no_grad():
                 for parameter in parameters.values():
@@ -86,7 +86,7 @@ class Benchmark:
             return extract(self.backbone.transformer)
 
     def b1_backbone(self) -> Iterator[Line]:
-        """Random weights, their bytes beside the footprint, the digest, a prompt."""
+        """Make random weights, compare their bytes with the footprint, and time the digest and a prompt."""
         yield self.timed("random weights made", lambda: self.backbone, repeats=1, warm=0)
         found = {name: weight_bytes(module) for name, module in self.backbone.modules().items()}
         for name, count in self.spec.footprint().weight_bytes.items():
@@ -97,7 +97,7 @@ class Benchmark:
         yield self.timed("encode a prompt", lambda: self.backbone.encode(PROMPT), read=read, repeats=20, warm=2)
 
     def b2_rates(self) -> Iterator[Line]:
-        """The floor's rates, and attention alone."""
+        """Measure the floor's rates, and attention alone."""
         rates = self.timer.rates
         yield {"what": "rates", "bf16": rates.bf16, "fp32": rates.fp32, "bytes_per_second": rates.bandwidth}
         config: Any = self.backbone.transformer.config
@@ -115,7 +115,7 @@ class Benchmark:
             yield self.timed(f"attention of {tokens} tokens, {kind.name.lower()}", attend, flops=flops, repeats=10)
 
     def b3_forwards(self) -> Iterator[Line]:
-        """A forward of the transformer, plain and with a LoRA, with one image and five."""
+        """Time a forward of the transformer, plain and with a LoRA, with one image and five."""
         backends = ["_native_cudnn", "_native_flash", "_native_efficient"] if self.on_gpu else []
         for what, adapter in (("plain", None), (f"LoRA of rank {RANK}", self.lora)):
             for count in (1, 5):
@@ -150,7 +150,7 @@ class Benchmark:
         return self.timed(what, forward, flops=count * forward_flops(self.size, self.prompt), read=read, each=count)
 
     def _kernels(self) -> Iterator[Line]:
-        """The 25 kernels on which one forward spends most."""
+        """List the 25 kernels with the most time in one forward."""
         with (
             torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile,
             self._with(self.lora),
@@ -161,7 +161,7 @@ class Benchmark:
             yield {"what": f"kernel {event.key[:100]}", "calls": event.count, "share_us": event.self_device_time_total}
 
     def b4_decoding(self) -> Iterator[Line]:
-        """The VAE: one image, five, five one after another, tiles."""
+        """Time the VAE: one image, five at once, five one after another, tiles."""
         vae = self.backbone._pipeline.vae
         flops = decode_flops(meta_vae(self.size.checkpoint), height=self.size.image, width=self.size.image)
         vae.disable_slicing()
@@ -187,7 +187,7 @@ class Benchmark:
             vae.disable_slicing()
 
     def b5_batch(self) -> Iterator[Line]:
-        """One true batch, its phases, and whether forwards times their time add up to it."""
+        """Time one real batch and its phases, and compare it with forwards times their time."""
         count = self.spec.seeds_per_batch
         with self._with(self.lora):
             one = self._forward(f"forward, LoRA, {count} at once, an image", count)
@@ -214,7 +214,7 @@ class Benchmark:
         rest = batch["seconds"] - self.spec.steps * guided * one["seconds"]
         share = rest / batch["seconds"]
         yield {
-            "what": "a batch less its forwards: decoding, PIL, launches",
+            "what": "a batch minus its forwards: decoding, PIL, launches",
             "expected": f"below {SPREAD:.0%} and decoding",
             "found": f"{share:.1%}, {rest:.2f} s an image",
             "ok": None,
@@ -222,7 +222,7 @@ class Benchmark:
         yield self.timed("PNG of an image", lambda: images[0].save(io.BytesIO(), "PNG", compress_level=6), repeats=3)
 
     def b6_training(self) -> Iterator[Line]:
-        """LoRA steps of stage 1 at batch 1, with gradient checkpointing and without."""
+        """Time LoRA steps of stage 1 at batch 1, with and without gradient checkpointing."""
         transformer: Any = self.backbone.transformer
         forward = forward_flops(self.size, self.backbone.encode("sks dog"))
         for checkpointing in (True, False):
@@ -271,7 +271,7 @@ class Benchmark:
             yield step
 
     def b7_edit(self) -> Iterator[Line]:
-        """Stage 2 for five items, and adapters that come and go."""
+        """Time stage 2 for five items, and attaching and removing an adapter."""
         editor = UltraEdit(eta=1e-6, layers=self.size.layers)
         names = self.backbone.text_modules(editor.modules, editor.layers)
         with FlopCounterMode(display=False) as counter:
@@ -287,14 +287,14 @@ class Benchmark:
         )
         yield edit
 
-        def come_and_go() -> None:
+        def attach_and_remove() -> None:
             with self._with(self.lora):
                 pass
 
-        yield self.timed(f"a LoRA on {len(self.backbone.lora_targets)} layers put on and taken off", come_and_go)
+        yield self.timed(f"attach and remove a LoRA on {len(self.backbone.lora_targets)} layers", attach_and_remove)
 
     def b8_metrics(self) -> Iterator[Line]:
-        """The image towers of the metrics' encoders in fp32, as the protocols have them, beside the backbone."""
+        """Time the image towers of the metrics' encoders in fp32, the protocols' dtype, with the backbone in memory."""
         for name, (batch, build) in self.size.encoders.items():
             with quiet_libraries(), self.device:
                 model = build().eval().requires_grad_(False)
@@ -313,7 +313,7 @@ class Benchmark:
             free_memory()
 
     def b9_offload(self) -> Iterator[Line]:
-        """Modules sent to main memory and back."""
+        """Time moving modules to main memory and back."""
         for name in ("text_encoder", "transformer"):
             module = self.backbone.modules()[name]
 
@@ -325,7 +325,7 @@ class Benchmark:
             yield self.timed(f"{name} to main memory and back", there_and_back, read=read, repeats=1, warm=0)
 
     def b10_compiled(self) -> Iterator[Line]:
-        """The compiled transformer: the first forward, those after it, and a second adapter."""
+        """Time the compiled transformer: the first forward, later ones, and a second adapter."""
         from torch._dynamo.utils import counters
 
         transformer: Any = self.backbone.transformer
@@ -341,7 +341,7 @@ class Benchmark:
         yield {"what": "graphs after a second adapter", "expected": graphs, "found": again, "ok": graphs == again}
 
     def steps(self) -> dict[str, tuple[float, Callable[[], Iterator[Line]]]]:
-        """Steps by name: about how many seconds they take on an H100, and what they do. Those that may be cut last."""
+        """Return steps by name, each with its approximate seconds on an H100. The least important are last."""
         steps: dict[str, tuple[float, Callable[[], Iterator[Line]]]] = {
             "B1": (25, self.b1_backbone),
             "B2": (8, self.b2_rates),
@@ -353,7 +353,7 @@ class Benchmark:
             "B8": (30, self.b8_metrics),
             "B9": (25, self.b9_offload),
         }
-        # On the CPU the compiler takes longer than all else, and says nothing.
+        # On the CPU the compiler takes longer than all other steps, and shows nothing.
         return steps | ({"B10": (70, self.b10_compiled)} if self.on_gpu else {})
 
 

@@ -1,10 +1,10 @@
-"""What a bare machine with a GPU needs for the checks and stop-watches, in one folder: `make gpu-bundle`.
+"""One folder with all that a bare GPU machine needs for the checks and timings: `make gpu-bundle`.
 
     python -m knowcusbench.gpu.bundle [--python 3.12] [--output build/gpu-bundle]
 
-The folder has wheels of this package and of all it requires but `PRESENT` and what these require, in the versions that
-are installed here, and `start.sh`, which installs them beside the machine's own packages, without a network, and runs
-both. It must be run in a checkout.
+The folder has wheels of this package and its requirements, except `PRESENT` and their requirements, in the versions
+installed here. Its `start.sh` installs them next to the machine's own packages, without a network, and runs both. It
+must be run in a checkout.
 """
 
 import argparse
@@ -31,16 +31,16 @@ PRESENT = (
     "psutil",
     "jinja2",
 )
-"""Packages that a machine made for models has."""
+"""Packages expected on a machine prepared for models."""
 
 ALWAYS = ("pydantic",)
-"""Packages that travel although newer versions of `PRESENT` bring them: older ones, which machines have, do not."""
+"""Packages bundled always: newer versions of `PRESENT` require them, the older ones on such machines do not."""
 
 SOURCES_ONLY = ("antlr4-python3-runtime",)
-"""Packages of which no wheel is published: one is built here, for any Python."""
+"""Packages without a published wheel: one is built here, for any Python."""
 
 LIMIT = 64 * 2**20
-"""Bytes that the folder may have."""
+"""Largest size of the folder, in bytes."""
 
 START = """\
 #!/bin/sh
@@ -65,8 +65,10 @@ exit $((checked || timed))
 
 
 def required(names: Iterable[str], without: frozenset[str] = frozenset()) -> set[str]:
-    """Return the canonical names of installed packages and of all that they require, but for those in `without` and
-    what only these require."""
+    """Return the canonical names of installed packages and of all their requirements.
+
+    The packages in `without` are left out, and so are requirements of theirs alone.
+    """
     found: set[str] = set()
     waiting = [canonicalize_name(name) for name in names]
     while waiting:
@@ -76,7 +78,7 @@ def required(names: Iterable[str], without: frozenset[str] = frozenset()) -> set
         try:
             requirements = importlib.metadata.requires(name) or []
         except importlib.metadata.PackageNotFoundError:
-            continue  # optional here
+            continue  # not installed, so optional here
         found.add(name)
         for requirement in map(Requirement, requirements):
             if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
@@ -85,13 +87,13 @@ def required(names: Iterable[str], without: frozenset[str] = frozenset()) -> set
 
 
 def carried() -> dict[str, str]:
-    """Return the packages that must travel, with the versions that are installed here."""
+    """Return the packages to bundle, with the versions installed here."""
     names = required(["knowcusbench"], without=frozenset(required(PRESENT))) - {"knowcusbench"} | required(ALWAYS)
     return {name: importlib.metadata.version(name) for name in sorted(names)}
 
 
 def write_bundle(output: Path, python: str) -> int:
-    """Write the folder, and return its bytes. Raises RunError for a package that can't be had for this Python."""
+    """Write the folder, and return its bytes. Raises RunError for a package without a wheel for this Python."""
     checkout = Path(__file__).parents[2]
     if not (checkout / "pyproject.toml").exists():
         raise ConfigError("gpu-bundle: no checkout here; run it in one, since it builds this package's wheel")

@@ -1,11 +1,11 @@
-"""Whether the branches for a GPU compute what the CPU computes: `make check-gpu`.
+"""Comparison of the GPU code paths with the CPU: `make check-gpu`.
 
     python -m knowcusbench.gpu.check [--seconds 240] [--only A1 A3] [--output FILE.jsonl]
 
-The embedded world goes through everything that a run does, on the GPU and on the CPU: weights, noise, encoding,
-drawing, adapters and edits under every kind of offload, training, attention backends, the compiler, metrics, a full
-device, and a whole command. Every line says what was expected and what was found. Without a GPU the same steps compare
-the CPU with itself, but for those that only a GPU can answer.
+The embedded world goes through every part of a run, on the GPU and on the CPU: weights, noise, encoding, drawing,
+adapters and edits under every kind of offload, training, attention backends, the compiler, metrics, a full device, and
+a whole command. Every line has the expected and the found value. Without a GPU the same steps compare the CPU with
+itself, except those that need a GPU.
 """
 
 import argparse
@@ -43,7 +43,7 @@ from knowcusbench.metrics.base import Metric, ScoreItem
 from knowcusbench.stages.drawing import BatchSizer
 
 NOISE = "443a9fa4ffb0e222"
-"""Of the noise of seed 0: the beginning of the SHA-256 of its fp32 values, under torch 2.14 on the CPU."""
+"""Digest of the noise of seed 0: the first digits of the SHA-256 of its fp32 values, under torch 2.14 on the CPU."""
 
 PROMPT = "a photo of a green striped vase on the beach"
 OFFLOADS = ("none", "text_encoder", "alternating")
@@ -53,25 +53,25 @@ SEEDS = tuple(range(5))
 
 
 def line(what: str, expected: object, found: object, ok: bool | None) -> Line:
-    """A line of the file. `ok` is None where nothing is required, only reported."""
+    """Return a line of the file. `ok` is None for a value that is only reported."""
     return {"what": what, "expected": str(expected), "found": str(found), "ok": ok}
 
 
 def same(what: str, expected: str, found: str, *, required: bool = True) -> Line:
-    """A line that wants two digests to be equal."""
+    """Return a line that expects two digests to be equal."""
     return line(what, expected, found, expected == found if required else None)
 
 
 class Checks:
-    """The steps. `device` is what is checked; `folder` holds what they write."""
+    """The steps. `device` is the device to check; `folder` holds their files."""
 
     def __init__(self, device: torch.device, folder: Path) -> None:
         self.device, self.folder = device, folder
-        # bf16 that is emulated is a hundred times slower, and no branch of its own.
+        # Emulated bf16 is a hundred times slower, and has no code path of its own.
         self.dtypes = ["float32", *(["bfloat16"] if fast_dtype(device) == "bfloat16" else [])]
 
     def settings(self, *words: str) -> Any:
-        """The composed configuration of the embedded world, with quick editors and trainings."""
+        """Return the composed configuration of the embedded world, with short edits and trainings."""
         quick = ("editor.rounds=3", "recipe.dreambooth.steps=20", "recipe.dreambooth.prior_images=0")
         place = (f"cache_dir={self.folder}", f"run.root={self.folder}", f"device={self.device}")
         return read_config(compose_config([*place, *quick, *words]))[0]
@@ -82,7 +82,7 @@ class Checks:
 
     @cached_property
     def plain(self) -> Backbone:
-        """The backbone in the dtype that runs take here."""
+        """The backbone in the default dtype of runs on this device."""
         return self.backbone()
 
     @cached_property
@@ -99,7 +99,7 @@ class Checks:
         return dreambooth.fit(self.concept, backbone, f"sks {self.concept.class_noun}", cache)
 
     def a1_agreement(self) -> Iterator[Line]:
-        """Weights, noise, encoding, one velocity and pictures, beside the CPU."""
+        """Compare weights, noise, encoding, one velocity and pictures with the CPU."""
         yield same("noise of seed 0", NOISE, digest_of([initial_noise([0], 16, 8, 8)]))
         cpu, here = (self.backbone(dtype="float32", device=device) for device in ("cpu", str(self.device)))
         yield same("digest of the base weights", cpu.digest, here.digest)
@@ -122,7 +122,7 @@ class Checks:
             yield line("pictures in bf16, mean difference", "below 8 levels", f"{mean:.2f} levels", mean < 8)
 
     def a2_determinism(self) -> Iterator[Line]:
-        """The same pictures again, in another process, one by one, and after an adaptation."""
+        """Draw the same pictures again, in another process, one by one, and after an adaptation."""
         embeds = self.plain.encode(PROMPT)
         first = pixels_of(self.plain.sample(embeds, SEEDS))
         yield same("five pictures again", first, pixels_of(self.plain.sample(embeds, SEEDS)))
@@ -130,7 +130,7 @@ class Checks:
         drawn = subprocess.run([*other, str(self.device)], capture_output=True, encoding="utf-8")
         yield same("five pictures in another process", first, drawn.stdout.strip() or drawn.stderr[-200:])
         singly = [image for seed in SEEDS for image in self.plain.sample(embeds, [seed])]
-        # On a GPU kernels depend on the size of a batch.
+        # On a GPU the kernels depend on the batch size.
         yield same("five pictures one by one", first, pixels_of(singly), required=self.device.type == "cpu")
         with self.plain.adapted(self.trained(self.plain, "a2")):
             adapted = pixels_of(self.plain.sample(self.plain.encode(PROMPT), SEEDS))
@@ -138,7 +138,7 @@ class Checks:
         yield same("five pictures after it", first, pixels_of(self.plain.sample(embeds, SEEDS)))
 
     def a3_adapters(self) -> Iterator[Line]:
-        """A LoRA, every editor and a merge, with every kind of offload."""
+        """Check a LoRA, every editor and a merge, with every kind of offload."""
         facts = facts_of(self.concept)[:2]
         adaptations = {"LoRA": self.trained(self.plain, "a3")}
         for name in EDITORS:
@@ -156,7 +156,7 @@ class Checks:
                 yield same(f"{name}, offload={offload}: pictures as without", expected, found)
 
     def a4_training(self) -> Iterator[Line]:
-        """Twenty steps of stage 1 on the CPU, and twice on the device."""
+        """Train twenty steps of stage 1 on the CPU, and twice on the device."""
         cpu, here = (self.backbone(dtype="float32", device=device) for device in ("cpu", str(self.device)))
         losses = [
             self.trained(backbone, f"a4-{place}").details["dreambooth_loss"]
@@ -164,12 +164,12 @@ class Checks:
         ]
         apart = abs(losses[1] - losses[0]) / losses[0]
         yield line(
-            "loss after 20 steps, beside the CPU's", "within 5%", f"{losses[0]:.4f}, {losses[1]:.4f}", apart < 0.05
+            "loss after 20 steps, against the CPU", "within 5%", f"{losses[0]:.4f}, {losses[1]:.4f}", apart < 0.05
         )
         yield line("loss after 20 steps, twice here", losses[1], losses[2], None)
 
     def a5_options(self) -> Iterator[Line]:
-        """Attention backends and the compiler."""
+        """Compare attention backends and the compiler."""
         wanted = self.plain.sample(self.plain.encode(PROMPT), SEEDS[:2])
         for name in ATTENTION if self.device.type == "cuda" else ATTENTION[:1]:
             backbone = self.backbone(attention=name)
@@ -191,7 +191,7 @@ class Checks:
             yield line("graphs after a second adapter of that rank", made[0], made[1], made[0] == made[1])
 
     def a6_metrics(self) -> Iterator[Line]:
-        """Metrics beside the CPU's, and a device that is full."""
+        """Compare metrics with the CPU, and fill the device."""
         files = []
         for number, image in enumerate(self.plain.sample(self.plain.encode(PROMPT), SEEDS[:3])):
             image.save(file := self.folder / f"{number}.png")
@@ -207,14 +207,14 @@ class Checks:
                 continue
             wanted, found = ([score.value for score in metric.score(items)] for metric in both)
             apart = max(abs(one - other) / max(1.0, abs(one)) for one, other in zip(wanted, found, strict=True))
-            yield line(f"{name}, beside the CPU's", "within 1e-3", f"{apart:.1e}", apart < 1e-3)
+            yield line(f"{name}, against the CPU", "within 1e-3", f"{apart:.1e}", apart < 1e-3)
         if self.device.type == "cuda":
             tf32 = torch.backends.cudnn.allow_tf32
             yield line("TF32 in convolutions after fp32 encoders were loaded", "off", "on" if tf32 else "off", not tf32)
             yield from self._full_device()
 
     def _full_device(self) -> Iterator[Line]:
-        """A batch that has no room is drawn in halves, and the pictures are there."""
+        """Draw a batch that exceeds the memory: it must be split, and all pictures drawn."""
         embeds, batches = self.plain.encode(PROMPT), BatchSizer()
         filler = torch.empty(
             torch.cuda.mem_get_info(self.device)[0] - 300 * 2**20, dtype=torch.uint8, device=self.device
@@ -232,7 +232,7 @@ class Checks:
         del filler
 
     def a7_command(self) -> Iterator[Line]:
-        """A whole command on the device: one concept, two prompts, five seeds, twenty steps of training."""
+        """Run a whole command on the device: one concept, two prompts, five seeds, twenty steps of training."""
         words = ["bench", "method=mokus", f"device={self.device}", f"run.root={self.folder}", "run.name=a7"]
         words += [f"cache_dir={self.folder}", f"grid.concepts=[{self.concept.name}]", "grid.prompts=2"]
         words += ["grid.seeds=[0,1,2,3,4]", "recipe.dreambooth.steps=20", "recipe.dreambooth.prior_images=0"]
@@ -249,7 +249,7 @@ class Checks:
         yield line("its leaderboard", "a row of mokus", row, row.startswith("mokus"))
 
     def steps(self) -> dict[str, tuple[float, Any]]:
-        """Steps by name: about how many seconds they take on an H100, and what they do."""
+        """Return steps by name, each with its approximate seconds on an H100."""
         return {
             "A1": (12, self.a1_agreement),
             "A2": (15, self.a2_determinism),
@@ -262,7 +262,7 @@ class Checks:
 
 
 def close(what: str, wanted: Tensor, found: Tensor, tolerance: float) -> Line:
-    """A line that wants two tensors to agree, relative to the largest value."""
+    """Return a line that expects two tensors to agree, relative to the largest value."""
     apart = float((wanted.cpu().double() - found.cpu().double()).abs().max() / wanted.abs().max())
     return line(
         f"{what}, largest difference", f"at most {tolerance:g} of the largest value", f"{apart:.1e}", apart <= tolerance
@@ -270,25 +270,25 @@ def close(what: str, wanted: Tensor, found: Tensor, tolerance: float) -> Line:
 
 
 def levels(wanted: Sequence[Image.Image], found: Sequence[Image.Image]) -> tuple[int, float]:
-    """The largest and the mean difference of pictures, in levels of 255."""
+    """Return the largest and the mean difference of pictures, in levels of 255."""
     one, other = (np.stack([np.asarray(image, dtype=np.int16) for image in images]) for images in (wanted, found))
     apart: NDArray[np.int16] = np.abs(one - other)
     return int(apart.max()), float(apart.mean())
 
 
 def pixels_of(images: Sequence[Image.Image]) -> str:
-    """16 hex digits of all pixels."""
+    """Return 16 hex digits of the digest of all pixels."""
     return hashlib.sha256(b"".join(image.tobytes() for image in images)).hexdigest()[:16]
 
 
 def tensors_of(adaptation: Adaptation) -> str:
-    """16 hex digits of all factors of an edit."""
+    """Return 16 hex digits of the digest of all factors of an edit."""
     adapter = adaptation.text_encoder
     return digest_of([tensor for _, tensor in sorted(adapter.tensors.items())] if adapter else [])
 
 
 def digest_of(tensors: Sequence[Tensor]) -> str:
-    """16 hex digits of the bytes of tensors."""
+    """Return 16 hex digits of the digest of the tensors' bytes."""
     parts = [tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes() for tensor in tensors]
     return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
 

@@ -1,4 +1,4 @@
-"""Models with random weights of the published shapes, or of small ones, made where they compute."""
+"""Models with random weights, of the published shapes or of small ones, created on their device."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,20 +26,23 @@ from knowcusbench.backbone.qwen_image_model import QwenImage
 from knowcusbench.toybox.shipped import WEIGHTS
 
 STD = 0.02
-"""Of the random weights: with torch's own initialisation activations overflow, and a GPU multiplies NaN faster."""
+"""Standard deviation of the random weights.
+
+With torch's own initialisation activations overflow, and a GPU multiplies NaN faster.
+"""
 
 
 @dataclass(frozen=True)
 class Size:
-    """What is built and timed.
+    """Shapes and settings of the timed models.
 
     Attributes:
-        checkpoint: the shapes.
+        checkpoint: shapes of the backbone.
         image: height and width in pixels.
         steps: denoising steps.
-        layers: decoder layers that are edited.
-        training_steps: LoRA steps that are timed.
-        encoders: the metric encoders: images encoded together, and the model.
+        layers: decoder layers to edit.
+        training_steps: number of timed LoRA steps.
+        encoders: the metric encoders: batch size and model.
     """
 
     checkpoint: Checkpoint
@@ -51,7 +54,7 @@ class Size:
 
 
 def full_size() -> Size:
-    """Qwen-Image as the paper uses it, and the published metric encoders."""
+    """Return Qwen-Image in the paper's setting, and the published metric encoders."""
     return Size(
         checkpoint=published_checkpoint(),
         image=1024,
@@ -68,7 +71,7 @@ def full_size() -> Size:
 
 
 def small_size() -> Size:
-    """The same kinds of models with shapes for a CPU."""
+    """Return the same kinds of models with shapes for a CPU."""
     return Size(
         checkpoint=open_checkpoint(str(WEIGHTS / "pipeline"), None, weights=False),
         image=64,
@@ -93,14 +96,14 @@ def sam() -> nn.Module:
 
 
 def random_backbone(size: Size, spec: QwenImageSpec, device: torch.device) -> QwenImage:
-    """The backbone with random weights, made where it computes."""
+    """Return the backbone with random weights, created on its device."""
     dtype = getattr(torch, spec.dtype)
     with quiet_libraries(), default_dtype(dtype), device:
         transformer = QwenImageTransformer2DModel.from_config(size.checkpoint.transformer)
         vae = AutoencoderKLQwenImage.from_config(size.checkpoint.vae)
         text_encoder = Qwen2_5_VLForConditionalGeneration(text_encoder_config(size.checkpoint))
     for model in (transformer, vae, text_encoder):
-        # transformers takes the dtype that the configuration was saved with.
+        # transformers uses the dtype saved in the configuration.
         randomize(model.to(dtype))
     scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(WEIGHTS / "pipeline", subfolder="scheduler")
     tokenizer = AutoTokenizer.from_pretrained(WEIGHTS / "pipeline" / "tokenizer")
@@ -109,7 +112,7 @@ def random_backbone(size: Size, spec: QwenImageSpec, device: torch.device) -> Qw
 
 @torch.no_grad()
 def randomize(model: nn.Module) -> None:
-    """Small random matrices; vectors (norms, biases) as they are."""
+    """Fill matrices with small random values; vectors (norms, biases) keep theirs."""
     for parameter in model.parameters():
         if parameter.dim() > 1:
             parameter.normal_(0, STD)

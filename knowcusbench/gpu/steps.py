@@ -1,4 +1,4 @@
-"""Steps within a budget of time, each with a line in a file as soon as it knows something."""
+"""Steps within a time budget; each writes a line to a file as soon as it has a result."""
 
 import argparse
 import json
@@ -17,24 +17,25 @@ from knowcusbench.machine.hardware import hardware
 from knowcusbench.machine.out_of_memory import free_memory, is_out_of_memory
 
 GPU_STATE = ("clocks.sm", "power.draw", "temperature.gpu", "clocks_event_reasons.active")
-"""What `nvidia-smi` is asked before and after a step: a throttled GPU explains a slow one."""
+"""Fields queried from `nvidia-smi` before and after a step: a throttled GPU explains a slow one."""
 
 
 Line = Mapping[str, Any]
-"""What a step found: `what`, and either seconds or what was expected and found."""
+"""Result of a step: `what`, and either seconds or the expected and the found value."""
 
 
 @dataclass
 class Steps:
-    """Runs steps one after another and appends their lines to a file of JSON lines, so that a step that fails, a full
-    GPU or a slot that ends loses nothing that was known before.
+    """Runner of steps that appends their lines to a JSON-lines file.
+
+    A failing step, a full GPU or an expired time slot loses none of the earlier results.
 
     Attributes:
-        path: the file; it is begun anew.
-        device: what the steps compute on.
-        budget: seconds for all steps together, from the making of this object on.
-        only: names of the steps that are run; None runs all.
-        lines: what was written.
+        path: the file; an existing one is overwritten.
+        device: device of the steps.
+        budget: seconds for all steps together, counted from the creation of this object.
+        only: names of the steps to run; None runs all.
+        lines: the written lines.
     """
 
     path: Path
@@ -46,7 +47,7 @@ class Steps:
 
     @classmethod
     def of(cls, options: argparse.Namespace, device: torch.device) -> Self:
-        """The steps that `step_options` were given for."""
+        """Return the steps for parsed `step_options`."""
         return cls(options.output, device, options.seconds, frozenset(options.only) if options.only else None)
 
     def __post_init__(self) -> None:
@@ -55,7 +56,7 @@ class Steps:
 
     @property
     def left(self) -> float:
-        """Seconds of the budget that are left."""
+        """Remaining seconds of the budget."""
         return self.budget - (time.monotonic() - self._started)
 
     def write(self, step: str, **values: Any) -> None:
@@ -67,8 +68,11 @@ class Steps:
         print(in_words(line), file=sys.stderr, flush=True)
 
     def run(self, step: str, needs: float, work: Callable[[], Iterator[Line]]) -> None:
-        """Run a step whose `work` yields its lines. `needs` is about how many seconds it takes on an H100: where fewer
-        are left, it is left out and the file says so. An error ends the step, not the others."""
+        """Run a step whose `work` yields its lines.
+
+        `needs` is its approximate time on an H100 in seconds: a step that exceeds the remaining budget is skipped, with
+        a line in the file. An error ends the step, not the others.
+        """
         if self.only is not None and step not in self.only:
             return
         on_gpu = self.device.type == "cuda"
@@ -89,7 +93,7 @@ class Steps:
         self.write(step, took=round(time.monotonic() - started, 2), **after)
 
     def describe(self, **more: Any) -> None:
-        """Write the first line: hardware, versions, budget, and what else is to be told."""
+        """Write the first line: hardware, versions, budget, and `more`."""
         versions = {"python": sys.version.split()[0], "torch": torch.__version__, "cuda": torch.version.cuda}
         self.write(
             "machine", full_size=self.device.type == "cuda", budget=self.budget, **more, **versions, **hardware()
@@ -97,7 +101,7 @@ class Steps:
 
     @property
     def failures(self) -> list[dict[str, Any]]:
-        """The lines of errors and of checks that found something else than expected."""
+        """The lines of errors and of checks with an unexpected value."""
         return [line for line in self.lines if "error" in line or line.get("ok") is False]
 
 
@@ -106,9 +110,9 @@ def step_options(about: str | None, *, seconds: float, example: str, output: str
 
     Args:
         about: the command's description.
-        seconds: the budget that is not asked for.
+        seconds: the default budget.
         example: names of steps, for the help.
-        output: the file of lines that is not asked for.
+        output: the default file of lines.
     """
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=seconds, help="budget; steps that do not fit are left out")
@@ -119,7 +123,7 @@ def step_options(about: str | None, *, seconds: float, example: str, output: str
 
 
 def in_words(line: Line) -> str:
-    """Return a line for people."""
+    """Return a line as readable text."""
     step = line["step"]
     if "skipped" in line:
         return f"{step}: left out, {line['skipped']}"
@@ -134,8 +138,7 @@ def in_words(line: Line) -> str:
 
 
 def gpu_state() -> dict[str, str]:
-    """Clock, power, temperature and reasons of throttling of the first GPU, as `nvidia-smi` says them; empty without
-    it."""
+    """Return clock, power, temperature and throttling reasons of the first GPU from `nvidia-smi`; empty without it."""
     ask = ["nvidia-smi", f"--query-gpu={','.join(GPU_STATE)}", "--format=csv,noheader", "--id=0"]
     try:
         answer = subprocess.run(ask, capture_output=True, encoding="utf-8", check=True, timeout=10).stdout

@@ -1,4 +1,4 @@
-"""The table of what a GPU's stop-watches found."""
+"""The table of a GPU's timings."""
 
 import json
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from knowcusbench.report.tables.markdown import table_line
 
 
 def markdown(lines: Sequence[Line]) -> str:
-    """The table of what was timed, from the lines of a file; what failed or was left out stands below it."""
+    """Return the table of timings from the lines of a file, followed by failed and skipped steps."""
     machine = next((line for line in lines if line["step"] == "machine"), {})
     rates = next((line for line in lines if line.get("what") == "rates"), None)
     name = ", ".join(machine.get("gpus") or []) or machine.get("processor", "?")
@@ -59,7 +59,7 @@ def _cells(line: Line) -> list[str]:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file of JSON lines. Raises ConfigError if it can't be read."""
+    """Return the lines of a JSON-lines file. Raises ConfigError if it can't be read."""
     try:
         with path.open(encoding="utf-8") as file:
             return [json.loads(text) for text in file]

@@ -1,4 +1,4 @@
-"""Times of work on a device, each beside the least that the hardware would take."""
+"""Times of work on a device, each with its floor: the least time that the hardware allows."""
 
 import statistics
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from knowcusbench.gpu.steps import Line
 from knowcusbench.machine.rates import copy_bandwidth, matmul_flops, seconds
 
 WARM, REPEATS = 3, 5
-"""Calls that are not counted, and calls that are."""
+"""Warm-up calls, and timed calls."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,14 @@ class Rates:
     bandwidth: float
 
     def floor(self, flops: float, read: float, dtype: torch.dtype) -> tuple[float, str]:
-        """The longer of both, and which it is."""
+        """Return the longer of compute and memory time in seconds, and its amount."""
         compute, memory = flops / (self.bf16 if dtype == torch.bfloat16 else self.fp32), read / self.bandwidth
         return max((compute, f"{flops / 1e12:.3g} TFLOP"), (memory, f"{read / 1e9:.3g} GB"))
 
 
 @dataclass(frozen=True)
 class Timer:
-    """The stop-watch of a device. `dtype` is the one that work computes in if nothing else is said of it."""
+    """Timer of a device. `dtype` is the default dtype of the work."""
 
     device: torch.device
     dtype: torch.dtype
@@ -60,8 +60,11 @@ class Timer:
         each: int = 1,
         estimate: int | None = None,
     ) -> Line:
-        """A line about `work`: median seconds of `each` of the things that it makes, how far the calls are apart, its
-        floor, and its peak of memory beside an estimate."""
+        """Time `work`, and return a line.
+
+        It has median seconds per item (`each` items a call), the spread of the calls, the floor, and the peak of memory
+        with its estimate.
+        """
         for _ in range(warm):
             work()
         with measured("timed", self.device) as meter:
@@ -85,14 +88,17 @@ def weight_bytes(module: nn.Module) -> int:
 
 
 def forward_flops(size: Size, prompt: PromptEmbeds) -> float:
-    """Of the transformer at batch 1, for a prompt of this length: a longer one would flatter."""
+    """Return the operations of the transformer at batch 1 for a prompt of this length: a longer one would flatter."""
     pixels = {"height": size.image, "width": size.image}
     return checkpoint_flops(size.checkpoint, meta_vae(size.checkpoint), **pixels, tokens=prompt.embeds.shape[1])
 
 
 def edit_bytes(backbone: QwenImage, facts: int, lowest: int) -> int:
-    """Bytes that an edit of so many facts reads: every fact reads the language model forwards, and the layers above the
-    first edited one backwards again; the check of the base weights reads everything."""
+    """Return the bytes read by an edit of `facts` facts.
+
+    Every fact reads the language model forwards, and the layers above the first edited one backwards again; the check
+    of the base weights reads everything.
+    """
     paths = (name.rpartition(".mlp.")[0] for name in backbone.text_modules(["up_proj"], range(backbone.layer_count)))
     layers = [weight_bytes(backbone.text_encoder.get_submodule(path)) for path in paths]
     head = weight_bytes(backbone.text_encoder.get_output_embeddings())  # type: ignore[operator]

@@ -1,1 +1,1 @@
-"""Stop-watches beside a named alternative: `make timing`."""
+"""Timings against a named alternative: `make timing`."""

@@ -1,9 +1,9 @@
-"""What the harness adds to drawing, and what its workers save: `make timing`.
+"""Overhead of the harness in drawing, and speed-up by its workers: `make timing`.
 
     python -m knowcusbench.timing.drawing [--rounds 3]
 
 All ways draw samples of the embedded benchmark with its backbone, in turns, and compute on one thread each; the harness
-writes on another one. The shortest of several rounds counts, since other programs may run beside.
+writes on another one. The shortest of several rounds counts, since other programs may run at the same time.
 """
 
 import argparse
@@ -35,10 +35,10 @@ from knowcusbench.stages.adapt import adapt
 from knowcusbench.stages.generate import generate
 
 CONCEPTS = 4
-"""Concepts of the embedded benchmark that are drawn: some 200 samples."""
+"""Concepts of the embedded benchmark to draw: some 200 samples."""
 
 ONE_BY_ONE, LOADED = 40, 5
-"""Images that are drawn by a call each, and by a pipeline each; all would take the same time an image."""
+"""Images drawn by one call each, and by one pipeline each; their time is scaled to all samples."""
 
 
 def main() -> None:
@@ -55,7 +55,7 @@ def main() -> None:
 
 def open_run(folder: Path) -> Run:
     words = ["method=base", f"run.root={folder}", f"cache_dir={folder / 'cache'}", "device=cpu", "metrics=[]"]
-    # As the loop of diffusers calls does it.
+    # The loop of diffusers calls keeps the guidance passes apart, too.
     words.append("backbone.joint_guidance=false")
     composed: DictConfig = compose_config(words)
     concepts = sorted(path.stem for path in Path(composed.benchmark.path, "knowledge_data").glob("*.json"))[:CONCEPTS]
@@ -68,7 +68,7 @@ def open_run(folder: Path) -> Run:
 
 
 def overhead(run: Run, drawn: Sequence[Sample], folder: Path, rounds: int) -> None:
-    """The stage beside the loop that a careful script would have, and beside careless ones."""
+    """Time the stage, the loop of a careful script, and careless scripts."""
     spec = run.backbone
     assert isinstance(spec, QwenImageSpec)
     draw(run)  # Load the backbone.
@@ -106,8 +106,10 @@ def load(spec: QwenImageSpec) -> Any:
 def bare(
     run: Run, spec: QwenImageSpec, pipeline: Any, drawn: Sequence[Sample], folder: Path, batch: int | None = None
 ) -> None:
-    """Draw samples with diffusers alone, the seeds of a prompt in one batch of at most `batch`. No prompt is encoded
-    twice in a row, and the negative one only once."""
+    """Draw samples with diffusers alone, the seeds of a prompt in one batch of at most `batch`.
+
+    No prompt is encoded twice in a row, and the negative one only once.
+    """
     folder.mkdir(exist_ok=True)
     with torch.no_grad():
         negative, _ = pipeline.encode_prompt(spec.negative_prompt)
@@ -135,14 +137,14 @@ def bare(
 
 
 def draw(run: Run) -> None:
-    """The generate stage, from nothing: prompts are encoded again too, as the loop does."""
+    """Run the generate stage from scratch: prompts are encoded again too, as in the loop."""
     for made in (run.store.image(run.label, "", "").parent.parent, run.store.prompts):
         shutil.rmtree(made, ignore_errors=True)
     generate(run)
 
 
 def workers(run: Run, rounds: int) -> None:
-    """Two workers of Ray beside one, on a core each."""
+    """Time one and two workers of Ray, on a core each."""
 
     def timed(engine: Engine) -> float:
         own = replace(run, engine=engine)

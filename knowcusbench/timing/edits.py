@@ -1,10 +1,10 @@
-"""How fast an edit of matrices of a text encoder's size is solved and written, against the solve as published.
+"""Time to solve and write an edit of matrices of a text encoder's size, against the published solve.
 
     python -m knowcusbench.timing.edits [--inputs 3584 --outputs 18944 --matrices 16 --rows 5 20 100]
 
 The n x n solve makes factors, recompresses them and writes them to disk, for all matrices. The d x d solve of the dense
-change takes seconds a matrix whatever the rows: it is timed on one, in the same run, and not written. What capturing a
-fact's rows costs is counted on the embedded text encoder.
+change takes seconds per matrix for any number of rows: it is timed on one, in the same run, and not written. The passes
+that capture a fact's rows are counted on the embedded text encoder.
 """
 
 import argparse
@@ -36,27 +36,27 @@ ENERGY = 0.999999
 
 
 def random_rows(count: int, inputs: int, outputs: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Keys (n, inputs) and values (n, outputs) in fp32, of the sizes that normalised rows give."""
+    """Return keys (n, inputs) and values (n, outputs) in fp32, with the sizes of normalised rows."""
     generator = torch.Generator().manual_seed(0)
     keys = torch.randn(count, inputs, generator=generator)
     return keys.to(device), (ETA * inputs * torch.randn(count, outputs, generator=generator)).to(device)
 
 
 def dense_solve(keys: Tensor, values: Tensor) -> Tensor:
-    """The change (d_in, d_out) by the published d x d solve in fp32."""
+    """Return the change (d_in, d_out) by the published d x d solve in fp32."""
     gram = keys.T @ keys + torch.eye(keys.shape[1], device=keys.device)
     change: Tensor = torch.linalg.solve(gram, keys.T @ values)
     return change
 
 
 def solve_and_write(keys: Tensor, values: Tensor, matrices: int, directory: Path) -> None:
-    """Edit so many matrices with these rows, and store the adaptation."""
+    """Edit `matrices` matrices with these rows, and store the adaptation."""
     factors = {f"layers.{number}": recompress(*edit_factors(keys, values), ENERGY) for number in range(matrices)}
     save_adaptation(Adaptation(text_encoder=Adapter.from_factors(factors)), directory)
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Wall-clock seconds of a call, kernels included."""
+    """Return the wall-clock seconds of a call, kernels included."""
     started = time.perf_counter()
     work()
     if device.type == "cuda":
@@ -67,8 +67,11 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
 def compare(
     rows: Sequence[int], inputs: int, outputs: int, matrices: int, repeats: int, device: torch.device
 ) -> pd.DataFrame:
-    """One line for each number of rows: seconds a matrix of the n x n solve (with recompression; and with writing) and
-    of the d x d solve, their ratio, and the bytes of all matrices: of the files written, and of the dense change."""
+    """Return one line for each number of rows.
+
+    It has seconds per matrix of the n x n solve (with recompression; and with writing) and of the d x d solve, their
+    ratio, and the bytes of all matrices: of the files written, and of the dense change.
+    """
     lines = []
     for count in rows:
         keys, values = random_rows(count, inputs, outputs, device)
@@ -99,14 +102,16 @@ def compare(
 
 
 def median_seconds(work: Callable[[], object], repeats: int, device: torch.device) -> float:
-    """The median of `repeats` calls, after one that is not counted."""
+    """Return the median of `repeats` calls, after one that is not counted."""
     seconds(work, device)
     return statistics.median(seconds(work, device) for _ in range(repeats))
 
 
 def capture_passes(backbone: Backbone, layers: Sequence[int]) -> tuple[int, int, int]:
-    """What it takes to capture a fact's rows at these decoder layers: forwards, backwards, and how many of the model's
-    layers the backwards pass through."""
+    """Count the passes that capture a fact's rows at these decoder layers.
+
+    Returns the forwards, the backwards, and the number of the model's layers on the backward path.
+    """
     forwards: Counter[str] = Counter()
     backwards: Counter[str] = Counter()
 

@@ -1,11 +1,10 @@
-"""What a bench costs beside what its operations would: `make timing`.
+"""Cost of a bench against the cost of its operations: `make timing`.
 
     python -m knowcusbench.timing.floor [--concepts 2] [--dtype auto]
 
-Runs all stages for some concepts of the embedded benchmark in this process, on one thread and with an empty cache, and
-prints processor seconds by stage beside those that the counted operations of training and drawing take at the measured
-rate of a matrix product. What else a stage does (prompts, edits, metrics, files) is in its seconds and not in the
-floor.
+Runs all stages for some concepts of the embedded benchmark in this process, on one thread and with an empty cache.
+Prints CPU seconds by stage, and the seconds of the counted operations of training and drawing at the measured rate of a
+matrix product. A stage's other work (prompts, edits, metrics, files) is in its seconds and not in the floor.
 """
 
 import argparse
@@ -32,7 +31,7 @@ from knowcusbench.run.run import Run
 from knowcusbench.stages.run import STAGES
 
 PROMPT = "a photo of {} in the forest"
-"""A prompt of the usual length: how many operations a forward takes depends on it little."""
+"""A prompt of typical length: the operations of a forward hardly depend on it."""
 
 
 def main() -> None:
@@ -62,15 +61,17 @@ def open_run(folder: Path, concepts: int, dtype: str) -> Run:
 
 
 def processor_seconds(work: Callable[[], object]) -> float:
-    """Of this process, all threads, user and system: others on the same machine hardly change them."""
+    """Return the CPU seconds of this process, all threads, user and system: other processes hardly change them."""
     started = time.process_time()
     work()
     return time.process_time() - started
 
 
 def counted_operations(run: Run, dreambooth: DreamBooth, backbone: Backbone) -> dict[str, float]:
-    """Floating-point operations of matrix products, convolutions and attention by stage, from those of one training
-    step and of one cell of images."""
+    """Return floating-point operations of matrix products, convolutions and attention by stage.
+
+    They are multiples of those of one training step and of one batch of images.
+    """
     seeds = run.plan.groupby(["concept", "task", "knowledge", "prompt"], observed=True).size().max()
     image = cell_flops(backbone, int(seeds)) / int(seeds)
     step = step_flops(backbone, dreambooth)
@@ -79,7 +80,7 @@ def counted_operations(run: Run, dreambooth: DreamBooth, backbone: Backbone) -> 
         for noun in {concept.class_noun for concept in run.concepts}
         for number, template in enumerate(dreambooth.prior_prompts if dreambooth.prior_images else ())
     ]
-    # Those that concepts share are drawn once.
+    # Class images shared by concepts are drawn once.
     class_images = {
         prompt: len(range(number, dreambooth.prior_images, len(dreambooth.prior_prompts))) for prompt, number in prompts
     }
@@ -92,15 +93,15 @@ def counted_operations(run: Run, dreambooth: DreamBooth, backbone: Backbone) -> 
 
 
 def cell_flops(backbone: Backbone, seeds: int) -> float:
-    """Operations of the images of one prompt, drawn at once."""
+    """Count the operations of the images of one prompt, drawn in one batch."""
     embeds = backbone.encode(PROMPT.format("a toy"))
-    # The negative prompt is encoded with the first image.
+    # The first call also encodes the negative prompt.
     backbone.sample(embeds, range(seeds))
     return counted(lambda: backbone.sample(embeds, range(seeds)))
 
 
 def step_flops(backbone: Backbone, dreambooth: DreamBooth) -> float:
-    """Operations of one forward and backward of a training batch."""
+    """Count the operations of one forward and backward of a training batch."""
     targets = backbone.lora_targets
     if dreambooth.target_modules:
         targets = adapted_layers(backbone.transformer, dreambooth.target_modules)
@@ -116,15 +117,15 @@ def step_flops(backbone: Backbone, dreambooth: DreamBooth) -> float:
 
 
 def counted(work: Callable[[], object]) -> float:
-    """Floating-point operations of a call."""
-    # Fused attention on the CPU is not counted.
+    """Count the floating-point operations of a call."""
+    # The counter does not see fused attention on the CPU.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         work()
     return float(counter.get_total_flops())
 
 
 def lines(seconds: Mapping[str, float], operations: Mapping[str, float], rate: float) -> list[str]:
-    """A line for each stage, and their sum: counted operations, seconds at `rate`, seconds taken, and the ratio."""
+    """Return a line per stage, and their sum: counted operations, seconds at `rate`, CPU seconds, and the ratio."""
     table = [f"  products at {rate / 1e9:,.0f} GFLOP/s", f"  {'':10}{'TFLOP':>8}{'floor s':>10}{'CPU s':>10}"]
     whole = {"all": sum(seconds.values())}
     whole_work = {**operations, "all": sum(operations.values())}

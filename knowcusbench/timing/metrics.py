@@ -1,4 +1,4 @@
-"""How fast the default metrics score, beside scoring each image by itself: `make timing`.
+"""Speed of the default metrics, against scoring each image separately: `make timing`.
 
     python -m knowcusbench.timing.metrics [--images 1000]
 
@@ -36,7 +36,7 @@ from knowcusbench.toybox.world.render import render
 from knowcusbench.toybox.world.world import draw_scene
 
 ALONE = 50
-"""Images that are scored by themselves; the time of one is their mean."""
+"""Images scored separately; the time of one is their mean."""
 
 GRID = 174_125
 """Images of the paper's full cross product."""
@@ -74,7 +74,7 @@ def throughput(folder: Path, count: int) -> None:
 
 
 def default_metrics(folder: Path) -> dict[str, Metric]:
-    """The metrics of the default configuration that need no truth, with an empty store."""
+    """Return the metrics of the default configuration that need no truth, with an empty store."""
     config = compose_config(["benchmark=directory", "benchmark.path=.", f"cache_dir={folder / 'cache'}", "device=cpu"])
     nodes = OmegaConf.to_container(config.metrics, resolve=True, enum_to_str=True)
     assert isinstance(nodes, dict)
@@ -82,7 +82,7 @@ def default_metrics(folder: Path) -> dict[str, Metric]:
 
 
 def draw_items(folder: Path, count: int) -> list[ScoreItem]:
-    """Pictures of the embedded world, of which the first five are the references of all."""
+    """Draw pictures of the embedded world; the first five are the references of all."""
     rng = random.Random("benchmark")
     files, texts = [], []
     for number in range(count + 5):
@@ -97,7 +97,7 @@ def draw_items(folder: Path, count: int) -> list[ScoreItem]:
 
 @torch.inference_mode()
 def by_itself(metrics: Mapping[str, Metric], item: ScoreItem) -> dict[str, float]:
-    """The scores of one image as a script computes them that remembers nothing."""
+    """Score one image like a script without a cache."""
     scores = {}
     for name, metric in metrics.items():
         image = read_image(item.image)
@@ -120,12 +120,12 @@ def by_itself(metrics: Mapping[str, Metric], item: ScoreItem) -> dict[str, float
 
 
 def at_once(encoder: ImageEncoder, images: Sequence[Image.Image]) -> Tensor:
-    """Embeddings of images in one batch, which is not filled."""
+    """Embed images in one unpadded batch."""
     return unit_norm(encoder.image_features(torch.stack([encoder.preprocess(image) for image in images])))
 
 
 def memory(folder: Path) -> None:
-    """What a store of the full grid's embeddings adds to a process."""
+    """Print the memory that a store of the full grid's embeddings adds to a process."""
     rows = np.random.default_rng(0).standard_normal((512, WIDTH), dtype=np.float32)
     before = resident()
     store = EmbeddingStore(folder)
@@ -141,7 +141,7 @@ def memory(folder: Path) -> None:
 
 
 def resident() -> float:
-    """The peak of this process's memory in bytes."""
+    """Return the peak memory of this process in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

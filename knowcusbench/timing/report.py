@@ -1,9 +1,9 @@
-"""How long the plan, a resume and the report take at the size of the paper's full cross product: `make timing`.
+"""Time of the plan, a resume and the report for the paper's full cross product: `make timing`.
 
     python -m knowcusbench.timing.report [--methods 3] [--prompts 199]
 
 35 concepts with 5 knowledge items each, every prompt for every concept, 5 seeds; made-up scores of 8 metrics, with
-floors and ceilings. No image is drawn, so that the pages have no pictures.
+floors and ceilings. No image is drawn, so the pages have no pictures.
 """
 
 import argparse
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def made_up_benchmark(prompts: int) -> Benchmark:
-    """The shape of KnowCusBench, without pictures."""
+    """Return a benchmark of KnowCusBench's shape, without pictures."""
     aspects, kinds = list(KnowledgeAspect), list(PromptAspect)
     everything = [Prompt(f"a photo of {{}} in place number {n}", kinds[n % len(kinds)]) for n in range(prompts)]
     concepts = tuple(
@@ -89,7 +89,7 @@ def made_up_benchmark(prompts: int) -> Benchmark:
 
 
 def make_run(folder: Path, methods: tuple[str, ...], prompts: int) -> Run:
-    """A run directory with the configurations of the methods, and the plan."""
+    """Return a run directory with the configurations of the methods, and the plan."""
     store = RunStore(folder / "run")
     for method in methods:
         config, resolved = compose(method)
@@ -119,13 +119,13 @@ def make_run(folder: Path, methods: tuple[str, ...], prompts: int) -> Run:
 
 
 def compose(method: str) -> tuple[Config, dict[str, Any]]:
-    """The configuration of a method on the full cross product."""
+    """Return the configuration of a method on the full cross product."""
     overrides = [f"method={method}", "grid=crossed", f"metrics=[{','.join(METRICS)}]", "encoders=published"]
     return read_config(compose_config([*overrides, "benchmark=directory", "benchmark.path=."]))
 
 
 def make_scores(run: Run, methods: tuple[str, ...]) -> None:
-    """Scores and floors of every sample, and ceilings of every concept: concept, method and noise, added up."""
+    """Write scores and floors of every sample, and ceilings of every concept: sums of concept, method and noise."""
     generator = np.random.default_rng(0)
     concepts = run.plan["concept"].cat.codes.to_numpy()
     for name, metric in run.metrics.items():
@@ -141,7 +141,7 @@ def make_scores(run: Run, methods: tuple[str, ...]) -> None:
 
 
 def make_files(run: Run) -> None:
-    """Empty image files of the run's method, for all samples but the last concept's."""
+    """Write empty image files of the run's method, for all samples but the last concept's."""
     done = run.plan[run.plan["concept"] != run.concepts[-1].name]
     for concept in run.concepts:
         run.store.image(run.label, concept.name, "0").parent.mkdir(parents=True, exist_ok=True)
@@ -150,14 +150,14 @@ def make_files(run: Run) -> None:
 
 
 def timed(work: Callable[[], T]) -> tuple[T, str]:
-    """The result, and the seconds it took by the clock and on the processor."""
+    """Return the result, and its wall-clock and CPU seconds."""
     started, busy = time.perf_counter(), time.process_time()
     result = work()
     return result, f"{time.perf_counter() - started:.1f} s ({time.process_time() - busy:.1f} s on the processor)"
 
 
 def peak() -> float:
-    """Of this process's memory, in GB."""
+    """Return the peak memory of this process, in GB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 

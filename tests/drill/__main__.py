@@ -1,4 +1,4 @@
-"""The fault drill: a run that is killed again and again ends as one that nobody disturbed.
+"""The fault drill: a run that is killed repeatedly ends like an undisturbed one.
 
     python -m tests.drill                       every part
     python -m tests.drill kills --kills=100     the driver, workers and nodes killed at random moments
@@ -6,8 +6,8 @@
     python -m tests.drill disk                  a disk that is full (needs the right to mount one in memory)
 
 Every part makes the embedded benchmark's samples with short training (`WORDS`), and compares with the undisturbed run:
-images and scores byte by byte, none missing, and none written twice: as an observer of the file system counts it, and
-by the journals of all processes.
+images and scores byte by byte, none missing, and none written twice. An observer of the file system and the journals of
+all processes count the writes.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def words(run: Path, *more: str) -> list[str]:
-    """A command that makes the run `run`/run, with a cache of its own."""
+    """Return a command that makes the run `run`/run, with its own cache."""
     command = [sys.executable, "-m", "knowcusbench", "bench", *WORDS]
     return [*command, f"run.root={run}", "run.name=run", f"cache_dir={run}/cache", *more]
 
@@ -73,7 +73,7 @@ def finish(run: Path, *more: str) -> None:
 
 
 def compare(root: Path, run: Path, seen: Observed) -> str:
-    """A sentence about the run, or an exit with what is wrong with it."""
+    """Return a sentence about the run, or exit with its fault."""
     time.sleep(1)  # for the observer's last events
     wanted, found = results(root / "undisturbed" / "run"), results(run / "run")
     faults = [
@@ -98,8 +98,10 @@ def compare(root: Path, run: Path, seen: Observed) -> str:
 
 
 def journals(run: Path) -> tuple[int, Counter[str]]:
-    """How many pictures the processes of a run say that they drew to the end, and how often each was then written. A
-    prompt's seeds are drawn together: of a batch that was killed between two files, one is drawn again and dropped."""
+    """Count the pictures drawn to the end according to the journals of a run's processes, and the writes of each.
+
+    A prompt's seeds are drawn together: of a batch killed between two files, one is drawn again and dropped.
+    """
     lines = [line for folder in (run / "journal").iterdir() for line in read_lines(folder)]
     written = (f"{line['stage']} {name}" for line in lines for name in line.get("written", ()))
     return sum(line.get("images", 0) for line in lines), Counter(written)
@@ -118,8 +120,10 @@ def results(run: Path) -> dict[str, bytes]:
 
 
 def drill_kills(root: Path, options: argparse.Namespace) -> str:
-    """Kill the driver of a local run, and the drivers, workers and a node of a Ray cluster, at random moments, as often
-    as asked; then let the run end."""
+    """Kill a local run's driver, and the drivers, workers and a node of a Ray cluster, at random moments.
+
+    After the requested number of kills the run may end.
+    """
     dice = random.Random(options.seed)
     run, kills, starts = root / "killed", Counter[str](), 0
     cluster = Nodes()
@@ -129,7 +133,7 @@ def drill_kills(root: Path, options: argparse.Namespace) -> str:
                 on_ray = dice.random() < 0.6
                 driver = start(run, *(cluster.words if on_ray else ["engine=local"]))
                 starts += 1
-                # Past the start-up, of which every command has the same.
+                # Wait past the start-up, which is the same for every command.
                 time.sleep(8)
                 while driver.poll() is None and kills.total() < options.kills:
                     time.sleep(dice.expovariate(1 / options.mean_seconds))
@@ -141,7 +145,7 @@ def drill_kills(root: Path, options: argparse.Namespace) -> str:
                 if driver.poll() not in (None, 0, -signal.SIGKILL):
                     sys.exit(f"the command ended with {driver.poll()}\n{(run / 'log').read_text()[-3000:]}")
                 if driver.poll() == 0 and kills.total() < options.kills:
-                    # All is done before there were enough kills: begin once more, elsewhere.
+                    # The run ended before there were enough kills: start another one in a new directory.
                     outcome = compare(root, run, seen)
                     print(f"  after {kills.total()} kills: {outcome}", flush=True)
                     shutil.rmtree(run)
@@ -157,7 +161,7 @@ def drill_kills(root: Path, options: argparse.Namespace) -> str:
 
 
 def kill(victim: str, driver: subprocess.Popen[str], cluster: "Nodes", dice: random.Random) -> bool:
-    """Kill -9; whether there was something to kill."""
+    """Kill -9; return whether there was a process to kill."""
     if driver.poll() is not None:
         return False
     if victim == "driver":
@@ -187,12 +191,12 @@ class Nodes:
         return ["engine=ray", f"engine.address={self.cluster.address}"]
 
     def workers(self) -> list[psutil.Process]:
-        """The processes of the node's workers."""
+        """Return the processes of the node's workers."""
         raylet = psutil.Process(self.node.all_processes["raylet"][0].process.pid)
         return [child for child in raylet.children() if " ".join(child.cmdline()).startswith("ray::Host")]
 
     def lose_node(self) -> None:
-        """The node goes, and another comes."""
+        """Stop the node, and start another."""
         self.cluster.remove_node(self.node, allow_graceful=False)
         self.node = self.cluster.add_node(num_cpus=2)
 
@@ -204,7 +208,7 @@ class Nodes:
 
 
 def drill_drivers(root: Path, options: argparse.Namespace) -> str:
-    """Two commands on one run directory at the same time, one of them on Ray's workers."""
+    """Run two commands on one run directory at the same time, one of them on Ray's workers."""
     run = root / "shared"
     with observed(run / "run", root / "undisturbed" / "run", RESULTS) as seen:
         drivers = [
@@ -218,7 +222,7 @@ def drill_drivers(root: Path, options: argparse.Namespace) -> str:
 
 
 def drill_disk(root: Path, options: argparse.Namespace) -> str:
-    """A run on a disk in memory that is full now and then."""
+    """Run on a disk in memory that is full now and then."""
     run, full = root / "small", 0
     place = run / "run"
     place.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Counting how often every image is written, without asking who writes it."""
+"""Counter of writes of each image, independent of the writers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from watchdog.observers import Observer
 
 
 class Observed(FileSystemEventHandler):
-    """The images that appeared in a directory, as often as they did. A file appears by its renaming."""
+    """The images that appeared in a directory, with their number of writes. A file appears by its renaming."""
 
     def __init__(self, directory: Path, folders: list[Path]) -> None:
         self.folders = folders
@@ -18,8 +18,10 @@ class Observed(FileSystemEventHandler):
         self.begin_again(directory)
 
     def begin_again(self, directory: Path) -> None:
-        """Forget what was written, and watch `directory` and its `folders`, which are made first: what is written into
-        a folder before it is watched is not seen."""
+        """Forget earlier writes, create `directory` and its `folders`, and watch them.
+
+        Folders are created first: writes into a folder before it is watched are not seen.
+        """
         self._observer.unschedule_all()
         self.written: list[str] = []
         self._directory = directory
@@ -39,7 +41,7 @@ class Observed(FileSystemEventHandler):
 
 @contextmanager
 def observed(directory: Path, like: Path, folders: tuple[str, ...]) -> Iterator[Observed]:
-    """Watch a run directory that will have the folders of the run `like`."""
+    """Watch a run directory that will have the same folders as the run `like`."""
     made = {path.parent.relative_to(like) for folder in folders for path in (like / folder).rglob("*.png")}
     seen = Observed(directory, sorted(made))
     try:

@@ -1,4 +1,4 @@
-"""The stop-watches of a GPU, with small shapes on the CPU."""
+"""The timings of a GPU, with small shapes on the CPU."""
 
 import json
 from dataclasses import replace
@@ -63,7 +63,7 @@ def test_the_table_tells_times_of_the_floor_and_what_went_wrong() -> None:
 
 @pytest.mark.parametrize("prompt", ["a dog", "a photo of sks dog on the beach"])
 def test_the_operations_of_a_pass_are_those_of_the_prompt_that_is_timed(prompt: str) -> None:
-    """Counted while the transformer runs, without the CPU's fused attention, of which the counter knows nothing."""
+    """Counted while the transformer runs, without the CPU's fused attention, which the counter does not see."""
     size = small_size()
     backbone = random_backbone(size, replace(SPEC, gradient_checkpointing=False), torch.device("cpu"))
     embeds = backbone.encode(prompt)

@@ -16,7 +16,7 @@ def test_all_that_a_run_requires_is_carried_or_present():
 
 
 def test_requirements_are_followed_and_those_of_extras_are_not():
-    # hydra-core requires omegaconf, and that a parser's run time.
+    # hydra-core requires omegaconf, and the runtime of the antlr4 parser.
     assert {"omegaconf", "antlr4-python3-runtime"} <= required(["hydra-core"])
     assert required(["hydra-core"], without=frozenset({"omegaconf"})) == {"hydra-core"} | required(["packaging"]) | {
         name for name in required(["hydra-core"]) if name.startswith("antlr4")

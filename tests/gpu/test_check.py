@@ -10,7 +10,7 @@ from knowcusbench.gpu.check import Checks, close, levels, same
 pytestmark = pytest.mark.model
 
 CPU_STEPS = ("A1", "A4")
-"""What is cheap enough to be asked by every run of the tests; `make check-gpu` asks all."""
+"""The steps that are cheap enough for every test run; `make check-gpu` runs all."""
 
 GPU_STEPS = ("A1", "A2", "A3", "A4", "A5", "A6")
 

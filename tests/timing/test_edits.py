@@ -27,7 +27,7 @@ def test_the_table_has_a_line_for_each_number_of_rows() -> None:
     table = compare([2, 5], 64, 96, matrices=3, repeats=1, device=CPU)
     assert table["rows"].tolist() == [2, 5]
     for written, n in zip(table["written [MB]"], (2, 5), strict=True):
-        # Beside the factors there are names and settings.
+        # The files hold names and settings in addition to the factors.
         assert 0 < 1e6 * written - 3 * 4 * n * (64 + 96) < 8000
     assert (table["dense fp32 [MB]"] == 3 * 4 * 64 * 96 / 1e6).all()
     assert (table.filter(like="matrix") > 0).all(axis=None)
@@ -50,7 +50,7 @@ def test_capturing_passes_back_through_the_layers_above_the_lowest_edited_one(
 
 
 def test_the_dense_solve_is_timed_after_a_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first call pays for what later ones find."""
+    """The first call pays for caches that later ones use."""
     solved: list[None] = []
 
     def slow_at_first(keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The counts that the benchmark's floor is made of."""
+"""The counts behind the benchmark's floor."""
 
 from dataclasses import replace
 
@@ -13,7 +13,7 @@ TRAINING = DreamBooth(steps=1, learning_rate=1e-3, rank=2, alpha=2, batch_size=2
 
 
 def test_a_forward_counts_what_its_layers_multiply(backbone_fp32: QwenImage) -> None:
-    """By hand: 2 x rows x inputs x outputs of every linear layer, and two products of all tokens a head."""
+    """By hand: 2 x rows x inputs x outputs of every linear layer, and two products of all tokens per head."""
     products: list[int] = []
 
     def note(layer: nn.Linear, arguments: tuple[torch.Tensor, ...]) -> None:
