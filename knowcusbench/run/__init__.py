@@ -1,1 +1,1 @@
-"""A run: its directory, its plan, its identity, its jobs and its results."""
+"""A run: its directory, plan, identity, jobs and results."""

@@ -1,4 +1,4 @@
-"""Checks that a command belongs to a run: the same configuration, weights and library as recorded there."""
+"""Checks that a command belongs to a run: same configuration, weights and library as recorded."""
 
 from collections.abc import Collection, Mapping
 from importlib.metadata import version
@@ -16,8 +16,11 @@ from knowcusbench.storage.tables import create_json, read_json, write_json
 
 
 def _check_identity(store: RunStore, identity: dict[str, Any], *, makes_results: bool = True) -> None:
-    """Write `run.json`, or check that the one there says the same. Metrics may be added to a run, those of another
-    version are computed again, and a dtype that its plan left open is settled."""
+    """Write `run.json`, or check that the existing one agrees.
+
+    Three changes are allowed: metrics may be added, metrics of another version are computed again, and a dtype that the
+    plan left open is settled.
+    """
     if create_json(store.identity, identity):
         return
     record, present = read_json(store.identity), read_identity(store)
@@ -71,13 +74,13 @@ def _refuse_differences(store: RunStore, present: Any, wanted: Any, remedy: str,
 
 
 def recorded_weights(store: RunStore) -> dict[str, Any]:
-    """The digest of the base weights that the run was made with, and the version of torch, once a backbone was loaded
+    """Return the recorded digest of the run's base weights and the version of torch; empty until a backbone was loaded
     for it."""
     return read_json(store.weights) if store.weights.exists() else {}
 
 
 def warn_of_another_torch(store: RunStore) -> None:
-    """Print one line where a run goes on under another version of torch than it was begun with."""
+    """Print one line if a run is continued under another version of torch than it was begun with."""
     before, now = recorded_weights(store).get("first_torch"), version("torch")
     if before and before != now:
         say(
@@ -87,7 +90,7 @@ def warn_of_another_torch(store: RunStore) -> None:
 
 
 def check_weights(store: RunStore, backbone: Backbone) -> None:
-    """Record the digest of the base weights in the run, or check that they are those recorded."""
+    """Record the digest of the base weights in the run, or check it against the recorded one."""
     recorded = recorded_weights(store).get("backbone_weights")
     if recorded is None:
         write_json(store.weights, {"backbone_weights": backbone.digest, "first_torch": version("torch")})

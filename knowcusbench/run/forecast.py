@@ -1,4 +1,4 @@
-"""What a command is about to do, and about how long it takes here: its first line."""
+"""A forecast of a command's work and of its duration on this machine, printed as the command's first line."""
 
 import hashlib
 from collections.abc import Sequence
@@ -17,16 +17,19 @@ from knowcusbench.run.run import Run
 from knowcusbench.storage.tables import read_json, read_lines, write_json
 
 SHARES = {("cpu", "float32"): 0.65, ("cpu", "bfloat16"): 0.08, ("cuda", "bfloat16"): 0.5}
-"""The part of a matrix product's rate that a whole command reaches, by device and dtype, for the first forecast on a
-machine: the embedded world's on two processors, where small products leave fast units idle, and what is counted at full
-size on a GPU. `SHARE` stands for others."""
+"""Part of a matrix product's rate that a whole command reaches, by device and dtype, for a machine's first forecast.
+
+The CPU values are the embedded world's on two processors, where small products leave fast units idle. The GPU value is
+counted at full size. `SHARE` applies to all others.
+"""
 
 SHARE = 0.3
+"""Part of a matrix product's rate for devices and dtypes that `SHARES` lacks."""
 
 
 @dataclass(frozen=True)
 class Pace:
-    """Floating-point operations per second of one worker.
+    """The floating-point operations per second of one worker.
 
     Attributes:
         adapting: counted operations of training over all seconds of adaptations, edits included.
@@ -38,8 +41,7 @@ class Pace:
 
 
 def forecast(run: Run, stages: Sequence[str], cache_dir: Path) -> str:
-    """Return one line: what `stages` have to do that is not there yet, how long that takes about, and where results
-    appear."""
+    """Return one line: the missing work of `stages`, its approximate duration and the run directory."""
     jobs = adapt_jobs(run.concepts, run.method)
     adaptations = missing_jobs(run, jobs) if "adapt" in stages else []
     images = len(run.plan) - len(existing_images(run)) if GENERATE in stages else 0
@@ -69,7 +71,8 @@ def _effects_there(run: Run) -> bool:
 
 
 def _pace(run: Run, cache_dir: Path) -> tuple[Pace, str]:
-    """The pace of earlier commands on this machine, or one guessed from a matrix product; and which of the two."""
+    """Return the pace of earlier commands on this machine, or a guess from a matrix product, and the source of the
+    two."""
     import torch
 
     from knowcusbench.machine.rates import product_rates
@@ -85,7 +88,10 @@ def _pace(run: Run, cache_dir: Path) -> tuple[Pace, str]:
 
 
 def keep_pace(run: Run, cache_dir: Path) -> None:
-    """Record the pace of the run's method on this machine for later forecasts. What it did not do keeps its record."""
+    """Record the pace of the run's method on this machine for later forecasts.
+
+    A part of the work that the method did not do keeps its earlier record.
+    """
     before = _pace(run, cache_dir)[0]
     work = work_of(run)
     records = [
@@ -107,7 +113,7 @@ def keep_pace(run: Run, cache_dir: Path) -> None:
 
 
 def _path(run: Run, cache_dir: Path) -> Path:
-    """The record's file: the pace depends on the backbone and on the processor or GPU."""
+    """Return the path of the record: the pace depends on the backbone and on the processor or GPU."""
     machine = hardware()
     text = f"{run.backbone!r} {machine['processor']} {machine['gpus']}"
     return cache_dir.expanduser() / "pace" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"

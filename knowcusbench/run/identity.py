@@ -1,6 +1,7 @@
-"""What of a configuration decides results, as it is written to `run.json`, and digests of it.
+"""The part of a configuration that decides results, in the form of `run.json`, and digests of it.
 
-A class counts by its name and version, so that its file may move. Records of format 1 named it by its address.
+A class is identified by its name and version, so that its file may move. Records of format 1 have its import path
+instead.
 """
 
 import hashlib
@@ -21,17 +22,17 @@ FORMAT = 2
 """Version of the run directory's layout."""
 
 ADDRESSED = 1
-"""The format in which records named classes by their addresses, and the same for all versions."""
+"""The format of records that identify classes by import path, without versions."""
 
 ADDRESS, CLASS, VERSION = "_target_", "_class_", "_version_"
-"""Where a class is, in a configuration; its name and version, in a record."""
+"""Keys of a class's import path in a configuration, and of its name and version in a record."""
 
 UNRECORDED = {"device", "batch_size", "store", "gradient_checkpointing", "offload"}
-"""Keys that records of format 1 left out, whatever they meant."""
+"""Keys that records of format 1 left out wherever they occurred."""
 
 
 def identity_of(benchmark: Benchmark, resolved: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what all methods of a run share: everything that can change a sample or a score, methods excepted."""
+    """Return what all methods of a run share: everything that can change a sample or a score, except the methods."""
     return {
         "format": FORMAT,
         "benchmark": benchmark.digest,
@@ -43,8 +44,11 @@ def identity_of(benchmark: Benchmark, resolved: Mapping[str, Any]) -> dict[str, 
 
 
 def decisive(node: Any, cache_dir: str, version: Callable[[Any], int] = version_of) -> Any:
-    """Return configuration nodes without what makes no difference: addresses, fields of speed, and where the cache
-    lies. A class that can't be imported counts by the end of its address, with all its keys."""
+    """Return configuration nodes without import paths, fields of speed and the cache's location, which decide no
+    result.
+
+    A class that can't be imported is identified by the last part of its import path, with all its keys.
+    """
     if isinstance(node, Sequence) and not isinstance(node, str):
         return [decisive(value, cache_dir, version) for value in node]
     if isinstance(node, Mapping):
@@ -57,7 +61,7 @@ def decisive(node: Any, cache_dir: str, version: Callable[[Any], int] = version_
 
 
 def _class(address: str, version: Callable[[Any], int]) -> tuple[dict[str, Any], set[str]]:
-    """Return what a record says of a class, and the fields that only change its speed."""
+    """Return a record's entries for a class, and the names of its fields that only change speed."""
     try:
         cls = import_target(address, "")
     except ConfigError:
@@ -67,17 +71,17 @@ def _class(address: str, version: Callable[[Any], int]) -> tuple[dict[str, Any],
 
 
 def protocol_digest(node: Any, cache_dir: str) -> str:
-    """Return 12 hex digits over configuration nodes, a metric's with its encoders and their revisions."""
+    """Return 12 hex digits over configuration nodes, such as a metric's with its encoders and their revisions."""
     return _digest(decisive(node, cache_dir))
 
 
 def addressed_digests(nodes: Iterable[Any], cache_dir: str) -> dict[str, str]:
-    """Return what `protocol_digest` says today of nodes, in the first versions, by what format 1 said."""
+    """Return the present `protocol_digest` of nodes, in their first versions, by their digest in format 1."""
     return {_digest(_addressed(node, cache_dir)): _digest(decisive(node, cache_dir, lambda cls: 1)) for node in nodes}
 
 
 def _addressed(node: Any, cache_dir: str) -> Any:
-    """Return nodes as format 1 compared them: with addresses, and without some keys, whatever they meant."""
+    """Return nodes as format 1 compared them: with import paths, and without `UNRECORDED` keys."""
     if isinstance(node, Sequence) and not isinstance(node, str):
         return [_addressed(value, cache_dir) for value in node]
     if isinstance(node, Mapping):
@@ -90,14 +94,14 @@ def _digest(node: Any) -> str:
 
 
 def read_identity(store: RunStore) -> dict[str, Any]:
-    """Return `run.json` in the form of `identity_of`; that of format 1 is of the first versions."""
+    """Return `run.json` in the form of `identity_of`; a record of format 1 is of the first versions."""
     record = read_json(store.identity)
     found: dict[str, Any] = named(record)
     return {**found, "format": FORMAT} if record.get("format") == ADDRESSED else found
 
 
 def named(node: Any) -> Any:
-    """Return a record in which classes are named, not addressed."""
+    """Return a record with class names in place of import paths."""
     if isinstance(node, Mapping):
         own = {CLASS: str(node[ADDRESS]).rpartition(".")[2], VERSION: 1} if ADDRESS in node else {}
         return own | {key: named(value) for key, value in node.items() if key != ADDRESS}
@@ -105,7 +109,11 @@ def named(node: Any) -> Any:
 
 
 def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the leaves of nested mappings with their full keys."""
+    """Yield the leaves of nested mappings with their full keys.
+
+    >>> list(flat({"grid": {"seeds": [0, 1], "tasks": {}}, "format": 2}))
+    [('grid.seeds', [0, 1]), ('grid.tasks', {}), ('format', 2)]
+    """
     if isinstance(node, Mapping) and node:
         for key, value in node.items():
             yield from flat(value, f"{prefix}.{key}" if prefix else str(key))
@@ -114,7 +122,7 @@ def flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def incomparable(record: Mapping[str, Any], identity: Mapping[str, Any]) -> list[str]:
-    """Return keys of `identity` that a `run.json`, as it was written, may lack though they decide results."""
+    """Return keys of `identity` that a `run.json`, as it was written, may lack although they decide results."""
     said = dict(flat(record))
     return [
         key
@@ -124,12 +132,12 @@ def incomparable(record: Mapping[str, Any], identity: Mapping[str, Any]) -> list
 
 
 def other_versions(present: Mapping[str, Any], identity: Mapping[str, Any]) -> list[str]:
-    """Return the keys of versions in metrics that differ: of what is computed again, and no reason for another run."""
+    """Return the version keys of metrics that differ. Such metrics are computed again; the run stays the same."""
     before = dict(flat(present))
     keys = [key for key, value in flat(identity) if key.startswith("metrics.") and before.get(key) != value]
     return [key for key in keys if key.endswith(f".{VERSION}") and key in before]
 
 
 def _section(key: str) -> str:
-    """Return the part of an identity that is written at a time: the backbone, or a metric."""
+    """Return the part of an identity that is written at once: the backbone, or one metric."""
     return ".".join(key.split(".")[: 2 if key.startswith("metrics.") else 1])

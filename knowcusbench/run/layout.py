@@ -1,4 +1,4 @@
-"""The run directory: where every file of a run lies, and how it is read and written.
+"""The run directory: the path of every file of a run.
 
     run.json                              what the run is: the configuration that all its methods share
     weights.json                          digest of the backbone's base weights; version of torch when it was written
@@ -11,17 +11,17 @@
     images/<label>/<concept>/<id>.png     the sample's record in its text chunks
     prompts/<encoder>/<shard>.safetensors embeddings of prompts, by the state of the text encoder; can be removed
     scores/<label>/<metric>.parquet       one row per sample
-    floors/<label>/<metric>.parquet       the same images beside references or prompts that are not theirs
+    floors/<label>/<metric>.parquet       the same images scored against other concepts' references or prompts
     ceilings/<metric>.parquet             references scored against each other
     journal/<label>/<worker>.jsonl        a line for every batch drawn: stage, concept, images, batches, seconds,
                                           peak_memory_bytes, ...
     failures/<label>/<id>.json            samples that could not be drawn, and why
-    claims/<label>/<stage>/               who is at work on what at the moment
-    unrelated/<id>.png                    unrelated prompts drawn by the backbone as it is
-    effects/<label>/<concept>[/<n>]/      text.parquet and pictures.parquet, what an adaptation does to everything else;
+    claims/<label>/<stage>/               leases of the processes at work
+    unrelated/<id>.png                    unrelated prompts drawn by the unadapted backbone
+    effects/<label>/<concept>[/<n>]/      text.parquet and pictures.parquet, an adaptation's side effects;
                                           <id>.png, the unrelated prompts drawn with it
     together/<label>/<concept>/<id>.png   reconstruction samples drawn with the adaptations of all concepts at once
-    interference/<label>.parquet          the nearest concept of every reconstruction sample, drawn either way
+    interference/<label>.parquet          the nearest concept of every reconstruction sample, drawn alone and together
     report/                               tables
     probe/                                the transfer probe
 
@@ -37,11 +37,14 @@ from knowcusbench.storage.files import location, names_in
 from knowcusbench.storage.names import check_name
 
 GENERATE = "generate"
+"""The generate stage's name in journals."""
 
 
 TEXT = "text.parquet"
+"""The file of an adaptation's effects on answers."""
 
 PICTURES = "pictures.parquet"
+"""The file of an adaptation's effects on images."""
 
 INTERFERENCE = "interference"
 """The name of the real-image ceiling of interference."""
@@ -49,18 +52,20 @@ INTERFERENCE = "interference"
 
 @dataclass(frozen=True)
 class RunStore:
-    """Paths of one run directory.
+    """The paths of one run directory.
 
     Attributes:
-        root: a `Path`, or a remote place with the methods of one.
+        root: the run directory, a `Path` or a remote path with its methods.
     """
 
     root: Path
 
     @classmethod
     def of(cls, config: RunConfig) -> "RunStore":
-        """The run that a configuration names; `run.root` may be an fsspec URL. Raises ConfigError for a
-        name that can't be part of a path."""
+        """Return the store of the run that a configuration names; `run.root` may be an fsspec URL.
+
+        Raises ConfigError for a name that can't be part of a path.
+        """
         check_name(config.name, "run.name")
         return cls(location(config.root) / config.name)
 
@@ -102,7 +107,8 @@ class RunStore:
         return self.root / "provenance" / f"{stamp}-{label}.json"
 
     def adaptation(self, label: str, concept: str, item: int | None) -> Path:
-        """`item` is the knowledge item's index where a method adapts for each item by itself."""
+        """Return an adaptation's directory. `item` is the knowledge item's index if the method adapts to each item
+        separately."""
         directory = self.root / "adaptations" / label / concept
         return directory if item is None else directory / str(item)
 
@@ -128,7 +134,7 @@ class RunStore:
         return Claims(self.root / "claims" / label / stage)
 
     def remove_dead_claims(self, label: str) -> None:
-        """Remove what processes that are no more were at work on."""
+        """Remove the claims of dead processes."""
         for stage in names_in(self.root / "claims" / label):
             self.claims(label, stage).remove_dead()
 
@@ -136,7 +142,7 @@ class RunStore:
         return self.root / "unrelated" / f"{picture_id}.png"
 
     def effects(self, label: str, concept: str, item: int | None) -> Path:
-        """The directory of an adaptation's effects; `item` as in `adaptation`."""
+        """Return the directory of an adaptation's effects; `item` as in `adaptation`."""
         directory = self.root / "effects" / label / concept
         return directory if item is None else directory / str(item)
 
@@ -147,5 +153,5 @@ class RunStore:
         return self.root / "interference" / f"{label}.parquet"
 
     def labels(self) -> list[str]:
-        """The methods of this run, by name."""
+        """Return the labels of this run's methods, sorted."""
         return sorted(name.removesuffix(".yaml") for name in names_in(self.root / "configs"))

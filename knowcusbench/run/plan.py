@@ -17,6 +17,7 @@ from knowcusbench.storage.names import matching
 T = TypeVar("T")
 
 CATEGORICAL = ("concept", "task", "knowledge_aspect", "prompt", "prompt_aspect")
+"""Text columns of a plan, stored as categories."""
 
 
 @dataclass(frozen=True)
@@ -24,13 +25,13 @@ class Sample:
     """One image to make.
 
     Attributes:
-        id: 16 hex digits, a hash of concept, task, knowledge phrase, prompt and seed: the same in every run and for
-            every method, so that methods are compared on the same samples and the same noise.
+        id: 16 hex digits, a hash of concept, task, knowledge phrase, prompt and seed. It is the same in every run and
+            for every method, so that methods are compared on the same samples and the same noise.
         concept: the concept's name.
         task: reconstruction or generation.
         knowledge: index of the knowledge item within the concept.
         knowledge_aspect, prompt_aspect: the kinds of knowledge and prompt.
-        prompt: the template, with `{}` where the concept is named.
+        prompt: the template, with `{}` in place of the concept's name.
         seed: the grid's seed.
     """
 
@@ -45,22 +46,22 @@ class Sample:
 
     @property
     def noise_seed(self) -> int:
-        """Seed of the initial noise, so that it depends on the sample's content alone."""
+        """Seed of the initial noise, derived from the id, so that it depends on the sample's content alone."""
         return noise_seed(self.id)
 
 
 def select_concepts(benchmark: Benchmark, grid: GridConfig) -> tuple[Concept, ...]:
-    """The concepts that take part, with the knowledge items and prompts that the grid asks for.
+    """Return the concepts of the grid, with the knowledge items and prompts that the grid asks for.
 
-    A concept with an item without a phrase among these is left out: it has no prompt. Raises ConfigError for a pattern
-    that matches no concept, for more items or prompts than there are, for held-out images that leave a concept none,
-    and if every concept is left out.
+    A concept is left out if one of these items has no phrase, since it then has no prompt. Raises ConfigError for a
+    pattern that matches no concept, for more items or prompts than there are, for held-out images that leave a concept
+    none, and if every concept is left out.
     """
     names = [concept.name for concept in benchmark.concepts]
     if not grid.concepts:
         raise ConfigError('grid.concepts: expected at least one name or glob, as in "grid.concepts=[*]"')
     wanted = set(matching(grid.concepts, names, "grid.concepts", complaint="matches no concept"))
-    # One per template: its aspect is not part of a sample's identity.
+    # One prompt per template: the aspect is not part of a sample's identity.
     everyone = tuple({prompt.template: prompt for c in benchmark.concepts for prompt in c.prompts}.values())
     crossed = grid.pairing is Pairing.crossed
     chosen = []
@@ -98,9 +99,10 @@ def _first(items: tuple[T, ...], count: int | None, what: str) -> tuple[T, ...]:
 
 
 def make_plan(concepts: Sequence[Concept], grid: GridConfig) -> pd.DataFrame:
-    """One row per sample, in the order concept, task, knowledge, prompt, seed.
+    """Return one row per sample, in the order concept, task, knowledge, prompt, seed.
 
-    Columns are the fields of `Sample`; text columns are categorical, so that a million rows stay small.
+    Columns are the fields of `Sample`. Text columns are categorical, so that a million rows stay small. Raises
+    ConfigError for unknown tasks, repeated seeds, and seeds that are no 64-bit numbers.
     """
     tasks = _tasks(grid)
     if not grid.seeds or len(set(grid.seeds)) != len(grid.seeds):
@@ -124,7 +126,7 @@ def make_plan(concepts: Sequence[Concept], grid: GridConfig) -> pd.DataFrame:
 
 
 def check_seeds(seeds: Iterable[int], key: str) -> None:
-    """Raise ConfigError, naming `key`, for a seed that tables can't hold (64 bits with a sign)."""
+    """Raise ConfigError, naming `key`, for a seed that tables can't hold (signed 64-bit integers)."""
     if wrong := [seed for seed in seeds if not -(2**63) <= seed < 2**63]:
         raise ConfigError(f"{key}: {wrong[0]} is no 64-bit number; choose a smaller seed")
 
@@ -157,7 +159,7 @@ def _cells(concept: Concept, tasks: Sequence[Task]) -> Iterator[tuple[str, str, 
 
 
 def samples(plan: pd.DataFrame) -> list[Sample]:
-    """The rows of a plan as `Sample` objects."""
+    """Return the rows of a plan as `Sample` objects."""
     return [
         Sample(**{**row, "task": Task(row["task"])})  # type: ignore[arg-type]
         for row in plan.to_dict("records")
@@ -165,5 +167,5 @@ def samples(plan: pd.DataFrame) -> list[Sample]:
 
 
 def counts(plan: pd.DataFrame) -> dict[str, int]:
-    """Number of samples by task."""
+    """Return the number of samples by task."""
     return {task.value: int((plan["task"] == task.value).sum()) for task in Task}

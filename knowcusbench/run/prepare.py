@@ -34,8 +34,8 @@ from knowcusbench.storage.tables import write_table, writing
 def prepare(config: Config, resolved: Mapping[str, Any], *, makes_results: bool) -> Run:
     """Open the run directory for the method in the configuration, and write the plan there.
 
-    `makes_results` says whether the method is to become part of the run. Raises RunError, naming the keys that differ,
-    if the directory was made with another configuration.
+    `makes_results` says whether the method becomes part of the run. Raises RunError, naming the keys that differ, if
+    the directory was made with another configuration.
     """
     run = planned(config, resolved, makes_results=makes_results)
     for metric in run.metrics.values():
@@ -56,7 +56,7 @@ def prepare(config: Config, resolved: Mapping[str, Any], *, makes_results: bool)
 
 
 def planned(config: Config, resolved: Mapping[str, Any], *, makes_results: bool) -> Run:
-    """What `prepare` opens; nothing is written."""
+    """Return the run that `prepare` opens, without writing anything."""
     root = resolve_source(config.benchmark.path, config.benchmark.repo, config.benchmark.revision)
     benchmark = load_benchmark(root)
     if config.run.label:
@@ -85,18 +85,18 @@ def planned(config: Config, resolved: Mapping[str, Any], *, makes_results: bool)
 
 
 def _protocol_nodes(resolved: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what decides the numbers of each metric."""
+    """Return the configuration nodes that decide each metric's numbers."""
     return {name: [node, resolved["protocol"]["reduction"]] for name, node in resolved["metrics"].items()}
 
 
 def _effects_node(resolved: Mapping[str, Any]) -> Any:
-    """Return what decides the numbers of effects: not whether they are measured, but how."""
+    """Return the configuration nodes that decide the numbers of effects: how they are measured, not whether."""
     effects = {key: value for key, value in resolved["effects"].items() if key not in ("enabled", "interference")}
     return {"locality": resolved["locality"], "effects": effects, "probes": list(QuestionKind)}
 
 
 def _renamed(store: RunStore) -> dict[str, str]:
-    """Return today's digests of the protocols by those that methods of an earlier version recorded."""
+    """Return the present digests of protocols by those that methods of an earlier version recorded."""
     found: dict[str, str] = {}
     for label in store.labels():
         config, record = read_recorded(store, label)
@@ -107,7 +107,10 @@ def _renamed(store: RunStore) -> dict[str, str]:
 
 
 def paper_choice(report: ReportConfig, *, partial: bool) -> Choice:
-    """`partial` says whether rows may be asked for that are not there yet."""
+    """Return the choice of rows and columns for the paper's table.
+
+    `partial` says whether the choice may name rows that do not exist yet.
+    """
     return Choice(
         columns=None if report.columns is None else tuple(report.columns),
         rows=None if report.rows is None else tuple(report.rows),
@@ -118,7 +121,7 @@ def paper_choice(report: ReportConfig, *, partial: bool) -> Choice:
 
 
 def paper_spec(report: ReportConfig, *, partial: bool) -> PaperSpec:
-    """As `paper_choice`, with the figures."""
+    """Return `paper_choice` together with the settings of the figures."""
     return PaperSpec(
         table=paper_choice(report, partial=partial),
         concepts=None if report.concepts is None else tuple(report.concepts),
@@ -127,7 +130,7 @@ def paper_spec(report: ReportConfig, *, partial: bool) -> PaperSpec:
 
 
 def _check_paper(run: Run) -> None:
-    """A wrong name is found before hours of work, not after them."""
+    """Raise ConfigError for an unknown column or concept of the paper, before hours of work rather than after them."""
     planned = [task for task, count in counts(run.plan).items() if count]
     scored = [(f"{task}_{name}", name) for task in planned for name, m in run.metrics.items() if Task(task) in m.tasks]
     column_keys([*scored, *((cost.column.key, cost.column.key) for cost in COSTS)], run.paper.table.columns or ())
@@ -135,7 +138,7 @@ def _check_paper(run: Run) -> None:
 
 
 def effects_spec(config: Config, resolved: Mapping[str, Any]) -> EffectsSpec:
-    """What is measured beside the samples. Raises ConfigError for repeated seeds or prompts."""
+    """Return the specification of side-effect measurements. Raises ConfigError for repeated seeds or prompts."""
     for key, values in (("effects.seeds", config.effects.seeds), ("locality.prompts", config.locality.prompts)):
         if len(set(values)) != len(values):
             raise ConfigError(f"{key}: expected different ones, found {list(values)}")

@@ -1,4 +1,4 @@
-"""Where a result came from: versions, commit, hardware, command line."""
+"""The provenance of a result: versions, commit, hardware and command line."""
 
 import importlib.metadata
 import platform
@@ -27,12 +27,14 @@ PACKAGES = (
     "pillow",
     "hydra-core",
 )
-"""The packages that can change a pixel or a score."""
+"""Packages that can change a pixel or a score."""
 
 
 def provenance(*, computes: bool = True) -> dict[str, Any]:
-    """Everything about this process that a reader of its results may ask for, as JSON values; no GPUs if it
-    `computes` nothing."""
+    """Return the provenance of this process's results, as JSON values.
+
+    A process that does not compute (`computes` is false) records no GPUs.
+    """
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
@@ -44,8 +46,10 @@ def provenance(*, computes: bool = True) -> dict[str, Any]:
 
 
 def git_state(directory: Path) -> dict[str, Any] | None:
-    """Commit and dirty flag of the git repository that tracks the package at `directory`, or None for an
-    installed package."""
+    """Return the commit and dirty flag of the git repository that tracks the package at `directory`.
+
+    None for an installed package.
+    """
 
     def git(*arguments: str) -> str | None:
         try:

@@ -1,4 +1,4 @@
-"""A run as it lies there: the configuration that it was made with, and what is recorded of its methods."""
+"""The records in a run directory: the configuration that the run was made with, and its methods."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,20 +19,20 @@ from knowcusbench.storage.files import names_in, write_atomic
 from knowcusbench.storage.versions import version_of
 
 FREE = ("run", "report", "tracker", "benchmark", "hydra", "cache_dir", "engine", "device", "cpu_threads")
-"""The keys that what only reads a run takes from the command, or that say nothing about results."""
+"""Keys that a command that only reads a run may set itself, or that don't affect results."""
 
 RECORD = "record"
-"""The key of a recorded configuration that is none of a command: what is known of the method."""
+"""The extra key of a recorded configuration: the record of the method."""
 
 
 @dataclass(frozen=True)
 class MethodRecord:
-    """What is recorded of a method, so that a report needs no code of it.
+    """The record of a method, from which a report is made without the method's code.
 
     Attributes:
-        role: what it is compared as.
+        role: whether it counts as a method, floor or ceiling.
         method: its class, version and settings, as in `run.json`.
-        subjects: the words that stand for a concept in prompts, by concept and knowledge item.
+        subjects: the words for a concept in prompts, by concept and knowledge item.
     """
 
     role: Role
@@ -46,7 +46,7 @@ def record_of(
     concepts: Sequence[Concept],
     version: Callable[[Any], int] = version_of,
 ) -> MethodRecord:
-    """Return what is to be recorded of the method in a configuration."""
+    """Return the record of the method in a configuration."""
     return MethodRecord(
         role=method.role,
         method=decisive(resolved["method"], resolved["cache_dir"], version),
@@ -61,8 +61,8 @@ def write_recorded(store: RunStore, label: str, resolved: Mapping[str, Any], rec
 
 
 def read_recorded(store: RunStore, label: str) -> tuple[dict[str, Any], MethodRecord | None]:
-    """Return a method's configuration and record; None for one that an earlier version wrote."""
-    # A report reads those of all methods, and PyYAML's own code is ten times as slow as libyaml.
+    """Return a method's configuration and record; the record is None if an earlier version wrote the configuration."""
+    # A report reads the configurations of all methods, and PyYAML's own code is ten times as slow as libyaml.
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     config: dict[str, Any] = yaml.load(store.config(label).read_bytes(), Loader=loader)
     record = config.pop(RECORD, None)
@@ -70,7 +70,8 @@ def read_recorded(store: RunStore, label: str) -> tuple[dict[str, Any], MethodRe
 
 
 def method_record(store: RunStore, label: str, concepts: Sequence[Concept]) -> MethodRecord:
-    """Return what is recorded of a method. Where nothing is, its class is asked; a line says if there is none."""
+    """Return the record of a method. Without a record, it is made from the method's class; a line says if that is
+    missing."""
     config, record = read_recorded(store, label)
     if record:
         return record
@@ -79,20 +80,21 @@ def method_record(store: RunStore, label: str, concepts: Sequence[Concept]) -> M
     except ConfigError as error:
         say(f"{error}; {label} counts as a method, and what stood for its concepts in prompts can't be shown")
         return MethodRecord(Role.METHOD, decisive(config["method"], config["cache_dir"]), {})
-    # Nothing had another version yet.
+    # Every class was of version 1 when no records were written.
     return record_of(method, config, concepts, version=lambda cls: 1)
 
 
 def recorded_config(composed: DictConfig, words: Sequence[str] = ()) -> DictConfig:
-    """The configuration that a run directory was made with, all its metrics included; only where it and its benchmark
-    lie and what the report shows is taken from `composed`.
+    """Return the configuration that a run directory was made with, including all its metrics.
+
+    Only the locations of the run and its benchmark and the contents of the report are taken from `composed`.
 
     Args:
         composed: the configuration of the command.
         words: its overrides.
 
-    Raises RunError if nothing was made there yet, and ConfigError for an override that says something else than the run
-    and would have no effect.
+    Raises RunError if nothing was made there yet, and ConfigError for an override that contradicts the run and would
+    have no effect.
     """
     store = RunStore.of(composed.run)
     recorded = [OmegaConf.create(read_recorded(store, label)[0]) for label in store.labels()]
@@ -103,7 +105,7 @@ def recorded_config(composed: DictConfig, words: Sequence[str] = ()) -> DictConf
         raise RunError(
             f"{store.root} has no results to report; make some with `knowcusbench bench`, or name another run{others}"
         )
-    # Of a key that is given twice, the last word counts.
+    # The last override of a key counts.
     for word in {_key(word): word for word in words}.values():
         _refuse_without_effect(word, composed, recorded)
     metrics = OmegaConf.merge(*(config.metrics for config in recorded))
@@ -119,7 +121,7 @@ def recorded_config(composed: DictConfig, words: Sequence[str] = ()) -> DictConf
 
 
 def _key(word: str) -> str:
-    """The key of an override."""
+    """Return the key of an override."""
     return word.lstrip("+~").partition("=")[0].partition("@")[0].replace("/", ".")
 
 
@@ -137,7 +139,7 @@ def _refuse_without_effect(word: str, composed: DictConfig, recorded: Sequence[A
 
 
 def _plain(config: Any, key: str) -> Any:
-    """A part of a configuration as plain data that can be compared."""
+    """Return a part of a configuration as plain data that can be compared."""
     node = OmegaConf.select(config, key)
     plain = OmegaConf.to_container(node, resolve=True, enum_to_str=True) if OmegaConf.is_config(node) else node
     return decisive(getattr(plain, "name", plain), config.cache_dir)

@@ -1,4 +1,4 @@
-"""The checkpoints of the benchmark's release that a method of a run took."""
+"""The checkpoints of the benchmark's release that a run's method uses."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,11 +10,11 @@ from knowcusbench.storage.tables import read_json, write_json
 
 
 def check_released(store: RunStore, label: str, concepts: Sequence[Concept], method: Any) -> None:
-    """Record the digests of the released checkpoints that a method takes, or check that they are those recorded.
+    """Record the digests of the released checkpoints that a method uses, or check them against the recorded ones.
 
     Raises RunError, naming the concepts, for checkpoints that were replaced.
     """
-    # Here, since a run without them needs no torch for it.
+    # Imported here because a run without released checkpoints needs no torch for this.
     from knowcusbench.adaptation.released import released_file
     from knowcusbench.adapters.peft_files import file_digest
 

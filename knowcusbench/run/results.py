@@ -1,4 +1,4 @@
-"""Reading a run: scores, costs and effects of all its methods as tables."""
+"""Tables of a run's scores, costs and effects, for all its methods."""
 
 import math
 import re
@@ -26,15 +26,15 @@ from knowcusbench.stages.score import altered_images
 from knowcusbench.storage.tables import read_lines
 
 SAMPLE = ["task", "concept", "knowledge_aspect", "prompt_aspect"]
-"""Columns of the plan by which scores are told apart."""
+"""Columns of the plan by which scores are grouped."""
 
 
 SWEPT = re.compile(r"(?P<method>[^,=]+),(?P<key>[\w.]+)=(?P<value>(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)")
-"""The label of a method with one number set by a sweep. A number of a logarithmic axis has no sign."""
+"""The label of a method with one number set by a sweep. The number has no sign, since the axis is logarithmic."""
 
 
 def report_input(run: Run) -> ReportInput:
-    """The results of every method in the run directory."""
+    """Return the results of every method in the run directory."""
     labels = run.store.labels()
     planned = counts(run.plan)
     return ReportInput(
@@ -65,13 +65,13 @@ def report_input(run: Run) -> ReportInput:
 
 
 def stage_costs(run: Run) -> pd.DataFrame:
-    """What every method spent on each concept, stage by stage."""
+    """Return the costs of every method on each concept, by stage."""
     columns = ["method", "concept", "stage", "seconds", "peak_memory_bytes", "images", "images_per_second"]
     return pd.DataFrame(_stage_costs(run, run.store.labels()), columns=columns)
 
 
 def effects_input(run: Run) -> EffectsInput | None:
-    """The measured effects of every method in the run directory; None if nothing was measured."""
+    """Return the measured effects of every method in the run directory; None if nothing was measured."""
     labels = run.store.labels()
     measures = _concatenated(
         _measures(run, labels), ["method", "concept", "probe", "measure", "value", "knowledge", "protocol", "item"]
@@ -136,8 +136,10 @@ def _retrieved(run: Run, labels: list[str]) -> Iterator[pd.DataFrame]:
 def _parts(
     place: Callable[[str, str, int | None], Path], label: str, concept: Concept, *files: str
 ) -> list[tuple[int | None, Path]]:
-    """Where a method's results for a concept lie: one place, or one by knowledge item. Nothing if `files` are not in
-    all of them."""
+    """Return the directories of a method's results for a concept: one, or one per knowledge item.
+
+    Empty if `files` are missing in any of them.
+    """
     whole = [(None, place(label, concept.name, None))]
     items = [(number, place(label, concept.name, number)) for number in range(len(concept.knowledge))]
     for parts in (whole, items):
@@ -147,7 +149,7 @@ def _parts(
 
 
 def ablation_input(run: Run, inputs: ReportInput, measured: EffectsInput | None) -> AblationInput | None:
-    """The results of a run that compares values of a setting; None for any other run."""
+    """Return the results of a run that compares values of a setting; None for any other run."""
     configs = {label: read_recorded(run.store, label)[0] for label in inputs.methods}
     compared = {label: config["ablation"] for label, config in configs.items() if config.get("ablation")}
     compared = compared or swept(list(inputs.methods))
@@ -174,30 +176,35 @@ def ablation_input(run: Run, inputs: ReportInput, measured: EffectsInput | None)
 
 
 def swept(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """What a plain sweep over a number, `-m recipe.ultraedit.eta=1e-3,1e-2`, compares, in the form of an ablation's
-    configuration by label. Nothing if labels tell of no such sweep, or of several."""
+    """Return the values that a plain sweep over a number, `-m recipe.ultraedit.eta=1e-3,1e-2`, compares.
+
+    They have the form of an ablation's configuration, by label. Empty if the labels show no such sweep, or several.
+    """
     found = {label: match for label in labels if (match := SWEPT.fullmatch(label))}
     values = {label: float(match["value"]) for label, match in found.items()}
     sweeps = {(match["method"], match["key"]) for match in found.values()}
     if len(sweeps) != 1 or len(values) < 2 or min(values.values()) == 0:
         return {}
     ((_, key),) = sweeps
-    # As in the ablation: what was not taught does not count.
+    # As in the ablation, items that were not taught do not count.
     taught = {label: int(value) if key == "method.items" else None for label, value in values.items()}
     shared = {"name": key, "title": key, "scale": "log", "values": sorted(values.values())}
     return {label: shared | {"value": value, "taught": taught[label]} for label, value in values.items()}
 
 
 def _in_order(settings: list[Setting], values: list[float | str]) -> list[Setting]:
-    """Numbers by size, names as they are listed; those of a longer list, with which the sweep was run again, last."""
+    """Return settings in order: numbers by size, names as listed, then values that only a longer list of a rerun
+    has."""
     numbers = sorted(value for value in {setting.value for setting in settings} if not isinstance(value, str))
     order = [*numbers, *values, *(setting.value for setting in settings)]
     return sorted(settings, key=lambda setting: order.index(setting.value))
 
 
 def _of_samples(run: Run, labels: list[str], place: Callable[[str, str], Path]) -> Iterator[pd.DataFrame]:
-    """The tables at `place` of each method and metric, one row per sample, and what the plan says of the samples. All
-    text is categorical: a million rows stay small."""
+    """Yield the table at `place` of each method and metric, one row per sample, with the plan's columns of the samples.
+
+    All text is categorical, so that a million rows stay small.
+    """
     samples = run.plan[[*SAMPLE, "knowledge"]]
     ids: pd.CategoricalDtype[str] = pd.CategoricalDtype(run.plan["id"])
     for label in labels:
@@ -224,7 +231,7 @@ def _ceilings(run: Run) -> Iterator[pd.DataFrame]:
 
 
 def _concatenated(tables: Iterator[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
-    """The tables below each other. What is categorical in all of them stays so."""
+    """Concatenate tables. A column that is categorical in all of them stays categorical."""
     parts = [table[columns] for table in tables]
     if not parts:
         return pd.DataFrame(columns=columns)
@@ -238,8 +245,11 @@ def _column(parts: "list[pd.Series[Any]]") -> "pd.Series[Any]":
 
 
 def _costs(run: Run, labels: list[str]) -> Iterator[tuple[str, str, float, int, int, float]]:
-    """Per method and concept: what its adaptations cost together, over all knowledge items where each has its own, and
-    the seconds of drawing one image. Nothing for a concept of which only some are there."""
+    """Yield, per method and concept, the total cost of the adaptations and the seconds of drawing one image.
+
+    The total is over all knowledge items if each has its own adaptation. A concept with some adaptations missing is
+    left out.
+    """
     for label in labels:
         drawn = _drawn(run, label)
         image_seconds = drawn["seconds"] / drawn["images"]
@@ -257,8 +267,11 @@ def _costs(run: Run, labels: list[str]) -> Iterator[tuple[str, str, float, int, 
 
 
 def _stage_costs(run: Run, labels: list[str]) -> Iterator[tuple[str, str, str, float, int, int | None, float | None]]:
-    """Per method, concept and stage of its adaptation, and of drawing: seconds, peak memory (of all stages of the
-    adaptation together), and of drawing the images and images per second."""
+    """Yield, per method and concept, the cost of each stage of the adaptation and of drawing.
+
+    The columns are seconds, peak memory (one value for all stages of the adaptation), and for drawing the images and
+    the images per second.
+    """
     for label in labels:
         for concept in run.concepts:
             cost = _cost(_records(run, label, concept))
@@ -277,7 +290,7 @@ def _cost(records: list[dict[str, Any]]) -> Cost:
 
 
 def _drawn(run: Run, label: str) -> pd.DataFrame:
-    """Images, seconds and peak memory of all drawing by concept."""
+    """Return images, seconds and peak memory of all drawing by concept."""
     lines = [line for line in read_lines(run.store.journal(label, "").parent) if line["stage"] == GENERATE]
     table = pd.DataFrame(lines, columns=["concept", "images", "seconds", "peak_memory_bytes"])
     found = table.groupby("concept").agg({"images": "sum", "seconds": "sum", "peak_memory_bytes": "max"})

@@ -1,4 +1,4 @@
-"""Room for encoders beside the backbone on one GPU."""
+"""Freeing GPU memory for metric encoders when the backbone is on the same GPU."""
 
 from collections.abc import Iterable
 
@@ -7,12 +7,14 @@ from knowcusbench.metrics.base import Metric
 from knowcusbench.metrics.memory import scoring_bytes
 
 WORKSPACE = 2**30
-"""Bytes of a GPU that kernels need beside weights and activations."""
+"""Bytes of GPU memory that kernels need in addition to weights and activations."""
 
 
 def make_room(metrics: Iterable[Metric]) -> None:
-    """Let go of this process's backbone if it leaves too little of its GPU for the encoders of these metrics. It is
-    loaded again when it is needed."""
+    """Unload this process's backbone if it leaves too little GPU memory for the encoders of these metrics.
+
+    The backbone is loaded again when it is needed.
+    """
     if not resident.cache_info().currsize:
         return
     import torch

@@ -1,4 +1,4 @@
-"""A run of one method: what to make, with what, and where it goes."""
+"""A run of one method: its plan, its parts and its directory."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,8 +23,13 @@ from knowcusbench.storage.tables import read_table
 
 @dataclass(frozen=True, kw_only=True)
 class PaperSpec:
-    """What of the results goes into a paper: the table's rows and columns, the pictures' concepts (None for the first
-    ones), and the cost that quality is compared with."""
+    """The part of the results that goes into a paper.
+
+    Attributes:
+        table: rows and columns of the table.
+        concepts: concepts of the image grids; None for the first ones.
+        cost: the cost that quality is compared with.
+    """
 
     table: Choice
     concepts: tuple[str, ...] | None
@@ -33,10 +38,12 @@ class PaperSpec:
 
 @dataclass(frozen=True)
 class Run:
-    """One method's part of a run: what to make, with what, and where it goes.
+    """One method's part of a run: its plan, its parts and its directory.
 
-    `protocols` has, for every metric, a digest of all that decides its numbers, the `reduction` included; `renamed` has
-    them by what an earlier version wrote. `truth` names the metrics that the others are judged by.
+    Attributes:
+        protocols: for every metric, a digest of everything that decides its numbers, including `reduction`.
+        renamed: the same digests by those that an earlier version wrote.
+        truth: the metrics that the others are judged by.
     """
 
     store: RunStore
@@ -57,7 +64,7 @@ class Run:
     renamed: Mapping[str, str] = field(default_factory=dict)
 
     def table(self, path: Path) -> pd.DataFrame:
-        """A table of the run, with the digests of protocols as they are today."""
+        """Read a table of the run, with earlier digests of protocols replaced by present ones."""
         found = read_table(path)
         if self.renamed and "protocol" in found:
             return found.assign(protocol=found["protocol"].map(lambda digest: self.renamed.get(digest, digest)))
@@ -65,7 +72,7 @@ class Run:
 
     @cached_property
     def methods(self) -> Mapping[str, MethodRecord]:
-        """What is recorded of all methods of the run directory, by label, in the order of tables."""
+        """The records of all methods of the run directory, by label, in the order of tables."""
         found = {label: method_record(self.store, label, self.concepts) for label in self.store.labels()}
         return dict(sorted(found.items(), key=lambda entry: entry[1].role.place))
 
@@ -75,4 +82,5 @@ class Run:
         return {concept.name: concept.images for concept in self.concepts}
 
     def concept(self, name: str) -> Concept:
+        """Return the concept called `name`."""
         return next(concept for concept in self.concepts if concept.name == name)

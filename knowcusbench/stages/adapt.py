@@ -1,4 +1,4 @@
-"""The adapt stage: one adaptation per concept, or per knowledge item where the method asks for it."""
+"""The adapt stage: one adaptation per concept, or per knowledge item if the method asks for it."""
 
 import time
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ ADAPT = "adapt"
 
 
 def adapt(run: Run) -> None:
-    """Make the adaptations that are missing."""
+    """Make the missing adaptations."""
     jobs = adapt_jobs(run.concepts, run.method)
     worker = partial(AdaptWorker, run.backbone, run.method, run.store, run.label, run.cache)
     missing = missing_jobs(run, jobs)
@@ -44,8 +44,10 @@ def adapt(run: Run) -> None:
 
 @dataclass(frozen=True)
 class AdaptWorker:
-    """Does adapt jobs with the backbone of its process; yields those that are done, and None for one that another
-    process is at."""
+    """A worker that runs adapt jobs with its process's backbone.
+
+    Yields each finished job, and None for a job that another process holds.
+    """
 
     spec: BackboneSpec
     method: Method

@@ -1,4 +1,4 @@
-"""Drawing pictures: every batch claimed, drawn in halves when memory is short, and tried again when it fails."""
+"""Drawing images: batches are claimed, halved when memory is short, and retried when they fail."""
 
 import io
 import os
@@ -29,11 +29,11 @@ from knowcusbench.storage.files import is_remote, remove, remove_leftovers, writ
 from knowcusbench.storage.tables import append_line, write_json
 
 PNG_COMPRESSION = 6
-"""Fixed, so that an image drawn again has the same bytes."""
+"""Compression level of PNG files. Fixed, so that an image drawn again has the same bytes."""
 
 ENCODED_AHEAD = 512
-"""Prompts encoded before the transformer runs: large enough to keep the encoder busy, small enough for
-memory (about 0.5 MB of embeddings a prompt at full size)."""
+"""Number of prompts encoded before the transformer runs: enough to keep the encoder busy, few enough for memory (about
+0.5 MB of embeddings a prompt at full size)."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ class Picture:
     """An image to be drawn.
 
     Attributes:
-        id: of its content: what it is claimed and recorded by.
-        prompt: what it shows.
-        noise_seed: of its initial noise.
+        id: an id of its content, by which it is claimed and recorded.
+        prompt: the prompt it is drawn from.
+        noise_seed: the seed of its initial noise.
         path: its file.
-        record: what the file says about itself.
-        wanted: False if it is drawn for the sake of its cell only, and dropped.
+        record: the text chunks of its file.
+        wanted: False if it is drawn only to complete its cell, and then dropped.
     """
 
     id: str
@@ -63,12 +63,12 @@ class Picture:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a cell.
+    """The outcome of drawing a cell.
 
     Attributes:
-        written: images.
-        failed: ids of the pictures that could not be drawn.
-        busy: whether another process is at work on it.
+        written: number of images written.
+        failed: ids of the images that could not be drawn.
+        busy: whether another process holds the cell.
     """
 
     written: int = 0
@@ -78,11 +78,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class WorkLog:
-    """Where a stage's drawing is claimed and recorded.
+    """The claims and records of a stage's drawing.
 
     Attributes:
         label, stage: the method's name in the run, and the stage's.
-        retries: how often a picture that fails is tried again.
+        retries: number of times that a failed image is tried again.
     """
 
     store: RunStore
@@ -91,14 +91,14 @@ class WorkLog:
     retries: int
 
     def write(self, concept: str, **entry: object) -> None:
-        """Add a line to the journal of this process."""
+        """Append a line to this process's journal."""
         line = {"stage": self.stage, "concept": concept, **entry}
         append_line(self.store.journal(self.label, _worker()), line)
 
 
 @lru_cache(maxsize=1)
 def _worker() -> str:
-    """A name for this process that no other has."""
+    """Return a unique name for this process."""
     return f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
 
 
@@ -110,10 +110,12 @@ def draw_cells(
     concept: str = "",
     text_encoder: Adapter | None = None,
 ) -> Iterator[Outcome]:
-    """Draw cells with the backbone as it is adapted now, `text_encoder` being its text encoder's adapter, and write the
-    pictures that are missing. Yields what became of each. The pictures of a cell differ in the noise seed only, and
-    make one batch: on a GPU the batch size can change an image's last bits. A cell is written, and claimed as long,
-    while the next one is drawn."""
+    """Draw cells with the backbone in its present adaptation, write the missing images, and yield each cell's outcome.
+
+    `text_encoder` is the adapter of the backbone's text encoder. The images of a cell differ only in the noise seed and
+    make one batch: on a GPU the batch size can change an image's last bits. A cell is written, and its claim held,
+    while the next one is drawn.
+    """
     claims = log.store.claims(log.label, log.stage)
     sizer = SIZERS.setdefault(backbone, BatchSizer())
     with BackgroundWriter() as writer:
@@ -133,13 +135,15 @@ def draw_cells(
                         result = _draw_cell(backbone, embeds(cell[0].prompt), cell, log, sizer)
                         yield from writer.written()
                         writer.write(partial(_keep, result, cell, log, concept, claim), held.pop_all())
-            # Before the next line of the journal, which has one writer.
+            # Wait before the next line of the journal, which has one writer.
             yield from writer.written()
 
 
 class BackgroundWriter:
-    """Writes one cell at a time beside whatever the caller does: PNGs are packed and flushed while the next cell is
-    drawn. Left by an error too, it first ends what it is at."""
+    """A thread that writes one cell while the caller draws the next: PNGs are packed and flushed in the background.
+
+    On exit, also after an error, it waits for the pending write. Call `written()` before the next `write()`.
+    """
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "writer")
@@ -152,7 +156,7 @@ class BackgroundWriter:
         self._thread.shutdown()
 
     def write(self, keep: Callable[[], Outcome], held: ExitStack) -> None:
-        """Begin to write, and release what is `held` in the end. What was begun before must have been asked for."""
+        """Start to write, and release `held` at the end."""
 
         def work() -> Outcome:
             with held:
@@ -161,7 +165,7 @@ class BackgroundWriter:
         self._pending = self._thread.submit(work)
 
     def written(self) -> Iterator[Outcome]:
-        """Wait for what was begun, if anything was; raises what went wrong with it."""
+        """Wait for the pending write, if any, and yield its outcome; raises its error."""
         if pending := self._pending:
             self._pending = None
             yield pending.result()
@@ -170,7 +174,10 @@ class BackgroundWriter:
 def _encoded(
     backbone: Backbone, text_encoder: Adapter | None, prompts: Sequence[str], store: RunStore
 ) -> Callable[[str], PromptEmbeds]:
-    """Embeddings by prompt: kept in the run, and mapped into memory from there; an object store can't be mapped."""
+    """Return a lookup of embeddings by prompt.
+
+    They are kept in the run and mapped into memory from there, except on an object store, which can't be mapped.
+    """
     from knowcusbench.backbone.prompt_store import encoded_prompts
 
     if is_remote(store.root):
@@ -180,13 +187,13 @@ def _encoded(
 
 @dataclass(frozen=True)
 class DrawnCell:
-    """A cell as it was drawn.
+    """A cell after drawing.
 
     Attributes:
-        images: by picture id.
-        batches: their sizes.
-        errors: what went wrong with the other pictures.
-        cost: of drawing.
+        images: images by picture id.
+        batches: sizes of the batches.
+        errors: errors of the other pictures, by id.
+        cost: the cost of drawing.
     """
 
     images: Mapping[str, Image.Image]
@@ -204,7 +211,7 @@ def _draw_cell(
 
 
 def _keep(result: DrawnCell, cell: Sequence[Picture], log: WorkLog, concept: str, claim: Claim) -> Outcome:
-    """Write what is missing of a cell, unless another process has taken it over."""
+    """Write the missing images of a cell, unless another process has taken it over."""
     failed = tuple(picture.id for picture in cell if picture.id in result.errors and picture.missing)
     written = [picture for picture in cell if picture.id in result.images and picture.missing]
     if not claim.holds():
@@ -229,7 +236,7 @@ def _keep(result: DrawnCell, cell: Sequence[Picture], log: WorkLog, concept: str
 
 
 class BatchSizer:
-    """The largest batch that memory had room for, as far as it is known."""
+    """The largest batch that fitted in memory, as far as it is known."""
 
     def __init__(self) -> None:
         self.limit: int | None = None
@@ -237,8 +244,10 @@ class BatchSizer:
     def draw(
         self, backbone: Backbone, embeds: PromptEmbeds, noise_seeds: Sequence[int]
     ) -> tuple[list[Image.Image], list[int]]:
-        """Images by noise seed, and the sizes of the batches that they were drawn in. Where memory is short, a batch is
-        drawn in halves, and so are those after it."""
+        """Return the images by noise seed, in order, and the sizes of their batches.
+
+        If memory is short, this batch and all later ones are drawn in halves.
+        """
         images: list[Image.Image] = []
         sizes: list[int] = []
         while len(images) < len(noise_seeds):
@@ -250,21 +259,23 @@ class BatchSizer:
             except Exception as error:
                 if not is_out_of_memory(error) or len(batch) == 1:
                     raise
-            # Not while the exception holds on to what filled the memory.
+            # Outside of `except`: the exception keeps the tensors that filled the memory alive.
             self.limit = len(batch) // 2
             free_memory()
         return images, sizes
 
 
 SIZERS: WeakKeyDictionary[Backbone, BatchSizer] = WeakKeyDictionary()
-"""What is known of every backbone of this process: the next job need not find it out again."""
+"""The batch sizer of every backbone of this process, so that the next job starts with the known limit."""
 
 
 def _images(
     backbone: Backbone, embeds: PromptEmbeds, cell: Sequence[Picture], retries: int, sizer: BatchSizer
 ) -> tuple[dict[str, Image.Image], list[int], dict[str, dict[str, object]]]:
-    """Images by picture id, the sizes of their batches, and what went wrong with the others. If a batch fails, its
-    pictures are drawn one by one, and those that fail alone `retries` times more."""
+    """Return images by picture id, the sizes of their batches, and the errors of the other pictures.
+
+    If a batch fails, its pictures are drawn one by one. A picture that fails alone is tried `retries` times more.
+    """
     try:
         images, sizes = sizer.draw(backbone, embeds, [picture.noise_seed for picture in cell])
         return dict(zip((picture.id for picture in cell), images, strict=True)), sizes, {}
@@ -292,18 +303,18 @@ def _images(
                     "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
                 }
                 if isinstance(error, PictureError):
-                    # The same numbers would come again.
+                    # Another attempt would give the same numbers.
                     break
     return drawn, sizes, errors
 
 
 def _refuse_hopeless(error: Exception) -> None:
-    """Raise what no other picture would be spared: a user's mistake, or a GPU that answers no more."""
+    """Raise an error that every other picture would meet too: a user error, or a GPU that no longer answers."""
     import torch
 
     if isinstance(error, UserError) and not isinstance(error, PictureError):
         raise error
-    # CUDA says of a full memory what it says of a broken device: "CUDA error".
+    # CUDA reports a full memory and a broken device with the same words: "CUDA error".
     if is_out_of_memory(error):
         return
     if isinstance(error, torch.AcceleratorError) or "CUDA error" in str(error):
@@ -311,7 +322,7 @@ def _refuse_hopeless(error: Exception) -> None:
 
 
 def png_bytes(image: Image.Image, record: Mapping[str, str]) -> bytes:
-    """The image as PNG with a record in its text chunks."""
+    """Return the image as PNG with a record in its text chunks."""
     chunks = PngInfo()
     for key, value in record.items():
         chunks.add_itxt(key, value)

@@ -1,6 +1,6 @@
-"""The effects stage: what each adaptation does to everything else, and what all of them do together.
+"""The effects stage: side effects of each adaptation, and of all adaptations together.
 
-The engine's workers ask the text encoder, draw pictures and compare them.
+The engine's workers query the text encoder, draw images and compare them.
 """
 
 from __future__ import annotations
@@ -51,13 +51,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 EFFECTS, UNRELATED = "effects", "unrelated"
+"""Names of the stage's two parts in journals and claims."""
 
 SEPARATELY, TOGETHER = "separately", "together"
-"""How adaptations were applied for a picture: the concept's own alone, or those of all concepts at once."""
+"""How adaptations were applied to an image: only its concept's own, or those of all concepts at once."""
 
 
 def effects(run: Run) -> None:
-    """Measure what is not measured yet. Raises RunError if an adaptation is missing."""
+    """Measure the effects that are not measured yet. Raises RunError if an adaptation is missing."""
     jobs = adapt_jobs(run.concepts, run.method)
     for job in jobs:
         if not is_saved(path := adaptation_path(run.store, run.label, job)):
@@ -84,15 +85,15 @@ def effects(run: Run) -> None:
 
 
 def _current(run: Run, path: Path) -> bool:
-    """Whether a table is there and was made by the run's protocol."""
+    """Return whether a table exists and was made with the run's protocol."""
     return path.exists() and set(run.table(path)["protocol"]) <= {run.effects.protocol}
 
 
-# Text and unrelated pictures, adaptation by adaptation.
+# Answers and unrelated images, adaptation by adaptation.
 
 
 def _ask_and_draw(run: Run, jobs: Sequence[AdaptJob]) -> None:
-    # First, and by one worker: all adaptations are compared with these.
+    # The unadapted images come first, from one worker: all adaptations are compared with them.
     plain = partial(UnrelatedWorker, run.backbone, _work_log(run, UNRELATED, UNRELATED), run.effects)
     total = len(run.effects.pictures)
     with Progress("effects, unadapted", total, done=_unrelated_drawn(run), unit="image") as progress:
@@ -138,12 +139,15 @@ def _measured(run: Run, job: AdaptJob) -> bool:
 def unrelated_cells(
     spec: EffectsSpec, label: str, path: Callable[[str], Path], adaptation: str = ""
 ) -> list[list[Picture]]:
-    """The unrelated pictures in cells. `path` gives the file of an id; `adaptation` names the one that is applied."""
+    """Return the unrelated images in cells.
+
+    `path` returns the file of an id; `adaptation` names the adaptation in use.
+    """
 
     def picture(unrelated: Unrelated) -> Picture:
         file = path(unrelated.id)
         record = {"method": label, "prompt": unrelated.prompt, "seed": str(unrelated.seed)}
-        # The same prompts are drawn with every adaptation.
+        # Every adaptation draws the same prompts, so its name is part of the id.
         own = piece_of(adaptation, unrelated.id) if adaptation else unrelated.id
         return Picture(own, unrelated.prompt, noise_seed(unrelated.id), file, record, wanted=True)
 
@@ -155,7 +159,7 @@ def unrelated_cells(
 
 @dataclass(frozen=True)
 class UnrelatedWorker:
-    """Draws the unrelated pictures with the backbone as it is."""
+    """A worker that draws the unrelated images with the unadapted backbone."""
 
     spec: BackboneSpec
     log: WorkLog
@@ -170,8 +174,10 @@ class UnrelatedWorker:
 
 @dataclass(frozen=True)
 class EffectsWorker:
-    """Puts the probes to an adapted text encoder, and draws the unrelated pictures. Yields for each job whether another
-    process is at it."""
+    """A worker that asks an adapted text encoder the probe questions and draws the unrelated images.
+
+    Yields for each job whether another process holds it.
+    """
 
     spec: BackboneSpec
     log: WorkLog
@@ -184,7 +190,7 @@ class EffectsWorker:
         yield busy
 
     def _measure(self, job: AdaptJob) -> bool:
-        """Do a job; whether another process draws one of its pictures."""
+        """Do a job, and return whether another process draws one of its images."""
         store, label = self.log.store, self.log.label
         backbone = resident(self.spec)
         check_weights(store, backbone)
@@ -210,7 +216,7 @@ class EffectsWorker:
 
 
 def _compare_pictures(run: Run, job: AdaptJob) -> None:
-    """Write the table of an adaptation's unrelated pictures, unless it is there for these very pictures."""
+    """Write the table of an adaptation's unrelated images, unless it exists for exactly these images."""
     directory = run.store.effects(run.label, job.concept.name, job.item)
     path = directory / PICTURES
     pairs = {
@@ -231,8 +237,10 @@ def _compare_pictures(run: Run, job: AdaptJob) -> None:
 
 @dataclass(frozen=True)
 class CompareWorker:
-    """Compares the pictures of an adaptation or, where the job is None, finds the nearest concepts: where workers have
-    the GPUs, the command's own process takes none."""
+    """A worker that compares an adaptation's images or, if the job is None, finds the nearest concepts.
+
+    This runs in workers because they have the GPUs; the command's own process takes none.
+    """
 
     run: Run
 
@@ -246,7 +254,7 @@ class CompareWorker:
 
 
 def _stamp(*files: Path) -> str:
-    """Changes when a file's content does."""
+    """Return digests that change with the files' contents."""
     return " ".join(content_digest(file)[:16] for file in files)
 
 
@@ -254,8 +262,7 @@ def _stamp(*files: Path) -> str:
 
 
 def _draw_together(run: Run, jobs: Sequence[AdaptJob]) -> None:
-    """Draw the reconstruction samples with the sum of all adaptations. A method with one per knowledge item has all of
-    these in the sum."""
+    """Draw the reconstruction samples with the sum of all adaptations, including those of every knowledge item."""
     parts = tuple(adaptation_path(run.store, run.label, job) for job in jobs)
     worker = partial(TogetherWorker, run.backbone, run.method, _work_log(run, TOGETHER), parts)
 
@@ -268,7 +275,7 @@ def _draw_together(run: Run, jobs: Sequence[AdaptJob]) -> None:
 
 @dataclass(frozen=True)
 class TogetherWorker(GenerateWorker):
-    """Does generate jobs with the sum of the adaptations at `parts`."""
+    """A worker that runs generate jobs with the sum of the adaptations at `parts`."""
 
     parts: tuple[Path, ...]
 
@@ -286,8 +293,10 @@ class TogetherWorker(GenerateWorker):
 
 @lru_cache(maxsize=1)
 def sum_of(parts: tuple[Path, ...]) -> Adaptation:
-    """All adaptations at these places at once, read once by a process. An edit of the text encoder that several of them
-    share, as one of all concepts' knowledge, counts once."""
+    """Return the sum of the adaptations at these paths, loaded once per process.
+
+    An edit of the text encoder that several of them share, such as one of all concepts' knowledge, counts once.
+    """
     adaptations = []
     edits: list[dict[str, str]] = []
     for path in parts:
@@ -302,7 +311,7 @@ def sum_of(parts: tuple[Path, ...]) -> Adaptation:
 
 
 def _retrieve(run: Run) -> None:
-    """Write the nearest concept of every reconstruction sample that was drawn, unless that is there already."""
+    """Write the nearest concept of every drawn reconstruction sample, unless the table is up to date."""
     path = run.store.interference(run.label)
     rows = [
         (applied, sample, concept, knowledge, file)
@@ -328,7 +337,7 @@ def _retrieve(run: Run) -> None:
 
 
 def _retrieve_references(run: Run) -> None:
-    """Write how many of each concept's references are nearest to their own concept."""
+    """Write the share of each concept's references that are nearest to their own concept."""
     path = run.store.ceilings(INTERFERENCE)
     if _current(run, path):
         return
@@ -338,7 +347,10 @@ def _retrieve_references(run: Run) -> None:
 
 
 def _references(run: Run, encoder: ClipEncoder) -> dict[str, Tensor]:
-    """Embeddings (references, dim) of each concept's reference images. Raises MetricError for a concept without."""
+    """Return embeddings (references, dim) of each concept's reference images.
+
+    Raises MetricError for a concept without references.
+    """
     import torch
 
     for concept in run.concepts:

@@ -24,22 +24,29 @@ from knowcusbench.stages.drawing import Outcome, Picture, WorkLog, draw_cells
 from knowcusbench.storage.tables import read_json, writing
 
 CELL = ["concept", "task", "knowledge", "prompt"]
-"""Samples that share these differ in the seed only; they make one batch."""
+"""Columns that identify a cell. Its samples differ only in the seed and make one batch."""
 
 
 SHARES = 2
-"""A job has at most this part of a worker's share of what is left, as a divisor: the first jobs are large, since each
-loads an adaptation, and the last ones small, so that no worker waits long for another."""
+"""Divisor that limits a job's size to a part of one worker's share of the remaining cells.
+
+The first jobs are large, since each loads an adaptation. The last ones are small, so that no worker waits long for
+another.
+"""
 
 HOPELESS = 20
-"""So many images that fail before any is drawn end the command."""
+"""Number of images that may fail before any is drawn; this many end the command."""
 
 
 @dataclass(frozen=True)
 class GenerateJob:
-    """Samples that share one adaptation. `concept` has all its knowledge items.
+    """Samples that share one adaptation.
 
-    `samples` has every cell (the seeds of one prompt) whole, `missing` are the ids to be written.
+    Attributes:
+        concept: the concept, with all its knowledge items.
+        item: index of the knowledge item that the adaptation is for, or None for all.
+        samples: the samples, in whole cells (all seeds of a prompt).
+        missing: ids of the samples whose images are to be written.
     """
 
     concept: Concept
@@ -55,7 +62,7 @@ MakeWorker = Callable[[], Callable[[GenerateJob], Iterator[Outcome]]]
 
 
 def generate(run: Run) -> None:
-    """Draw the images that are missing."""
+    """Draw the missing images."""
     for job in generate_jobs(run):
         if not is_saved(path := run.store.adaptation(run.label, job.concept.name, job.item)):
             raise RunError(f"{path}: no adaptation there; run `knowcusbench adapt` first, or `bench` for all stages")
@@ -64,8 +71,10 @@ def generate(run: Run) -> None:
 
 
 def draw(run: Run, worker: MakeWorker, missing: Callable[[set[str]], Sequence[GenerateJob]], title: str) -> None:
-    """Do jobs with the run's engine until all are done, also those that other processes began. `missing` gives the jobs
-    that are left, but for the samples that failed. Shows the number of images written."""
+    """Run jobs with the run's engine until all are done, also those that other processes began.
+
+    `missing` returns the remaining jobs without the samples that failed. The number of images written is shown.
+    """
     failed: set[str] = set()
     jobs = missing(failed)
     workers = run.engine.parallelism if jobs else 0
@@ -97,13 +106,16 @@ def _give_up(run: Run, failed: set[str]) -> None:
 
 
 def generate_jobs(run: Run, failed: set[str] = frozenset()) -> list[GenerateJob]:  # type: ignore[assignment]
-    """The jobs that draw all missing images but those that failed, in the order of the plan."""
+    """Return the jobs for all missing images except those that failed, in the order of the plan."""
     return jobs_of(run, run.plan, existing_images(run) | failed, per_knowledge=run.method.per_knowledge)
 
 
 def jobs_of(run: Run, plan: pd.DataFrame, existing: set[str], *, per_knowledge: bool) -> list[GenerateJob]:
-    """Jobs for the concepts (or knowledge items) of `plan` that have samples which are not among `existing`: one for
-    each on a single worker, and smaller ones for several workers."""
+    """Return jobs for the samples of `plan` that are not in `existing`.
+
+    A single worker gets one job per concept (or knowledge item), several workers get smaller ones. Cells are kept
+    whole.
+    """
     missing = ~plan["id"].isin(existing)
     cells = plan.groupby(CELL, sort=False, observed=True).ngroup()
     todo, ids = plan[cells.isin(cells[missing].unique())], frozenset(plan["id"][missing])
@@ -124,7 +136,7 @@ def jobs_of(run: Run, plan: pd.DataFrame, existing: set[str], *, per_knowledge: 
 
 @dataclass(frozen=True)
 class GenerateWorker:
-    """Does generate jobs with the backbone of its process."""
+    """A worker that runs generate jobs with its process's backbone."""
 
     spec: BackboneSpec
     method: Method
@@ -145,7 +157,7 @@ class GenerateWorker:
 def sample_cells(
     job: GenerateJob, method: Method, label: str, path: Callable[[str, str, str], Path]
 ) -> list[list[Picture]]:
-    """The samples of a job in cells. `path` gives the file of a label, concept and sample id."""
+    """Return a job's samples in cells. `path` returns the file for a label, concept and sample id."""
 
     def picture(sample: Sample) -> Picture:
         subject = method.subject(job.concept, job.concept.knowledge[sample.knowledge])
@@ -162,7 +174,7 @@ def _cell(sample: Sample) -> tuple[int, str, str]:
 
 
 def sample_record(sample: Sample, prompt: str, label: str) -> dict[str, str]:
-    """What the image file of a sample says about itself."""
+    """Return the text chunks of a sample's image file."""
     return {
         "sample": sample.id,
         "method": label,

@@ -1,4 +1,4 @@
-"""The transfer probe of one backbone and editor, written to a folder."""
+"""The transfer probe of one backbone and editor, written to a directory."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,8 +19,11 @@ from knowcusbench.storage.tables import write_json, writing
 
 
 def probe(config: Config, resolved: Mapping[str, Any]) -> None:
-    """Run the probe that the recipe describes. Writes `probe.json`, `probe.md`, `before-after.png` and the single
-    pictures to `probe/` in the run directory, replacing earlier ones, and prints the tables."""
+    """Run the probe that the recipe describes, and print its tables.
+
+    Writes `probe.json`, `probe.md`, `before-after.png` and the single images to `probe/` in the run directory,
+    replacing earlier ones. Raises ConfigError if the recipe describes no probe.
+    """
     if "probe" not in resolved["recipe"]:
         raise ConfigError("recipe.probe: missing; the probe needs a phrase, a question and its old and new answer")
     transfer: TransferProbe = build(resolved["recipe"]["probe"], "recipe.probe")
@@ -55,6 +58,6 @@ def probe(config: Config, resolved: Mapping[str, Any]) -> None:
 
 
 def _records(table: Any) -> list[dict[str, Any]]:
-    """Rows as JSON values: None for NaN, which JSON does not know."""
+    """Return rows as JSON values, with None for NaN, which JSON lacks."""
     rows: list[dict[str, Any]] = table.astype(object).where(table.notna(), None).to_dict("records")
     return rows

@@ -1,4 +1,4 @@
-"""The stages of a verb, one after another, and the record of the command."""
+"""The stages of a verb, in order, and the record of the command."""
 
 import sys
 import threading
@@ -34,16 +34,19 @@ from knowcusbench.storage.tables import write_json, writing
 from knowcusbench.tracking import tracked
 
 STAGES: tuple[Callable[[Run], None], ...] = (adapt, generate, score, effects, report)
+"""Stages of `bench`, in order."""
 
 READING = ("plan", "report")
-"""The verbs of a run that make no results."""
+"""Verbs of a run that make no results."""
 
 
 def run_stages(verb: str, composed: DictConfig) -> None:
-    """Run a verb's stages for one method, and leave a record of the command in the run. Raises IncompleteError if
-    images that should have been drawn are missing then."""
+    """Run a verb's stages for one method, and leave a record of the command in the run.
+
+    Raises IncompleteError if images are still missing afterwards, or have no score.
+    """
     if composed.cpu_threads and verb not in READING:
-        # Here, since it takes seconds that who only reads need not wait for.
+        # Imported here because it takes seconds, which commands that only read can save.
         import torch
 
         torch.set_num_threads(composed.cpu_threads)
@@ -55,7 +58,7 @@ def run_stages(verb: str, composed: DictConfig) -> None:
             say(why)
         return
     if verb == "doctor":
-        # Here, since no other verb needs it.
+        # Imported here because no other verb needs it.
         from knowcusbench.cli.doctor import doctor
 
         doctor(config, resolved)
@@ -83,7 +86,7 @@ def run_stages(verb: str, composed: DictConfig) -> None:
         run.engine.check()
         if score in stages or effects in stages:
             run = settle_commits(run)
-        # An encoder that can't be had is found before hours of drawing, not after them.
+        # An encoder that can't be loaded is reported before hours of drawing, not after them.
         for metric in run.metrics.values() if score in stages else ():
             metric.weights()
         if effects in stages:
@@ -105,7 +108,7 @@ def run_stages(verb: str, composed: DictConfig) -> None:
     with tracked(config.tracker, run, resolved) as observe:
         for stage in stages:
             if stage is report and seconds:
-                # Its pages show how the run came about, by what this command has done so far too.
+                # The pages show how the run was made, including by this command so far.
                 keep_record()
             started = time.perf_counter()
             if stage is generate and score in stages and run.engine.beside:
@@ -128,17 +131,17 @@ def run_stages(verb: str, composed: DictConfig) -> None:
 
 
 def _generate_and_score(run: Run, engine: Engine) -> None:
-    """Score what is drawn, by workers of their own, while it is drawn. What is left over is for the score stage."""
-    beside = replace(run, engine=engine)
+    """Score images with separate workers while drawing goes on. The score stage does the rest."""
+    scoring = replace(run, engine=engine)
     drawn = threading.Event()
 
     def score_along() -> None:
         try:
             while not drawn.wait(POLL):
-                score(beside, shown=False)
+                score(scoring, shown=False)
         except Exception as error:
             tqdm.write(
-                f"knowcusbench: scoring beside drawing has ended ({type(error).__name__}: {error}); what is left is "
+                f"knowcusbench: scoring during drawing has ended ({type(error).__name__}: {error}); the rest is "
                 "scored after drawing",
                 file=sys.stderr,
             )

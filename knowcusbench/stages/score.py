@@ -1,4 +1,4 @@
-"""The score stage: every metric on every image, their floors, and the real-image ceilings."""
+"""The score stage: every metric on every image, with floors and real-image ceilings."""
 
 import math
 import time
@@ -25,16 +25,17 @@ from knowcusbench.storage.files import json_text, modified, modified_in
 from knowcusbench.storage.tables import read_table, write_table, writing
 
 CHUNK = 128
-"""Images that a worker scores at a time."""
+"""Number of images that a worker scores at a time."""
 
 SAVED_EVERY = 10.0
-"""Seconds between two writes of a table: what a kill can cost."""
+"""Seconds between two writes of a table, which is the most work that a kill can cost."""
 
 FAULTS = 5
-"""Images that can't be scored are told one by one up to so many."""
+"""Number of unscorable images that are reported one by one."""
 
 SCORE = "score"
 SCORES, FLOORS, CEILINGS = "scores", "floors", "ceilings"
+"""Kinds of tables: scores, scores of mismatched pairs, and scores among references."""
 
 COLUMNS = {
     "sample_id": "str",
@@ -44,16 +45,18 @@ COLUMNS = {
     "protocol": "str",
     "stamp": "str",
 }
-"""`details` is a JSON object of numbers, or empty. `stamp` is a digest of the image file, `protocol` one of how the
-score was computed."""
+"""Columns of a table of scores. `details` is a JSON object of numbers, or empty. `stamp` is a digest of the image file,
+and `protocol` a digest of how the score was computed."""
 
 ItemOf = Callable[[Run, Sample], ScoreItem]
 
 
 def score(run: Run, *, shown: bool = True) -> None:
-    """Score the images that have no score yet, or whose content changed since; and the same images beside references or
-    prompts that are not theirs. What another process scores is left to it, and waited for. `shown` says whether
-    progress is, and what keeps images from being scored."""
+    """Score the images that have no score yet or have changed since, and their mismatched pairs for the floors.
+
+    Tables that another process scores are left to it and waited for. `shown` says whether to show progress and the
+    reasons why images can't be scored.
+    """
     faults: set[str] = set()
     todo = [(name, kind) for name, metric in run.metrics.items() for kind in _kinds(run, metric)]
     claims = run.store.claims(run.label, SCORE)
@@ -73,7 +76,7 @@ def score(run: Run, *, shown: bool = True) -> None:
 
 
 def say_unscored(faults: Collection[str]) -> None:
-    """Print what keeps images from being scored, one line for each of the first."""
+    """Print why images can't be scored, one line for each of the first."""
     for fault in sorted(faults)[:FAULTS]:
         say(f"knowcusbench: not scored: {fault}")
     if len(faults) > FAULTS:
@@ -81,14 +84,16 @@ def say_unscored(faults: Collection[str]) -> None:
 
 
 def unscored_images(run: Run) -> set[str]:
-    """Return the ids of the method's images that were found to have no score by one of the metrics at least."""
+    """Return the ids of the method's images that at least one metric could not score."""
     tables = [read_table(path) for name in run.metrics if (path := run.store.scores(run.label, name)).exists()]
     return {sample for table in tables for sample in table.loc[table["value"].isna(), "sample_id"]}
 
 
 def altered_images(run: Run, label: str) -> set[str]:
-    """Return the ids of a method's images that are no longer those that were scored: damaged, or made anew. Only files
-    that are younger than their scores are read."""
+    """Return the ids of a method's images that changed after scoring: damaged, or drawn again.
+
+    Only files that are younger than their scores are read.
+    """
     directories = {concept.name: run.store.image(label, concept.name, "").parent for concept in run.concepts}
     times = {concept: modified_in(directory) for concept, directory in directories.items()}
     altered: set[str] = set()
@@ -115,13 +120,13 @@ def _is_altered(path: Path, stamp: str) -> bool:
 
 
 def _kinds(run: Run, metric: Metric) -> list[str]:
-    """The tables that a metric has."""
+    """Return the kinds of tables that a metric has."""
     kinds = {SCORES: True, FLOORS: _shuffled(run, metric) is not None, CEILINGS: metric.uses_references}
     return [kind for kind, wanted in kinds.items() if wanted]
 
 
 def _bring_up_to_date(run: Run, name: str, kind: str, shown: bool) -> set[str]:
-    """Bring one table up to date, and return what keeps images from being scored."""
+    """Bring one table up to date, and return the reasons why images can't be scored."""
     metric = run.metrics[name]
     title = f"{kind} {metric.title}" if shown else None
     if kind == CEILINGS:
@@ -134,8 +139,10 @@ def _bring_up_to_date(run: Run, name: str, kind: str, shown: bool) -> set[str]:
 
 
 def _score_table(run: Run, name: str, path: Path, item_of: ItemOf, title: str | None) -> set[str]:
-    """Bring a table of one metric's scores up to date, and return what keeps images from being scored. Its rows are in
-    the order of the plan, so that the same scores are the same bytes."""
+    """Bring a table of one metric's scores up to date, and return the reasons why images can't be scored.
+
+    Its rows are in the order of the plan, so that the same scores give the same bytes.
+    """
     metric = run.metrics[name]
     done = run.table(path) if path.exists() else pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS)
     plan = run.plan[run.plan["task"].isin([task.value for task in metric.tasks])]
@@ -170,7 +177,7 @@ def _score_table(run: Run, name: str, path: Path, item_of: ItemOf, title: str | 
 
 
 def _valid(run: Run, done: pd.DataFrame, wanted: Sequence[Sample], written: float) -> pd.Series:
-    """Which rows are of images that are as they were. Only files that are younger than the table are read."""
+    """Return which rows belong to unchanged images. Only files that are younger than the table are read."""
     times = {concept.name: modified_in(run.store.image(run.label, concept.name, "").parent) for concept in run.concepts}
     known = {sample.id: sample for sample in wanted}
 
@@ -186,13 +193,13 @@ def _valid(run: Run, done: pd.DataFrame, wanted: Sequence[Sample], written: floa
 
 
 def stamp_of(path: Path) -> str:
-    """16 hex digits of a digest of an image file."""
+    """Return the first 16 hex digits of an image file's digest."""
     return content_digest(path)[:16]
 
 
 @dataclass(frozen=True)
 class ScoreWorker:
-    """Scores images by one metric; yields their rows of its table."""
+    """A worker that scores images by one metric and yields rows of its table."""
 
     metric: Metric
     protocol: str
@@ -212,7 +219,7 @@ class ScoreWorker:
 
 
 def image_fault(item: ScoreItem) -> str:
-    """What keeps an image from being scored, and what to do about it; empty for a sound one."""
+    """Return why an image can't be scored, and the remedy; empty for a sound image."""
     try:
         shown = recorded_sample(item.image)
     except ImageError as error:
@@ -226,7 +233,7 @@ def image_fault(item: ScoreItem) -> str:
 
 
 def score_item(run: Run, sample: Sample) -> ScoreItem:
-    """What a metric is told of a sample."""
+    """Return a metric's input for a sample."""
     concept = run.concept(sample.concept)
     item = concept.knowledge[sample.knowledge]
     return ScoreItem(
@@ -244,13 +251,15 @@ def score_item(run: Run, sample: Sample) -> ScoreItem:
 
 
 def _shuffled(run: Run, metric: Metric) -> Callable[[Run, Sample], ScoreItem] | None:
-    """What the metric is told of samples for its floor: the next concept in the place of each sample's own, or the next
-    prompt of its concept. None where there is only one."""
+    """Return how a metric's inputs are mismatched for its floor; None if there is only one concept or prompt.
+
+    Each sample gets the next concept in place of its own, or the next prompt of its concept.
+    """
     if metric.shuffle is Shuffle.CONCEPTS:
         if len(run.concepts) < 2:
             return None
         others = dict(zip((c.name for c in run.concepts), (*run.concepts[1:], run.concepts[0]), strict=True))
-        return lambda run, sample: _beside_another(score_item(run, sample), others[sample.concept])
+        return lambda run, sample: _with_references_of(score_item(run, sample), others[sample.concept])
     following = {
         concept.name: dict(zip(prompts, [*prompts[1:], prompts[0]], strict=True))
         for concept in run.concepts
@@ -261,14 +270,14 @@ def _shuffled(run: Run, metric: Metric) -> Callable[[Run, Sample], ScoreItem] | 
     return lambda run, sample: replace(score_item(run, sample), prompt=following[sample.concept][sample.prompt])
 
 
-def _beside_another(item: ScoreItem, other: Concept) -> ScoreItem:
+def _with_references_of(item: ScoreItem, other: Concept) -> ScoreItem:
     return replace(
         item, references=other.images, held_out=other.held_out, concept=other.name, reference_noun=other.class_noun
     )
 
 
 def _score_ceiling(run: Run, name: str, metric: Metric, title: str | None) -> None:
-    """Each concept's references scored against its other references."""
+    """Score each concept's references against its other references."""
     path = run.store.ceilings(name)
     if path.exists() and set(run.table(path)["protocol"]) == {run.protocols[name]}:
         return
@@ -279,7 +288,7 @@ def _score_ceiling(run: Run, name: str, metric: Metric, title: str | None) -> No
         for concept, value in run.engine.run(worker, run.concepts):
             found[concept] = value
             progress.update()
-    # Whole or not at all: what an engine had to leave out is tried again by the next command.
+    # Whole or not at all: the next command retries what the engine had to leave out.
     if len(found) == len(run.concepts):
         values = [(concept.name, found[concept.name], run.protocols[name]) for concept in run.concepts]
         write_table(path, pd.DataFrame(values, columns=["concept", "value", "protocol"]))
@@ -287,7 +296,7 @@ def _score_ceiling(run: Run, name: str, metric: Metric, title: str | None) -> No
 
 @dataclass(frozen=True)
 class CeilingWorker:
-    """Scores concepts' references among each other; yields each concept's name and value."""
+    """A worker that scores a concept's references among each other and yields the concept's name and value."""
 
     metric: Metric
     gallery: Mapping[str, tuple[Path, ...]]

@@ -79,7 +79,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
             _upload(temporary, path)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _beside(path)
+    temporary = _temporary_path(path)
     try:
         yield temporary
         _flush(temporary)
@@ -113,10 +113,10 @@ def create_exclusively(path: Path, data: bytes) -> bool:
     """
     if not is_remote(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _beside(path)
+        temporary = _temporary_path(path)
         try:
             temporary.write_bytes(data)
-            return _linked(temporary, path, data)
+            return _link(temporary, path, data)
         finally:
             temporary.unlink(missing_ok=True)
     system, name = filesystem(path)
@@ -208,7 +208,7 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _beside(path: Path) -> Path:
+def _temporary_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
 
 
@@ -222,7 +222,7 @@ def remove_leftovers(paths: Iterable[Path]) -> None:
                     remove(folder / name)
 
 
-def _linked(temporary: Path, path: Path, data: bytes) -> bool:
+def _link(temporary: Path, path: Path, data: bytes) -> bool:
     """Hard-link `temporary` to `path`; return False if `path` exists.
 
     Linking is atomic even on NFS. Without hard-link support, fall back to O_EXCL, where readers may briefly see an

@@ -33,5 +33,5 @@ def test_a_failing_scorer_is_told_at_once_and_drawing_goes_on(error, monkeypatch
     run = Run.__new__(Run)
     monkeypatch.setattr(running, "replace", lambda run, **_: run)
     running._generate_and_score(run, SimpleNamespace(close=lambda: closed.append(True)))
-    assert told[0].startswith(f"knowcusbench: scoring beside drawing has ended ({type(error).__name__}: {error})")
+    assert told[0].startswith(f"knowcusbench: scoring during drawing has ended ({type(error).__name__}: {error})")
     assert closed == [True]

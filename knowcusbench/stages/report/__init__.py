@@ -1,1 +1,1 @@
-"""The report stage: from a run's tables to its report."""
+"""The report stage, which turns a run's tables into its report."""

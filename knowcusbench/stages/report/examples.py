@@ -1,4 +1,4 @@
-"""Which samples stand for a run: one of each concept, drawn by every method."""
+"""The example samples of a run: one per concept, drawn by every method."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,11 +12,12 @@ from knowcusbench.run.run import Run
 from knowcusbench.storage.images import read_image
 
 PICTURE_ROWS = 8
-"""Concepts in a picture grid, unless others are chosen."""
+"""Number of concepts in an image grid, unless others are chosen."""
 
 
 def example(run: Run, concept: Concept) -> dict[str, Any]:
-    """The sample of the plan that stands for a concept: of its first seed, with each concept another of its prompts."""
+    """Return the plan's example sample for a concept: one of its first seed, with a different prompt for each
+    concept."""
     own = run.plan[run.plan["concept"] == concept.name]
     generated = own[own["task"] == Task.GENERATION.value]
     among = generated if len(generated) else own
@@ -28,8 +29,10 @@ def example(run: Run, concept: Concept) -> dict[str, Any]:
 def picture_rows(
     run: Run, labels: Sequence[str] | None = None, concepts: Sequence[str] | None = None
 ) -> tuple[list[str], list[PictureRow]]:
-    """The columns and rows of a picture grid: for each concept a reference, then its example by every label (all of
-    them, and the first concepts, unless chosen)."""
+    """Return the columns and rows of an image grid: for each concept a reference, then its example by every label.
+
+    By default the grid has all labels, and the first `PICTURE_ROWS` concepts.
+    """
     labels = list(run.methods) if labels is None else labels
     rows = []
     for concept in map(run.concept, concepts) if concepts is not None else run.concepts[:PICTURE_ROWS]:
@@ -43,7 +46,7 @@ def picture_rows(
 
 
 def _readable(path: Path) -> Path | None:
-    """An image's path; None, said in a line, for one that is damaged, and for one that is not there."""
+    """Return an image's path, or None if it is missing or damaged; a line reports damage."""
     try:
         if path.exists():
             read_image(path)

@@ -1,4 +1,4 @@
-"""The masks behind the scores, for the pages of the report."""
+"""The masks behind the scores, for the report's pages."""
 
 import json
 import shlex
@@ -15,8 +15,10 @@ from knowcusbench.storage.tables import read_table
 
 
 def mask_layers(run: Run, labels: Sequence[str], commands: Mapping[str, Sequence[str]]) -> tuple[MaskLayer, ...]:
-    """Of every metric that segments images, the masks that its scores were computed with. `commands` score the images
-    of a method."""
+    """Return the masks that scores were computed with, for every metric that segments images.
+
+    `commands` are the commands that score each method's images.
+    """
     return tuple(
         _layer(run, name, store, labels, commands)
         for name, metric in run.metrics.items()
@@ -46,7 +48,10 @@ def _layer(
 
 
 def _scored(run: Run, label: str, metric: str, nouns: Mapping[str, str]) -> Iterator[tuple[str, ScoredMask]]:
-    """By sample, of which `nouns` has the class nouns. A score's stamp is of the very image that was scored."""
+    """Yield the mask of each scored sample. `nouns` has the class nouns by sample.
+
+    A score's stamp is of the very image that was scored, so it identifies the mask.
+    """
     path = run.store.scores(label, metric)
     if not path.exists():
         return
@@ -66,13 +71,13 @@ def _references(run: Run) -> Iterator[tuple[Path, str]]:
 
 
 def _remedy(run: Run, metric: str, store: MaskStore, commands: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-    """Commands that compute the scores again, and with them the masks, once the embeddings are put aside."""
+    """Return commands that move the embeddings aside and then compute the scores, and with them the masks, again."""
     embeddings = shlex.quote(str(store.root.parent))
     aside = shlex.quote(f"{store.root.parent}-before")
     tables = [str(run.store.scores(label, metric)) for label in commands]
     return (
         f"mkdir -p {aside}",
-        # Their names are of hexadecimal digits; the masks that are there stay.
+        # Embeddings have hexadecimal names; existing masks stay.
         f"mv {embeddings}/[0-9a-f]* {aside}",
         shlex.join(["rm", *tables]),
         *dict.fromkeys(shlex.join(words) for words in commands.values()),

@@ -1,4 +1,4 @@
-"""What the pages of the report show beyond its tables: pictures, prompts, configurations, and the commands behind
+"""The contents of the report's pages beyond its tables: images, prompts, configurations and the commands behind
 them."""
 
 import re
@@ -25,9 +25,10 @@ DRAWING = ("bench", "generate")
 """Verbs whose commands draw images."""
 
 OWN = (RowKind.METHOD, RowKind.CONTROL)
+"""Kinds of leaderboard rows that belong to the run's own methods."""
 
 PUBLIC = (".csv", ".md", ".tex", ".json", ".pdf")
-"""Endings of the report's files that a reader of the pages may want."""
+"""Suffixes of the report's files that the pages link to."""
 
 
 def pages_input(
@@ -41,7 +42,8 @@ def pages_input(
     effects: Leaderboard | None,
     ablation: Ablation | None,
 ) -> PagesInput:
-    """Everything that the pages show. Must come after the other files of the report, to which they link."""
+    """Return everything that the pages show. Call it after the report's other files are written, since the pages link
+    to them."""
     configs = {label: read_recorded(run.store, label)[0] for label in inputs.methods}
     folder = run.store.provenance("", "").parent
     records = {name: read_json(folder / name) for name in sorted(names_in(folder))}
@@ -76,14 +78,14 @@ def pages_input(
 
 
 def _drawn(run: Run, label: str) -> Iterator[str]:
-    """Ids of the samples of which the method has an image."""
+    """Yield the ids of the samples that a method has an image of."""
     for concept in run.concepts:
         folder = run.store.image(label, concept.name, "").parent
         yield from (name.removesuffix(".png") for name in names_in(folder) if name.endswith(".png"))
 
 
 def _failed(run: Run, label: str) -> dict[str, Failure]:
-    """What went wrong with the images of the method that could not be drawn, by id."""
+    """Return the failures of a method's images that could not be drawn, by id."""
     known = [entry.name for entry in fields(Failure)]
     ids = (name.removesuffix(".json") for name in names_in(run.store.failure(label, "").parent))
     records = {name: read_json(run.store.failure(label, name)) for name in ids}
@@ -91,7 +93,7 @@ def _failed(run: Run, label: str) -> dict[str, Failure]:
 
 
 def _subjects(run: Run) -> Iterator[tuple[tuple[str, str, int], str]]:
-    """What stands for a concept in the prompts of the methods that do not use the knowledge phrase."""
+    """Yield the words for a concept in prompts, for methods that do not use the knowledge phrase."""
     for label, record in run.methods.items():
         for concept in run.concepts:
             for number, subject in enumerate(record.subjects.get(concept.name, ())):
@@ -100,8 +102,8 @@ def _subjects(run: Run) -> Iterator[tuple[tuple[str, str, int], str]]:
 
 
 def _commands(run: Run, labels: Sequence[str], records: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
-    """For each method the words, but for the verb, of the last command that drew images, with the run where it is
-    now."""
+    """Return each method's last command that drew images, as words without the verb and with the run's present
+    directory."""
     place = [f"run.root={_quoted(str(run.store.root.parent))}", f"run.name={_quoted(run.store.root.name)}"]
     words = {
         name.removesuffix(".json").partition("-")[2]: record["command"]
@@ -123,5 +125,5 @@ def _with_verb(words: Sequence[str], verb: str) -> list[str]:
 
 
 def _quoted(text: str) -> str:
-    """A value for Hydra's grammar: in quotes if it has more than what is plain everywhere."""
+    """Return a value for Hydra's grammar, in quotes if it has characters that Hydra treats specially."""
     return text if re.fullmatch(r"[\w./:-]+", text) else "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"

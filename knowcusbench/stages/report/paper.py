@@ -1,4 +1,4 @@
-"""What of a run goes into a paper: a table and figures as chosen, and a document that shows all tables."""
+"""The part of a run for a paper: a chosen table, chosen figures, and a document that shows all tables."""
 
 from knowcusbench.analysis.columns import COSTS
 from knowcusbench.analysis.pareto import pareto_table
@@ -15,16 +15,18 @@ from knowcusbench.storage.files import remove, write_atomic
 from knowcusbench.storage.names import matching
 
 TABLES = ("paper/table", "leaderboard", "agreement", "effects", "ablation")
+"""Tables and figures that `document.tex` shows if they exist."""
 FIGURES = ("paper/pictures", "paper/pareto", "ablation")
 """What `document.tex` shows, as far as it is there."""
 
 DPI = 300
+"""Resolution of the paper's figures in dots per inch."""
 
 
 def write_paper(run: Run, board: Leaderboard) -> Leaderboard:
-    """Write `report/paper/` and `report/document.tex`, and return the table as chosen.
+    """Write `report/paper/` and `report/document.tex`, and return the chosen table.
 
-    Raises ConfigError for rows that are not there.
+    Raises ConfigError for chosen rows that do not exist.
     """
     table = chosen(board, run.paper.table)
     directory = run.store.report / "paper"
@@ -41,7 +43,7 @@ def write_paper(run: Run, board: Leaderboard) -> Leaderboard:
 
 
 def _write_pareto(run: Run, board: Leaderboard, table: Leaderboard) -> None:
-    """Quality against cost, of the rows and scores of `table` with every digit; nothing if there is no cost."""
+    """Write quality against cost for the rows and scores of `table`, unrounded; write nothing if no cost is known."""
     labels, keys = {row.label for row in table.rows}, {column.key for column in table.columns}
     cost = next(cost.column for cost in COSTS if cost.column.key == run.paper.cost)
     points = pareto_table(board, cost)
