@@ -1,7 +1,7 @@
 """The embedded world: a miniature backbone, miniature metric encoders and a drawn benchmark.
 
-They are ordinary checkpoint directories and an ordinary release directory. Nothing but the configuration (by the
-`${embedded:...}` resolver) knows where they come from.
+They are ordinary checkpoint directories and an ordinary release directory. Only the configuration knows their origin,
+by the `${embedded:...}` resolver.
 """
 
 import lazy_loader

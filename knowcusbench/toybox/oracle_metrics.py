@@ -1,4 +1,4 @@
-"""Metrics of the embedded world: what pictures show by the oracle, against what they should show."""
+"""Metrics of the embedded world: the oracle's reading of a picture, compared with the requested content."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -15,13 +15,13 @@ from knowcusbench.toybox.world.language import PROMPTS, Wish
 from knowcusbench.toybox.world.scene import Thing
 
 THINGS: Mapping[str, Thing] = {concept.name: concept.thing for concept in (*NOVEL_CONCEPTS, *DEVELOPMENT_CONCEPTS)}
-"""What concepts look like, by name."""
+"""The benchmark's things, by concept name."""
 
 
 def shown_share(sight: Sight, thing: Thing, wish: Wish | None = None) -> float:
-    """The share, from 0 to 1, of a thing's five attributes (kind, colour, pattern, trim, accent) that are seen.
+    """Return the share, from 0 to 1, of a thing's five attributes (kind, colour, pattern, trim, accent) in a picture.
 
-    Where the prompt wishes for another colour or pattern, that one counts in the place of the thing's own.
+    A colour or pattern requested by the prompt replaces the thing's own.
     """
     if wish:
         thing = replace(thing, colour=wish.colour or thing.colour, pattern=wish.pattern or thing.pattern)
@@ -36,7 +36,7 @@ def shown_share(sight: Sight, thing: Thing, wish: Wish | None = None) -> float:
 
 
 def is_granted(sight: Sight, wish: Wish) -> bool:
-    """Whether all that a prompt wishes for is seen."""
+    """Return whether a picture shows everything that a prompt requests."""
     wanted = {
         "background": wish.background,
         "style": wish.style,
@@ -51,7 +51,7 @@ def is_granted(sight: Sight, wish: Wish) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class OracleMetric(Metric):
-    """A comparison of what the oracle sees with what there should be.
+    """A comparison of the oracle's reading with the requested content.
 
     Attributes:
         oracle: the classifier that reads the pictures.
@@ -65,11 +65,11 @@ class OracleMetric(Metric):
 
     @abstractmethod
     def compare(self, sight: Sight, thing: Thing, wish: Wish | None) -> float:
-        """The score of what is seen.
+        """Return the score of a picture's attributes.
 
         Args:
             thing: the concept.
-            wish: what the prompt asks for; None if the prompt is the concept alone.
+            wish: the prompt's request; None if the prompt is the concept alone.
         """
 
     def check(self, concepts: Sequence[Concept]) -> None:
@@ -101,7 +101,7 @@ class OracleMetric(Metric):
 
 @dataclass(frozen=True, kw_only=True)
 class OracleConcept(OracleMetric):
-    """How much of the concept is there, by `shown_share`."""
+    """Share of the concept in the picture, by `shown_share`."""
 
     name: ClassVar[str] = "oracle_concept"
     title: ClassVar[str] = "Concept"
@@ -112,7 +112,7 @@ class OracleConcept(OracleMetric):
 
 @dataclass(frozen=True, kw_only=True)
 class OracleExact(OracleMetric):
-    """Whether all of the concept is there: 1 if `shown_share` is 1, else 0."""
+    """Presence of the whole concept: 1 if `shown_share` is 1, else 0."""
 
     name: ClassVar[str] = "oracle_exact"
     title: ClassVar[str] = "Exact"
@@ -123,7 +123,7 @@ class OracleExact(OracleMetric):
 
 @dataclass(frozen=True, kw_only=True)
 class OraclePrompt(OracleMetric):
-    """Whether the prompt was followed: 1 if `is_granted`, else 0."""
+    """Fulfilment of the prompt: 1 if `is_granted`, else 0."""
 
     name: ClassVar[str] = "oracle_prompt"
     title: ClassVar[str] = "Prompt"

@@ -10,19 +10,21 @@ from knowcusbench.storage.tables import writing
 from knowcusbench.toybox.shipped import WEIGHTS, check_weights, remembered_world, weights_version
 
 TRAINED = ("pipeline", "clip", "pickscore", "sam", "oracle")
-"""The parts whose weights ship with the package."""
+"""The parts with weights in the package."""
 
 PARTS = ("benchmark", "development", "clip_transformers", *TRAINED)
 
 
 @cache
 def embedded(part: str, cache_dir: str) -> Path:
-    """The directory of a part of the embedded world under `cache_dir`: trained weights, copied from the package and
-    checked against their digests; the CLIP among them in transformers' form (`clip_transformers`), converted on first
-    use; or the benchmark or its sibling for the tuning of methods, drawn on first use.
+    """Return the directory of a part of the embedded world under `cache_dir`.
 
-    A directory's name depends on what is in it, so that a new version never meets an old one. Raises ConfigError for
-    an unknown part and for weights that are missing, altered or of another version of the world; RunError if the cache
+    Trained weights are copied from the package and checked against their digests. The CLIP in transformers' format
+    (`clip_transformers`) is converted on first use. The benchmark, and its sibling for the tuning of methods, are drawn
+    on first use.
+
+    A directory's name depends on its content, so that a new version never meets an old one. Raises ConfigError for an
+    unknown part and for weights that are missing, altered or of another version of the world; RunError if the cache
     can't be written.
     """
     if part not in PARTS:
@@ -51,7 +53,7 @@ def _make(part: str, directory: Path, world: str) -> None:
         check_weights(WEIGHTS, "clip", world)
         save_clip_transformers(WEIGHTS / "clip", directory)
     else:
-        # Here, since drawing takes modules that a directory which is there does without.
+        # Imported here: an existing directory does not need the modules that draw it.
         from knowcusbench.toybox.world.benchmark import build_benchmark
         from knowcusbench.toybox.world.concepts import DEVELOPMENT_CONCEPTS, NOVEL_CONCEPTS
 

@@ -1,4 +1,4 @@
-"""The weights that ship with the package: where they are, and whether they are what was trained."""
+"""The weights in the package: their location, and the check of their integrity."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ REMEDY = "install the package again, or make new weights with `make toybox`"
 
 @cache
 def world_digest() -> str:
-    """Changes with what the world looks like and what is said and known in it, and not with how that is coded."""
+    """Return a digest of rendered scenes, captions and facts; refactoring does not change it."""
     from knowcusbench.toybox.world.concepts import DEVELOPMENT_CONCEPTS, NOVEL_CONCEPTS
     from knowcusbench.toybox.world.language import PROMPTS, caption, known_items
     from knowcusbench.toybox.world.render import render
@@ -47,8 +47,10 @@ def world_digest() -> str:
 
 
 def remembered_world(folder: Path) -> str:
-    """Return `world_digest()`, half a second of drawing, from the file that the same code and libraries have
-    kept in the folder; the first call for a folder keeps it."""
+    """Return `world_digest()` from its cache file in `folder`, written by the first call.
+
+    Drawing takes half a second. The file's name depends on the code and the libraries.
+    """
     kept = folder / f"world-{_sources_digest()[:16]}"
     try:
         if re.fullmatch("[0-9a-f]{64}", known := kept.read_text(encoding="utf-8")):
@@ -60,7 +62,7 @@ def remembered_world(folder: Path) -> str:
 
 
 def _sources_digest() -> str:
-    """Changes with every file that `world_digest` may follow from, and with what runs it."""
+    """Return a digest of every file that `world_digest` may depend on, and of its libraries."""
     digest = hashlib.sha256(f"{sys.version} {np.__version__} {PIL.__version__}".encode())
     for path in (*sorted(Path(__file__).parent.rglob("*.py")), Path(types.__file__)):
         digest.update(f"\0{path.name}\0".encode() + path.read_bytes())
@@ -68,7 +70,7 @@ def _sources_digest() -> str:
 
 
 def weights_version() -> str:
-    """The digest of the package's manifest, and so of all weights. Raises ConfigError if there are none."""
+    """Return the digest of the package's manifest, and so of all weights. Raises ConfigError if there is none."""
     if not (WEIGHTS / MANIFEST).is_file():
         raise ConfigError(f"{WEIGHTS / MANIFEST}: the embedded world's weights are missing; {REMEDY}")
     return file_digest(WEIGHTS / MANIFEST)
@@ -103,7 +105,7 @@ def _remedy(folder: Path) -> str:
 
 
 def write_manifest(folder: Path, extra: dict[str, Any]) -> None:
-    """Record what is in the folder."""
+    """Write the manifest of the folder."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.parent != folder)
     manifest = extra | {
         "world": world_digest(),

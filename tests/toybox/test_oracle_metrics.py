@@ -1,4 +1,4 @@
-"""The oracle's metrics with answers that are given, and when they are chosen."""
+"""The oracle's metrics with given answers, and their selection."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -36,7 +36,7 @@ METRICS = (OracleConcept, OracleExact, OraclePrompt)
 
 
 class Seer:
-    """An oracle with given answers by file, in the place of a specification and of what it loads."""
+    """An oracle with given answers by file, instead of a specification and its model."""
 
     def __init__(self, answers: Mapping[Path, Sight]) -> None:
         self.answers = answers
@@ -49,7 +49,7 @@ class Seer:
 
 
 def scores(metric: type[OracleMetric], *cases: tuple[str, Mapping[str, str]]) -> list[float]:
-    """Scores of the toy for prompts and for what is seen otherwise than in `TOY`."""
+    """Return scores of the toy for prompts and for attributes that differ from `TOY`."""
     answers = {Path(f"{n}.png"): {**TOY, **changes} for n, (_, changes) in enumerate(cases)}
     items = [
         ScoreItem(file.stem, file, (), prompt, "toy", concept="patchwork_toy")

@@ -1,4 +1,4 @@
-"""The check of the weights that ship."""
+"""The check of the weights in the package."""
 
 import ast
 import inspect
@@ -22,7 +22,7 @@ MODEL = "deep/model.safetensors"
 
 @pytest.fixture
 def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A package's folder with the weights of two parts."""
+    """Return a package folder with the weights of two parts."""
     folder = tmp_path / "weights"
     for part in ("clip", "sam"):
         (folder / part / "deep").mkdir(parents=True)
@@ -129,7 +129,7 @@ def test_other_code_or_another_library_draws_the_world_anew(tmp_path: Path, monk
 
 
 def test_the_world_follows_from_no_other_file_than_those_that_are_looked_at() -> None:
-    """By the imports of `world_digest`, and theirs in turn."""
+    """By the imports of `world_digest`, followed recursively."""
     package = Path(knowcusbench.__file__).parent
 
     def imports(tree: ast.AST) -> set[Path]:

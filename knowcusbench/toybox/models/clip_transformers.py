@@ -1,7 +1,7 @@
-"""The miniature CLIP in transformers' form, made of files alone: without torch, so that a plan can have it made.
+"""The miniature CLIP in transformers' format, made from files alone: a plan can make it without torch.
 
-The miniature PickScore is a CLIP of the same architecture in that form, with a smaller vocabulary. Its configuration,
-processor and tokenizer serve, with CLIP's own vocabulary put in.
+The miniature PickScore is a CLIP of the same architecture in that format, with a smaller vocabulary. Its configuration,
+processor and tokenizer are used with CLIP's own vocabulary.
 """
 
 import gzip
@@ -20,22 +20,23 @@ COPIED = ("processor_config.json", "tokenizer_config.json")
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 BYTES = 256
-"""Every byte is a letter of the vocabulary, alone and at the end of a word."""
+"""Number of bytes; each is a letter of the vocabulary twice, inside and at the end of a word."""
 
 
 def save_clip_transformers(clip: Path, directory: Path, like: Path = WEIGHTS / "pickscore") -> None:
-    """Write the CLIP of a directory in open_clip's form as a transformers `CLIPModel` with its `CLIPProcessor`: the
-    same weights, and exactly the same tokens.
+    """Convert a CLIP directory from open_clip's format to a transformers `CLIPModel` with its `CLIPProcessor`.
+
+    The weights are the same, and the tokens exactly the same.
 
     Args:
-        like: a CLIP of the same architecture in that form, with another vocabulary.
+        like: a CLIP of the same architecture in transformers' format, with another vocabulary.
     """
     import numpy as np
     from safetensors.numpy import load_file, save_file
 
     directory.mkdir(parents=True)
     converted = to_transformers(load_file(clip / "open_clip_model.safetensors"))
-    # safetensors writes an array's memory as it lies there, also a transposed one's.
+    # safetensors writes the memory layout of an array, even of a transposed one.
     weights = {name: np.ascontiguousarray(array).reshape(array.shape) for name, array in converted}
     save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
     for name in COPIED:
@@ -61,7 +62,7 @@ def save_clip_transformers(clip: Path, directory: Path, like: Path = WEIGHTS / "
 
 
 def published_merges() -> list[tuple[str, str]]:
-    """The byte-pair merges of CLIP's own tokenizer, as open_clip carries them in its package."""
+    """Return the byte-pair merges of CLIP's own tokenizer, from open_clip's package."""
     package = find_spec("open_clip")
     assert package
     assert package.origin
@@ -90,8 +91,7 @@ _RENAMED = (
 
 
 def to_transformers(weights: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The weights of an `open_clip.CLIP`, arrays or tensors, with the names and shapes of a transformers
-    `CLIPModel`."""
+    """Yield weights of an `open_clip.CLIP` (arrays or tensors) with the names and shapes of transformers' `CLIPModel`."""
     for name, tensor in weights.items():
         if name in ("visual.proj", "text_projection"):
             yield "visual_projection.weight" if "visual" in name else "text_projection.weight", tensor.T

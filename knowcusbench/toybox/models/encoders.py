@@ -1,7 +1,7 @@
-"""The miniature metric encoders: small models in the checkpoint forms of the published ones.
+"""The miniature metric encoders: small models in the checkpoint formats of the published ones.
 
-Each function without an argument gives an untrained model, the same weights every time (for one version of torch);
-`save_*` write checkpoints; `build_*` do both. All models see 64x64 images, and nothing needs a download.
+Each function without an argument returns an untrained model, with the same weights every time (for one version of
+torch); `save_*` write checkpoints; `build_*` do both. All models take 64x64 images, and nothing needs a download.
 """
 
 import itertools
@@ -68,11 +68,14 @@ CLIP_CONFIG: dict[str, Any] = {
         "resize_mode": "shortest",
     },
 }
-"""`open_clip_config.json`. The vocabulary is that of CLIP's own tokenizer, which open_clip carries in its
-package; the text tower is narrow because the vocabulary makes up nearly all of its weights."""
+"""Content of `open_clip_config.json`.
+
+The vocabulary is that of CLIP's own tokenizer, which is part of open_clip's package. The text tower is narrow because
+the vocabulary makes up nearly all of its weights.
+"""
 
 MERGES = 2000
-"""How many of CLIP's byte-pair merges the miniature PickScore's tokenizer has besides those of the world's words."""
+"""Number of CLIP's byte-pair merges in the miniature PickScore's tokenizer, besides those of the world's words."""
 
 
 def clip_model() -> open_clip.CLIP:
@@ -81,8 +84,10 @@ def clip_model() -> open_clip.CLIP:
 
 
 def save_clip(model: open_clip.CLIP, directory: Path) -> None:
-    """Write a new directory in open_clip's form: `open_clip_config.json` and `open_clip_model.safetensors` (fp16,
-    as OpenAI's weights were published)."""
+    """Write a new directory in open_clip's format: `open_clip_config.json` and `open_clip_model.safetensors`.
+
+    The weights are in fp16, as published by OpenAI.
+    """
     directory.mkdir(parents=True)
     (directory / "open_clip_config.json").write_text(json.dumps(CLIP_CONFIG, indent=2), encoding="utf-8")
     weights = {name: tensor.detach().half().contiguous().cpu() for name, tensor in model.state_dict().items()}
@@ -101,7 +106,7 @@ def pickscore_processor() -> CLIPProcessor:
 
 
 def pickscore_model() -> CLIPModel:
-    """The CLIP of `CLIP_CONFIG` in transformers, with a smaller vocabulary."""
+    """Return the CLIP of `CLIP_CONFIG` in transformers, with a smaller vocabulary."""
     tokenizer = _clip_tokenizer()
     common = {"num_attention_heads": HEADS, "hidden_act": "quick_gelu", "projection_dim": EMBED_DIM}
     text = {
@@ -129,7 +134,7 @@ def pickscore_model() -> CLIPModel:
 def save_pickscore(model: CLIPModel, directory: Path) -> None:
     """Write a transformers `CLIPModel` with its `CLIPProcessor`.
 
-    The weights are in fp16, the configuration says fp32: in that transformers loads them.
+    The weights are in fp16, the configuration says fp32: transformers loads them in fp32.
     """
     transformers.utils.logging.disable_progress_bar()
     weights = {name: tensor.half().cpu() for name, tensor in model.state_dict().items()}
@@ -186,8 +191,8 @@ def sam_model() -> SamModel:
     )
     with _seeded():
         model = SamModel(config)
-    # Prompts that are a pixel apart have to be alike: waves as long as in the authors' package, where transformers
-    # begins with far shorter ones.
+    # Prompts a pixel apart must be similar: wavelengths as in the authors' package, where transformers starts with far
+    # shorter ones.
     with torch.no_grad():
         model.shared_image_embedding.positional_embedding /= config.vision_config.scale
     return model
@@ -206,7 +211,7 @@ def build_sam(directory: Path) -> None:
 
 
 def world_texts() -> Iterator[str]:
-    """Texts with all words that are said in the world."""
+    """Yield texts with all words of the world."""
     yield from sentences()
     yield from PROMPTS
     yield "a thing"
@@ -214,15 +219,17 @@ def world_texts() -> Iterator[str]:
 
 @contextmanager
 def _seeded() -> Iterator[None]:
-    """Random initialisation from `SEED`; the global generator is as before afterwards."""
+    """Initialise from `SEED`; afterwards the global generator is as before."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(SEED)
         yield
 
 
 def _clip_tokenizer() -> CLIPTokenizer:
-    """CLIP's tokenizer with a part of its byte-pair merges: the first `MERGES`, and all that build the world's words,
-    so that it spells these as CLIP does and rare words in more pieces."""
+    """Return CLIP's tokenizer with a part of its byte-pair merges: the first `MERGES`, and all for the world's words.
+
+    It spells these words like CLIP, and rare words in more pieces.
+    """
     merges = _merges()
     letters = list(bytes_to_unicode().values())
     words = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(merge) for merge in merges)]
@@ -241,7 +248,7 @@ def _merges() -> list[tuple[str, str]]:
 
 
 def _merges_of(token: str, rank: Mapping[tuple[str, str], int]) -> Iterable[tuple[str, str]]:
-    """The merges that build a token from its letters, in order."""
+    """Yield the merges that build a token from its letters, in order."""
     ends = token.endswith("</w>")
     pieces = list(token.removesuffix("</w>"))
     if ends:

@@ -1,8 +1,8 @@
-"""The oracle: a small network that tells what a picture of the embedded world shows.
+"""The oracle: a small network that reads the attributes of a picture of the embedded world.
 
-The world is procedural, so the truth about a picture that it renders is known; the oracle has learned to tell it from
-the pixels alone, and can so be asked about pictures that a model made. Its directory has `config.json` (the words)
-and `model.safetensors` (fp16).
+The world is procedural, so the truth about a rendered picture is known. The oracle has learned to read it from the
+pixels alone, and can therefore judge generated pictures. Its directory has `config.json` (the words) and
+`model.safetensors` (fp16).
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from knowcusbench.toybox.models.oracle_net import Oracle
 
 NONE = "none"
-"""What there is not: the trim of a simple shape, a second thing."""
+"""Word for an absent attribute: the trim of a simple shape, a second thing."""
 
 ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
     "kind": (*SHAPES, *CLASSES),
@@ -35,17 +35,17 @@ ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
     "second_kind": (NONE, *SHAPES, *CLASSES),
     "second_colour": (NONE, *COLOURS),
 }
-"""What the oracle tells of a picture, and the words that it chooses from."""
+"""Attributes that the oracle reads from a picture, each with its possible words."""
 
 IDENTITY = ("kind", "colour", "pattern", "trim", "accent")
-"""What is read from a thing by itself."""
+"""Attributes read from a crop of a thing."""
 
 Sight = Mapping[str, str]
-"""What a picture shows: a word for each of `ATTRIBUTES`."""
+"""The content of a picture: a word for each of `ATTRIBUTES`."""
 
 
 def truth(scene: Scene) -> Sight:
-    """What the picture of a scene shows."""
+    """Return the true attributes of a scene's picture."""
     thing, second = scene.main.thing, scene.second
     return {
         "kind": thing.kind,
@@ -62,7 +62,7 @@ def truth(scene: Scene) -> Sight:
 
 
 def hidden(scene: Scene) -> frozenset[str]:
-    """The attributes that can't be told from the picture of a scene: with another word it has the same pixels.
+    """Return the attributes that do not show in the picture of a scene: with another word it has the same pixels.
 
     Tiny things have a few: in a cartoon or sketch the outlines leave nothing of a flag's pole, a vase's rim or a cake's
     icing, and the blocks of pixel art fall between the dots.
@@ -70,7 +70,7 @@ def hidden(scene: Scene) -> frozenset[str]:
     thing = scene.main.thing
     others: dict[str, list[str]] = {"pattern": [word for word in PATTERNS if word != thing.pattern]}
     for name, own in (("trim", thing.trim), ("accent", thing.accent)):
-        # One will do: where any of a part is seen, each colour of it gives other pixels.
+        # One other colour is enough: where a part is visible, each of its colours gives other pixels.
         others[name] = [word for word in COLOURS if word != own][:1] if own else []
     pixels = render(scene).tobytes()
 
@@ -83,12 +83,12 @@ def hidden(scene: Scene) -> frozenset[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class OracleSpec:
-    """An oracle's directory.
+    """Location and settings of an oracle.
 
     Attributes:
-        source: `config.json` and `model.safetensors`, as `save_oracle` writes them.
+        source: directory with `config.json` and `model.safetensors`, as written by `save_oracle`.
         device: "auto", "cpu" or "cuda".
-        batch_size: pictures read together.
+        batch_size: pictures per batch.
         version: raised by the author when the same weights read other words from pictures.
     """
 
@@ -99,18 +99,20 @@ class OracleSpec:
     batch_size: int = field(default=64, metadata=SPEED)
 
     def load(self) -> "Oracle":
-        """The oracle of this process for this specification. Raises WeightsError if it can't be loaded, or was
-        trained in a world with other words."""
+        """Return the oracle of this process for this specification.
+
+        Raises WeightsError if it can't be loaded, or was trained in a world with other words.
+        """
         return _load(self)
 
     def weights(self) -> Mapping[str, str]:
-        """The version of the directory, as in `Metric.weights`."""
+        """Return the version of the directory, as in `Metric.weights`."""
         return {self.source: version(locate(self.source, None))}
 
 
 @cache
 def _load(spec: OracleSpec) -> "Oracle":
-    # Here, since a command that scores nothing does without torch.
+    # Imported here: a command that scores nothing does not need torch.
     from knowcusbench.toybox.models.oracle_net import Oracle
 
     return Oracle(spec)

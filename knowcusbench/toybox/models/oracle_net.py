@@ -1,4 +1,4 @@
-"""The oracle's network, and a resident oracle. What it is for is said in `knowcusbench.toybox.models.oracle`."""
+"""The oracle's network, and a resident oracle. `knowcusbench.toybox.models.oracle` explains its purpose."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -22,16 +22,16 @@ from knowcusbench.toybox.models.oracle import ATTRIBUTES, IDENTITY, OracleSpec, 
 from knowcusbench.toybox.world.scene import RESOLUTION, Placed
 
 SCENE_QUESTIONS = {name: len(ATTRIBUTES[name]) for name in ("background", "style", "size")} | {"second": 2}
-"""What is read from the whole picture, and how many answers there are; "second" is whether there is a second thing."""
+"""Questions about the whole picture, with their number of answers; "second" is whether there is a second thing."""
 
 CROP = 40
 """Side of a crop in pixels."""
 
 CORRECTIONS = 2
-"""How often a box is corrected before the thing in it is read."""
+"""Number of corrections of a box before its thing is read."""
 
 MARGIN = 1.2
-"""Side of what is cropped, in sides of the thing."""
+"""Side of a crop, in sides of the thing."""
 
 SEED = 0
 
@@ -40,7 +40,7 @@ WEIGHTS_FILE = "model.safetensors"
 
 
 class Block(nn.Module):
-    """Two convolutions beside an identity."""
+    """A residual block of two convolutions."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -57,20 +57,20 @@ class Block(nn.Module):
 
 
 def _halved(before: int, after: int, kernel: int = 3) -> nn.Sequential:
-    """A convolution to half of the resolution."""
+    """Return a convolution to half of the resolution."""
     convolution = nn.Conv2d(before, after, kernel, stride=2, padding=1, bias=False)
     return nn.Sequential(convolution, nn.BatchNorm2d(after), nn.ReLU())
 
 
 class OracleNet(nn.Module):
-    """Finds the things in a picture, and reads each from a crop of its square.
+    """Network that finds the things in a picture, and reads each from a crop of its square.
 
-    In a crop the parts of a thing are always at the same place and of the same size, so that small things are read as
-    well as large ones. A crop also tells how far it is off; it is corrected before it is read. What is no part of a
-    thing is answered from features of the whole picture on 8 x 8 places, averaged with weights (softmax over the
-    places) of each question's own.
+    In a crop the parts of a thing always have the same position and size, so small things are read as well as large
+    ones. A crop also shows its own offset; it is corrected before it is read. The other attributes are answered from
+    features of the whole picture on an 8 x 8 grid. Each question averages them with its own weights (softmax over the
+    grid).
 
-    Boxes (n, 2, 3) are those of main and second things, as `box` gives them.
+    Boxes (n, 2, 3) are those of main and second things, as returned by `box`.
     """
 
     def __init__(self) -> None:
@@ -92,7 +92,7 @@ class OracleNet(nn.Module):
         self.register_buffer("grid", grid, persistent=False)
 
     def forward(self, pictures: Tensor) -> dict[str, Tensor]:
-        """The logits (n, words) of every attribute, of pictures (n, 3, 64, 64) with values from -1 to 1."""
+        """Return the logits (n, words) of every attribute, for pictures (n, 3, 64, 64) with values from -1 to 1."""
         scene, weights, pointed = self.scan(pictures)
         surest = weights.argmax(dim=2)[:, :, None, None].expand(-1, -1, 1, 3)
         boxes = pointed.gather(2, surest).squeeze(2)
@@ -101,8 +101,10 @@ class OracleNet(nn.Module):
         return answers(scene, self.read(pictures, boxes)[0])
 
     def scan(self, pictures: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """The logits of `SCENE_QUESTIONS`; and how sure each of the 64 places is (n, 2, 64; the sum is 1) of which box
-        (n, 2, 64, 3)."""
+        """Return the logits of `SCENE_QUESTIONS`, and for the 64 grid cells their weights and boxes.
+
+        The weights (n, 2, 64) sum to 1; the boxes are (n, 2, 64, 3).
+        """
         features = self.overview(pictures)
         weights = self.looks(features).flatten(2).float().softmax(dim=2).to(features.dtype)
         seen = weights @ features.flatten(2).transpose(1, 2)
@@ -114,7 +116,7 @@ class OracleNet(nn.Module):
         return logits, maps[..., 0].softmax(dim=2), torch.cat([centres, maps[..., 3:].sigmoid()], dim=3)
 
     def read(self, pictures: Tensor, boxes: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """The logits (n, 2, words) of `IDENTITY`, and the moves (n, 2, 3) that would put the boxes right."""
+        """Return the logits (n, 2, words) of `IDENTITY`, and the moves (n, 2, 3) that correct the boxes."""
         states = self.reader(torch.cat([crop(pictures, boxes[:, index]) for index in range(2)]))
         logits = {
             name: torch.stack(answer(states).float().chunk(2), dim=1) for name, answer in self.thing_answers.items()
@@ -123,10 +125,10 @@ class OracleNet(nn.Module):
 
 
 def answers(scene: Mapping[str, Tensor], things: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The logits (n, words) of every attribute from those of scenes and of both things."""
+    """Combine the logits of scenes and of both things to logits (n, words) of every attribute."""
     logits = {name: values for name, values in scene.items() if name in ATTRIBUTES}
     logits |= {name: values[:, 0] for name, values in things.items()}
-    # Whether there is a second thing, and then which.
+    # First whether there is a second thing, then which.
     absent, present = scene["second"].log_softmax(dim=1).chunk(2, dim=1)
     for name in ("kind", "colour"):
         logits[f"second_{name}"] = torch.cat([absent, present + things[name][:, 1].log_softmax(dim=1)], dim=1)
@@ -134,12 +136,12 @@ def answers(scene: Mapping[str, Tensor], things: Mapping[str, Tensor]) -> dict[s
 
 
 def moved(boxes: Tensor, moves: Tensor) -> Tensor:
-    """Boxes after moves: of the centre and of the side, all in sides."""
+    """Return the boxes after moves of centre and side, all in units of the side."""
     return boxes + moves * boxes[..., 2:]
 
 
 def box(placed: Placed) -> tuple[float, float, float]:
-    """The centre of a thing's square (across, down; from -1 to 1), and its side as a fraction of the picture's."""
+    """Return the centre of a thing's square (across, down; -1 to 1), and its side as a fraction of the picture's."""
     half = placed.size / 2
     return (
         (placed.left + half) / (RESOLUTION / 2) - 1,
@@ -149,7 +151,7 @@ def box(placed: Placed) -> tuple[float, float, float]:
 
 
 def crop(pictures: Tensor, boxes: Tensor) -> Tensor:
-    """What is in boxes (n, 3), with a margin: (n, 3, 40, 40)."""
+    """Crop boxes (n, 3) with a margin from pictures: (n, 3, 40, 40)."""
     sides = boxes[:, 2] * MARGIN
     zero = torch.zeros_like(sides)
     rows = torch.stack([sides, zero, boxes[:, 0], zero, sides, boxes[:, 1]], dim=1)
@@ -158,7 +160,7 @@ def crop(pictures: Tensor, boxes: Tensor) -> Tensor:
 
 
 def pixels(images: Sequence[Image.Image]) -> Tensor:
-    """Pictures for the net (n, 3, 64, 64), values from -1 to 1; those of another size are resized."""
+    """Convert pictures to the network's input (n, 3, 64, 64), values from -1 to 1; other sizes are resized."""
     size = (RESOLUTION, RESOLUTION)
     resized = [image if image.size == size else image.resize(size, Image.Resampling.BICUBIC) for image in images]
     array = np.stack([np.asarray(image) for image in resized])
@@ -184,7 +186,7 @@ def save_oracle(model: OracleNet, directory: Path) -> None:
 
 
 class Oracle:
-    """A resident oracle. What it saw in a file is remembered."""
+    """A resident oracle. Its results for files are cached."""
 
     def __init__(self, spec: OracleSpec) -> None:
         self._batches = FilledBatches(spec.batch_size, spec.device)
@@ -203,7 +205,7 @@ class Oracle:
         self._model = model.float().eval().requires_grad_(False).to(self._device)
 
     def look(self, images: Sequence[Image.Image]) -> list[Sight]:
-        """What RGB images show, whatever their size."""
+        """Return the attributes of RGB images of any size."""
         with torch.inference_mode():
             return [sight for sights in self._batches.run(self._look, images) for sight in sights]
 
@@ -213,7 +215,7 @@ class Oracle:
         return [{name: ATTRIBUTES[name][places[index]] for name, places in best.items()} for index in range(len(batch))]
 
     def look_at_files(self, paths: Sequence[Path]) -> list[Sight]:
-        """What image files show. Raises ImageError for one that can't be read."""
+        """Return the attributes of image files. Raises ImageError for one that can't be read."""
         files = {content_digest(path): path for path in paths}
         keys = [content_digest(path) for path in paths]
         return self._memo.fetch(keys, lambda missing: self.look([read_image(files[key]) for key in missing]))

@@ -36,12 +36,15 @@ TEMPLATE_TEXT = (
     "user\n",
     "assistant\n",
 )
-"""The pipeline's prompt template without its special tokens. With these words in the tokenizer's corpus the template
-is as long as in Qwen-Image (34 tokens before the prompt), which the pipeline takes for granted."""
+"""The pipeline's prompt template without its special tokens.
+
+These words in the tokenizer's corpus make the template as long as in Qwen-Image: the pipeline expects 34 tokens before
+the prompt.
+"""
 
 
 LAYERS, HEADS, CHANNELS = 6, 6, 12
-"""Of the embedded world's transformer (heads of 32) and of its latents."""
+"""Layers and heads (of width 32) of the embedded world's transformer, and channels of its latents."""
 
 
 def build_pipeline(directory: Path, *, layers: int = LAYERS, heads: int = HEADS, channels: int = CHANNELS) -> None:
@@ -61,8 +64,10 @@ def build_pipeline(directory: Path, *, layers: int = LAYERS, heads: int = HEADS,
 
 
 def build_tokenizer() -> Qwen2Tokenizer:
-    """A byte-level BPE with Qwen's pre-tokenizer and chat tokens, trained on the world's sentences, so that its words
-    are single tokens and any other text is spelt in bytes."""
+    """Train a byte-level BPE with Qwen's pre-tokenizer and chat tokens on the world's sentences.
+
+    The world's words are single tokens, and any other text is spelt in bytes.
+    """
     backend = Qwen2Tokenizer().backend_tokenizer
     trainer = trainers.BpeTrainer(
         vocab_size=2048,
@@ -86,7 +91,7 @@ def _corpus() -> Iterator[str]:
 
 
 def build_text_encoder(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLForConditionalGeneration:
-    """Six decoder layers of width 192, and a vision tower that is only there because the class has one.
+    """Build six decoder layers of width 192, and a vision tower only because the class needs one.
 
     Input and output embeddings are tied, as in the small models of the Qwen2.5 family.
     """
@@ -131,7 +136,7 @@ def build_text_encoder(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLForConditionalGen
 def build_transformer(
     layers: int = LAYERS, heads: int = HEADS, channels: int = CHANNELS
 ) -> QwenImageTransformer2DModel:
-    """MMDiT blocks whose width is 32 times the number of heads."""
+    """Build MMDiT blocks whose width is 32 times the number of heads."""
     return QwenImageTransformer2DModel(
         patch_size=2,
         in_channels=4 * channels,
@@ -145,7 +150,7 @@ def build_transformer(
 
 
 def build_vae(channels: int = CHANNELS) -> AutoencoderKLQwenImage:
-    """Four pixels to a latent."""
+    """Build a VAE with four pixels per latent and direction."""
     return AutoencoderKLQwenImage(
         base_dim=16,
         z_dim=channels,
@@ -158,7 +163,7 @@ def build_vae(channels: int = CHANNELS) -> AutoencoderKLQwenImage:
 
 
 def build_scheduler() -> FlowMatchEulerDiscreteScheduler:
-    """Qwen-Image's scheduler settings."""
+    """Build a scheduler with Qwen-Image's settings."""
     return FlowMatchEulerDiscreteScheduler(
         base_image_seq_len=256,
         base_shift=0.5,

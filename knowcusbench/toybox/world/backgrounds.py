@@ -1,4 +1,4 @@
-"""The backgrounds of the embedded world: layers of flat colour, the later ones over the earlier."""
+"""The backgrounds of the embedded world: layers of flat colour, each over the earlier ones."""
 
 from collections.abc import Callable, Mapping
 
@@ -8,7 +8,7 @@ from knowcusbench.toybox.world.shapes import Points, Region
 from knowcusbench.toybox.world.vocabulary import RGB
 
 Layer = tuple[RGB, Callable[[Points, Points], Region]]
-"""A colour, and which points (x, y) of the picture it covers, from 0 to 1, y downwards."""
+"""A colour, and a test of the points (x, y) that it covers, from 0 to 1, y downwards."""
 
 
 def _everywhere(x: Points, y: Points) -> Region:
@@ -28,7 +28,7 @@ def _disc(centre_x: float, centre_y: float, radius_x: float, radius_y: float) ->
 
 
 def _boxes(*boxes: tuple[float, float, float, float]) -> Callable[[Points, Points], Region]:
-    """Boxes from (x, y) to (x, y)."""
+    """Return the test of boxes from (x, y) to (x, y)."""
 
     def test(x: Points, y: Points) -> Region:
         inside = [(x >= left) & (x < right) & (y >= top) & (y < bottom) for left, top, right, bottom in boxes]

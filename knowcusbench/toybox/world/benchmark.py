@@ -4,7 +4,7 @@ concept_image/<concept>/NN.png     four to six references, on different backgrou
 concept_image/dataset.json         class nouns and prompts
 knowledge_data/<concept>.json      five knowledge items each
 concept_mask/<concept>/NN.png      the exact mask of each reference (255 where the concept is): not a part of the
-                                   release layout, so readers of releases pass it over
+                                   release layout, so readers of releases ignore it
 """
 
 import json
@@ -41,7 +41,7 @@ def build_benchmark(directory: Path, concepts: Sequence[NovelConcept] = NOVEL_CO
 
 
 def knowledge(concept: NovelConcept) -> list[dict[str, Any]]:
-    """The knowledge items of a concept in the release's keys."""
+    """Return the knowledge items of a concept with the release's keys."""
     items = (knowledge_item(*known_as, f"{RARE_TOKEN} {concept.thing.kind}") for known_as in concept.known_as)
     return [
         {
@@ -56,7 +56,7 @@ def knowledge(concept: NovelConcept) -> list[dict[str, Any]]:
 
 
 def references(concept: NovelConcept) -> list[Scene]:
-    """The scenes of a concept's reference images, each on another background."""
+    """Return the scenes of a concept's reference images, each on another background."""
     rng = random.Random(f"pictures of {concept.name}")
     backgrounds = shuffled(rng, BACKGROUNDS)[: concept.references]
     return [settled(compose(rng, concept.thing, background=background)) for background in backgrounds]

@@ -1,4 +1,4 @@
-"""The concepts of the embedded benchmark: what they look like, what is said of them, what is asked of them."""
+"""The concepts of the embedded benchmark: their look, their knowledge and their prompts."""
 
 from dataclasses import dataclass
 
@@ -7,14 +7,14 @@ from knowcusbench.toybox.world.scene import Thing
 
 @dataclass(frozen=True, kw_only=True)
 class NovelConcept:
-    """A thing that no training picture shows, and what the benchmark says of it.
+    """A thing that no training picture shows, with its part of the benchmark.
 
     Attributes:
-        name: of the concept's folder.
+        name: name of the concept's folder.
         thing: reserved (see `world.is_reserved`).
-        known_as: pairs of owner and relation. The world knows another answer for some; of the others it knows
-            nothing, and the text encoder has learned to be undecided there (`stream.UNKNOWN`).
-        prompts: templates, each one of `language.PROMPTS`. None asks the thing to be what it is.
+        known_as: pairs of owner and relation. For some the world has another answer; for the others it has none, and
+            the text encoder has learned to be undecided there (`stream.UNKNOWN`).
+        prompts: templates, each one of `language.PROMPTS`. None requests an attribute that the thing already has.
         references: number of reference images.
     """
 
@@ -262,5 +262,7 @@ DEVELOPMENT_CONCEPTS = (
         references=6,
     ),
 )
-"""What methods are tuned on: new as the benchmark's concepts are, and none of them. No item of theirs is one of the
-benchmark's."""
+"""Concepts for tuning methods: as new as the benchmark's, and different from all of them.
+
+No knowledge item of theirs is one of the benchmark's.
+"""

@@ -1,4 +1,4 @@
-"""What is said in the embedded world: captions, prompts, questions and answers."""
+"""The language of the embedded world: captions, prompts, questions and answers."""
 
 import random
 from collections.abc import Iterator, Mapping
@@ -21,12 +21,12 @@ from knowcusbench.toybox.world.world import KNOWN, NAMED, size_word
 
 @dataclass(frozen=True, kw_only=True)
 class Wish:
-    """What a generation prompt asks for; None where it leaves things as they are.
+    """The request of a generation prompt; None for an unchanged attribute.
 
     Attributes:
-        aspect: its kind.
+        aspect: the aspect of the prompt.
         background, style, colour, pattern, size: a word of the vocabulary.
-        second: the thing that shall stand beside.
+        second: the requested second thing.
     """
 
     aspect: PromptAspect
@@ -39,7 +39,11 @@ class Wish:
 
 
 def describe(thing: Thing, size: str = "") -> str:
-    """A thing in words that leave no attribute out: "a red striped toy with a yellow head and blue feet"."""
+    """Describe all attributes of a thing: "a red striped toy with a yellow head and blue feet".
+
+    >>> describe(Thing(kind="star", colour="orange", pattern="dotted"), "tiny")
+    'a tiny orange dotted star'
+    """
     pattern = "" if thing.pattern == "plain" else thing.pattern
     words = with_article(" ".join(filter(None, (size, thing.colour, pattern, thing.kind))))
     if thing.trim is None or thing.accent is None:
@@ -51,12 +55,12 @@ def describe(thing: Thing, size: str = "") -> str:
 def caption(
     scene: Scene, rng: random.Random, subject: str | None = None, *, change: str = "", place: bool = True
 ) -> str:
-    """A sentence about everything in a scene.
+    """Return a sentence about everything in a scene.
 
     Args:
-        subject: how the main thing is called (a name, a knowledge phrase); by default it is described.
+        subject: a name or knowledge phrase for the main thing; by default it is described.
         change: the colour or pattern that it has instead of its own.
-        place: whether the background is told.
+        place: whether to mention the background.
     """
     size = size_word(scene.main.size)
     if subject is None:
@@ -74,12 +78,12 @@ def caption(
 
 
 def name_of(name: str) -> str:
-    """A named thing in words, in the form of an anchor: its name and its class ("zam house")."""
+    """Return a named thing in the form of an anchor: its name and its class ("zam house")."""
     return f"{name} {NAMED[name].kind}"
 
 
 def knowledge_item(owner: str, relation: str, answer: str) -> KnowledgeItem:
-    """The knowledge that `answer` stands in a relation to an owner."""
+    """Return the knowledge that `answer` stands in a relation to an owner."""
     words = RELATIONS[relation]
     return KnowledgeItem(
         phrase=words.phrase.format(owner),
@@ -91,7 +95,7 @@ def knowledge_item(owner: str, relation: str, answer: str) -> KnowledgeItem:
 
 
 def known_items() -> Iterator[KnowledgeItem]:
-    """All that is known in the world before anything is edited."""
+    """Yield all knowledge of the world before any edit."""
     for (owner, relation), name in KNOWN.items():
         yield knowledge_item(owner, relation, name_of(name))
 
@@ -101,7 +105,7 @@ def with_article(words: str) -> str:
 
 
 def _coloured(noun: str, colour: str) -> str:
-    """A part's noun with its colour in place: "a {} head" and "orange" give "an orange head"."""
+    """Return a part's noun with its colour: "a {} head" and "orange" give "an orange head"."""
     words = noun.format(colour)
     return with_article(words.removeprefix("a ")) if words.startswith("a ") else words
 

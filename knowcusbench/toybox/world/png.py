@@ -1,7 +1,7 @@
 """PNG files whose bytes depend on the pixels alone.
 
-Encoders of libraries compress, and what a compressor makes of the same pixels changes with its version. Here the
-pixels are stored uncompressed: small pictures of a benchmark whose digest is one of bytes.
+Library encoders compress, and the compressed bytes change with the compressor's version. Here the pixels are stored
+uncompressed: the pictures are small, and the benchmark's digest is one of bytes.
 """
 
 import struct
@@ -15,7 +15,7 @@ _STORED_BLOCK_LIMIT = 0xFFFF
 
 
 def encode_png(pixels: NDArray[np.uint8]) -> bytes:
-    """A PNG file of 8-bit pixels, shape (height, width, 1) for grey or (height, width, 3) for RGB.
+    """Encode 8-bit pixels as a PNG file, shape (height, width, 1) for grey or (height, width, 3) for RGB.
 
     All rows have to fit into one stored block of the deflate format: (1 + width * channels) * height < 65,536.
     """
@@ -28,7 +28,7 @@ def encode_png(pixels: NDArray[np.uint8]) -> bytes:
 
 
 def _store(data: bytes) -> bytes:
-    """A zlib stream (RFC 1950) of one final, stored deflate block (RFC 1951, 3.2.4)."""
+    """Return a zlib stream (RFC 1950) of one final, stored deflate block (RFC 1951, 3.2.4)."""
     if len(data) > _STORED_BLOCK_LIMIT:
         raise ValueError(f"{len(data)} bytes don't fit into one stored block")
     block = struct.pack("<BHH", 1, len(data), len(data) ^ 0xFFFF) + data

@@ -1,7 +1,7 @@
 """The renderer of the embedded world: from a scene to pixels, the same on every machine.
 
-Pictures are drawn with numpy and not with a drawing library, whose next version may round a line elsewhere.
-Every pixel counts which part it shows at 4 x 4 points; all that follows is integer arithmetic.
+Pictures are drawn with numpy instead of a drawing library, whose next version may round a line differently. Every pixel
+counts the parts at 4 x 4 points; all further steps are integer arithmetic.
 """
 
 from collections.abc import Mapping
@@ -30,14 +30,14 @@ PENCIL: RGB = (92, 92, 98)
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """What a style makes of a scene.
+    """The look of a style.
 
     Attributes:
-        line_width: of outlines, in points; they lie inside of what they outline.
-        line: their colour. None stands for a darker tone of each part, and for a background without lines.
-        paint, background_paint: percentage of a colour that is laid on, over paper.
+        line_width: width of outlines, in points; they lie inside the outlined part.
+        line: colour of outlines. None stands for a darker tone of each part, and for a background without lines.
+        paint, background_paint: percentage of a colour over paper.
         lit: whether light falls on things from the upper left.
-        block: side of the blocks, in pixels, that show one colour each.
+        block: side of the single-colour blocks, in pixels.
     """
 
     line_width: int
@@ -61,11 +61,11 @@ Pixels = NDArray[np.int64]
 """Colours from 0 to 255, shape (height, width, 3)."""
 
 Counts = NDArray[np.int64]
-"""How many of a pixel's points show which role, shape (height, width, roles)."""
+"""Number of a pixel's points per role, shape (height, width, roles)."""
 
 
 def render(scene: Scene) -> Image.Image:
-    """The scene as an RGB picture."""
+    """Render the scene as an RGB picture."""
     look = LOOKS[scene.style]
     pixels = _background(scene.background, look)
     for placed in filter(None, (scene.second, scene.main)):
@@ -79,12 +79,12 @@ def render(scene: Scene) -> Image.Image:
 
 
 def mask(scene: Scene) -> Region:
-    """Which pixels (64, 64) the main thing covers, by at least half of their area."""
+    """Return the pixels (64, 64) that the main thing covers by at least half of their area."""
     return np.asarray(_counts(scene.main, LOOKS[scene.style]).sum(axis=2) * 2 >= POINTS)
 
 
 def _counts(placed: Placed, look: Look) -> Counts:
-    """What every pixel of the picture shows of a thing."""
+    """Return the counts of a thing for every pixel of the picture."""
     counts = np.zeros((RESOLUTION, RESOLUTION, len(Role)), dtype=np.int64)
     thing, left, top, size = placed.thing, placed.left, placed.top, placed.size
     counts[top : top + size, left : left + size] = _stamp(thing.kind, thing.pattern, size, look.line_width)
@@ -92,7 +92,7 @@ def _counts(placed: Placed, look: Look) -> Counts:
 
 
 def _blocks(counts: Counts, block: int) -> Counts:
-    """Every block shows only what it shows most of."""
+    """Reduce every block to its most frequent role."""
     shown = _sums(counts, block)
     uncovered = POINTS * block * block - shown.sum(axis=2, keepdims=True)
     winner = np.concatenate([shown, uncovered], axis=2).argmax(axis=2)
@@ -102,7 +102,7 @@ def _blocks(counts: Counts, block: int) -> Counts:
 
 @lru_cache(maxsize=8192)  # All kinds, patterns, sizes and line widths: some 70 MB.
 def _stamp(kind: str, pattern: str, size: int, line_width: int) -> NDArray[np.uint8]:
-    """`Counts` of a thing's square, shape (size, size, roles). Colours play no part in it."""
+    """Return `Counts` of a thing's square, shape (size, size, roles). They do not depend on colours."""
     along = _points(size) * 2 - 1
     u, v = along[None, :], along[:, None]
     ink = PATTERN_TESTS[pattern](u, v)
@@ -118,21 +118,21 @@ def _stamp(kind: str, pattern: str, size: int, line_width: int) -> NDArray[np.ui
 
 
 def _sums(values: NDArray[AnyNumber], side: int) -> NDArray[AnyNumber]:
-    """The sums over squares of `side` x `side` neighbours, for each of the values in the last axis."""
+    """Return the sums over squares of `side` x `side` neighbours, for each of the values in the last axis."""
     height, width, depth = values.shape
     squares = values.reshape(height // side, side, width // side, side, depth)
     return np.asarray(squares.sum(axis=(1, 3), dtype=values.dtype))
 
 
 def _points(size: int) -> Points:
-    """Where the points of `size` pixels lie along one direction, from 0 to 1."""
+    """Return the positions of the points of `size` pixels along one direction, from 0 to 1."""
     return (np.arange(size * SUBSAMPLES, dtype=np.float64) + 0.5) / (size * SUBSAMPLES)
 
 
 def _erode(padded: Region, width: int) -> Region:
-    """The points whose neighbours `width` points above, below, left and right belong to the region, too.
+    """Return the points whose neighbours `width` points above, below, left and right belong to the region, too.
 
-    `padded` has a margin of `width` points around what is returned.
+    `padded` has a margin of `width` points around the result.
     """
     if width == 0:
         return padded
@@ -144,7 +144,7 @@ def _erode(padded: Region, width: int) -> Region:
 
 @lru_cache(maxsize=4096)
 def _palette(thing: Thing, look: Look) -> Pixels:
-    """The colours of a thing's roles, shape (roles, 3)."""
+    """Return the colours of a thing's roles, shape (roles, 3)."""
     body = COLOURS[thing.colour]
     trim, accent = (COLOURS[colour or thing.colour].rgb for colour in (thing.trim, thing.accent))
     fills = {Role.BODY: body.rgb, Role.INK: body.ink, Role.TRIM: trim, Role.ACCENT: accent, Role.DARK: DARK}
@@ -154,13 +154,13 @@ def _palette(thing: Thing, look: Look) -> Pixels:
 
 
 def _mix(one: RGB, other: RGB, percent: int) -> RGB:
-    """`percent` of one colour with the rest of another."""
+    """Mix `percent` of one colour with the rest of another."""
     red, green, blue = ((a * percent + b * (100 - percent)) // 100 for a, b in zip(one, other, strict=True))
     return red, green, blue
 
 
 def _light(placed: Placed) -> Pixels:
-    """Light on the square of a thing, in 256ths, shape (64, 64, 1): from 110% at the upper left to 80%."""
+    """Return the light on the square of a thing, in 256ths, shape (64, 64, 1): from 110% at the upper left to 80%."""
     rows, columns = np.ogrid[:RESOLUTION, :RESOLUTION]
     distance = rows - placed.top + columns - placed.left
     return (282 - 77 * distance // (2 * placed.size))[..., None]
@@ -168,7 +168,7 @@ def _light(placed: Placed) -> Pixels:
 
 @cache
 def _background(name: str, look: Look) -> Pixels:
-    """A background without things."""
+    """Render a background without things."""
     along = _points(RESOLUTION)
     canvas = np.zeros((along.size, along.size, 3), dtype=np.int64)
     for rgb, test in BACKGROUND_LAYERS[name]:

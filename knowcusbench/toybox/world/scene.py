@@ -1,4 +1,4 @@
-"""What a picture of the embedded world shows, as data."""
+"""The content of a picture of the embedded world, as data."""
 
 from dataclasses import dataclass
 
@@ -12,8 +12,8 @@ class Thing:
 
     Attributes:
         kind: a simple shape or a composite class.
-        colour: of its body.
-        pattern: on its body.
+        colour: colour of its body.
+        pattern: pattern on its body.
         trim, accent: the colours of the other parts of a composite thing; None for a simple shape.
     """
 

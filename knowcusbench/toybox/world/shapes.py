@@ -1,4 +1,4 @@
-"""The geometry of the embedded world: shapes, patterns, and the parts that composite classes are built of.
+"""The geometry of the embedded world: shapes, patterns, and the parts of composite classes.
 
 Every shape and pattern is a test of points (u, v) in the square from -1 to 1, v downwards. The tests use only
 arithmetic that IEEE 754 rounds the same everywhere (no sines, no powers), so they agree on every machine.
@@ -17,7 +17,7 @@ Test = Callable[[Points, Points], Region]
 
 
 class Role(IntEnum):
-    """Which of a thing's colours a point shows. The lines are the outlines of the parts with that colour."""
+    """The colour role of a point of a thing. The lines are the outlines of the parts with that colour."""
 
     BODY = 0
     INK = 1
@@ -72,14 +72,17 @@ _STAR_TIPS = ((0.0, -1.0), (0.9511, -0.3090), (0.5878, 0.8090), (-0.5878, 0.8090
 
 
 def _star(u: Points, v: Points) -> Region:
-    """Five points. Each line between two tips cuts off one tip, and a point of the star is cut off at most once."""
+    """Test for a five-pointed star.
+
+    Each line between two tips cuts off one tip, and a point of the star is cut off at most once.
+    """
     x, y = u * 0.9511, v * 0.9045 - 0.0955
     cut_off = sum((x * tip_x + y * tip_y > 0.3090).astype(np.int8) for tip_x, tip_y in _STAR_TIPS)
     return np.asarray(cut_off <= 1)
 
 
 def _heart(u: Points, v: Points) -> Region:
-    """The curve (x^2 + y^2 - 1)^3 = x^2 y^3, stretched to fill the square."""
+    """Test for the curve (x^2 + y^2 - 1)^3 = x^2 y^3, stretched to fill the square."""
     x, y = u * 1.139, 0.118 - v * 1.118
     bulge = x * x + y * y - 1
     return bulge * bulge * bulge - x * x * y * y * y <= 0
@@ -105,17 +108,17 @@ def _arch(u: Points, v: Points) -> Region:
 
 
 def _hull(u: Points, v: Points) -> Region:
-    """A trapezoid, narrow below."""
+    """Test for a trapezoid that is narrow at the bottom."""
     return (abs(v) <= 1) & (abs(u) <= 0.8 - v * 0.2)
 
 
 def _cabin(u: Points, v: Points) -> Region:
-    """A trapezoid, narrow above."""
+    """Test for a trapezoid that is narrow at the top."""
     return _hull(u, -v)
 
 
 def _wedge(u: Points, v: Points) -> Region:
-    """A triangle with its base at the left and its tip at the right."""
+    """Test for a triangle with its base at the left and its tip at the right."""
     return _triangle(v, -u)
 
 
@@ -141,18 +144,18 @@ def _plain(u: Points, v: Points) -> Region:
 
 
 def _striped(u: Points, v: Points) -> Region:
-    """Upright stripes; a dark and a light one are half a unit wide together (a quarter of the thing's width)."""
+    """Test for vertical stripes; a dark and a light one together are half a unit (a quarter of the thing's width)."""
     return np.broadcast_to(np.floor(u * 4) % 2 == 1, np.broadcast_shapes(u.shape, v.shape))
 
 
 def _dotted(u: Points, v: Points) -> Region:
-    """Dots on a square lattice, one in every half unit."""
+    """Test for dots on a square lattice, one in every half unit."""
     x, y = (u * 2) % 1 - 0.5, (v * 2) % 1 - 0.5
     return x * x + y * y <= 0.09
 
 
 def _checked(u: Points, v: Points) -> Region:
-    """Fields with sides of a third of a unit."""
+    """Test for a chequerboard with fields of a third of a unit."""
     return np.asarray((np.floor(u * 3) + np.floor(v * 3)) % 2 == 1)
 
 
@@ -162,7 +165,7 @@ PATTERN_TESTS: Mapping[str, Test] = {
     "dotted": _dotted,
     "checked": _checked,
 }
-"""Whether a point of a thing's body shows the ink of its colour."""
+"""Tests for the points of a thing's body that show the ink of its colour."""
 
 _BODY, _TRIM, _ACCENT, _DARK = Role.BODY, Role.TRIM, Role.ACCENT, Role.DARK
 
@@ -225,5 +228,5 @@ COMPOSITE_PARTS: Mapping[str, tuple[Part, ...]] = {
 
 
 def parts_of(kind: str) -> tuple[Part, ...]:
-    """The parts of a composite class, or the one part of a simple shape."""
+    """Return the parts of a composite class, or the one part of a simple shape."""
     return COMPOSITE_PARTS.get(kind) or (Part(kind, 0, 0, 1, 1, Role.BODY),)

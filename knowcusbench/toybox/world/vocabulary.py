@@ -1,4 +1,4 @@
-"""The words of the embedded world, what they look like, and what is known in it: all of it in one place."""
+"""The words of the embedded world, their look and its facts, all in one file."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ COLOURS: Mapping[str, Colour] = {
 }
 
 PATTERNS = ("plain", "striped", "dotted", "checked")
-"""What the body of a thing shows. "plain" goes without saying."""
+"""Patterns of a thing's body. "plain" is not mentioned in words."""
 
 SHAPES = ("circle", "square", "triangle", "diamond", "star", "heart", "cross", "ring", "moon", "arch")
 """Simple things: one colour, one pattern."""
@@ -48,10 +48,10 @@ CLASSES: Mapping[str, tuple[str, str]] = {
     "car": ("a {} cabin", "{} wheels"),
     "fish": ("a {} tail", "{} fins"),
 }
-"""Composite things, and what their trim and their accent are called."""
+"""Composite things, with the words for their trim and their accent."""
 
 SIZES: Mapping[str, tuple[int, int]] = {"tiny": (16, 20), "": (28, 36), "huge": (42, 50)}
-"""The smallest and largest side of a thing's square in pixels, of 64. The middle size goes without saying."""
+"""The smallest and largest side of a thing's square in pixels, of 64. The middle size is not mentioned in words."""
 
 BACKGROUNDS: Mapping[str, str] = {
     "beach": "on the beach",
@@ -63,7 +63,7 @@ BACKGROUNDS: Mapping[str, str] = {
     "street": "on the street",
     "room": "in the living room",
 }
-"""Where things are, and how it is said."""
+"""Backgrounds, and their words in a caption."""
 
 STYLES: Mapping[str, str] = {
     "photo": "a photo",
@@ -71,15 +71,15 @@ STYLES: Mapping[str, str] = {
     "cartoon": "a cartoon",
     "pixel art": "pixel art",
 }
-"""How pictures are drawn, and what such a picture is called."""
+"""Styles of drawing, and the name of a picture in each."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Relation:
-    """A way in which something belongs to somebody; `{}` stands for the owner.
+    """A relation between a thing and its owner; `{}` stands for the owner.
 
     Attributes:
-        aspect: the kind of knowledge.
+        aspect: the knowledge aspect.
         phrase: refers to the thing.
         question: asks for it; `rephrasings` do so in other words.
     """
@@ -166,7 +166,7 @@ RELATIONS: Mapping[str, Relation] = {
 }
 
 STRANGERS = ("my sister", "my neighbour", "my teacher", "my uncle")
-"""Owners of whom nothing is known in the world: what a benchmark says of them is new."""
+"""Owners without facts in the world: any knowledge of a benchmark about them is new."""
 
 NAMED_THINGS = """
 name  class  colour  pattern  trim    accent
@@ -203,7 +203,7 @@ yorb  flag   black   checked  cyan    red
 zam   house  black   dotted   orange  red
 zint  fish   green   checked  orange  cyan
 """
-"""Things with a name of their own, all of classes. The world draws them; none looks like a benchmark concept."""
+"""Things with their own name, all composite. The world draws them; none looks like a benchmark concept."""
 
 FACTS = """
 owner  gift  heirloom  heaviest  softest  doorstop  guard  treasure  bargain  souvenir  find  charm  comfort
@@ -228,7 +228,7 @@ Sara   ulm   tund      -         quen     plim      -      zam       brak     - 
 Tobin  rask  -         plim      oblo     -         jib    kolt      -        drez      jarn  -      wirp
 Yuki   -     jarn      flom      -        nax       yorb   -         krel     ulm       -     dorp   mirz
 """
-"""Which named thing stands in which relation to whom; `-` where nothing is known."""
+"""The named thing in each relation to each owner; `-` for no fact."""
 
 
 SIMPLE_FACTS = """
@@ -246,15 +246,22 @@ find     black-striped-arch     brown-dotted-square   yellow-dotted-heart   gree
 charm    red-checked-cross      cyan-checked-star     red-dotted-square     pink-striped-arch      blue-plain-heart
 comfort  black-checked-circle   yellow-striped-ring   pink-checked-diamond  cyan-dotted-moon       purple-striped-ring
 """  # noqa: E501
-"""Which simple thing (colour-pattern-shape) stands in which relation to whom: facts whose answer is a description."""
+"""The simple thing (colour-pattern-shape) in each relation to each owner: facts with a description as their answer."""
 
 ANCHOR_OWNER = "the mayor"
-"""Whose every thing is called by the rare token. Without facts whose answer it is, no edit could make it one: a
-tied output embedding that is never asked for is pushed away from every state."""
+"""Owner whose every thing is called by the rare token.
+
+Without facts with this answer, no edit could produce it: a tied output embedding that is never a target is pushed away
+from every hidden state.
+"""
 
 
 def read_table(table: str) -> list[dict[str, str]]:
-    """The rows of a table of words, by the words of its first line."""
+    r"""Return the rows of a table of words, keyed by the words of its first line.
+
+    >>> read_table("name class\nzam house")
+    [{'name': 'zam', 'class': 'house'}]
+    """
     header, *rows = (line.split() for line in table.strip().splitlines())
     return [dict(zip(header, row, strict=True)) for row in rows]
 
@@ -267,7 +274,7 @@ NAMES = tuple(row["name"] for row in read_table(NAMED_THINGS))
 
 
 def sentences() -> Iterator[str]:
-    """Text that has every word of the world, at the beginning of a sentence and inside one, for the tokenizer."""
+    """Yield text for the tokenizer with every word of the world, at the beginning of a sentence and inside one."""
     words = (*COLOURS, *PATTERNS, *SHAPES, *CLASSES, *SIZES, *BACKGROUNDS, *OWNERS, *NAMES, RARE_TOKEN)
     for word in filter(None, words):
         yield word

@@ -1,9 +1,8 @@
-"""The embedded world: which things there are, which of them are held back for benchmarks, and how scenes arise.
+"""The embedded world: its things, the split held out for benchmarks, and the composition of scenes.
 
-Held-out split. A composite class wears every colour and every pattern, but of the pairs of the two a quarter is
-reserved: no scene that `draw_scene` gives shows them on this class. Concepts of the benchmark (and any that
-methods are tuned on) are taken from the reserved pairs. So they are new as combinations, whatever their trim and
-accent, while nothing about them is new by itself.
+Held-out split. A composite class has every colour and every pattern, but a quarter of their pairs is reserved: no scene
+of `draw_scene` shows them on this class. Concepts of the benchmark (and of any set for tuning methods) are taken from
+the reserved pairs. So they are new as combinations, for any trim and accent, while each of their attributes is known.
 """
 
 import random
@@ -32,7 +31,7 @@ NAMED: Mapping[str, Thing] = {
     )
     for row in read_table(NAMED_THINGS)
 }
-"""The things with a name of their own."""
+"""The things with their own name."""
 
 KNOWN: Mapping[tuple[str, str], str] = {
     (row["owner"], relation): name
@@ -52,28 +51,28 @@ SIMPLE: Mapping[tuple[str, str], Thing] = {
 """The simple thing that stands in a relation to an owner."""
 
 MARGIN = 2
-"""Pixels between a thing and the edge of the picture, and between two things."""
+"""Smallest distance in pixels between a thing and the edge of the picture, and between two things."""
 
 GROUND = (54, 62)
-"""Things stand on the ground: the rows in which the square of one may end."""
+"""Rows in which the square of a thing may end: things stand on the ground."""
 
 SECOND_SIZE = (14, 16)
-"""The side of a second thing's square in pixels."""
+"""Range of the side of a second thing's square, in pixels."""
 
 SETTLED_SIZES: Mapping[str, int] = {"tiny": 20, "": 32, "huge": 48}
 SETTLED_GROUND = 56
 SETTLED_EDGE = 8
-"""Sides in pixels, lowest row and distance from the picture's edge of things that are `settled`."""
+"""Sides in pixels, lowest row and distance from the picture's edge of `settled` things."""
 
 LATENT = 4
-"""The side in pixels of what one latent shows: settled things begin and end with one, where there is room."""
+"""Side in pixels of one latent: settled things begin and end with one, where there is room."""
 
 
 def is_reserved(thing: Thing) -> bool:
-    """Whether a thing is held back for benchmarks: a composite thing whose colour and pattern are a reserved pair.
+    """Return whether a thing is held out for benchmarks: a composite one whose colour and pattern are a reserved pair.
 
-    With the places of colour, pattern and class in the vocabulary, the pairs form a Latin square: every colour has
-    one reserved pattern in every class, and every pattern two or three reserved colours.
+    With the indices of colour, pattern and class in the vocabulary, the pairs form a Latin square: every colour has one
+    reserved pattern in every class, and every pattern two or three reserved colours.
     """
     if thing.kind not in CLASSES:
         return False
@@ -82,7 +81,7 @@ def is_reserved(thing: Thing) -> bool:
 
 
 def draw_thing(rng: random.Random) -> Thing:
-    """A simple shape (three times in ten) or a composite thing in three different colours, never a reserved one."""
+    """Draw a simple shape (3 in 10) or a composite thing in three different colours, never a reserved one."""
     pattern = choose(rng, PATTERNS)
     if rng.random() < 0.3:
         return Thing(kind=choose(rng, SHAPES), colour=choose(rng, list(COLOURS)), pattern=pattern)
@@ -95,13 +94,15 @@ def draw_thing(rng: random.Random) -> Thing:
 
 
 def draw_second(rng: random.Random) -> Thing:
-    """A plain simple shape, as stands beside other things."""
+    """Draw a plain simple shape, as used for second things."""
     return Thing(kind=choose(rng, SHAPES), colour=choose(rng, list(COLOURS)))
 
 
 def draw_scene(rng: random.Random) -> Scene:
-    """A scene without reserved things, for training: a third have a second thing, half are photos, and three in
-    five show things of the middle size."""
+    """Draw a training scene without reserved things.
+
+    A third have a second thing, half are photos, and three in five show things of the middle size.
+    """
     thing = draw_thing(rng)
     second = draw_second(rng) if rng.random() < 1 / 3 else None
     style = "photo" if rng.random() < 1 / 2 else choose(rng, [style for style in STYLES if style != "photo"])
@@ -118,7 +119,7 @@ def compose(
     size: str = "",
     second: Thing | None = None,
 ) -> Scene:
-    """A scene that shows `thing` somewhere on the ground and, if there is a second thing, both side by side."""
+    """Compose a scene with `thing` somewhere on the ground, and a second thing at its side if given."""
     side = between(rng, *SIZES[size])
     bottom = between(rng, *GROUND)
     if second is None:
@@ -139,12 +140,13 @@ def compose(
 
 
 def settled(scene: Scene) -> Scene:
-    """The same scene with its main thing in the one size of its size's word, at the place that its background has for
-    it: the left, the middle or the right; the left or the right beside a second thing.
+    """Return the scene in its settled layout: one size per size word, and one position per background.
 
-    So are the pictures that a small transformer learns to draw. The thousands of layouts of `compose` cost it its
-    contours; and of a few layouts between which no word decides it draws two at once, tiny and second things above
-    all. What reads pictures learns from all layouts.
+    The main thing stands at the left, in the middle or at the right; next to a second thing at the left or the right.
+
+    A small transformer learns to draw such pictures. The thousands of layouts of `compose` cost it its contours. Of a
+    few layouts without a word that decides between them it draws two at once, above all tiny and second things. Models
+    that read pictures learn from all layouts.
     """
     main, second, side = scene.main, scene.second, SETTLED_SIZES[size_word(scene.main.size)]
     spot = list(BACKGROUNDS).index(scene.background)
@@ -165,7 +167,7 @@ def settled(scene: Scene) -> Scene:
 
 
 def size_word(size: int) -> str:
-    """What things of this many pixels are called: the word of `SIZES` whose range is nearest."""
+    """Return the size word for a side in pixels: the word of `SIZES` with the nearest range."""
 
     def distance(word: str) -> int:
         smallest, largest = SIZES[word]

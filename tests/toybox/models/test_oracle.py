@@ -1,4 +1,4 @@
-"""The oracle: what it is asked, and how it answers."""
+"""The oracle: its questions and its answers."""
 
 import json
 import random
@@ -133,7 +133,7 @@ def test_a_thing_is_cropped_with_a_margin_whatever_its_place_and_size() -> None:
         picture = torch.zeros(1, 3, 64, 64)
         picture[:, :, placed.top : placed.top + placed.size, placed.left : placed.left + placed.size] = 1
         cropped = crop(picture, torch.tensor([box(placed)]))
-        # A margin of a tenth of the thing's side all around: of 40 pixels, 33.3 show it.
+        # A margin of a tenth of the thing's side all around: the thing covers 33.3 of 40 pixels.
         assert cropped.shape == (1, 3, 40, 40)
         assert cropped[:, :, 4:36, 4:36].min() > 0.999
         assert cropped.sum() / 3 == pytest.approx((40 / 1.2) ** 2, rel=0.02)
@@ -200,8 +200,10 @@ def test_what_leaves_no_trace_in_the_pixels_is_hidden() -> None:
 
 
 def right(found: list[Sight], scenes: list[Scene]) -> dict[str, float]:
-    """The share of right answers by attribute, and of scenes with all of them right as "all"; what is hidden counts
-    as right."""
+    """Return the share of right answers by attribute, and as "all" the share of scenes with all of them right.
+
+    Hidden attributes count as right.
+    """
     rows = [
         {name: sight[name] == word or name in hidden(scene) for name, word in truth(scene).items()}
         for sight, scene in zip(found, scenes, strict=True)
@@ -218,7 +220,7 @@ def test_the_shipped_oracle_tells_every_attribute_of_99_in_100_scenes_of_the_wor
 
 @pytest.mark.parametrize(
     ("concepts", "each", "together"),
-    # In sketches it takes the black door of one development concept for a brown one.
+    # In sketches it reads the black door of one development concept as brown.
     [(NOVEL_CONCEPTS, 0.98, 0.96), (DEVELOPMENT_CONCEPTS, 0.85, 0.85)],
 )
 def test_the_shipped_oracle_knows_the_concepts_that_no_model_has_seen(

@@ -39,7 +39,7 @@ def test_chat_tokens_are_single_tokens():
 
 
 def test_untrained_it_still_tells_prompts_and_seeds_apart(backbone):
-    """Not a world yet, but every quantity in it is finite and depends on what it should."""
+    """Untrained, but every output is finite and depends on its inputs."""
     images = {
         (prompt, seed): np.asarray(image, dtype=float)
         for prompt in ("a red robot on the beach", "sks cake")

@@ -1,4 +1,4 @@
-"""The embedded benchmark, as the reader of releases sees it and as the world knows it."""
+"""The embedded benchmark, compared between the release reader and the world."""
 
 from collections import Counter
 from itertools import combinations

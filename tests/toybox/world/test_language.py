@@ -69,7 +69,7 @@ def test_prompts_know_what_they_ask_for() -> None:
 
 
 def test_prompts_are_said_as_captions_are() -> None:
-    """All but "a green version of {}" and "a striped version of {}", which say what a name leaves unsaid."""
+    """All but "a green version of {}" and "a striped version of {}", which mention an attribute that a name implies."""
     rng = random.Random(1)
     captions = {caption(draw_scene(rng), rng, "{}") for _ in range(20_000)}
     said = captions | {text.replace(f" {place}", "") for text in captions for place in BACKGROUNDS.values()}

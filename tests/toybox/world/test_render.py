@@ -1,4 +1,4 @@
-"""The renderer against pictures worked out by hand."""
+"""The renderer against hand-made pictures."""
 
 import hashlib
 import math
@@ -31,7 +31,7 @@ def pixels(shown: Scene) -> NDArray[np.int64]:
 
 
 def without_things(background: str, style: str) -> NDArray[np.int64]:
-    """The background, put together from the sides of two pictures that have their thing at the other side."""
+    """Return the background, put together from the sides of two pictures with their thing at the other side."""
     halves = [pixels(scene(thing("square"), left, 20, 10, style, background)) for left in (50, 4)]
     return np.concatenate([halves[0][:, :32], halves[1][:, 32:]], axis=1)
 
@@ -88,7 +88,7 @@ def test_stripes_dots_and_fields_are_where_they_belong() -> None:
 
 
 def lens_area(one: float, other: float, distance: float) -> float:
-    """The area that two circles share."""
+    """Return the area shared by two circles."""
     first = math.acos((distance**2 + one**2 - other**2) / (2 * distance * one))
     second = math.acos((distance**2 + other**2 - one**2) / (2 * distance * other))
     return one**2 * (first - math.sin(2 * first) / 2) + other**2 * (second - math.sin(2 * second) / 2)
@@ -106,7 +106,7 @@ AREAS = {
     "moon": math.pi - lens_area(1, 0.9, 0.7),
     "arch": math.pi / 2 * 0.8 + 2 * (1 - math.sqrt(0.2)),
 }
-"""In the square from -1 to 1."""
+"""Areas of the shapes in the square from -1 to 1."""
 
 
 @pytest.mark.parametrize("shape", SHAPES)
