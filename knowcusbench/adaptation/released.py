@@ -1,27 +1,17 @@
 """The stage-1 LoRA that a benchmark's release ships for a concept (`visual_ckpt/<concept>/`)."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from knowcusbench.adapters.diffusers_lora import _WITHOUT_EFFECT, read_diffusers_lora
+from knowcusbench.adapters.diffusers_lora import read_diffusers_lora
 from knowcusbench.adapters.types import Adaptation
 from knowcusbench.benchmark.types import Concept
 from knowcusbench.errors import MethodError, WeightsError
 
-if TYPE_CHECKING:
-    pass
-
-
-_WITHOUT_EFFECT |= {"peft_type", "task_type"}
-_WITHOUT_EFFECT |= {"lora_dropout", "inference_mode", "base_model_name_or_path", "revision", "auto_mapping"}
-_WITHOUT_EFFECT |= {"peft_version", "megatron_core", "qalora_group_size", "eva_config"}
-
 
 def load_released(concept: Concept) -> Adaptation:
-    """The concept's released adapter. Its cost is unknown and stays empty.
+    """Return the concept's released adapter. Its cost is unknown and stays empty.
 
     Raises MethodError if the release has none, WeightsError if it can't be read.
     """
@@ -35,8 +25,10 @@ def load_released(concept: Concept) -> Adaptation:
 
 
 def released_file(concept: Concept) -> Path:
-    """Return the file of the concept's released adapter. Raises MethodError if the release has none, WeightsError if
-    there are several."""
+    """Return the file of the concept's released adapter.
+
+    Raises MethodError if the release has none, WeightsError if there are several.
+    """
     directory = concept.visual_checkpoint
     if directory is None:
         raise MethodError(

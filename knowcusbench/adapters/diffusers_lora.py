@@ -46,7 +46,9 @@ METADATA = "lora_adapter_metadata"
 _READ = {"r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora"}
 
 
-_WITHOUT_EFFECT = {"target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"}
+_WITHOUT_EFFECT = {"target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "lora_dropout"}
+_WITHOUT_EFFECT |= {"peft_type", "task_type", "inference_mode", "base_model_name_or_path", "revision", "auto_mapping"}
+_WITHOUT_EFFECT |= {"peft_version", "megatron_core", "qalora_group_size", "eva_config"}
 
 
 _STARTS = (True, False, None, "gaussian", "orthogonal", "eva")
