@@ -1,4 +1,4 @@
-"""What methods are compared with: baselines of the paper, and controls. One file each."""
+"""Baselines of the paper and controls, one file each."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Control: the ceiling of stage 2, what the learned anchor itself draws."""
+"""Control: the ceiling of stage 2, images of the learned anchor itself."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,7 +13,7 @@ from knowcusbench.benchmark.types import Concept, KnowledgeItem
 
 @dataclass(frozen=True, kw_only=True)
 class Anchor(Method):
-    """Stage 1 prompted with `sks <class>`: no edit of the text encoder can do better than be read as the anchor.
+    """Stage 1 prompted with `sks <class>`: at best, an edit of the text encoder is read as the anchor.
 
     Attributes:
         dreambooth: stage 1.

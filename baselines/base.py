@@ -1,4 +1,4 @@
-"""Control: the backbone as it is, the floor of every method."""
+"""Control: the unadapted backbone, the floor of every method."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,7 +12,7 @@ from knowcusbench.benchmark.types import Concept
 
 @dataclass(frozen=True, kw_only=True)
 class Base(Method):
-    """Nothing adapted, prompted with the knowledge phrase."""
+    """The unadapted backbone, prompted with the knowledge phrase."""
 
     role: ClassVar[Role] = Role.FLOOR
 

@@ -1,4 +1,4 @@
-"""Control: how much of the concept the class noun alone draws after stage 1."""
+"""Control: how much of the concept the class noun alone shows after stage 1."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,7 +11,7 @@ from .anchor import Anchor
 
 @dataclass(frozen=True, kw_only=True)
 class Leak(Anchor):
-    """Stage 1 prompted with the class noun. What it scores above `base`, a method may owe to the class."""
+    """Stage 1 prompted with the class noun. A method may owe to the class what this scores above `base`."""
 
     role: ClassVar[Role] = Role.FLOOR
 

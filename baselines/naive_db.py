@@ -14,10 +14,10 @@ from knowcusbench.errors import MethodError
 
 @dataclass(frozen=True, kw_only=True)
 class NaiveDB(Method):
-    """A LoRA of its own for every knowledge item, with the knowledge phrase as instance prompt.
+    """A separate LoRA for every knowledge item, with the knowledge phrase as instance prompt.
 
     Attributes:
-        dreambooth: how each is trained. `use_released` makes no difference: the release's LoRA is for the anchor.
+        dreambooth: settings of each training. `use_released` has no effect: the release's LoRA is for the anchor.
     """
 
     per_knowledge: ClassVar[bool] = True

@@ -24,13 +24,13 @@ class MoKus(Method):
     Attributes:
         dreambooth: stage 1.
         editor: stage 2.
-        items: how many facts are edited at once: the concept's first so many; beyond its own, those of the benchmark's
-            other concepts, and then `further` ones. None for all of its own.
+        items: number of facts edited at once: the concept's first ones; beyond its own, those of the benchmark's other
+            concepts, and then `further` ones. None for all of its own.
         further: facts about something else (`first_facts`).
         scope: "concept" edits each concept's knowledge by itself. "batch" puts the knowledge of all concepts of the
-            benchmark into one edit, "sequential" edits concept after concept in the benchmark's order and adds the
-            edits up: the text encoder then is the same for all of them, and made once.
-        concepts: of the benchmark; filled in by `for_benchmark`.
+            benchmark into one edit. "sequential" edits concept after concept in the benchmark's order and adds the
+            edits up. With these two, all concepts share one text encoder, which is made once.
+        concepts: concepts of the benchmark; filled in by `for_benchmark`.
     """
 
     dreambooth: DreamBooth
@@ -64,11 +64,11 @@ class MoKus(Method):
         return self.dreambooth.training_passes
 
     def _groups(self, concept: Concept) -> list[tuple[Fact, ...]]:
-        """The facts of each edit, one edit after another."""
+        """Return the facts of each edit, in the order of the edits."""
         own = facts_of(concept)
         if self.scope == "concept":
             return [first_facts(concept, self.items, self.concepts, self.further) if self.items else own]
-        # With all its items, also those that the grid leaves out: the same edit for every concept.
+        # All items of the concept, also those that the grid leaves out: every concept gets the same edit.
         whole = next((own for own in self.concepts if own.name == concept.name), concept)
         groups = facts_by_concept(whole, self.concepts)
         return [tuple(fact for group in groups for fact in group)] if self.scope == "batch" else groups

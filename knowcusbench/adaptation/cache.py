@@ -1,4 +1,4 @@
-"""A content-addressed store of adapters that several methods share, and of the class images they are trained with."""
+"""A content-addressed store of adapters that several methods share, and of their class images."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -11,17 +11,17 @@ from knowcusbench.adapters.types import Adaptation
 from knowcusbench.storage.claims import Claims
 
 WAIT = 0.5
-"""Seconds between two looks at an entry that another process makes."""
+"""Seconds between two checks for an entry that another process is making."""
 
 
 class AdapterCache:
-    """Keeps expensive adaptations under a key made of everything that determines them.
+    """A store of expensive adaptations; the key holds everything that determines the result.
 
-    A later caller with the same key gets the same bytes, and the cost that the first one paid.
+    A later caller with the same key gets the same bytes and the cost of the first computation.
 
     Attributes:
-        directory: of the adaptations.
-        class_images: those that trainings with prior preservation share, in a directory beside it.
+        directory: directory of the adaptations.
+        class_images: class images shared by trainings with prior preservation, in a sibling directory.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -30,10 +30,10 @@ class AdapterCache:
         self._claims = Claims(directory.with_name(f"{directory.name}-claims"))
 
     def get(self, key: Mapping[str, Any], make: Callable[[], Adaptation]) -> Adaptation:
-        """What is stored under `key` (JSON values only), made and stored first if absent.
+        """Return the entry of `key` (JSON values only), making and storing it first if absent.
 
-        The entry's `details` hold the key, for people who look into the cache. Of several processes that want the same
-        entry at once, one makes it, and the others wait for it.
+        The entry's `details` hold the key, for people who inspect the cache. If several processes request the same
+        entry at once, one makes it and the others wait.
         """
         name = entry_name(key)
         entry = self.directory / name

@@ -1,4 +1,4 @@
-"""Class images for prior preservation (DreamBooth, arXiv 2208.12242), drawn once for all who ask for the same."""
+"""Class images for prior preservation (DreamBooth, arXiv 2208.12242), drawn once and shared."""
 
 import hashlib
 import json
@@ -19,16 +19,20 @@ RECORD = "drawn.json"
 
 @dataclass(frozen=True)
 class ClassImages:
-    """Keeps what the unadapted backbone drew of a prompt, for other concepts, settings of the training and runs.
+    """A store of the unadapted backbone's images of a prompt, shared by concepts, training settings and runs.
 
-    Each prompt's images lie in a folder of their own, beside a record of what decides them and of how long they took.
+    Each prompt's images have a folder of their own, with a record of everything that determines them and of the time
+    they took.
     """
 
     directory: Path
 
     def drawn(self, prompt: str, count: int, backbone: Backbone, meter: Meter) -> list[Image.Image]:
-        """`count` images of a prompt, of the backbone's size. If they were there already, `meter` is charged the
-        seconds that they took, so that a cost does not depend on who came first."""
+        """Return `count` images of a prompt, of the backbone's size.
+
+        If they exist already, `meter` is charged their original seconds, so that a cost does not depend on who came
+        first.
+        """
         key = {
             "backbone": backbone.digest,
             "image_size": list(backbone.image_size),
@@ -56,7 +60,11 @@ class ClassImages:
 
 
 def class_seeds(prompt: str, count: int) -> list[int]:
-    """Noise seeds of a prompt's class images: the same for every concept."""
+    """Return noise seeds of a prompt's class images: the same for every concept.
+
+    >>> class_seeds("a dog", 2) == class_seeds("a dog", 3)[:2]
+    True
+    """
     return [
         int(hashlib.sha256(f"class image {prompt} {index}".encode()).hexdigest()[:15], 16) for index in range(count)
     ]

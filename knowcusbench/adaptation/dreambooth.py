@@ -1,4 +1,4 @@
-"""DreamBooth with LoRA on the transformer: stage 1 of the paper, and the whole of its Naive-DB baseline."""
+"""DreamBooth with LoRA on the transformer: stage 1 of the paper, and its whole Naive-DB baseline."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TRAINER = 3
-"""Changes when the same settings would give other weights; part of the cache key."""
+"""Version of the training, raised when the same settings would give other weights; part of the cache key."""
 
 TOKEN = "{token}"
 
@@ -40,30 +40,30 @@ class DreamBooth:
 
     Attributes:
         steps: optimiser steps.
-        learning_rate: constant, or the first with `decay`.
-        rank, alpha: of the LoRA; its scaling is alpha / rank.
-        init: how the LoRA begins. That trainer's is `gaussian`, which on layers of 3072 inputs at rank 4 is 24 times
-            larger than `uniform`: with Adam the weights then change the more for the same learning rate.
+        learning_rate: constant rate, or the first one with `decay`.
+        rank, alpha: rank and alpha of the LoRA; its scaling is alpha / rank.
+        init: initialisation of the LoRA. That trainer's is `gaussian`, which on layers of 3072 inputs at rank 4 is 24
+            times larger than `uniform`: with Adam, the weights then change more at the same learning rate.
         batch_size: reference images per step, taken in a new order every epoch.
-        weight_decay, max_grad_norm: of AdamW and of the clipping.
-        adam_beta2: how slowly AdamW forgets squared gradients. It remembers about 1 / (1 - beta2) steps: with far fewer
-            of them in all, the first gradients scale the last steps, too.
-        seed: of LoRA initialisation, image order, posterior, noise and noise levels.
-        target_modules: the transformer's linear layers that the LoRA is on, by full names or their ends
-            (`add_k_proj`, `transformer_blocks.0.attn.add_k_proj`); none: the backbone's, which for Qwen-Image are that
-            trainer's, the attention projections of the image stream.
+        weight_decay, max_grad_norm: AdamW's weight decay, and the clipping norm of the gradient.
+        adam_beta2: AdamW's decay rate of squared gradients. It remembers about 1 / (1 - beta2) steps: in a much shorter
+            training, the first gradients scale the last steps, too.
+        seed: seed of LoRA initialisation, image order, posterior, noise and noise levels.
+        target_modules: linear layers of the transformer that get a LoRA, by full names or their ends (`add_k_proj`,
+            `transformer_blocks.0.attn.add_k_proj`). Empty for the backbone's own, which for Qwen-Image are that
+            trainer's: the attention projections of the image stream.
         decay: whether the learning rate falls linearly to zero.
-        contexts: what the reference images are trained from, in turn; `{}` stands for the instance prompt, `{token}`
-            for that without its class noun.
+        contexts: prompts under which the reference images are trained, in turn; `{}` stands for the instance prompt,
+            `{token}` for the instance prompt without its class noun.
         prompt_noise: standard deviation of the noise on these prompts' embeddings, new in every step (NEFTune, arXiv
-            2310.05914), in standard deviations of the embeddings; 0 is none. Without it the concept may be drawn from
+            2310.05914), in standard deviations of the embeddings; 0 for none. Without it the concept may be drawn from
             the very states of the trained prompts alone.
         prior_images: class images for prior preservation, drawn by the unadapted backbone; 0 is off, and the class noun
             itself then absorbs much of the concept (the `leak` control shows how much).
-        prior_weight: of the prior loss.
+        prior_weight: weight of the prior loss.
         prior_every: steps from one prior loss to the next; a step with it takes twice as long.
-        prior_prompts: what the class images are drawn and trained from, in turn; `{}` stands for the class noun. Other
-            prompts preserve what else the backbone draws.
+        prior_prompts: prompts under which the class images are drawn and trained, in turn; `{}` stands for the class
+            noun. Other prompts preserve other things that the backbone draws.
         use_released: take the LoRA that the benchmark's release ships for the concept instead of training one.
     """
 
@@ -111,7 +111,7 @@ class DreamBooth:
 
     @property
     def training_passes(self) -> int:
-        """Forward and backward passes of the transformer at batch 1."""
+        """Number of forward and backward passes of the transformer at batch 1."""
         if self.use_released:
             return 0
         prior_steps = -(-self.steps // self.prior_every) if self.prior_images else 0
@@ -120,8 +120,9 @@ class DreamBooth:
     def fit(self, concept: Concept, backbone: Backbone, instance_prompt: str, cache: AdapterCache) -> Adaptation:
         """Teach the transformer that `instance_prompt` shows the concept (in the `contexts`, by default alone).
 
-        The result has a transformer adapter and the cost of stage "visual". Raises MethodError for a concept without
-        reference images, or without a released checkpoint where that is asked for, and for a training that diverges.
+        Returns an adaptation with a transformer adapter and the cost of stage "visual". Raises MethodError for a
+        concept without reference images, for a missing released checkpoint with `use_released`, and for a training that
+        diverges.
         """
         if self.use_released:
             return load_released(concept)
@@ -195,7 +196,7 @@ class DreamBooth:
     def _instance(
         self, concept: Concept, backbone: Backbone, instance_prompt: str, generator: torch.Generator
     ) -> list[Objective]:
-        """The reference images under the instance prompt in its contexts, in turn."""
+        """Return one objective per context: the reference images under the instance prompt in it."""
         references = backbone.encode_images([read_image(path) for path in concept.images])
         batches = posterior_draws(references, self.batch_size, generator)
         token = instance_prompt.removesuffix(concept.class_noun).strip()
@@ -210,7 +211,7 @@ class DreamBooth:
         meter: Meter,
         generator: torch.Generator,
     ) -> list[Objective]:
-        """Class images under their prompts, in turn; nothing where prior preservation is off."""
+        """Return one objective per prior prompt: class images under that prompt; empty if prior preservation is off."""
         prior = []
         for number, template in enumerate(self.prior_prompts if self.prior_images else ()):
             prompt = template.replace("{}", class_noun)
@@ -223,8 +224,14 @@ class DreamBooth:
 
 @dataclass(frozen=True)
 class Objective:
-    """A term of the loss: endless batches of latents, the prompt that they are to be drawn from, its weight, and how
-    much noise is on the prompt's embeddings, in their standard deviations."""
+    """A term of the loss.
+
+    Attributes:
+        batches: endless batches of latents.
+        prompt_embeds: the prompt from which these latents shall be drawn.
+        weight: weight of the term.
+        prompt_noise: noise on the prompt's embeddings, in their standard deviations.
+    """
 
     batches: Iterator[Tensor]
     prompt_embeds: PromptEmbeds
@@ -232,7 +239,7 @@ class Objective:
     prompt_noise: float = 0.0
 
     def loss(self, backbone: Backbone, generator: torch.Generator) -> Tensor:
-        """The weighted flow-matching loss of the next batch at noise and noise levels from `generator`."""
+        """Return the weighted flow-matching loss of the next batch, at noise and noise levels from `generator`."""
         import torch
 
         from knowcusbench.adaptation.flow_matching import draw_sigmas, flow_matching_loss, noisy_latents
@@ -250,7 +257,7 @@ class Objective:
 
 
 def posterior_draws(latents: LatentDistribution, size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Draws from the posterior of `size` images at a time, without end, in a new order every epoch."""
+    """Yield draws from the posterior of `size` images at a time, without end, in a new order every epoch."""
     import torch
 
     order: list[int] = []

@@ -16,19 +16,19 @@ from knowcusbench.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderTuning:
-    """LoRA fine-tuning of the language model by the cross-entropy of the answers. Every step sees all facts.
+    """LoRA fine-tuning of the language model on the cross-entropy of the answers; every step sees all facts.
 
     The paper does not state the baseline's settings; ours are in the recipes.
 
     Attributes:
         steps: optimiser steps.
-        learning_rate: of AdamW, constant.
-        rank, alpha: of the LoRA.
+        learning_rate: constant learning rate of AdamW.
+        rank, alpha: rank and alpha of the LoRA.
         modules: short names of the tuned linear layers.
-        layers: decoder layers that are tuned; None for all.
+        layers: tuned decoder layers; None for all.
         question_form: how the question is put to the text encoder.
-        weight_decay, max_grad_norm: of AdamW and of the clipping.
-        seed: of the LoRA's initialisation.
+        weight_decay, max_grad_norm: AdamW's weight decay, and the clipping norm of the gradient.
+        seed: seed of the LoRA's initialisation.
         version: raised by the author when the same settings give other adapters.
     """
 
@@ -52,8 +52,10 @@ class EncoderTuning:
             )
 
     def fit(self, facts: Sequence[Fact], backbone: Backbone) -> Adaptation:
-        """An adaptation of the text encoder, with the cost of stage "textual". Raises MethodError, naming the first
-        question, for a training that diverges."""
+        """Return an adaptation of the text encoder, with the cost of stage "textual".
+
+        Raises MethodError, naming the first question, for a training that diverges.
+        """
         import torch
 
         from knowcusbench.adapters.lora import extract, trainable

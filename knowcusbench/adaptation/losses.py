@@ -1,4 +1,4 @@
-"""The losses of a training, which ends where one is not finite."""
+"""The losses of a training; a loss that is not finite stops it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LOOKED_AT = 25
-"""Steps between two looks at the losses on a GPU, which has to finish its work for each."""
+"""Steps between two checks of the losses on a GPU, each of which waits for the GPU to finish its work."""
 
 
 class Losses:
-    """Keeps a loss for every step, and raises MethodError once one is NaN or infinite.
+    """The loss of every step; raises MethodError once one is NaN or infinite.
 
     Args:
-        trained: what is trained, for the message: "concept 'dog3'".
+        trained: the trained thing as the message names it: "concept 'dog3'".
         remedy: the setting to lower.
     """
 
@@ -30,19 +30,19 @@ class Losses:
         self._seen = 0
 
     def add(self, loss: Tensor) -> None:
-        """Keep the loss of the next step. On a GPU it may be looked at some steps later."""
+        """Record the loss of the next step. On a GPU it may be checked some steps later."""
         self._losses.append(loss.detach())
         if loss.device.type == "cpu" or len(self._losses) - self._seen == LOOKED_AT:
             self._look()
 
     def mean(self, steps: slice) -> float:
-        """The mean loss of some steps."""
+        """Return the mean loss of a slice of the steps."""
         import torch
 
         return float(torch.stack(self._losses[steps]).mean())
 
     def trained(self, adapter: Adapter) -> Adapter:
-        """The adapter after the last step, looked at too: the last loss was taken before that step."""
+        """Return the trained adapter after checking it too: the last loss was computed before the last step."""
         self._look()
         if name := not_finite(adapter.weights):
             raise MethodError(

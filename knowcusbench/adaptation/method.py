@@ -11,8 +11,11 @@ from knowcusbench.benchmark.types import Concept, KnowledgeItem
 
 
 class Role(StrEnum):
-    """What a method is compared as, in the order of tables. Floors are controls that score what is had without
-    knowledge, ceilings what stage 1 allows; only methods are ranked."""
+    """What a method is compared as, in the order of tables.
+
+    Floors are controls that measure what is achieved without knowledge; ceilings measure what stage 1 allows. Only
+    methods are ranked.
+    """
 
     FLOOR = "floor"
     METHOD = "method"
@@ -20,12 +23,12 @@ class Role(StrEnum):
 
     @property
     def place(self) -> int:
-        """Its number in the order of tables."""
+        """Sort key: position in the order of tables."""
         return list(Role).index(self)
 
 
 class Method(ABC):
-    """Turns a concept and its knowledge into an adaptation of the backbone.
+    """The contract of methods: turn a concept and its knowledge into an adaptation of the backbone.
 
     A method is a keyword-only dataclass in a file of its own; `configs/method/<name>.yaml` names it by `_target_` and
     fills its fields.
@@ -34,7 +37,7 @@ class Method(ABC):
         per_knowledge: False if one adaptation serves all knowledge of a concept. True if every knowledge item gets its
             own: `adapt` is then called with one-item concepts, and the result for an item must not depend on the
             others.
-        role: what it is compared as.
+        role: what the method is compared as.
         version: raised by the author when the same settings give other adaptations or subjects.
     """
 
@@ -46,23 +49,27 @@ class Method(ABC):
     def adapt(self, concept: Concept, backbone: Backbone, cache: AdapterCache) -> Adaptation:
         """Customise `backbone` for `concept`.
 
-        The backbone is resident and must be left as it was found. Random numbers come from generators of
-        the method's own, seeded from its configuration, so that the same inputs give the same bytes.
-        Expensive parts that other methods can reuse (stage 1) go through `cache`.
-        Raises MethodError for a concept that the method can't handle.
+        The backbone is resident and must be left unchanged. Random numbers come from the method's own generators,
+        seeded from its configuration, so that the same inputs give the same bytes. Expensive parts that other methods
+        can reuse (stage 1) go through `cache`. Raises MethodError for a concept that the method can't handle.
         """
 
     def for_benchmark(self, concepts: tuple[Concept, ...]) -> "Method":
-        """The method as it is where these are all concepts of the benchmark, those that the grid leaves out included.
-        The same for a method that looks at one concept at a time."""
+        """Bind the method to a benchmark.
+
+        `concepts` are all of its concepts, also those the grid leaves out. Override only if `adapt` needs to see other
+        concepts.
+        """
         return self
 
     def subject(self, concept: Concept, item: KnowledgeItem) -> str:
-        """The words that name the concept in a prompt: the knowledge phrase, unless a control says
-        otherwise."""
+        """Return the words that name the concept in a prompt: the knowledge phrase, unless a control overrides this."""
         return item.phrase
 
     def training_passes(self, concept: Concept) -> int:
-        """Forward and backward passes of the transformer, at batch 1, that `adapt` takes for this concept. The plan
-        estimates its cost from them."""
+        """Return the number of forward and backward passes of the transformer, at batch 1, that `adapt` takes for
+        `concept`.
+
+        The plan estimates its cost from them.
+        """
         return 0

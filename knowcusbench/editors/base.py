@@ -1,4 +1,4 @@
-"""The contract of an editor: a closed-form change of what the text encoder answers."""
+"""The contract of an editor: a change of the text encoder that teaches it facts."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -12,7 +12,7 @@ from knowcusbench.errors import MethodError
 
 
 class Editor(ABC):
-    """Makes the text encoder answer questions in a new way, in closed form.
+    """Makes the text encoder answer questions in a new way.
 
     Attributes:
         version: raised by the author when the same settings give other edits.
@@ -22,22 +22,22 @@ class Editor(ABC):
 
     @abstractmethod
     def edit(self, facts: Sequence[Fact], backbone: Backbone, after: Adapter | None = None) -> Adaptation:
-        """An adaptation of the text encoder alone after which it tends to answer the facts' questions with their
-        answers. The result does not depend on the order of the facts, unless the editor's documentation says so, and
-        the backbone is left as it was.
+        """Return an adaptation of the text encoder alone that teaches it `facts`.
 
-        With `after`, an earlier edit, the text encoder is one that has it already: the result is what is to be added.
+        With it, the text encoder tends to answer the facts' questions with their answers. The result does not depend on
+        the order of the facts unless the editor's documentation says so. The backbone is left unchanged.
 
+        `after` is an earlier edit that the text encoder already carries; the result is then what must be added to it.
         Raises MethodError, naming the question, for a fact that can't be edited.
         """
 
     def sum(self, edits: Sequence[Adaptation], backbone: Backbone) -> Adaptation:
-        """All these edits of this editor as one."""
+        """Return the sum of several edits by this editor as one adaptation."""
         return summed(edits)
 
 
 def facts_of(concept: Concept) -> tuple[Fact, ...]:
-    """The knowledge of a concept as facts. Raises MethodError if there is none, and for a conflict (`distinct`)."""
+    """Return a concept's knowledge as facts. Raises MethodError if there is none, and for a conflict (`distinct`)."""
     if not concept.knowledge:
         raise MethodError(f"concept {concept.name!r} has no knowledge items; there is nothing to teach")
     try:
@@ -47,7 +47,11 @@ def facts_of(concept: Concept) -> tuple[Fact, ...]:
 
 
 def distinct(facts: Iterable[Fact]) -> tuple[Fact, ...]:
-    """The facts without repetitions, in order. Raises MethodError for a conflict: two answers to one question."""
+    """Return the facts without repetitions, in order. Raises MethodError for two answers to one question.
+
+    >>> distinct([Fact("Who?", "Ann"), Fact("Where?", "here"), Fact("Who?", "Ann")])
+    (Fact(question='Who?', answer='Ann'), Fact(question='Where?', answer='here'))
+    """
     answers: dict[str, str] = {}
     for fact in facts:
         known = answers.setdefault(fact.question, fact.answer)

@@ -1,4 +1,4 @@
-"""What is edited together with a concept's own knowledge: further facts, or all that the benchmark knows."""
+"""Sets of facts that are edited together: a concept's own, those of other concepts, and further ones."""
 
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
@@ -14,11 +14,12 @@ from knowcusbench.errors import MethodError
 def first_facts(
     concept: Concept, count: int, concepts: Sequence[Concept] = (), further: Sequence[Fact] = ()
 ) -> tuple[Fact, ...]:
-    """`count` facts to be edited at once: the concept's own, then those of the other `concepts`, each with its own
-    answer, then `further` ones.
+    """Return `count` facts to be edited at once: the concept's own, then those of the other `concepts`, then `further`
+    ones.
 
-    The others' come in turns, the first item of each before the second of any, so that few facts are from many
-    concepts. A smaller count gives the beginning of a larger one. Raises MethodError if there are not as many.
+    The others' facts keep their own answers. They come in turns, the first item of each concept before the second of
+    any, so that few facts cover many concepts. A smaller count gives the beginning of a larger one. Raises MethodError
+    if there are fewer.
     """
     others = [facts_of(other) for other in concepts if other.name != concept.name and other.knowledge]
     in_turns = [fact for turn in zip_longest(*others) for fact in turn if fact]
@@ -33,9 +34,9 @@ def first_facts(
 
 
 def facts_by_concept(concept: Concept, concepts: Sequence[Concept]) -> list[tuple[Fact, ...]]:
-    """The facts of all concepts, in the benchmark's order, `concept` among them with the knowledge that it has here.
+    """Return one group of facts per concept, in benchmark order; `concept` itself has the knowledge of this run.
 
-    Where concepts disagree on a question's answer, `concept` is right, and otherwise the first of them.
+    Where concepts disagree on a question's answer, `concept` wins, and otherwise the first of them.
     """
     own = facts_of(concept)
     groups: list[tuple[Fact, ...]] = []
@@ -49,7 +50,7 @@ def facts_by_concept(concept: Concept, concepts: Sequence[Concept]) -> list[tupl
 
 
 def _compatible(facts: Sequence[Fact], known: Sequence[Fact]) -> Iterator[Fact]:
-    """Those of the facts whose question is asked neither in `known` nor before."""
+    """Yield the facts whose question appears neither in `known` nor earlier."""
     asked = {fact.question for fact in known}
     for fact in facts:
         if fact.question not in asked:
@@ -58,7 +59,7 @@ def _compatible(facts: Sequence[Fact], known: Sequence[Fact]) -> Iterator[Fact]:
 
 
 def edit_in_turn(editor: Editor, groups: Sequence[Sequence[Fact]], backbone: Backbone) -> Adaptation:
-    """One edit after another, each of a text encoder that has the earlier ones on it; the sum of all."""
+    """Edit group after group, each on a text encoder that carries the earlier edits; return the sum of all edits."""
     if len(groups) == 1:
         return editor.edit(groups[0], backbone)
     edits: list[Adaptation] = []

@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class GatedUltraEdit(UltraEdit):
-    """UltraEdit behind a gate (`Gate`; Perfusion, arXiv 2305.01644): a layer's change acts on an input as far as it is
-    similar to one of the edited keys, the inputs at which the layer was edited.
+    """UltraEdit behind a gate (`Gate`; Perfusion, arXiv 2305.01644).
 
-    Temperature and bias are stored beside the edit and can be changed without making it again: with
+    A layer's change acts on an input in proportion to its similarity to the edited keys, the inputs at which the layer
+    was edited. Temperature and bias are stored with the edit and can be changed without making it again: with
     `Adapter.with_gate`, or by hand in `adaptation.json`.
 
     Attributes:
-        temperature: how soft the gate is.
-        bias: the cosine to the nearest edited key at which it is half open.
+        temperature: softness of the gate.
+        bias: the cosine to the nearest edited key at which the gate is half open.
     """
 
     temperature: float

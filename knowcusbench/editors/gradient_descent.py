@@ -1,4 +1,4 @@
-"""Gradient descent on the layers that an editor changes: what the closed form is compared with."""
+"""Gradient descent on the layers that an editor changes: the reference for the closed form."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class GradientDescent(RowEditor):
-    """Plain gradient descent on the weights, for the mean loss of all facts: `rounds` steps of SGD without momentum.
+    """Plain gradient descent on the weights for the mean loss of all facts: `rounds` steps of SGD without momentum.
 
-    The gradient of a linear layer's weight is `G^T H` over the rows of all positions, so that a step is the product of
-    the factors H and `-learning_rate * G^T`: low rank, like a closed-form edit, and not rounded to the weights' dtype.
+    The gradient of a linear layer's weight is `G^T H` over the rows of all positions. A step is therefore the product
+    of the factors H and `-learning_rate * G^T`: low rank, like a closed-form edit, and not rounded to the weights'
+    dtype.
 
     Attributes:
         learning_rate: the factor on the gradient, the same in every round.

@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 class NullSpaceUltraEdit(UltraEdit):
     """UltraEdit in the null space of preserved inputs: `delta = P H^T (H P H^T + I)^-1 V`.
 
-    P projects onto what is orthogonal to the leading directions of the layer's inputs at all tokens of the preserved
-    prompts (AlphaEdit, arXiv 2410.02355, which does the same on `down_proj` with 100,000 facts). Inputs in those
-    directions give the same outputs as before. What an edited question shares with them, such as the words of the
-    prompt template, can't be edited any more, so an edit is weaker.
+    P projects onto the orthogonal complement of the leading directions of the layer's inputs at all tokens of the
+    preserved prompts (AlphaEdit, arXiv 2410.02355, which does the same on `down_proj` with 100,000 facts). Inputs in
+    those directions give the same outputs as before. An edited question shares some of them, such as those of the
+    prompt template's words; these can't be edited any more, so the edit is weaker.
 
     Attributes:
-        preserved: texts, prompts or questions, that shall be encoded as before.
-        preserved_energy: part of the squared norm of their inputs that the protected directions hold. With 1 every
-            input is protected exactly; the number of directions grows fast near it, and all of them leave nothing
-            to edit.
+        preserved: texts (prompts or questions) that must be encoded as before.
+        preserved_energy: share of the squared norm of their inputs that the protected directions hold. With 1 every
+            input is protected exactly. The number of directions grows fast near 1; protecting all of them leaves
+            nothing to edit.
     """
 
     preserved: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""What editors have in common that change linear layers by rows of their inputs and output gradients."""
+"""The common part of editors that change linear layers from rows of their inputs and output gradients."""
 
 from __future__ import annotations
 
@@ -25,41 +25,41 @@ if TYPE_CHECKING:
     from knowcusbench.editors.rows import FactRows
 
 Step = Callable[[Sequence["FactRows"]], Factors]
-"""One step of an edit: from the facts' rows in the model as edited so far to the next change of its layers."""
+"""One step of an edit: maps the facts' rows in the partly edited model to the next change of its layers."""
 
 AnswerTokens = Literal["all", "first"]
 
 LITTLE = 0.5
-"""The part of a merged edit below which a warning is due."""
+"""Share of a merged edit that must survive; below it a warning is printed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RowEditor(Editor):
     """Edits linear layers of the text encoder from captured rows, in rounds, and stores the change as a LoRA.
 
-    Every round captures the rows of all facts in the model as edited so far, one forward and one backward a fact, and
-    adds the change that `begin`'s step makes of them. What is stored, and put on the model in the next round, is the
-    recompressed sum over the rounds. The sum itself is recompressed with every round too, so that its rank stays small:
+    Every round captures the rows of all facts in the model as edited so far, with one forward and one backward pass per
+    fact, and adds the change that `begin`'s step makes from them. The recompressed sum over the rounds is stored, and
+    put on the model in the next round. The sum itself is recompressed in every round too, so that its rank stays small:
     each time by at most `1 / rounds` of the relative error that `energy` allows, together by no more than that error.
 
     The details of the adaptation are, after `edit_`: `losses_before_rounds`, the mean loss of the answers before each;
     `ranks` of the stored factors by layer; `recompression_error`, the largest relative error (Frobenius norm) of a
-    layer's stored fp32 factors to that sum, and `bf16_error`, that of the same factors rounded to bf16;
-    `retained_gain`, how much of the edit a merge into the weights would keep (`retained_gain` in
+    layer's stored fp32 factors to that sum; `bf16_error`, the error of the same factors rounded to bf16;
+    `retained_gain`, the share of the edit that a merge into the weights would keep (`retained_gain` in
     `knowcusbench.adapters.merging`), whether it is merged or not.
 
     Attributes:
-        layers: decoder layers to edit, one by one. The paper says layers 18-26 and 16 matrices, which do not agree:
-            two matrices in each of 18..25 are 16, in 18..26 they are 18. We take 18..25.
+        layers: decoder layers to edit, one by one. The paper says layers 18-26 and 16 matrices, which do not agree: two
+            matrices in each of 18..25 are 16, in 18..26 they are 18. We take 18..25.
         modules: linear layers to edit in each.
         question_form: how the question is put to the text encoder.
-        answer_tokens: which tokens of an answer count, in the loss and as rows: "all" as in the published code, or
-            only the "first", after which the model goes on by itself.
-        rounds: how often a step is made at most.
+        answer_tokens: the tokens of an answer that count, in the loss and as rows: "all" as in the published code, or
+            only the "first", after which the model continues by itself.
+        rounds: the largest number of steps.
         target_loss: stop before the next round when the mean loss of the answers is below this.
-        energy: part of the edit's squared Frobenius norm that its stored factors keep.
-        merge: add the edit to the weights, rounded to their dtype, as the release does. Most of it is lost in bf16;
-            a warning says when it is more than half.
+        energy: share of the edit's squared Frobenius norm that its stored factors keep.
+        merge: add the edit to the weights, rounded to their dtype, as the release does. Most of it is lost in bf16; a
+            warning is printed when more than half is.
     """
 
     layers: tuple[int, ...]
@@ -72,7 +72,7 @@ class RowEditor(Editor):
     merge: bool = False
 
     everywhere: ClassVar[bool] = False
-    """Whether the rows are those of all positions, not of the answer's alone."""
+    """Whether rows are captured at all positions instead of the answer's alone."""
 
     def __post_init__(self) -> None:
         if not (self.rounds >= 1 and 0 < self.energy <= 1):
@@ -82,7 +82,7 @@ class RowEditor(Editor):
 
     @abstractmethod
     def begin(self, backbone: Backbone, names: Sequence[str]) -> Step:
-        """The step of one edit of the layers `names`. Called on the unedited backbone."""
+        """Return the step of one edit of the layers `names`. Called on the unedited backbone."""
 
     def edit(self, facts: Sequence[Fact], backbone: Backbone, after: Adapter | None = None) -> Adaptation:
         facts = distinct(facts)
@@ -109,7 +109,7 @@ class RowEditor(Editor):
         return Adaptation(text_encoder=adapter, cost=meter.cost, details=details)
 
     def capture(self, backbone: Backbone, names: Sequence[str], facts: Sequence[Fact]) -> list[FactRows]:
-        """The rows of the facts in the model as it is now. Raises MethodError, naming the question."""
+        """Return the facts' rows in the model's present state. Raises MethodError, naming the question."""
         from knowcusbench.editors.rows import capture_fact
 
         parts = []
@@ -121,15 +121,18 @@ class RowEditor(Editor):
         return parts
 
     def stored(self, change: Factors, rows: Sequence[FactRows], earlier: Adapter | None) -> Adapter:
-        """The adapter of a change, as it is stored and put on. `rows` are those of the latest step, `earlier` is the
-        adapter before it."""
+        """Return the adapter that stores and applies a change.
+
+        `rows` are those of the latest step, `earlier` is the adapter before it.
+        """
         from knowcusbench.editors.closed_form import recompress
 
         adapter = Adapter.from_factors({name: recompress(*factors, self.energy) for name, factors in change.items()})
         return replace(adapter, merged=self.merge)
 
     def sum(self, edits: Sequence[Adaptation], backbone: Backbone) -> Adaptation:
-        """All these edits as one, stored as one is, with its details. Behind gates each edit keeps its own ranks."""
+        """Return several edits as one, stored like a single edit, with its details. Gated edits keep their own
+        ranks."""
         total = summed(edits)
         details: dict[str, Any] = {
             "edit_losses_before_rounds": [edit.details["edit_losses_before_rounds"] for edit in edits]
@@ -143,7 +146,7 @@ class RowEditor(Editor):
         return replace(total, text_encoder=adapter, details=details)
 
     def _added(self, change: Factors, step: Factors) -> Factors:
-        """The sum of two changes, recompressed."""
+        """Return the sum of two changes, recompressed."""
         from knowcusbench.editors.closed_form import recompress
 
         for name, (down, up) in step.items():
@@ -184,7 +187,7 @@ class RowEditor(Editor):
 
 
 def _edited(backbone: Backbone, *edits: Adapter | None) -> AbstractContextManager[None]:
-    """The text encoder with edits on it, as they will be stored."""
+    """Attach edits to the text encoder as they will be stored."""
     import torch
 
     from knowcusbench.adapters.lora import attached
@@ -195,6 +198,6 @@ def _edited(backbone: Backbone, *edits: Adapter | None) -> AbstractContextManage
 
 
 def _first_label(labels: Tensor) -> Tensor:
-    """Labels (1, length) of which only the first that counts is left."""
+    """Return labels (1, length) with only the first counting label left."""
     counted = labels >= 0
     return labels.masked_fill(counted & (counted.cumsum(1) > 1), -100)

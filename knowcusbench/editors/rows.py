@@ -1,5 +1,4 @@
-"""The rows that an edit is made of: inputs and output gradients of linear layers, captured while the text encoder
-answers."""
+"""Rows that an edit is computed from: inputs and output gradients of linear layers while the text encoder answers."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,11 +18,11 @@ Rows = dict[str, tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class FactRows:
-    """What one fact leaves in the edited layers.
+    """The captured rows of one fact in the edited layers.
 
     Attributes:
         fact: the fact.
-        rows: its rows by layer, n of them.
+        rows: its n rows by layer.
         loss: mean cross-entropy of its answer, whose gradient the rows hold.
         length: tokens of the question with its answer.
     """
@@ -38,7 +37,7 @@ class FactRows:
 
 
 def joined(parts: Sequence[FactRows]) -> Rows:
-    """The rows of several facts, one after another."""
+    """Concatenate the rows of several facts."""
     return {
         name: (
             torch.cat([part.rows[name][0] for part in parts]),
@@ -51,9 +50,10 @@ def joined(parts: Sequence[FactRows]) -> Rows:
 def capture_fact(
     backbone: Backbone, names: Sequence[str], fact: Fact, tokens: tuple[Tensor, Tensor], *, everywhere: bool = False
 ) -> FactRows:
-    """The rows of a fact that is put as `tokens`: `(input_ids, labels)` as `Backbone.question_tokens` gives them.
+    """Capture the rows of a fact.
 
-    Raises MethodError, naming the question, for NaN or infinity.
+    `tokens` are `(input_ids, labels)` as returned by `Backbone.question_tokens`. Raises MethodError, naming the
+    question, for NaN or infinity.
     """
     rows, loss = capture_rows(backbone, names, *tokens, everywhere=everywhere)
     for name, (keys, gradients) in rows.items():
@@ -65,10 +65,11 @@ def capture_fact(
 def capture_rows(
     backbone: Backbone, names: Sequence[str], input_ids: Tensor, labels: Tensor, *, everywhere: bool = False
 ) -> tuple[Rows, float]:
-    """Inputs h (n, d_in) and output gradients g (n, d_out) of the layers `names` at the n labelled positions, or at all
-    positions with `everywhere`, in fp32, and the mean cross-entropy of the labels.
+    """Return rows of the layers `names` in fp32, and the mean cross-entropy of the labels.
 
-    One forward and one backward; the graph begins at the first of the layers, and no weight gets a gradient.
+    The rows are inputs h (n, d_in) and output gradients g (n, d_out) at the n labelled positions, or at all positions
+    with `everywhere`. This takes one forward and one backward pass; the graph begins at the first of the layers, and no
+    weight gets a gradient.
     """
     positions = (labels[0] >= 0).nonzero().squeeze(1)
     with _recorded(backbone.text_encoder, names) as probed, torch.enable_grad():
@@ -85,7 +86,8 @@ def capture_rows(
 
 @torch.no_grad()
 def capture_keys(backbone: Backbone, names: Sequence[str], prompts: Sequence[str]) -> dict[str, Tensor]:
-    """Inputs (m, d_in) of the layers `names` at all positions of the prompts, as the backbone encodes them, in fp32.
+    """Return inputs (m, d_in) of the layers `names` at all positions of the prompts, in fp32, as the backbone encodes
+    them.
 
     Raises MethodError, naming the prompt, for NaN or infinity.
     """
@@ -101,8 +103,10 @@ def capture_keys(backbone: Backbone, names: Sequence[str], prompts: Sequence[str
 
 @contextmanager
 def _recorded(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
-    """During the block every forward leaves each layer's input and a zero that was added to its output: the gradient
-    with respect to that zero is the gradient at the output."""
+    """Record each layer's input, and a zero added to its output, at every forward pass in the block.
+
+    The gradient with respect to that zero is the gradient at the output.
+    """
     probed: dict[str, tuple[Tensor, Tensor]] = {}
 
     def probe(name: str) -> Any:

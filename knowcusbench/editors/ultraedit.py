@@ -27,7 +27,7 @@ Statistics = dict[tuple[int, int], "Moments"]
 
 @dataclass(frozen=True, kw_only=True)
 class UltraEdit(RowEditor):
-    """UltraEdit, exact: the rows of all facts of a concept in one closed-form step.
+    """Exact UltraEdit: one closed-form step from the rows of all facts of a concept.
 
     For every edited linear layer, the inputs h and the output gradients g of the answer's loss are captured at the
     positions that predict the answer's tokens. `[h, g]` is normalised by mean and standard deviation over the rows of
@@ -35,20 +35,20 @@ class UltraEdit(RowEditor):
 
     Attributes:
         eta: strength of the edit.
-        warmup: neutral facts whose rows enter the statistics only. Deviations over a handful of rows say little, and
-            of a single row there are none: the edit is then zero.
-        precision: of the n x n solve. Keys that are nearly parallel lose digits in float32.
-        statistics: "concept" makes them of the edit's own facts and `warmup`, anew in every round. With "persistent",
-            as in the published code, they carry over from one edit to the next of this object: results then depend on
-            the order of the concepts and on the number of workers, and a run that is resumed begins without any. An
-            edit that is refused leaves them as they were.
+        warmup: neutral facts whose rows enter the statistics only. Deviations over a handful of rows say little; a
+            single row has none, and the edit is then zero.
+        precision: dtype of the n x n solve. Nearly parallel keys lose digits in float32.
+        statistics: "concept" computes them from the edit's own facts and `warmup`, anew in every round. With
+            "persistent", as in the published code, this object carries them over from one edit to the next: results
+            then depend on the order of the concepts and on the number of workers, and a resumed run begins without any.
+            A refused edit leaves them unchanged.
         faithful: compute as the published code does (`editor/ultraedit.py` and `nets.py` of
-            github.com/XiaojieGu/UltraEdit), faults included, all in fp32: `PublishedMoments`, updated with one chunk a
-            batch and layer; the loss averaged over a batch's tokens; a d x d solve; and for the facts of a last
-            partial batch, the gradient zero in place of their own, which a floor division drops there: normalised,
-            that is minus the mean over the deviation. What it can't compute is refused: a chunk of a single row, whose
+            github.com/XiaojieGu/UltraEdit), faults included, all in fp32: `PublishedMoments`, updated with one chunk
+            per batch and layer; the loss averaged over a batch's tokens; a d x d solve. A floor division drops the
+            gradients of a last partial batch there, so its facts get the gradient zero: normalised, that is minus the
+            mean over the deviation. Two cases can't be computed and are refused: a chunk of a single row, whose
             variance is NaN, and fewer facts than a batch holds, which leave no gradient at all.
-        batch_size: facts in a batch, the longest first, with `faithful`; otherwise it makes no difference.
+        batch_size: facts in a batch, the longest first, with `faithful`; no effect otherwise.
     """
 
     eta: float
@@ -90,7 +90,8 @@ class UltraEdit(RowEditor):
         return step
 
     def protected(self, backbone: Backbone, names: Sequence[str]) -> Mapping[str, Tensor]:
-        """Orthonormal bases (d_in, k) of the directions in which a layer's input must act as before, by layer."""
+        """Return, by layer, orthonormal bases (d_in, k) of the directions in which the layer's input must act as
+        before."""
         return {}
 
     @cached_property
@@ -145,8 +146,10 @@ def _widths(keys: Tensor, gradients: Tensor) -> tuple[int, int]:
 
 
 def _batches(parts: Sequence[FactRows], size: int) -> list[list[FactRows]]:
-    """Facts in batches of the published code, the longest first, their gradients those of the mean loss over all tokens
-    of the batch."""
+    """Split facts into the published code's batches, the longest first.
+
+    Their gradients are scaled to those of the mean loss over all tokens of the batch.
+    """
     if len(parts) < size:
         raise MethodError(
             f"editor.faithful: {len(parts)} facts in batches of {size}: the published code drops the gradients of the "
