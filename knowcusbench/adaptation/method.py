@@ -11,7 +11,7 @@ from knowcusbench.benchmark.types import Concept, KnowledgeItem
 
 
 class Role(StrEnum):
-    """What a method is compared as, in the order of tables.
+    """The role of a method in comparisons, in the order of tables.
 
     Floors are controls that measure what is achieved without knowledge; ceilings measure what stage 1 allows. Only
     methods are ranked.
@@ -37,7 +37,7 @@ class Method(ABC):
         per_knowledge: False if one adaptation serves all knowledge of a concept. True if every knowledge item gets its
             own: `adapt` is then called with one-item concepts, and the result for an item must not depend on the
             others.
-        role: what the method is compared as.
+        role: its role in comparisons.
         version: raised by the author when the same settings give other adaptations or subjects.
     """
 

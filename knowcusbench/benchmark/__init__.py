@@ -1,4 +1,4 @@
-"""What is evaluated: concepts, knowledge and prompts, and reading them from a release."""
+"""The evaluated set: concepts, knowledge and prompts, and reading them from a release."""
 
 from knowcusbench.benchmark.arrow import export_dataset, import_dataset
 from knowcusbench.benchmark.check import CheckReport, check_benchmark

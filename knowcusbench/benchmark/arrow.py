@@ -1,8 +1,8 @@
 """A benchmark as a `datasets` data set in Parquet files, and back, without loss.
 
-A data set has one row and one file per concept (`data/test-00000-of-00035.parquet`), so that no more than one
-concept is in memory at a time. `datasets.load_dataset(DIRECTORY)` opens it, images and all. Images keep their
-original bytes and file names, and the release's visual checkpoints are carried along.
+A data set has one row and one file per concept (`data/test-00000-of-00035.parquet`), so that only one concept is in
+memory at a time. `datasets.load_dataset(DIRECTORY)` opens it, images and all. Images keep their original bytes and file
+names, and the release's visual checkpoints are carried along.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ def export_dataset(benchmark: Benchmark, directory: Path) -> None:
 
 
 def import_dataset(directory: Path, root: Path) -> Benchmark:
-    """Write a data set of `export_dataset` as a release directory with our canonical keys, and read it.
+    """Write a data set made by `export_dataset` as a release directory with our canonical keys, and read it.
 
-    Raises BenchmarkError if `root` exists, if `directory` is not such a data set, or if the benchmark in it
-    has a fault; nothing is left behind then.
+    Raises BenchmarkError if `root` exists, if `directory` is not such a data set, or if its benchmark has a fault; then
+    nothing is left behind.
     """
     _refuse_existing(root)
     with atomic_path(root) as temporary:
@@ -69,8 +69,8 @@ def _refuse_existing(path: Path) -> None:
 
 
 def _schema() -> pa.Schema:
-    """The Arrow schema of a row, with the image features in its metadata."""
-    # Takes most of a second to import, which every command would pay.
+    """Return the Arrow schema of a row, with the image features in its metadata."""
+    # The import takes most of a second, which every command would pay.
     from datasets import Features, Image, List, Value
 
     text = Value("string")
@@ -133,7 +133,7 @@ def _rows(directory: Path) -> Iterator[dict[str, Any]]:
 
 
 def _write_concept(row: dict[str, Any], root: Path) -> dict[str, Any]:
-    """Write a concept's files; returns its entry in `dataset.json`."""
+    """Write a concept's files and return its entry in `dataset.json`."""
     name = row["concept"]
     for image in row["images"]:
         _write_file(root, PurePosixPath(IMAGE_FOLDER, _plain(name), _plain(image["path"])), image["bytes"])
@@ -156,7 +156,7 @@ def _write_concept(row: dict[str, Any], root: Path) -> dict[str, Any]:
 
 
 def _plain(name: str) -> str:
-    """A name from a data set, refused if it could lead out of the directory that is being written."""
+    """Return a file or folder name from a data set; refuse one that leads out of the target directory."""
     if not is_plain_name(name):
         raise BenchmarkError(f"data set: {name!r} can't be the name of a file or folder")
     return name

@@ -1,4 +1,4 @@
-"""Checking a benchmark directory: its statistics, and everything that is wrong with it."""
+"""Checking a benchmark directory: its statistics and all its faults."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,12 +11,12 @@ from knowcusbench.errors import ImageError
 from knowcusbench.storage.images import decode_image
 
 SEED_COUNT = 5
-"""The paper draws every prompt with five seeds."""
+"""Seeds per prompt in the paper."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GridCounts:
-    """Samples of a grid over all concepts and knowledge items, with `SEED_COUNT` seeds."""
+    """Number of samples of a grid over all concepts and knowledge items, with `SEED_COUNT` seeds."""
 
     reconstruction: int
     generation: int
@@ -28,12 +28,12 @@ class GridCounts:
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics:
-    """What a benchmark holds.
+    """Counts of a benchmark's contents.
 
     Attributes:
-        concepts, images, knowledge, prompts: how many there are.
+        concepts, images, knowledge, prompts: their numbers.
         knowledge_by_aspect, prompts_by_aspect: the same by aspect.
-        distinct_prompts: number of different prompts, a prompt that several concepts share counting once.
+        distinct_prompts: number of different prompts; a prompt shared by several concepts counts once.
         paired: samples of the grid in which each concept has its own prompts (the paper's).
         crossed: samples of the grid in which every distinct prompt is used with every concept.
     """
@@ -56,9 +56,9 @@ class CheckReport:
     Attributes:
         root: the directory that was checked.
         digest: the benchmark's digest; None if there are faults.
-        statistics: of what could be read.
-        faults: everything that has to be mended, one line each.
-        notes: what was assumed, derived, converted or ignored, one line each.
+        statistics: counts of what could be read.
+        faults: faults that must be corrected, one line each.
+        notes: assumptions, derived values, conversions and ignored files, one line each.
     """
 
     root: Path
@@ -68,7 +68,7 @@ class CheckReport:
     notes: tuple[str, ...]
 
     def render(self) -> str:
-        """The report as text for a terminal."""
+        """Return the report as text for a terminal."""
         return "\n".join(
             [
                 f"Benchmark {self.root}",
@@ -81,9 +81,9 @@ class CheckReport:
 
 
 def check_benchmark(root: Path) -> CheckReport:
-    """Read a benchmark directory as `load_benchmark` does, decode every image too, and report everything found.
+    """Read a benchmark directory as `load_benchmark` does, decode every image too, and report all findings.
 
-    Raises nothing for a bad benchmark: a directory that isn't there is a report with one fault.
+    A bad benchmark raises nothing; a missing directory gives a report with one fault.
     """
     reading = read_release(root)
     faults, notes = list(reading.faults), list(reading.benchmark.notes)
@@ -106,7 +106,7 @@ def check_benchmark(root: Path) -> CheckReport:
 
 
 def benchmark_statistics(benchmark: Benchmark) -> Statistics:
-    """Counts of a benchmark."""
+    """Count the contents of a benchmark."""
     concepts = benchmark.concepts
     prompts = [prompt for concept in concepts for prompt in concept.prompts]
     knowledge = [item for concept in concepts for item in concept.knowledge]

@@ -1,4 +1,4 @@
-"""Making a concept of its records: filling in what a release may leave out, and refusing contradictions."""
+"""Building a concept from its records: filling in what a release may omit, and refusing contradictions."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,7 +28,7 @@ def make_concept(
     where: str,
     findings: Findings,
 ) -> Concept:
-    """A concept of its entry in `dataset.json` (found at `where`) and its files.
+    """Return a concept from its entry in `dataset.json` (found at `where`) and its files.
 
     Missing class nouns, answers and phrases are filled in, with a note. Contradictions are faults.
     """
@@ -49,7 +49,7 @@ def make_concept(
 
 
 def _infer_class_noun(name: str, knowledge: Mapping[int, KnowledgeRecord], where: str, findings: Findings) -> str:
-    """The class noun in the answers (`sks <class>`) if they agree on one, else the words of the name."""
+    """Return the class noun of the answers (`sks <class>`) if they agree on one, else the words of the name."""
     answers = {record.answer for record in knowledge.values() if record.answer}
     nouns = {answer.removeprefix(f"{RARE_TOKEN} ") for answer in answers if answer.startswith(f"{RARE_TOKEN} ")}
     if len(nouns) == 1:
@@ -118,7 +118,10 @@ def _make_knowledge(
 
 
 def _refuse_contradictions(items: Sequence[KnowledgeItem], where: str, findings: Findings) -> None:
-    """Two items with the same phrase would be the same sample; two answers to one question can't both hold."""
+    """Record contradictions as faults.
+
+    Two items with the same phrase would be the same sample, and one question can't have two answers.
+    """
     phrases: set[str] = set()
     answers: dict[str, str] = {}
     for item in items:
@@ -131,7 +134,7 @@ def _refuse_contradictions(items: Sequence[KnowledgeItem], where: str, findings:
 
 
 def _asked(question: str) -> str:
-    """A question without what makes no other question of it, the mark at its end and the blank before that included."""
+    """Return a question without differences that do not matter, such as its final mark and the blank before it."""
     return text_key(question).rstrip(" ?")
 
 

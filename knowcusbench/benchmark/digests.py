@@ -1,4 +1,4 @@
-"""Digests of a benchmark's content: the same wherever it lies and however its JSON is written."""
+"""Digests of a benchmark's content, independent of its location and of its JSON formatting."""
 
 import hashlib
 import json
@@ -9,7 +9,11 @@ from knowcusbench.benchmark.types import Concept
 
 
 def images_digest(images: Iterable[bytes]) -> str:
-    """SHA-256 over the SHA-256 digests of image files, in order (so that no boundary is ambiguous)."""
+    """Return the SHA-256 over the SHA-256 digests of image files, in order (so that no boundary is ambiguous).
+
+    >>> images_digest([b"one", b"two"]) == images_digest([b"onetwo"])
+    False
+    """
     combined = hashlib.sha256()
     for data in images:
         combined.update(hashlib.sha256(data).digest())
@@ -17,7 +21,7 @@ def images_digest(images: Iterable[bytes]) -> str:
 
 
 def concept_digests(concept: Concept) -> dict[str, str]:
-    """8 hex digits each over the parts of a concept that `benchmark_digest` covers, to say which of them differs."""
+    """Return 8 hex digits for each part of a concept that `benchmark_digest` covers, to tell which part differs."""
     parts = {
         "class": concept.class_noun,
         "images": concept.images_digest,
@@ -28,10 +32,10 @@ def concept_digests(concept: Concept) -> dict[str, str]:
 
 
 def benchmark_digest(concepts: Sequence[Concept]) -> str:
-    """SHA-256 over names, class nouns, image bytes, knowledge and prompts, all in order.
+    """Return the SHA-256 over names, class nouns, image bytes, knowledge and prompts, all in order.
 
-    Image file names count only through the order they give, and the release's visual checkpoints not at all:
-    a method that uses one answers for its digest.
+    Image file names count only through their order. The release's visual checkpoints do not count: a method that uses
+    one must include it in its own digest.
     """
     content = [
         (

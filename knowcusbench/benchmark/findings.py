@@ -1,4 +1,4 @@
-"""What a reader of a benchmark finds on its way: faults, which make it unusable, and notes."""
+"""Findings of reading a benchmark: faults, which make it unusable, and notes."""
 
 from dataclasses import dataclass, field
 
@@ -8,15 +8,15 @@ class Findings:
     """Collects one line per finding, so that one pass reports everything.
 
     Attributes:
-        faults: what has to be mended before the benchmark can be used.
-        notes: what was assumed, derived, converted or ignored.
+        faults: what must be corrected before the benchmark can be used.
+        notes: assumptions, derived values, conversions and ignored files.
     """
 
     faults: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def fault(self, where: str, what: str) -> None:
-        """Record a fault; `where` is a path relative to the benchmark, and a place in it."""
+        """Record a fault; `where` is a path relative to the benchmark, and a position in it."""
         self.faults.append(f"{where}: {what}")
 
     def note(self, where: str, what: str) -> None:

@@ -31,12 +31,15 @@ _FORMS = (
 def derive_phrase(question: str) -> str | None:
     """Return the referring phrase in a question, or None where no rule applies.
 
-    Three forms are understood, tried in this order:
+    Three forms are recognised, tried in this order:
 
     - "What/Who/Which is (are, was, were) X?", also "... X called (named)?" and "... the name of X?", gives X, if X
       begins with a determiner, a possessive, or the "what" or "who" of a relative clause;
     - "What do I/you/we/they X?" gives "what I X" (no verb has to be inflected);
     - "What/Who <verb> X?", the verb not being an auxiliary, gives "what <verb> X".
+
+    >>> derive_phrase("What is the name of my birthday gift?"), derive_phrase("What do I drive on Sundays?")
+    ('my birthday gift', 'what I drive on Sundays')
     """
     text = " ".join(question.split()).rstrip("?").rstrip()
     for form, phrase in _FORMS:

@@ -1,7 +1,7 @@
-"""The JSON records of the release, and the keys under which they are understood.
+"""The JSON records of the release, and their accepted keys.
 
-The keys of the published files are not documented, so each field is read under any of several names; the
-first one listed is ours, and what we write. Keys that no field takes are noted, not refused.
+The keys of the published files are not documented, so each field is read under any of several names. The first one
+listed is ours, and the one we write. Unknown keys are noted, not refused.
 """
 
 import re
@@ -25,22 +25,25 @@ from knowcusbench.benchmark.findings import Findings
 from knowcusbench.benchmark.types import UNSPECIFIED
 
 PLACEHOLDERS = ("{}", "{concept}", "<concept>", "[V]")
-"""What may stand for the concept in a prompt. The first is ours; the others are rewritten to it."""
+"""Accepted placeholders of the concept in a prompt. The first is ours; the others are rewritten to it."""
 
 _LITERAL = re.compile(r"\{\{\s*\}\}")
 _OTHER = re.compile(r"\{[^{}]*\}|<[^<>\s]*(?:concept|subject|token|class|name)[^<>\s]*>|\[(?:[VSvs]\*?|\*)\]")
-"""What others write for the concept, and nobody in a plain text."""
+"""Placeholders of other authors, which do not occur in plain text."""
 
 
 def read_template(text: str, class_noun: str = "", *, required: bool = True) -> str:
-    """Return a prompt with `{}` for what stands for the concept: `PLACEHOLDERS`, and "[V]" with the class noun.
+    """Return a prompt with `{}` in place of its placeholder: one of `PLACEHOLDERS`, or "[V]" with the class noun.
 
     Args:
-        text: the prompt as it was written.
-        class_noun: the concept's, if it is known.
+        text: the prompt as written.
+        class_noun: the concept's class noun, if known.
         required: False for a prompt that may name the concept in words of its own.
 
     Raises ValueError for a prompt with two placeholders, with none if one is `required`, or with one of another form.
+
+    >>> read_template("a photo of [V] dog on the beach", "dog"), read_template("<concept> on the beach")
+    ('a photo of {} on the beach', '{} on the beach')
     """
     template = text.replace(f"[V] {class_noun}", "{}") if class_noun else text
     for placeholder in PLACEHOLDERS:
@@ -68,7 +71,7 @@ def _one_or_many(value: Any) -> Any:
 
 
 def _aspect(value: str) -> str:
-    """Spelling aside: "Physical Attribute" and "physical-attribute" are both `physical_attribute`."""
+    """Return an aspect in one spelling: "Physical Attribute" and "physical-attribute" are both `physical_attribute`."""
     return re.sub(r"[\W_]+", "_", value.lower()).strip("_") or UNSPECIFIED
 
 
@@ -120,7 +123,7 @@ AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 
 def parse_record(model: type[AnyRecord], value: Any, where: str, findings: Findings) -> AnyRecord | None:
-    """A JSON value as a record, or None and a fault for everything that is wrong with it."""
+    """Return a JSON value as a record; None, with a fault for each of its errors, if it is not valid."""
     try:
         return model.model_validate(value)
     except ValidationError as error:
@@ -130,7 +133,7 @@ def parse_record(model: type[AnyRecord], value: Any, where: str, findings: Findi
 
 
 def parse_records(model: type[AnyRecord], values: list[Any], where: str, findings: Findings) -> dict[int, AnyRecord]:
-    """The sound records of a list, by position from 1; everything wrong with the others is a fault."""
+    """Return the valid records of a list, by position from 1; each error in the others is a fault."""
     records = {}
     for number, value in enumerate(values, 1):
         record = parse_record(model, value, f"{where} {number}", findings)
@@ -143,11 +146,14 @@ def parse_records(model: type[AnyRecord], values: list[Any], where: str, finding
 
 
 def concept_values(value: Any, where: str, findings: Findings) -> list[Any]:
-    """The concept objects of `dataset.json`: a list of them, or an object keyed by concept, whose values are
-    the objects without a name, or the lists of prompts alone. Either may be in an envelope (`CONCEPT_LIST_KEYS`)."""
+    """Return the concept objects of `dataset.json`.
+
+    The file holds a list of them, or an object keyed by concept. Its values are the objects without a name, or the
+    lists of prompts alone. Either may be in an envelope (`CONCEPT_LIST_KEYS`).
+    """
     if isinstance(value, dict) and len(value) == 1:
         key, content = next(iter(value.items()))
-        # An envelope; a concept of that name has prompts, which are texts or objects with one.
+        # An envelope. A concept of that name would hold prompts: texts, or objects with a text.
         if key in CONCEPT_LIST_KEYS and isinstance(content, list) and all(_is_concept(entry) for entry in content):
             value = content
     if isinstance(value, list | dict) and not value:
@@ -171,7 +177,7 @@ def _named(name: str, content: Any) -> Any:
 
 
 def knowledge_values(value: Any, where: str, findings: Findings) -> list[Any]:
-    """The item objects of a knowledge file."""
+    """Return the item objects of a knowledge file."""
     if isinstance(value, dict) and any(key in value for key in QUESTION_KEYS):
         value = [value]
     elif isinstance(value, dict):

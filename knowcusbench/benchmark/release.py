@@ -1,7 +1,7 @@
 """Reading a benchmark in the layout of the KnowCusBench release (see `layout`).
 
-Loading and checking share one pass, which collects everything that is wrong. Images are hashed here but not
-decoded, so that loading stays fast; `knowcusbench check` decodes them as well.
+Loading and checking share one pass, which collects all faults. Images are hashed here but not decoded, so that loading
+stays fast; `knowcusbench check` decodes them as well.
 """
 
 from collections.abc import Container, Iterable, Sequence
@@ -33,17 +33,17 @@ from knowcusbench.errors import BenchmarkError
 from knowcusbench.storage.names import by_name, name_fault, text_key
 
 USUAL_IMAGE_COUNTS = range(4, 7)
-"""The paper gives a concept 4 to 6 reference images; another number is worth a note."""
+"""Reference images per concept in the paper, 4 to 6; another number gives a note."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """What one pass over a release found.
+    """The result of one pass over a release.
 
     Attributes:
-        benchmark: what could be read; complete only if there are no faults.
-        images: all reference images that are there, also of concepts that could not be read.
-        faults: everything that has to be mended, one line each.
+        benchmark: the benchmark as far as it could be read; complete only if there are no faults.
+        images: all existing reference images, also of concepts that could not be read.
+        faults: faults that must be corrected, one line each.
     """
 
     benchmark: Benchmark
@@ -54,13 +54,13 @@ class Reading:
 def load_benchmark(root: Path) -> Benchmark:
     """Read a benchmark directory.
 
-    Raises BenchmarkError if it has a fault: the message shows the first one, `faults` has them all.
+    Raises BenchmarkError if it has faults: the message shows the first one, `faults` holds them all.
     """
     return sound(read_release(root), root)
 
 
 def sound(reading: Reading, source: Path) -> Benchmark:
-    """The benchmark of a reading without faults; otherwise raises BenchmarkError, naming `source`."""
+    """Return the benchmark of a reading without faults; otherwise raise BenchmarkError, naming `source`."""
     if reading.faults:
         first, *others = reading.faults
         more = f" (and {len(others)} more)" if others else ""
@@ -71,7 +71,7 @@ def sound(reading: Reading, source: Path) -> Benchmark:
 
 
 def read_release(root: Path) -> Reading:
-    """Read as much of a benchmark directory as can be read, and collect everything that is wrong with it."""
+    """Read as much of a benchmark directory as possible, and collect all faults."""
     root = root.absolute()
     if not root.is_dir():
         return Reading(benchmark=Benchmark(root, (), ""), images=(), faults=("no such directory",))
@@ -107,7 +107,7 @@ def read_release(root: Path) -> Reading:
 
 
 def _images(tree: ReleaseTree, folder: Path) -> tuple[Path, ...]:
-    """The reference images of a folder, in file-name order."""
+    """Return the reference images of a folder, in file-name order."""
     entries = tree.entries(folder)
     images = tuple(path for path in entries if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES)
     for path in sorted(set(entries) - set(images)):
@@ -133,7 +133,7 @@ def _hash_images(tree: ReleaseTree, images: Sequence[Path]) -> str:
 
 
 def _read_concepts(tree: ReleaseTree) -> tuple[dict[str, ConceptRecord], bool]:
-    """The entries of `dataset.json` with usable and different names, by name; and whether these are all."""
+    """Return the entries of `dataset.json` with usable and distinct names, by name; and whether these are all."""
     value = tree.read_json(tree.root / DATASET_FILE)
     values = [] if value is None else concept_values(value, DATASET_FILE, tree.findings)
     parsed = parse_records(ConceptRecord, values, f"{DATASET_FILE}: concept", tree.findings)
@@ -152,7 +152,7 @@ def _read_concepts(tree: ReleaseTree) -> tuple[dict[str, ConceptRecord], bool]:
 
 
 def _read_knowledge(tree: ReleaseTree) -> dict[str, dict[int, KnowledgeRecord]]:
-    """The sound items of every knowledge file, by concept."""
+    """Return the valid items of every knowledge file, by concept."""
     knowledge = {}
     for path in tree.entries(tree.root / KNOWLEDGE_FOLDER):
         where = tree.where(path)
@@ -166,7 +166,7 @@ def _read_knowledge(tree: ReleaseTree) -> dict[str, dict[int, KnowledgeRecord]]:
 
 
 def _checkpoints(tree: ReleaseTree) -> dict[str, Path]:
-    """The folders of stage-1 LoRAs that hold any file, by concept."""
+    """Return the non-empty folders of stage-1 LoRAs, by concept."""
     folders = tree.folders(tree.root / CHECKPOINT_FOLDER)
     return {name: folder for name, folder in folders.items() if tree.files_below(folder)}
 
@@ -174,7 +174,7 @@ def _checkpoints(tree: ReleaseTree) -> dict[str, Path]:
 def _refuse_missing(
     concepts: Iterable[str], images: Container[str], knowledge: Container[str], findings: Findings
 ) -> None:
-    """Every concept needs a folder of images and a knowledge file."""
+    """Record a fault for every concept without a folder of images or a knowledge file."""
     for name in concepts:
         if name not in images:
             findings.fault(f"{IMAGE_FOLDER}/{name}", "missing folder of a concept")
@@ -189,7 +189,7 @@ def _refuse_strays(
     checkpoints: Iterable[str],
     findings: Findings,
 ) -> None:
-    """Images and knowledge need an entry in `dataset.json`. A stray checkpoint does no harm."""
+    """Record a fault for images and knowledge without an entry in `dataset.json`; a stray checkpoint does no harm."""
     reason = f"no such concept in {DATASET_FILE}"
     for name in images:
         if name not in concepts:
@@ -203,7 +203,8 @@ def _refuse_strays(
 
 
 def _note_oddities(concepts: Sequence[Concept], findings: Findings) -> None:
-    """What is allowed but worth knowing: aspects outside the paper's, and what concepts disagree about."""
+    """Note valid but unusual contents: aspects outside the paper's, and prompts or questions on which concepts
+    disagree."""
     items = [item for concept in concepts for item in concept.knowledge]
     prompts = [prompt for concept in concepts for prompt in concept.prompts]
     for kind, found, known in (
@@ -221,7 +222,7 @@ def _note_oddities(concepts: Sequence[Concept], findings: Findings) -> None:
 
 
 def _grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, set[str]]:
-    """The values by key, keys of the same text together under the first spelling."""
+    """Return the values by key; keys of the same text are grouped under the first spelling."""
     spelled: dict[str, str] = {}
     groups: dict[str, set[str]] = {}
     for key, value in pairs:

@@ -1,4 +1,4 @@
-"""Where a benchmark comes from: a local directory, or a data set repository on the Hugging Face Hub."""
+"""Sources of a benchmark: a local directory, or a data set repository on the Hugging Face Hub."""
 
 from pathlib import Path
 
@@ -8,19 +8,19 @@ from knowcusbench.storage.hub import hub_problem
 from knowcusbench.storage.hub_cache import hub_snapshot
 
 MOVING_REVISION = "main"
-"""The hub's default branch. A benchmark that can change under a run is no benchmark."""
+"""The hub's default branch, refused because a benchmark must not change under a run."""
 
 
 def resolve_source(path: str | None, repo: str | None, revision: str | None) -> Path:
-    """The directory of a benchmark, downloaded first if it is on the hub and not in the cache.
+    """Return the directory of a benchmark, downloading it from the hub if it is not in the cache.
 
     Args:
         path: a local directory ("~" stands for the home directory), or None.
         repo: a data set id on the hub ("owner/name"), or None. Exactly one of `path` and `repo` is given.
         revision: for `repo`, a commit hash or a tag.
 
-    The hub's environment variables hold (`HF_HUB_OFFLINE`, `HF_HUB_CACHE`, `HF_TOKEN`, ...). Raises
-    BenchmarkError for a source that is not given, not pinned or can't be had.
+    The hub's environment variables apply (`HF_HUB_OFFLINE`, `HF_HUB_CACHE`, `HF_TOKEN`, ...). Raises BenchmarkError for
+    a source that is not given, not pinned or unavailable.
     """
     if (path is None) == (repo is None):
         given = "neither" if path is None else "both"

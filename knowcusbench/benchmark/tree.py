@@ -11,13 +11,19 @@ from knowcusbench.storage.files import LFS_POINTER
 
 
 class RepeatedKeyError(ValueError):
-    """A JSON object that names a key twice: which of the two is meant can't be known."""
+    """A JSON object with a repeated key, whose value is ambiguous."""
 
 
 def parse_json(data: bytes) -> Any:
     """Return the value of a UTF-8 JSON text, with or without a byte-order mark.
 
-    Raises RepeatedKeyError for an object that names a key twice, and another ValueError for what is no JSON.
+    Raises RepeatedKeyError for an object that names a key twice, and another ValueError for invalid JSON.
+
+    >>> parse_json(b'{"name": "dog"}')
+    {'name': 'dog'}
+    >>> parse_json(b'{"name": "dog", "name": "cat"}')
+    Traceback (most recent call last):
+    knowcusbench.benchmark.tree.RepeatedKeyError: duplicate key 'name' in one object
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -32,15 +38,15 @@ def parse_json(data: bytes) -> Any:
 
 
 def is_passed_over(name: str) -> bool:
-    """Return whether a file or folder is none of the user's: hidden, or what macOS puts into archives."""
+    """Return whether a file or folder is not the user's own: hidden, or added to archives by macOS."""
     return name.startswith(".") or name == "__MACOSX"
 
 
 class ReleaseTree:
     """The files of a benchmark directory.
 
-    A symbolic link is followed only where it ends inside the directory, or inside the blob folders of the
-    Hugging Face cache that the directory is a snapshot of. Names that `is_passed_over` says are passed over.
+    A symbolic link is followed only if it ends inside the directory, or inside the blob folders of the Hugging Face
+    cache that holds the directory as a snapshot. Names for which `is_passed_over` holds are ignored.
     """
 
     def __init__(self, root: Path, findings: Findings) -> None:
@@ -50,13 +56,13 @@ class ReleaseTree:
         self._allowed = (resolved, *_hub_blob_folders(resolved))
 
     def where(self, path: Path) -> str:
-        """A path as messages show it: relative to the root, bytes that are not UTF-8 escaped."""
+        """Return a path as messages show it: relative to the root, with bytes that are not UTF-8 escaped."""
         return path.relative_to(self.root).as_posix().encode(errors="backslashreplace").decode()
 
     def entries(self, folder: Path) -> list[Path]:
-        """The visible files and folders of a folder, in name order; none if there is no such folder.
+        """Return the visible files and folders of a folder, in name order; none if the folder does not exist.
 
-        A link out of the directory and anything that is neither file nor folder is a fault and left out.
+        A link out of the directory, or anything that is neither file nor folder, is a fault and left out.
         """
         if not self._is_inside(folder) or not folder.is_dir():
             return []
@@ -68,18 +74,18 @@ class ReleaseTree:
         return [path for name in names if not is_passed_over(name) and self._is_usable(path := folder / name)]
 
     def folders(self, folder: Path) -> dict[str, Path]:
-        """The visible folders in a folder, by name."""
+        """Return the visible folders in a folder, by name."""
         return {path.name: path for path in self.entries(folder) if path.is_dir()}
 
     def files_below(self, folder: Path) -> list[Path]:
-        """All visible files of a folder and its sub-folders."""
+        """Return all visible files of a folder and its sub-folders."""
         files: list[Path] = []
         for path in self.entries(folder):
             files += self.files_below(path) if path.is_dir() else [path]
         return files
 
     def read_bytes(self, path: Path) -> bytes | None:
-        """The content of a file, or None and a fault if it can't be had."""
+        """Return the content of a file; None, with a fault, if it is unavailable."""
         if not self._is_inside(path):
             return None
         try:
@@ -91,9 +97,9 @@ class ReleaseTree:
         return None
 
     def read_json(self, path: Path) -> Any:
-        """The value in a UTF-8 JSON file, or None and a fault if it can't be had.
+        """Return the value in a UTF-8 JSON file; None, with a fault, if it is unavailable.
 
-        An object that names a key twice is a fault: which of the two is meant can't be known.
+        An object that names a key twice is a fault: its value is ambiguous.
         """
         data = self.read_bytes(path)
         if data is None:
@@ -116,11 +122,11 @@ class ReleaseTree:
         return None
 
     def _is_inside(self, path: Path) -> bool:
-        # Not Path.resolve, which raises on a loop of links; realpath leaves such a path as it is.
+        # Not Path.resolve, which raises on a loop of links; realpath returns such a path unchanged.
         target = Path(os.path.realpath(path))
         if any(target.is_relative_to(folder) for folder in self._allowed):
             return True
-        # A snapshot of the hub's cache is made of links into its blobs, which a plain copy leaves behind.
+        # A hub snapshot consists of links into the cache's blobs, which a plain copy leaves behind.
         remedy = "; copy a hub snapshot with `cp -rL`" if "blobs" in target.parts else ""
         self.findings.fault(self.where(path), f"symbolic link out of the benchmark directory{remedy}")
         return False
@@ -141,10 +147,10 @@ class ReleaseTree:
 
 
 def _hub_blob_folders(root: Path) -> tuple[Path, ...]:
-    """Where the files of a hub snapshot really lie.
+    """Return the blob folders that hold the files of a hub snapshot.
 
-    `huggingface_hub` keeps `<cache>/datasets--<owner>--<name>/snapshots/<commit>/...` as links into the
-    repository's `blobs`, and those in turn may be links into `<cache>/blobs`, which repositories share.
+    `huggingface_hub` keeps `<cache>/datasets--<owner>--<name>/snapshots/<commit>/...` as links into the repository's
+    `blobs`, and those in turn may be links into `<cache>/blobs`, which repositories share.
     """
     for folder in (root, *root.parents):
         repository = folder.parent.parent

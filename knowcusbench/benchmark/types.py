@@ -1,4 +1,4 @@
-"""What is evaluated: concepts with reference images, what is known about them, and prompts."""
+"""The parts of a benchmark: concepts with reference images, knowledge about them, and prompts."""
 
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -6,7 +6,8 @@ from pathlib import Path
 
 
 class Task(StrEnum):
-    """`RECONSTRUCTION` prompts with the knowledge phrase alone, `GENERATION` with the phrase in a prompt."""
+    """The two tasks: `RECONSTRUCTION` prompts with the knowledge phrase alone, `GENERATION` with the phrase in a
+    prompt."""
 
     RECONSTRUCTION = "reconstruction"
     GENERATION = "generation"
@@ -37,11 +38,11 @@ class KnowledgeItem:
     """One piece of knowledge about a concept.
 
     Attributes:
-        phrase: words that refer to the concept through the knowledge ("my first birthday present"); empty if none are
-            known, and the item then can't be part of a sample.
-        question: the same as a question whose answer is the concept.
+        phrase: words that refer to the concept through the knowledge ("my first birthday present"); empty if unknown,
+            and the item then can't be part of a sample.
+        question: a question with the same meaning, whose answer is the concept.
         answer: the wanted answer, usually the anchor `sks <class>`.
-        aspect: a `KnowledgeAspect` value, `UNSPECIFIED`, or a name of the source's own.
+        aspect: a `KnowledgeAspect` value, `UNSPECIFIED`, or the source's own name.
         rephrasings: other wordings of the question, to measure generality.
     """
 
@@ -54,29 +55,33 @@ class KnowledgeItem:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A generation prompt: a template with exactly one `{}` where the concept is named, and its aspect."""
+    """A generation prompt: a template with exactly one `{}` for the concept, and its aspect."""
 
     template: str
     aspect: str
 
     def fill(self, subject: str) -> str:
-        """The template with `subject` in its place. Other braces in the template are left alone."""
+        """Return the template with `subject` in place of `{}`. Other braces in the template are left unchanged.
+
+        >>> Prompt("{} on the beach", "background_change").fill("my first birthday present")
+        'my first birthday present on the beach'
+        """
         return self.template.replace("{}", subject, 1)
 
 
 @dataclass(frozen=True)
 class Concept:
-    """A subject to be customised, with everything the benchmark says about it.
+    """A subject to be customised, with everything that the benchmark knows about it.
 
     Attributes:
         name: the folder name, unique in the benchmark.
-        class_noun: what kind of thing it is ("dog").
-        images: the reference images that methods are shown, in file-name order.
+        class_noun: noun for its kind ("dog").
+        images: the reference images that methods see, in file-name order.
         knowledge: its knowledge items.
         prompts: its own generation prompts.
-        visual_checkpoint: the release's stage-1 LoRA of this concept, where there is one.
+        visual_checkpoint: folder of the release's stage-1 LoRA for this concept, if any.
         images_digest: a digest of `images`: SHA-256 over their SHA-256 digests, in order.
-        held_out: reference images that methods are not shown, in file-name order.
+        held_out: reference images that methods never see, in file-name order.
     """
 
     name: str
@@ -90,15 +95,15 @@ class Concept:
 
     @property
     def anchor(self) -> str:
-        """The anchor representation of the concept in words: `sks <class>`."""
+        """The concept's anchor in words: `sks <class>`."""
         return f"{RARE_TOKEN} {self.class_noun}"
 
     def with_knowledge(self, *items: KnowledgeItem) -> "Concept":
-        """The same concept, known by these items only."""
+        """Return the same concept with only these knowledge items."""
         return replace(self, knowledge=items)
 
     def holding_out(self, count: int) -> "Concept":
-        """The same concept with its last `count` images held out."""
+        """Return the same concept with its last `count` images held out."""
         if not count:
             return self
         shown, held_out = self.images[:-count], self.images[-count:]
@@ -109,13 +114,13 @@ class Concept:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A set of concepts as read from a release.
+    """A set of concepts read from a release.
 
     Attributes:
-        root: the directory it was read from.
-        concepts: in the order of `dataset.json`.
-        digest: SHA-256 over all that can change a result: names, class nouns, image bytes, knowledge, prompts.
-        notes: what the reader had to assume or derive, one line each.
+        root: the release's directory.
+        concepts: its concepts, in the order of `dataset.json`.
+        digest: SHA-256 over everything that can change a result: names, class nouns, image bytes, knowledge, prompts.
+        notes: assumptions and derived values, one line each.
     """
 
     root: Path
@@ -126,11 +131,11 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class Fact:
-    """A question and the answer that it shall have.
+    """A question and the answer to be taught.
 
     Attributes:
-        question: as it is put to the text encoder.
-        answer: what it shall say.
+        question: the question as put to the text encoder.
+        answer: the wanted answer.
     """
 
     question: str
@@ -138,11 +143,11 @@ class Fact:
 
 
 RECONSTRUCTION_PROMPT = Prompt("{}", "reconstruction")
-"""In the reconstruction task the knowledge phrase is the whole prompt."""
+"""The reconstruction task's prompt: the knowledge phrase alone."""
 
 
 RARE_TOKEN = "sks"
-"""The token that, before the class noun, names a learned concept (`sks dog`): the paper's anchor."""
+"""The token that names a learned concept before its class noun (`sks dog`): the paper's anchor."""
 
 UNSPECIFIED = "unspecified"
-"""The aspect of a knowledge item or prompt whose source does not say."""
+"""The aspect of a knowledge item or prompt whose source does not state one."""

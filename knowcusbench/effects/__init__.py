@@ -1,4 +1,4 @@
-"""What an adaptation does to everything else: to answers, prompt embeddings and pictures, and to other concepts."""
+"""Side effects of an adaptation: changes of unrelated answers, prompt embeddings, images and other concepts."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Whether pictures show their own concept: the nearest one by mean reference embedding."""
+"""Interference between concepts: whether images show their own concept, the nearest by mean reference embedding."""
 
 from __future__ import annotations
 
@@ -14,18 +14,35 @@ if TYPE_CHECKING:
 
 
 def mean_embeddings(references: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Each concept's mean reference embedding (dim,), of unit norm, from unit-norm embeddings (references, dim)."""
+    """Return each concept's mean reference embedding (dim,), of unit norm, from unit-norm embeddings (references,
+    dim)."""
     return {concept: mean_direction(embeddings) for concept, embeddings in references.items()}
 
 
 def nearest_concept(image: Tensor, means: Mapping[str, Tensor]) -> str:
-    """The concept whose mean embedding has the highest cosine with `image` (dim,); the first of several equal ones."""
+    """Return the concept whose mean embedding has the highest cosine with `image` (dim,); the first of equal ones.
+
+    `means` come from `mean_embeddings`.
+
+    >>> import torch
+    >>> means = mean_embeddings({"dog": torch.tensor([[1.0, 0.0]]), "cat": torch.tensor([[0.0, 1.0]])})
+    >>> nearest_concept(torch.tensor([0.6, 0.8]), means)
+    'cat'
+    """
     return max(means, key=lambda concept: float(means[concept] @ image.double()))
 
 
 def reference_accuracy(references: Mapping[str, Tensor]) -> dict[str, float]:
-    """By concept, the share of its reference images that are nearest to their own concept, each left out of its own
-    mean. NaN for a concept with fewer than two: what the encoder can tell apart at best."""
+    """Return, by concept, the share of its reference images that are nearest to their own concept.
+
+    Each image is left out of its concept's mean, so this is the best that the encoder can tell apart. NaN for a concept
+    with fewer than two references.
+
+    >>> import torch
+    >>> dogs, cats = torch.tensor([[1.0, 0.0], [0.8, 0.6]]), torch.tensor([[0.0, 1.0]])
+    >>> reference_accuracy({"dog": dogs, "cat": cats})
+    {'dog': 1.0, 'cat': nan}
+    """
     import torch
 
     means = mean_embeddings(references)
@@ -40,15 +57,25 @@ def reference_accuracy(references: Mapping[str, Tensor]) -> dict[str, float]:
 
 
 def confusion_matrix(concept: Sequence[str], nearest: Sequence[str], concepts: Sequence[str]) -> pd.DataFrame:
-    """Pictures by the concept they were asked for (rows) and the nearest one (columns), both in the order of
-    `concepts`."""
+    """Return counts of images by their prompted concept (rows) and nearest concept (columns), in the order of
+    `concepts`.
+
+    >>> confusion_matrix(["dog", "dog", "cat"], ["dog", "cat", "cat"], ["dog", "cat"]).to_numpy()
+    array([[1, 1],
+           [0, 1]])
+    """
     counts = pd.crosstab(pd.Series(concept, dtype=str), pd.Series(nearest, dtype=str))
     return counts.reindex(index=list(concepts), columns=list(concepts), fill_value=0)
 
 
 def retrieval_accuracy(confusion: pd.DataFrame) -> float:
-    """The share of pictures whose nearest concept is their own: of each concept, then the mean over concepts that have
-    pictures (NaN if none has)."""
+    """Return the share of images whose nearest concept is their own, as a mean over concepts that have images.
+
+    NaN if none has.
+
+    >>> retrieval_accuracy(confusion_matrix(["dog", "dog", "cat"], ["dog", "cat", "cat"], ["dog", "cat"]))
+    0.75
+    """
     totals = confusion.sum(axis=1)
     own = pd.Series({concept: confusion.loc[concept, concept] for concept in confusion.index}, dtype=float)
     return float((own / totals)[totals > 0].mean())

@@ -1,4 +1,4 @@
-"""How far two pictures of the same prompt and noise are apart."""
+"""Distance between two images of the same prompt and noise."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ if TYPE_CHECKING:
 
 
 def picture_measures(encoder: ClipEncoder, before: Path, after: Path) -> dict[str, float]:
-    """How alike two pictures are: `clip_i`, cosine of their embeddings; `patch_cosine`, mean cosine of their patches;
-    and `rmse`, their distance in pixels."""
+    """Return three measures of how alike two images are.
+
+    `clip_i` is the cosine of their embeddings, `patch_cosine` the mean cosine of their patches, and `rmse` their
+    distance in pixels.
+    """
     embeddings = encoder.embed_files([before, after])
     images = [read_image(before), read_image(after)]
     patches = encoder.patch_features(images)
@@ -30,15 +33,23 @@ def picture_measures(encoder: ClipEncoder, before: Path, after: Path) -> dict[st
 
 
 def rmse(one: Image.Image, other: Image.Image) -> float:
-    """`sqrt(mean((a - b)^2)) / 255` over all 8-bit RGB values: 0 for equal pictures, 1 for black and white."""
+    """Return `sqrt(mean((a - b)^2)) / 255` over all 8-bit RGB values: 0 for equal images, 1 for black and white.
+
+    >>> rmse(Image.new("RGB", (2, 2), "black"), Image.new("RGB", (2, 2), "white"))
+    1.0
+    """
     difference = np.asarray(one, dtype=np.float64) - np.asarray(other, dtype=np.float64)
     return float(np.sqrt(np.square(difference).mean())) / 255
 
 
 def patch_cosine(one: Tensor, other: Tensor) -> float:
-    """Mean cosine of the patch features (patches, dim) at the same places of two pictures.
+    """Return the mean cosine of the patch features (patches, dim) of two images, position by position.
 
-    Unlike the pooled embedding's, which forgives what CLIP was not trained to tell apart, it falls when something
-    moves or changes its form; it stands in for a self-supervised encoder's (DINO's).
+    The pooled embedding's cosine overlooks differences that CLIP was not trained to tell apart. This one falls when
+    something moves or changes its form; it replaces the cosine of a self-supervised encoder (DINO).
+
+    >>> import torch
+    >>> patch_cosine(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[2.0, 0.0], [1.0, 0.0]]))
+    0.5
     """
     return float(token_cosines(one, other).mean())

@@ -1,4 +1,4 @@
-"""The transfer probe: does a fact that is edited in the text encoder change the picture of its phrase?
+"""The transfer probe: does a fact edited in the text encoder change the image of its phrase?
 
 The paper's example is "Beethoven's favorite instrument", a piano made a guitar (arXiv 2603.12743).
 """
@@ -32,18 +32,18 @@ PICTURE_COLUMNS = ["seed", "measure", "before", "after"]
 
 @dataclass(frozen=True, kw_only=True)
 class TransferProbe:
-    """A fact, its new answer, and what is looked at before and after the edit.
+    """A fact, its new answer, and the questions and images compared before and after the edit.
 
     Attributes:
-        phrase: the prompt of the pictures. It names the thing that the question asks for.
-        question: what is edited.
-        rephrasings: the same question in words that are not edited.
-        answer, old_answer: what it is edited to, and what it was.
-        looks, old_looks: the two things in words that CLIP understands; None leaves the comparison with words out.
-        unrelated: facts that have nothing to do with it.
-        seeds: of the noise of the pictures.
+        phrase: prompt of the images. It names the thing that the question asks for.
+        question: the question whose answer is edited.
+        rephrasings: the same question in other words, which are not edited.
+        answer, old_answer: the new answer and the old one.
+        looks, old_looks: the two answers' looks in words that CLIP understands; None for no comparison with words.
+        unrelated: facts unrelated to the edited one.
+        seeds: seeds of the images' noise.
         question_form: how questions are put to the text encoder.
-        encoder: compares pictures, with each other and with words.
+        encoder: compares images with each other and with words.
     """
 
     phrase: str
@@ -65,7 +65,7 @@ class TransferProbe:
             raise ConfigError(f"recipe.probe.answer: {self.answer!r} is the old answer too; name another")
 
     def texts(self, answer: str) -> TextProbes:
-        """What is put to the text encoder, with one of the answers to the question."""
+        """Return the questions and prompts for the text encoder, with one of the two answers."""
         return TextProbes(
             facts={
                 QuestionKind.QUESTION: (Fact(self.question, answer),),
@@ -78,15 +78,15 @@ class TransferProbe:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """What a probe has shown.
+    """The result of a probe.
 
     Attributes:
-        edit: the edit; it is not kept.
-        text: columns `TEXT_COLUMNS`, measures of `text_effects`. `answer` is the one whose probability is read, empty
-            for the phrase; `before` is NaN where a measure compares with before by itself.
-        pictures: columns `PICTURE_COLUMNS`. `picture_measures` compare the picture after with the one before,
-            `clip_t_new` and `clip_t_old` (cosines) each picture with the words of the two answers.
-        files: pictures before and after, by seed.
+        edit: the edit, which is not stored.
+        text: columns `TEXT_COLUMNS`, measures of `text_effects`. `answer` is the answer whose probability is measured,
+            empty for the phrase; `before` is NaN for a measure that itself compares before and after.
+        pictures: columns `PICTURE_COLUMNS`. `picture_measures` compare the images before and after; `clip_t_new` and
+            `clip_t_old` (cosines) compare each image with the words of the two answers.
+        files: image files before and after, by seed.
     """
 
     edit: Adaptation
@@ -96,8 +96,10 @@ class ProbeResult:
 
 
 def run_probe(probe: TransferProbe, editor: Editor, backbone: Backbone, directory: Path) -> ProbeResult:
-    """Edit the fact, and ask and draw before and after with the same noise. Writes `before-<seed>.png` and
-    `after-<seed>.png` to `directory`. The backbone is left as it was."""
+    """Edit the fact; ask and draw before and after, with the same noise.
+
+    Writes `before-<seed>.png` and `after-<seed>.png` to `directory`. The backbone is left unchanged.
+    """
     texts = {answer: probe.texts(answer) for answer in (probe.answer, probe.old_answer)}
     base = {answer: read_base_text(backbone, asked, probe.question_form) for answer, asked in texts.items()}
     files = {seed: (directory / f"before-{seed}.png", directory / f"after-{seed}.png") for seed in probe.seeds}
@@ -131,7 +133,10 @@ def _draw(backbone: Backbone, probe: TransferProbe, paths: Sequence[Path]) -> No
 def compare_pictures(
     encoder: ClipEncoder, files: dict[int, tuple[Path, Path]], *, new: str | None, old: str | None
 ) -> pd.DataFrame:
-    """The measures of `ProbeResult.pictures` for pairs of files by seed; those of words only where words are given."""
+    """Return the measures of `ProbeResult.pictures` for pairs of files by seed.
+
+    Comparisons with words are made only if words are given.
+    """
     embeddings = encoder.embed_files([path for pair in files.values() for path in pair])
     words = {f"clip_t_{name}": text for name, text in (("new", new), ("old", old)) if text}
     texts = encoder.embed_texts(list(words.values())) if words else {}

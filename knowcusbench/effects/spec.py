@@ -1,4 +1,4 @@
-"""What is measured beside a run's samples."""
+"""The settings of side-effect measurements."""
 
 from dataclasses import dataclass
 
@@ -10,16 +10,16 @@ from knowcusbench.storage.digests import content_id
 
 @dataclass(frozen=True, kw_only=True)
 class EffectsSpec:
-    """What is measured beside a run's samples, and how.
+    """Settings of side-effect measurements, in addition to a run's samples.
 
     Attributes:
-        enabled: whether `bench` measures it.
-        questions, prompts: what has nothing to do with any concept.
-        seeds: of the pictures of the prompts.
+        enabled: whether `bench` measures side effects.
+        questions, prompts: unrelated to any concept.
+        seeds: seeds of the images of the prompts.
         question_form: how questions are put to the text encoder.
         interference: whether to apply the adaptations of all concepts at once.
-        encoder: compares pictures.
-        protocol: digest of all that decides a number.
+        encoder: compares images.
+        protocol: digest of everything that determines a number.
     """
 
     enabled: bool
@@ -33,18 +33,18 @@ class EffectsSpec:
 
     @property
     def pictures(self) -> list["Unrelated"]:
-        """Prompt by prompt, one per seed."""
+        """Unrelated images, prompt by prompt, one per seed."""
         return [Unrelated(prompt, seed) for prompt in self.prompts for seed in self.seeds]
 
 
 @dataclass(frozen=True)
 class Unrelated:
-    """A picture that has nothing to do with any concept."""
+    """An image unrelated to any concept."""
 
     prompt: str
     seed: int
 
     @property
     def id(self) -> str:
-        """16 hex digits, a hash of prompt and seed."""
+        """Hash of prompt and seed (16 hex digits)."""
         return content_id(self.prompt, self.seed)

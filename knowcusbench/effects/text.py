@@ -1,7 +1,7 @@
-"""What an adaptation does to the text encoder: its answers, and the embeddings that condition the transformer.
+"""Effects of an adaptation on the text encoder: its answers, and the embeddings that condition the transformer.
 
 Efficacy, generality and locality are those of knowledge editing (ROME, arXiv 2202.05262; UltraEdit, arXiv 2505.14679),
-with probabilities in the place of accuracies.
+with probabilities instead of accuracies.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 REMEMBERED = 1024
-"""Answers and embeddings of the base model kept in memory: 0.6 GiB with Qwen-Image's vocabulary of 152,064."""
+"""Answers and embeddings of the base model held in memory: 0.6 GiB with Qwen-Image's vocabulary of 152,064."""
 
 
 class QuestionKind(StrEnum):
-    """What the text encoder is given.
+    """The kinds of questions and prompts given to the text encoder.
 
-    The adaptation's own knowledge: `QUESTION`, `REPHRASING` (of a question), `PHRASE` (as a prompt), and `TAUGHT` (the
-    questions of all facts that it was to teach: of the concept's own, or of more or fewer). What it should leave alone:
-    `UNRELATED_QUESTION`, `OTHER_CONCEPT` (the questions of the other concepts that it was not to teach), `CLASS_PROMPT`
-    (the concept's prompts with the class noun), `UNRELATED_PROMPT`.
+    The adaptation's own knowledge: `QUESTION`, `REPHRASING` (of a question), `PHRASE` (as a prompt), and `TAUGHT`
+    (questions of every fact in the edit, which may be more or fewer than the concept's own). Knowledge that should stay
+    unchanged: `UNRELATED_QUESTION`, `OTHER_CONCEPT` (questions of other concepts that the edit does not teach),
+    `CLASS_PROMPT` (the concept's prompts with the class noun), `UNRELATED_PROMPT`.
     """
 
     QUESTION = "question"
@@ -47,18 +47,19 @@ class QuestionKind(StrEnum):
 
 
 EFFICACY = (QuestionKind.QUESTION, QuestionKind.REPHRASING, QuestionKind.TAUGHT, QuestionKind.UNRELATED_QUESTION)
-"""Probes with an answer that matters."""
+"""Kinds whose answer probability is measured."""
 
 LOCALITY = (QuestionKind.UNRELATED_QUESTION, QuestionKind.OTHER_CONCEPT, QuestionKind.CLASS_PROMPT)
-"""Probes whose answer should be what it was."""
+"""Kinds whose answer should stay the same."""
 
 COLUMNS = ["probe", "text", "measure", "base", "value"]
-"""`base` is the same measure before the adaptation; NaN where the measure itself compares with before."""
+"""Columns of `text_effects`. `base` is the same measure before the adaptation; NaN for a measure that itself compares
+with the base model."""
 
 
 @dataclass(frozen=True)
 class TextProbes:
-    """What is put to the text encoder before and after: facts to be answered, and prompts to be embedded."""
+    """Inputs of the text encoder before and after: facts to be answered, and prompts to be embedded, by kind."""
 
     facts: Mapping[QuestionKind, tuple[Fact, ...]]
     prompts: Mapping[QuestionKind, tuple[str, ...]]
@@ -71,10 +72,11 @@ def text_probes(
     prompts: Sequence[str],
     taught: Sequence[Fact] | None = None,
 ) -> TextProbes:
-    """The probes of an adaptation to `concept` (with the knowledge that it was given).
+    """Return the probes of an adaptation to `concept` (with the knowledge that it was given).
 
-    `others` are the other concepts, `questions` and `prompts` the unrelated ones, `taught` all facts that it was to
-    teach, the concept's own if None. A question that is one of these, or the concept's own, is not counted against it.
+    `others` are the other concepts; `questions` and `prompts` are the unrelated ones; `taught` are all facts in the
+    edit, None for the concept's own. A question among these, or of the concept's own, does not count as another
+    concept's.
     """
     own = tuple(Fact(item.question, item.answer) for item in concept.knowledge)
     taught = own if taught is None else tuple(taught)
@@ -90,7 +92,7 @@ def text_probes(
             QuestionKind.TAUGHT: taught,
             QuestionKind.UNRELATED_QUESTION: tuple(questions),
             QuestionKind.OTHER_CONCEPT: tuple(fact for fact in foreign if fact.question not in meant),
-            # The answer of a prompt plays no part: what precedes its first token does not depend on it.
+            # A prompt's answer has no effect: nothing before its first token depends on it.
             QuestionKind.CLASS_PROMPT: tuple(Fact(prompt, concept.class_noun) for prompt in class_prompts),
         },
         prompts={
@@ -102,12 +104,12 @@ def text_probes(
 
 @dataclass(frozen=True)
 class Answer:
-    """What the text encoder says to a question.
+    """The text encoder's answer to a question.
 
     Attributes:
-        next_token: log-probabilities (vocabulary,) in the place of the answer's first token, fp32 on the CPU.
+        next_token: log-probabilities (vocabulary,) at the answer's first token, fp32 on the CPU.
         first: id of the wanted answer's first token.
-        log_probability: of the whole wanted answer, each token after those before it.
+        log_probability: log-probability of the whole wanted answer, each token given those before it.
     """
 
     next_token: Tensor
@@ -120,7 +122,7 @@ class Answer:
 
     @property
     def first_rank(self) -> int:
-        """1 for the most likely token. The last one if the logits are not numbers."""
+        """Rank of the first token, 1 for the most likely one. The last rank if the logits are not numbers."""
         return int((~(self.next_token <= self.next_token[self.first])).sum()) + 1
 
     @property
@@ -129,7 +131,7 @@ class Answer:
 
 
 def read_answer(backbone: Backbone, fact: Fact, form: QuestionForm) -> Answer:
-    """Ask the text encoder as it is adapted now. Raises MethodError for a question that can't be asked."""
+    """Ask the text encoder in its present adaptation. Raises MethodError for a question that can't be asked."""
     import torch
 
     input_ids, labels = backbone.question_tokens(fact.question, fact.answer, form)
@@ -150,7 +152,7 @@ class TextReading:
 
 
 def read_text(backbone: Backbone, probes: TextProbes, form: QuestionForm) -> TextReading:
-    """Everything as the text encoder is adapted now."""
+    """Return all answers and embeddings of the text encoder in its present adaptation."""
     facts, prompts = _distinct(probes.facts), _distinct(probes.prompts)
     return TextReading(
         {fact: read_answer(backbone, fact, form) for fact in facts},
@@ -163,7 +165,10 @@ _base_embeds: Memo[tuple[str, str], Tensor] = Memo(REMEMBERED)
 
 
 def read_base_text(backbone: Backbone, probes: TextProbes, form: QuestionForm) -> TextReading:
-    """The same before any adaptation: read once for each digest of the base weights, and remembered in the process."""
+    """Return all answers and embeddings of the unadapted text encoder.
+
+    They are computed once for each digest of the base weights, and cached in the process.
+    """
     facts, prompts = _distinct(probes.facts), _distinct(probes.prompts)
     answers = _base_answers.fetch(
         [(backbone.digest, form, fact) for fact in facts],
@@ -185,25 +190,36 @@ def _embed(backbone: Backbone, prompt: str) -> Tensor:
 
 
 def kl_divergence(log_p: Tensor, log_q: Tensor) -> float:
-    """`KL(p || q) = sum_i p_i (log p_i - log q_i)` in nats, of two vectors (n,) of log-probabilities, in fp64."""
-    # Normalised anew: the rounding of fp32 could make a small divergence negative.
+    """Return `KL(p || q) = sum_i p_i (log p_i - log q_i)` in nats, of two vectors (n,) of log-probabilities, in fp64.
+
+    >>> import torch
+    >>> round(kl_divergence(torch.tensor([0.5, 0.5]).log(), torch.tensor([0.25, 0.75]).log()), 4)
+    0.1438
+    """
+    # Normalised again: fp32 rounding could make a small divergence negative.
     log_p, log_q = log_p.double().log_softmax(0), log_q.double().log_softmax(0)
     return float((log_p.exp() * (log_p - log_q)).sum())
 
 
 def token_cosines(one: Tensor, other: Tensor) -> Tensor:
-    """Cosines (length,) of the tokens of two embeddings (length, dim), in fp64. Exactly 1 for equal tokens."""
+    """Return cosines (length,) of the tokens of two embeddings (length, dim), in fp64; exactly 1 for equal tokens.
+
+    >>> import torch
+    >>> token_cosines(torch.tensor([[1.0, 0.0], [3.0, 4.0]]), torch.tensor([[1.0, 0.0], [4.0, 3.0]]))
+    tensor([1.0000, 0.9600], dtype=torch.float64)
+    """
     one, other = one.double(), other.double()
     norms = (one.square().sum(-1) * other.square().sum(-1)).sqrt()
     return (one * other).sum(-1) / norms
 
 
 def text_effects(probes: TextProbes, base: TextReading, adapted: TextReading) -> pd.DataFrame:
-    """One row per probe, text and measure, with the columns `COLUMNS`.
+    """Return one row per probe, text and measure, with the columns `COLUMNS`.
 
-    Measures of answers: `first_probability` and `first_rank` of the answer's first token, `answer_probability` of all
-    of it, `kl` from the base's next-token distribution to the adapted one. Measures of embeddings: cosine with the
-    base's, as a mean over tokens (`cosine`) and of the last token (`last_cosine`), behind which an answer would begin.
+    Measures of answers: `first_probability` and `first_rank` of the answer's first token, `answer_probability` of the
+    whole answer, `kl` from the base's next-token distribution to the adapted one. Measures of embeddings: cosine with
+    the base's, as a mean over tokens (`cosine`) and of the last token (`last_cosine`), after which an answer would
+    begin.
     """
     return pd.DataFrame(list(_rows(probes, base, adapted)), columns=COLUMNS)
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 READERS = 4
-"""Threads that read and preprocess images while others are encoded."""
+"""Threads that read and preprocess images while other images are encoded."""
 
 T = TypeVar("T")
 
@@ -37,13 +37,13 @@ class EncoderSpec(ABC):
     """An encoder's configuration: a frozen keyword-only dataclass that may add fields.
 
     Attributes:
-        source: a directory, or a hub id, of the checkpoint.
+        source: directory or hub id of the checkpoint.
         revision: commit, tag or branch of the hub repository.
         device: "auto", "cpu" or "cuda".
-        dtype: of the weights; embeddings are normalised in fp32 in any case.
+        dtype: dtype of the weights; embeddings are always normalised in fp32.
         batch_size: images or texts encoded together.
-        store: a directory where embeddings of image files are kept for all processes; null keeps them in memory.
-        files: names or globs of the weight files, as `locate` takes them.
+        store: directory where embeddings of image files are kept for all processes; null for memory only.
+        files: names or globs of the weight files, for `locate`.
         version: raised by the author when the same settings and weights give other embeddings.
     """
 
@@ -62,16 +62,17 @@ class EncoderSpec(ABC):
         """Load the encoder. Raises WeightsError if it can't be loaded."""
 
     def weights(self) -> Mapping[str, str]:
-        """The versions of the checkpoint by its sources, as in `Metric.weights`."""
+        """Return the checkpoint's version by source, as in `Metric.weights`."""
         return {self.source: version(locate(self.source, self.revision, self.files))}
 
     def load(self) -> Any:
-        """The encoder of this process for this specification. Raises WeightsError if it can't be loaded."""
+        """Return this process's encoder for this specification. Raises WeightsError if it can't be loaded."""
         return _load(self)
 
     @property
     def key(self) -> str:
-        """16 hex digits over all that decides an embedding: the class and its version, its settings and the weights."""
+        """Digest (16 hex digits) of everything that determines an embedding: class and version, settings and
+        weights."""
         said = json.dumps([settings(self), sorted(self.weights().items())])
         return hashlib.sha256(said.encode()).hexdigest()[:16]
 
@@ -84,8 +85,8 @@ def _load(spec: EncoderSpec) -> ImageEncoder:
 class ImageEncoder(ABC):
     """A resident image encoder.
 
-    Image files are read, decoded and encoded once, by content: for all metrics that share the encoder, and with a
-    `store` for all processes.
+    Image files are read, decoded and encoded once per content: shared by all metrics that use the encoder, and with a
+    `store` by all processes.
     """
 
     def __init__(self, spec: EncoderSpec) -> None:
@@ -95,19 +96,22 @@ class ImageEncoder(ABC):
 
     @abstractmethod
     def preprocess(self, image: Image.Image) -> Tensor:
-        """The pixels (3, height, width) that the checkpoint expects of an RGB image, in fp32 on the CPU. Called from
-        several threads."""
+        """Return the pixels (3, height, width) that the checkpoint expects for an RGB image, in fp32 on the CPU.
+
+        Called from several threads.
+        """
 
     @abstractmethod
     def image_features(self, pixels: Tensor) -> Tensor:
-        """Features (images, dim) of one batch of preprocessed images (images, 3, height, width). Any norm."""
+        """Return features (images, dim), of any norm, of one batch of preprocessed images (images, 3, height,
+        width)."""
 
     def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
-        """Unit-norm fp32 embeddings (images, dim) on the CPU, of at least one image."""
+        """Return unit-norm fp32 embeddings (images, dim) on the CPU, of at least one image."""
         return self._encode(images, self.preprocess)
 
     def embed_files(self, paths: Sequence[Path]) -> dict[Path, Tensor]:
-        """Unit-norm fp32 embeddings (dim,) of image files. Raises ImageError for one that can't be read."""
+        """Return unit-norm fp32 embeddings (dim,) of image files. Raises ImageError for a file that can't be read."""
         import torch
 
         digests = {path: content_digest(path) for path in dict.fromkeys(paths)}
@@ -123,7 +127,7 @@ class ImageEncoder(ABC):
         return dict(zip(digests, torch.from_numpy(rows), strict=True))
 
     def _encode(self, sources: Sequence[T], read: Callable[[T], Tensor]) -> Tensor:
-        # While a batch is encoded the next one is read, and no more are in memory.
+        # While a batch is encoded, the next one is read; at most these two are in memory.
         import torch
 
         with ThreadPoolExecutor(READERS) as readers, torch.inference_mode():
@@ -139,14 +143,14 @@ class ImageEncoder(ABC):
 
 @dataclass(frozen=True)
 class TextEmbedding:
-    """A text's embedding (dim,), and whether the text was cut to fit the encoder's context."""
+    """A text's embedding (dim,), and whether the text was truncated to fit the encoder's context."""
 
     embedding: Tensor
     truncated: bool
 
 
 class ImageTextEncoder(ImageEncoder):
-    """A resident pair of an image and a text tower with a common embedding space.
+    """A resident pair of image and text towers with a common embedding space.
 
     Attributes:
         context_length: tokens of the text tower, start and end tokens included.
@@ -160,21 +164,21 @@ class ImageTextEncoder(ImageEncoder):
 
     @abstractmethod
     def text_features(self, texts: Sequence[str]) -> Tensor:
-        """Features (texts, dim) of one batch of texts, cut to the context length. Any norm."""
+        """Return features (texts, dim), of any norm, of one batch of texts truncated to the context length."""
 
     @abstractmethod
     def truncates(self, text: str) -> bool:
-        """Whether `text` has more tokens than the context length."""
+        """Return whether `text` has more tokens than the context length."""
 
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
-        """Unit-norm fp32 embeddings (texts, dim) on the CPU, of at least one text."""
+        """Return unit-norm fp32 embeddings (texts, dim) on the CPU, of at least one text."""
         import torch
 
         with torch.inference_mode():
             return unit_norm(torch.cat(list(self._batches.run(self.text_features, texts))))
 
     def embed_texts(self, texts: Sequence[str]) -> Mapping[str, TextEmbedding]:
-        """Unit-norm embeddings of texts."""
+        """Return unit-norm embeddings of texts."""
         distinct = list(dict.fromkeys(texts))
         return dict(zip(distinct, self._texts.fetch(distinct, self._embed_new_texts), strict=True))
 
@@ -186,7 +190,7 @@ class ImageTextEncoder(ImageEncoder):
 
 
 def _read_ahead(readers: Executor, read: Callable[[T], Tensor], parts: Iterator[Sequence[T]]) -> Iterator[list[Tensor]]:
-    """What is read of each part, the next part being read meanwhile."""
+    """Yield each part's values, reading the next part in the background."""
     pending = None
     for part in chain(parts, [None]):
         reading = [readers.submit(read, source) for source in part] if part else None
@@ -196,8 +200,15 @@ def _read_ahead(readers: Executor, read: Callable[[T], Tensor], parts: Iterator[
 
 
 def unit_norm(features: Tensor) -> Tensor:
-    """Features (n, dim) over their Euclidean norm, in fp32 on the CPU. A zero vector becomes NaN, which no
-    metric accepts, rather than a plausible embedding."""
+    """Return features (n, dim) divided by their Euclidean norm, in fp32 on the CPU.
+
+    A zero vector becomes NaN, which every metric rejects, rather than a plausible embedding.
+
+    >>> import torch
+    >>> unit_norm(torch.tensor([[3.0, 4.0], [0.0, 2.0]]))
+    tensor([[0.6000, 0.8000],
+            [0.0000, 1.0000]])
+    """
     import torch
 
     features = features.float().cpu()

@@ -1,4 +1,4 @@
-"""Batches of one size, so that a result does not depend on its company, and in halves where memory is short."""
+"""Batches of one size, so that a result does not depend on the rest of its batch, halved if memory runs out."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ if TYPE_CHECKING:
     import torch
 
 LEAST = 8
-"""On the CPU fewer rows go through other kernels, whose last bits differ: up to five of them, by model and processor.
-Batches of any size from eight up agree."""
+"""Smallest batch on the CPU. Fewer rows use other kernels, whose last bits differ: up to five of them, by model and
+processor. Batches of any size from eight up agree."""
 
 T = TypeVar("T")
 
 
 class FilledBatches:
-    """How an encoder computes batches.
+    """Runs an encoder in batches whose results do not depend on the rest of the batch.
 
-    A batch has at least so many values that a result is the same to its last bit in whatever batch it is computed: a
-    GPU's kernels depend on the size of a batch, a processor's only for very small ones. Where memory has no room for a
-    batch, it is computed in halves, and so are those after it. Raises ConfigError for a size that is not positive.
+    A batch is padded to a size at which a result is the same to its last bit in any batch: a GPU's kernels depend on
+    the size of a batch, a processor's only for very small ones. If a batch does not fit into memory, it and all later
+    batches are halved. Raises ConfigError for a size that is not positive.
 
     Attributes:
-        size: the largest batch that there was room for.
+        size: the present batch size, halved whenever memory ran out.
     """
 
     def __init__(self, size: int, device: str) -> None:
@@ -37,9 +37,9 @@ class FilledBatches:
         self._on_gpu = self._device.type == "cuda"
 
     def run(self, compute: Callable[[list[T]], Any], values: Sequence[T]) -> Iterator[Any]:
-        """What `compute` gives of consecutive batches of `values`, cut to the values that are in them.
+        """Yield the results of `compute` for consecutive batches of `values`, without those of the padding.
 
-        Raises MetricError if the smallest batch finds no memory.
+        Raises MetricError if even the smallest batch does not fit into memory.
         """
         from knowcusbench.machine.out_of_memory import free_memory, is_out_of_memory
 
@@ -64,12 +64,12 @@ class FilledBatches:
 
 
 def in_room(compute: Callable[[], T], device: torch.device, what: str) -> T:
-    """What `compute` gives of what can't be halved; it is tried once more after room was made.
+    """Return `compute()` for work that can't be halved; if memory runs out, free memory and try once more.
 
     Args:
-        what: that is computed, for the message.
+        what: the work's name in the message.
 
-    Raises MetricError if there is no memory for it.
+    Raises MetricError if memory runs out again.
     """
     from knowcusbench.machine.out_of_memory import free_memory, is_out_of_memory
 
@@ -96,11 +96,19 @@ def _no_room(device: torch.device, what: str) -> MetricError:
 
 
 def batches(values: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    """Consecutive parts of at most `size` values."""
+    """Yield consecutive parts of at most `size` values.
+
+    >>> list(batches([1, 2, 3, 4, 5], 2))
+    [[1, 2], [3, 4], [5]]
+    """
     for start in range(0, len(values), size):
         yield values[start : start + size]
 
 
 def filled(batch: Sequence[T], size: int) -> list[T]:
-    """A batch of at least `size` values: its last one is repeated."""
+    """Pad a batch to at least `size` values by repeating its last one.
+
+    >>> filled([1, 2], 4)
+    [1, 2, 2, 2]
+    """
     return [*batch, *[batch[-1]] * (size - len(batch))]

@@ -1,4 +1,4 @@
-"""Checkpoints of metric encoders: where they lie, which version they are, and loading them safely."""
+"""Checkpoints of metric encoders: locating them, identifying their version, and loading them safely."""
 
 import hashlib
 import re
@@ -17,32 +17,32 @@ from knowcusbench.storage.hub_cache import absent_weights, broken_link, hub_snap
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 ImageBackend = Literal["pil", "torchvision"]
-"""What transformers resizes images with. Both are bicubic or bilinear with antialiasing, and differ by up to a grey
-level in a pixel."""
+"""Library with which transformers resizes images. Both are bicubic or bilinear with antialiasing, and differ by up to a
+grey level in a pixel."""
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 FILES = ("*.json", "*.txt")
-"""Configuration, tokenizer and processor files, as `locate` takes them from a hub repository."""
+"""Configuration, tokenizer and processor files that `locate` downloads from a hub repository."""
 
 TRANSFORMERS_WEIGHTS = ("model.safetensors", "model-*.safetensors")
 
 TRANSFORMERS_PICKLE = "pytorch_model.bin"
-"""The weights of older checkpoints, which may have no safetensors."""
+"""Weights file of older checkpoints, which may have no safetensors."""
 
 # OSError covers files and the hub; the others are contents that do not parse or do not fit the model.
 _LOADER_ERRORS = (OSError, EOFError, ValueError, RuntimeError, KeyError, SafetensorError, UnpicklingError)
 
 
 def locate(source: str, revision: str | None, weights: tuple[str, ...] = ()) -> Path:
-    """The local directory of a checkpoint: `source` itself, or a hub repository's files (downloaded).
+    """Return the local directory of a checkpoint: `source` itself, or a hub repository's files (downloaded).
 
     Args:
-        source: a directory, or a hub id (owner/name).
-        revision: commit, tag or branch of the hub repository; None is its main branch.
-        weights: names or globs of the weight files that are needed beside `FILES`.
+        source: directory or hub id (owner/name).
+        revision: commit, tag or branch of the hub repository; None for its main branch.
+        weights: names or globs of the needed weight files, in addition to `FILES`.
 
-    Raises WeightsError naming `source` if there is no such directory or repository, or it can't be had now.
+    Raises WeightsError naming `source` if there is no such directory or repository, or it is unavailable now.
     """
     directory = Path(source).expanduser()
     if directory.is_dir():
@@ -69,8 +69,11 @@ def locate(source: str, revision: str | None, weights: tuple[str, ...] = ()) -> 
 
 
 def version(path: Path) -> str:
-    """What identifies the content of a checkpoint: the commit of a hub snapshot or of the snapshot that a file is in
-    ("commit:..."), or the digest of a local directory's or file's names and bytes ("sha256:...")."""
+    """Return an identifier of a checkpoint's content.
+
+    For a hub snapshot, or a file in one, it is the commit ("commit:..."); otherwise the digest of the local directory's
+    or file's names and bytes ("sha256:...").
+    """
     snapshot = path if path.is_dir() else path.parent
     if snapshot.parent.name == "snapshots":
         return f"commit:{snapshot.name}"
@@ -86,10 +89,10 @@ def version(path: Path) -> str:
 
 @contextmanager
 def loading(source: str) -> Iterator[None]:
-    """Around code that loads a checkpoint on the CPU.
+    """Guard code that loads a checkpoint on the CPU.
 
-    What goes wrong becomes a WeightsError naming `source`, and the random initialisation that comes before
-    the weights leaves the global generator alone.
+    Errors become a WeightsError naming `source`. The global generator is left unchanged, although the model is
+    initialised at random before its weights are loaded.
     """
     import torch
 
@@ -101,8 +104,10 @@ def loading(source: str) -> Iterator[None]:
 
 
 def transformers_config(source: str, directory: Path, *model_types: str) -> Any:
-    """The configuration of a transformers checkpoint. Raises WeightsError, naming `source`, if its model is none of
-    `model_types`."""
+    """Return the configuration of a transformers checkpoint.
+
+    Raises WeightsError, naming `source`, if its model type is not among `model_types`.
+    """
     from transformers import AutoConfig
 
     with loading(source):
@@ -113,13 +118,13 @@ def transformers_config(source: str, directory: Path, *model_types: str) -> Any:
 
 
 def load_transformers(model_class: Any, source: str, directory: Path, **settings: Any) -> Any:
-    """A transformers model in fp32 on the CPU, ready for inference, from safetensors or else a pickle of tensors.
+    """Load a transformers model in fp32 on the CPU for inference, from safetensors or else a pickle of tensors.
+
+    Args:
+        settings: arguments of the model class's constructor.
 
     Raises WeightsError, naming `source`, also for a checkpoint that lacks some of the model's weights, which
     transformers would fill with random numbers.
-
-    Args:
-        settings: of the model class's constructor.
     """
     import torch
     import transformers
@@ -135,8 +140,10 @@ def load_transformers(model_class: Any, source: str, directory: Path, **settings
 
 
 def load_image_processor(source: str, directory: Path, backend: ImageBackend) -> Any:
-    """The image processor of a transformers checkpoint that resizes with `backend`. Raises WeightsError, naming
-    `source`, if it can't be loaded or resizes with another."""
+    """Return the image processor of a transformers checkpoint that resizes with `backend`.
+
+    Raises WeightsError, naming `source`, if it can't be loaded or resizes with another backend.
+    """
     from transformers import AutoImageProcessor
 
     with loading(source):

@@ -20,12 +20,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ClipSpec(EncoderSpec):
-    """A CLIP checkpoint in open_clip's form: `open_clip_config.json` and `open_clip_model.safetensors`; `source` may be
-    a hub id of open_clip's library.
+    """A CLIP checkpoint in open_clip's format: `open_clip_config.json` and `open_clip_model.safetensors`.
 
-    The configuration file states the architecture with its activation (OpenAI's weights need `quick_gelu:
-    true`; with plain GELU they load without complaint and give other numbers), the preprocessing and the
-    tokenizer.
+    `source` may be a hub id of open_clip's library. The configuration file states the preprocessing, the tokenizer and
+    the architecture with its activation: OpenAI's weights need `quick_gelu: true`; with plain GELU they load without
+    complaint and give other numbers.
     """
 
     files: ClassVar[tuple[str, ...]] = ("open_clip_model.safetensors",)
@@ -39,7 +38,7 @@ class ClipSpec(EncoderSpec):
 
 
 class OpenClipEncoder(ImageTextEncoder):
-    """A resident open_clip model with its tokenizer. Texts are cut as the tokenizer does it: the end token comes last.
+    """A resident open_clip model with its tokenizer, which truncates texts and keeps the end token last.
 
     Args:
         model: in fp32 on the CPU.
@@ -65,7 +64,7 @@ class OpenClipEncoder(ImageTextEncoder):
         return features
 
     def truncates(self, text: str) -> bool:
-        # In a text that is cut, the end token comes one place later when there is room for one token more.
+        # In a truncated text, the end token moves by one when there is room for one token more.
         import torch
 
         longer = self._tokenizer([text], context_length=self.context_length + 1)
@@ -89,8 +88,10 @@ class ClipEncoder(OpenClipEncoder):
         return pixels
 
     def patch_features(self, images: Sequence[Image.Image]) -> Tensor:
-        """Features (images, patches, width) of the image tower's last block behind its norm, before pooling and
-        projection, in fp32 on the CPU."""
+        """Return features (images, patches, width) of the image tower's last block, in fp32 on the CPU.
+
+        They are taken after its norm, before pooling and projection.
+        """
         import torch
 
         with torch.inference_mode():

@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class TransformersSpec(EncoderSpec):
-    """A transformers model of image and text with its processor.
+    """A transformers image-text model with its processor.
 
     Attributes:
-        image_backend: what resizes images. `pil` is what transformers before 5, and so all code of published scores,
-            has used; `torchvision` is what transformers 5 takes unless told otherwise.
+        image_backend: the library that resizes images. `pil` was used by transformers before 5, and so by all code of
+            published scores; `torchvision` is the default of transformers 5.
     """
 
     image_backend: ImageBackend = "pil"
@@ -39,11 +39,11 @@ class TransformersSpec(EncoderSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class TransformersClipSpec(TransformersSpec):
-    """A transformers `CLIPModel` with the processor it was trained with.
+    """A transformers `CLIPModel` with its processor.
 
     Attributes:
-        processor: a directory, or a hub id, of the `CLIPProcessor`: PickScore's is that of the CLIP it comes from.
-            Null is the `source`.
+        processor: directory or hub id of the `CLIPProcessor`: PickScore uses that of the CLIP it comes from. Null for
+            the `source`.
         processor_revision: commit, tag or branch of the processor's hub repository.
     """
 
@@ -65,12 +65,12 @@ class TransformersClipSpec(TransformersSpec):
 
     @property
     def processor_source(self) -> tuple[str, str | None]:
-        """Where the processor is, and its revision."""
+        """Directory or hub id of the processor, and its revision."""
         return (self.processor, self.processor_revision) if self.processor else (self.source, self.revision)
 
 
 class TransformersEncoder(ImageTextEncoder):
-    """A resident pair of towers of transformers, with its processors."""
+    """A resident pair of transformers towers with its processor."""
 
     _processor: Any
     _image_processor: Any
@@ -111,7 +111,7 @@ class TransformersClipEncoder(TransformersEncoder):
         self._model = model.to(self._device, getattr(torch, spec.dtype))
 
     def text_features(self, texts: Sequence[str]) -> Tensor:
-        # Always the full context, so that a text's features do not depend on the lengths of the others.
+        # Padded to the full context, so that a text's features do not depend on the lengths of the others.
         inputs = self._processor(
             text=list(texts),
             padding="max_length",

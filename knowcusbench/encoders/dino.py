@@ -22,22 +22,22 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet's pixels, 0 to 1, by channel."""
+"""Mean and standard deviation of ImageNet's pixels, scaled to 0..1, by channel."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DinoSpec(EncoderSpec):
-    """DINO (arXiv 2104.14294; `ViTModel`) or DINOv2 (arXiv 2304.07193; `Dinov2Model`) in transformers' form.
+    """DINO (arXiv 2104.14294; `ViTModel`) or DINOv2 (arXiv 2304.07193; `Dinov2Model`) in transformers' format.
 
     An image's shortest side is resized to `resize` pixels (bicubic, antialiased, on 8-bit pixels: by Pillow), the
-    centre is cropped to `crop` x `crop`, and ImageNet's mean and standard deviation are applied: what the authors
-    evaluate with (facebookresearch/dino `eval_knn.py`; facebookresearch/dinov2 `dinov2/data/transforms.py`). A
-    processor that lies with the checkpoint is not asked.
+    centre is cropped to `crop` x `crop`, and ImageNet's mean and standard deviation are applied. The authors evaluate
+    so (facebookresearch/dino `eval_knn.py`; facebookresearch/dinov2 `dinov2/data/transforms.py`). A processor in the
+    checkpoint is ignored.
 
     Attributes:
         resize: pixels of the shortest side.
-        crop: pixels of the model's input. A DINO takes the size that it was trained with; a DINOv2 any multiple of
-            its patches, for which transformers resizes its position embeddings (bicubic).
+        crop: pixels of the model's input. A DINO needs its training size; a DINOv2 takes any multiple of its patches,
+            for which transformers resizes its position embeddings (bicubic).
     """
 
     files: ClassVar[tuple[str, ...]] = (*TRANSFORMERS_WEIGHTS, TRANSFORMERS_PICKLE)
@@ -58,8 +58,11 @@ class DinoSpec(EncoderSpec):
 
 
 class DinoEncoder(ImageEncoder):
-    """A resident DINO. Its features are the class token behind the last block and the final LayerNorm,
-    `last_hidden_state[:, 0]` (images, hidden size): no head, no pooler, no patch tokens."""
+    """A resident DINO.
+
+    Its features are the class token after the last block and the final LayerNorm, `last_hidden_state[:, 0]` (images,
+    hidden size): no head, no pooler, no patch tokens.
+    """
 
     def __init__(self, spec: DinoSpec) -> None:
         import torch

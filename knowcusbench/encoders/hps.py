@@ -20,21 +20,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class HpsSpec(EncoderSpec):
-    """A checkpoint of HPSv2 (arXiv 2306.09341): a CLIP fine-tuned on what people preferred, as a pickle whose
-    `state_dict` has open_clip's names.
+    """An HPSv2 checkpoint (arXiv 2306.09341): a CLIP fine-tuned on human preferences.
 
-    Images are prepared as the authors' package does it (tgxs002/HPSv2 at 866735e, `hpsv2/img_score.py`, which asks
-    `hpsv2/src/open_clip/factory.py` for `light_augmentation=True`, hence `resize_longest_max=True` of `transform.py`):
-    scaled to 0..1 first, the *longest* side resized to the input size (bicubic, on floats, so that values may leave
-    0..1), the rest padded with black on both sides, then OpenAI's mean and standard deviation. Nothing is cropped. The
-    package computes in mixed precision on a GPU, this in `dtype`.
+    It is a pickle whose `state_dict` has open_clip's names. Images are prepared as in the authors' package
+    (tgxs002/HPSv2 at 866735e, `hpsv2/img_score.py`, which asks `hpsv2/src/open_clip/factory.py` for
+    `light_augmentation=True`, hence `resize_longest_max=True` of `transform.py`): scaled to 0..1 first, the *longest*
+    side resized to the input size (bicubic, on floats, so that values may leave 0..1), the rest padded with black on
+    both sides, then OpenAI's mean and standard deviation. Nothing is cropped. The package computes in mixed precision
+    on a GPU, this encoder in `dtype`.
 
     Attributes:
         file: the checkpoint's file in `source`: of xswu/HPSv2, "HPS_v2_compressed.pt" is v2.0 and
             "HPS_v2.1_compressed.pt" v2.1.
         architecture: an open_clip model, or "local-dir:" and a directory with `open_clip_config.json`.
-        antialias: whether resizing antialiases. The package leaves it to torchvision's default for tensors: true since
-            its 0.17 of January 2024, false before, when v2.0 was published (June 2023).
+        antialias: whether resizing antialiases. The package uses torchvision's default for tensors: true since its 0.17
+            of January 2024, false before, when v2.0 was published (June 2023).
     """
 
     file: str
@@ -52,7 +52,7 @@ class HpsSpec(EncoderSpec):
         return {f"{self.source}/{self.file}": version(self.checkpoint())}
 
     def checkpoint(self) -> Path:
-        """The checkpoint's file. Raises WeightsError if it can't be had."""
+        """Path of the checkpoint file. Raises WeightsError if it is unavailable."""
         path = locate(self.source, self.revision, (self.file,)) / self.file
         if not path.is_file():
             raise WeightsError(f"{self.source}: has no file {self.file!r}")
@@ -60,7 +60,7 @@ class HpsSpec(EncoderSpec):
 
 
 class HpsEncoder(OpenClipEncoder):
-    """A resident HPSv2 with open_clip's tokenizer of its architecture."""
+    """A resident HPSv2 with open_clip's tokenizer for its architecture."""
 
     def __init__(self, spec: HpsSpec) -> None:
         import open_clip
@@ -96,7 +96,7 @@ class HpsEncoder(OpenClipEncoder):
 
 
 def _fitting(checkpoint: Any, wanted: Mapping[str, Tensor], path: Path, architecture: str) -> Mapping[str, Tensor]:
-    """The weights in a checkpoint. Raises WeightsError if there are none, or not those of the model."""
+    """Return the weights in a checkpoint. Raises WeightsError if there are none, or they do not fit the model."""
     weights = checkpoint.get("state_dict") if isinstance(checkpoint, Mapping) else None
     if not isinstance(weights, Mapping):
         raise WeightsError(f"{path}: expected a checkpoint with a `state_dict`")

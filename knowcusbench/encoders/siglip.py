@@ -24,16 +24,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class SiglipSpec(TransformersSpec):
-    """SigLIP (arXiv 2303.15343), or SigLIP 2 (arXiv 2502.14786) of fixed resolution, as a transformers `SiglipModel`
-    with its processor. SigLIP 2 NaFlex is another model and not read.
+    """A transformers `SiglipModel` with its processor: SigLIP (arXiv 2303.15343), or SigLIP 2 of fixed resolution.
+
+    SigLIP 2 is arXiv 2502.14786; its NaFlex variant is another model and not supported.
 
     Images are prepared by the checkpoint's processor (squeezed to a square). Texts are lower-cased, closed by the end
-    token, cut and padded to the context length, and the padding is attended to: so both were trained. The processors
-    lower-case the first SigLIP's texts only, and SigLIP 2 is much worse without (google-research/big_vision issue 187).
-    The first SigLIP's tokenizer also drops punctuation.
+    token, truncated and padded to the context length, and the padding is attended to: so both were trained. The
+    processors lower-case only the first SigLIP's texts; without it, SigLIP 2 is much worse (google-research/big_vision
+    issue 187). The first SigLIP's tokenizer also drops punctuation.
     """
 
-    # `spiece.model` is the vocabulary of the first SigLIP; that of SigLIP 2 is in `tokenizer.json`.
+    # `spiece.model` is the first SigLIP's vocabulary; SigLIP 2 has its own in `tokenizer.json`.
     files: ClassVar[tuple[str, ...]] = (*TRANSFORMERS_WEIGHTS, "spiece.model")
 
     def build(self) -> SiglipEncoder:

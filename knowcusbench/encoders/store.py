@@ -1,4 +1,4 @@
-"""Embeddings that are kept: computed once for an image, whatever the number of metrics, methods, runs and processes."""
+"""A store of embeddings: each image is embedded once for all metrics, methods, runs and processes."""
 
 import sys
 import uuid
@@ -17,7 +17,7 @@ Rows = NDArray[np.float32]
 """Embeddings (n, width)."""
 
 MEMORY = 1 << 15
-"""Embeddings that are in memory at a time: 128 MiB at 1024 dimensions."""
+"""Embeddings held in memory at a time: 128 MiB at 1024 dimensions."""
 
 ROWS, KEYS = ".rows.npy", ".keys.npy"
 
@@ -25,9 +25,9 @@ ROWS, KEYS = ".rows.npy", ".keys.npy"
 class EmbeddingStore:
     """Rows of numbers by key, in a directory that any number of processes may add to.
 
-    What is added at a time is a file of rows, read through a memory map, and after it a file of their keys; both appear
-    whole or not at all. What other processes have added since is looked for before anything is computed. In memory are
-    the keys (about 250 bytes each), and the rows used last.
+    Each addition is a file of rows, read through a memory map, followed by a file of their keys; both are written
+    atomically. Before anything is computed, other processes' additions are looked up. Memory holds the keys (about 250
+    bytes each) and the most recently used rows.
 
     Args:
         directory: None keeps rows in memory only.
@@ -42,12 +42,12 @@ class EmbeddingStore:
         self._look()
 
     def fetch(self, keys: Sequence[str], compute: Callable[[list[str]], Rows]) -> Rows:
-        """The rows (keys, width) of `keys`.
+        """Return the rows (keys, width) of `keys`, computing those that are missing.
 
         Args:
-            compute: called at most once, with the keys that have no row yet, each once; gives their rows in that order.
+            compute: called at most once, with the distinct keys that have no row yet; returns their rows in that order.
 
-        Raises WeightsError, naming the directory, if the rows there have another width than those computed now.
+        Raises WeightsError, naming the directory, if the stored rows have another width than the computed ones.
         """
         rows = self._memo.fetch(keys, lambda missing: self._fetch(missing, compute))
         return np.stack(rows) if rows else np.empty((0, 0), dtype=np.float32)
@@ -79,7 +79,7 @@ class EmbeddingStore:
         return rows
 
     def _look(self) -> None:
-        """Open the files of keys that were not there at the last look."""
+        """Open files of keys added since the last call."""
         for file in sorted(self._directory.glob(f"[!.]*{KEYS}")) if self._directory else ():
             if file.name not in self._seen:
                 self._open(file)

@@ -21,18 +21,18 @@ class ScoreItem:
     """One image to be scored.
 
     Attributes:
-        sample_id: the sample it shows.
-        image: its file.
-        references: the concept's reference images that methods were shown.
+        sample_id: id of the sample.
+        image: path of the image file.
+        references: the concept's training references, which methods see.
         prompt: the template with `{}` where the concept is named (`{}` alone in the reconstruction task), or a text
-            without `{}` that is compared as it is.
+            without `{}`, which is compared unchanged.
         class_noun: the concept's class noun, to find the subject in the image.
         concept: the concept's name.
         phrase: the knowledge phrase; empty if there is none.
-        subject: what stood in the place of `{}` when the image was drawn; empty if that is not known.
-        held_out: the concept's reference images that were kept from methods.
+        subject: the text that replaced `{}` when the image was drawn; empty if unknown.
+        held_out: the concept's held-out references, which methods never see.
         gallery: the reference images of all concepts by name, for metrics that tell concepts apart.
-        reference_noun: what to find in the references where it is not the class noun; empty otherwise.
+        reference_noun: what to segment in the references, if not the class noun; else empty.
     """
 
     sample_id: str
@@ -48,7 +48,7 @@ class ScoreItem:
     reference_noun: str = ""
 
     def compared(self, metric: "Metric", split: ReferenceSplit) -> tuple[Path, ...]:
-        """The references of a split. Raises MetricError, naming the sample, if there are none."""
+        """Return the references of a split. Raises MetricError, naming the sample, if there are none."""
         chosen = split_of(self.references, self.held_out, split)
         if not chosen:
             raise MetricError(
@@ -62,9 +62,9 @@ class Score:
     """The score of one image.
 
     Attributes:
-        value: finite.
-        note: what had to be done otherwise than the protocol says ("text truncated to 77 tokens"), or empty.
-        details: what else is known of how it came about, as numbers by name ("coverage").
+        value: the score; finite.
+        note: deviation from the protocol ("text truncated to 77 tokens"), or empty.
+        details: further numbers behind the score, by name ("coverage").
     """
 
     value: float
@@ -73,27 +73,27 @@ class Score:
 
 
 class Shuffle(StrEnum):
-    """What is exchanged to see how a metric scores what does not belong together: its floor."""
+    """The exchange between samples for a metric's floor, the score of mismatched pairs."""
 
     CONCEPTS = "concepts"
     PROMPTS = "prompts"
 
 
 class Metric(ABC):
-    """A score per sample.
+    """The contract of metrics: one score per sample.
 
-    A metric is a frozen keyword-only dataclass named by `_target_` in `configs/metrics/<name>.yaml`: inert
-    data that can be hashed and stored. Weights are loaded on first use.
+    A metric is a frozen keyword-only dataclass named by `_target_` in `configs/metrics/<name>.yaml`: inert data that
+    can be hashed and stored. Weights are loaded on first use.
 
     Attributes:
         name: the column's key ("clip_i"), as in `configs/metrics/<name>.yaml`.
         title: the column's heading ("CLIP-I").
         tasks: the tasks it is defined for.
-        higher_is_better: the direction of best.
-        uses_references: whether it compares with reference images, so that references scored against each
-            other (leave one out) give its real-image ceiling.
-        least_references: how many it needs.
-        shuffle: what is exchanged for its floor.
+        higher_is_better: whether a higher score is better.
+        uses_references: whether it compares with reference images. Its real-image ceiling then comes from scoring the
+            references against each other (leave one out).
+        least_references: the least number of references it needs.
+        shuffle: what is exchanged between samples for its floor.
         version: raised by the author when the same settings and weights give other scores: all are then computed again.
     """
 
@@ -108,39 +108,42 @@ class Metric(ABC):
 
     @property
     def bounds(self) -> Bounds:
-        """The lowest and highest score there can be, which no interval goes beyond; by default there are none."""
+        """Lowest and highest possible score, which clip intervals; infinite by default."""
         return UNBOUNDED
 
     @property
     def decimals(self) -> int:
-        """Digits after the point in tables, by the scale of `bounds`; three without."""
+        """Digits after the point in tables, by the scale of `bounds`; three if these are infinite."""
         return self.bounds.decimals
 
     @abstractmethod
     def score(self, items: Sequence[ScoreItem]) -> list[Score]:
-        """Scores in the order of `items`. A score does not depend on the other items.
+        """Return scores in the order of `items`; a score must not depend on the other items.
 
-        Raises ImageError for an image that can't be read, WeightsError for an encoder that can't be loaded,
-        and MetricError, naming the sample, for a score that is not finite.
+        Raises ImageError for an image that can't be read, WeightsError for an encoder that can't be loaded, and
+        MetricError, naming the sample, for a score that is not finite.
         """
 
     def check(self, concepts: Sequence[Concept]) -> None:  # noqa: B027, most metrics score anything
-        """Called before anything is made: raise ConfigError if samples of these concepts can't be scored."""
+        """Raise ConfigError if samples of these concepts can't be scored; called before anything is made."""
 
     def masks(self) -> MaskStore | None:
-        """Where the masks are that it computes scores with; None if it has none, or keeps none."""
+        """Return the store of the masks used for the scores; None if the metric has none or keeps none."""
         return None
 
     def weights(self) -> Mapping[str, str]:
-        """Which weights it computes with, for the record: for every source (hub id or path) the hub commit or
-        the digest of the files. Raises WeightsError for a source that can't be had."""
+        """Return the version of all weights used, for the record.
+
+        Maps every source (hub id or path) to the hub commit or the digest of the files. Raises WeightsError for a
+        source that is unavailable.
+        """
         return {}
 
 
 def finite_score(
     metric: Metric, item: ScoreItem, value: float, note: str = "", details: Mapping[str, float] | None = None
 ) -> Score:
-    """A score, or MetricError naming the sample if `value` or one of the details is not finite."""
+    """Return a score; raises MetricError, naming the sample, if `value` or one of the details is not finite."""
     for name, number in {metric.title: value, **(details or {})}.items():
         if not math.isfinite(number):
             raise MetricError(
@@ -150,10 +153,10 @@ def finite_score(
 
 
 def text_of(item: ScoreItem, form: TextForm) -> str:
-    """The text that an image is compared with. A prompt without `{}` is that text itself, in the form `stripped` less
-    its rare tokens.
+    """Return the text that an image is compared with.
 
-    Raises MetricError, naming the sample, where nothing is known to put there, or nothing remains.
+    A prompt without `{}` is itself that text; in the form `stripped` it loses its rare tokens. Raises MetricError,
+    naming the sample, if the words for this form are unknown, or no text remains.
     """
     if PLACEHOLDER not in item.prompt:
         text = without_rare_tokens(item.prompt) if form is TextForm.stripped else item.prompt

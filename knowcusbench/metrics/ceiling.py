@@ -1,4 +1,4 @@
-"""The real-image ceiling: what the reference images themselves score."""
+"""The real-image ceiling: the score of the reference images themselves."""
 
 import math
 from collections.abc import Mapping
@@ -10,14 +10,14 @@ from knowcusbench.metrics.base import Metric, ScoreItem
 
 
 def real_image_ceiling(metric: Metric, concept: Concept, gallery: Mapping[str, tuple[Path, ...]]) -> float:
-    """The mean score of a concept's reference images, each against the others (leave one out).
+    """Return the mean score of a concept's reference images, each against the others (leave one out).
 
-    A generated image that scores higher than photographs of the same subject do among themselves is likely
-    a copy of one. NaN for a concept with too few reference images: there is nothing to compare.
+    A generated image that scores higher than photographs of the same subject among themselves is likely a copy of one.
+    NaN for a concept with too few reference images.
 
     Args:
         metric: one that `uses_references`.
-        concept: its knowledge and prompts do not matter here.
+        concept: the concept; its knowledge and prompts are not used.
         gallery: the reference images of all concepts by name.
 
     Raises what `metric.score` raises; the sample named is "<concept>/<file>".

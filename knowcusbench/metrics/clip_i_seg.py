@@ -1,4 +1,4 @@
-"""CLIP-I-Seg: CLIP-I of the subjects alone."""
+"""CLIP-I-Seg: CLIP-I of the segmented subjects."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ CHUNK = 16
 class ClipISeg(ReferenceMetric):
     """Cosine of the segmented image's embedding with those of the segmented references, by `paired_cosine`.
 
-    On both sides the background is replaced by one colour before the encoder's own preprocessing. The paper states
-    neither the colour nor whether it crops; white is the colour that this harness gives transparency
-    everywhere. An image in which the subject is not found counts whole, and the score's note says so; the details have
-    the share of the image that its mask covers. Masks are kept beside the embeddings.
+    The background of all images is replaced by one colour before the encoder's own preprocessing. The paper states
+    neither the colour nor whether it crops; this harness also gives white to transparency everywhere. An image in which
+    the subject is not found counts whole, and the score's note says so; the details hold the share of the image that
+    its mask covers. Masks are stored next to the embeddings.
 
     Attributes:
-        encoder: what embeds images.
-        pairing: how several references are compared.
+        encoder: image encoder.
+        pairing: how several references are combined.
         scale: the factor on the cosine.
-        segmenter: what finds the subject.
-        background: the colour of the background, 0 to 255 a channel.
+        segmenter: finds the subject.
+        background: the colour of the background, 0 to 255 per channel.
         crop: whether to crop to the bounding box of the subject.
     """
 
@@ -100,8 +100,13 @@ class ClipISeg(ReferenceMetric):
 
 @dataclass(frozen=True)
 class SubjectEmbedding:
-    """The unit-norm embedding (dim,) of a segmented image, the share of it that the mask covers, and what had to be
-    done where the subject was not found."""
+    """The embedding of a segmented image.
+
+    Attributes:
+        embedding: unit-norm (dim,).
+        coverage: share of the image that the mask covers.
+        fallback: why the mask is the whole image, if the subject was not found.
+    """
 
     embedding: Tensor
     coverage: float
@@ -109,7 +114,7 @@ class SubjectEmbedding:
 
 
 class SubjectEmbedder:
-    """Segments and encodes image files, each once: in a process, or with the encoder's `store` in all."""
+    """Segments and encodes image files, each once: per process, or with the encoder's `store` for all processes."""
 
     def __init__(self, metric: ClipISeg) -> None:
         self._metric = metric
@@ -120,13 +125,14 @@ class SubjectEmbedder:
         self._masks = metric.masks()
 
     def _key(self) -> str:
-        """Return 16 hex digits over all that decides a row; the metric's version is that of the code that cuts out."""
+        """Return 16 hex digits over everything that determines a row; the metric's version covers the compositing
+        code."""
         metric = self._metric
         said = [metric.encoder.key, metric.segmenter.key, metric.background, metric.crop, *versioned(metric)]
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
 
     def embed(self, subjects: Sequence[tuple[Path, str]]) -> dict[tuple[Path, str], SubjectEmbedding]:
-        """Embeddings of subjects, each an image file and the class noun of what to find in it."""
+        """Return embeddings of subjects, each an image file and the class noun of the subject to find in it."""
         import torch
 
         keys = [f"{content_digest(file)} {noun}" for file, noun in subjects]
@@ -138,13 +144,13 @@ class SubjectEmbedder:
         }
 
     def _rows(self, subjects: Sequence[tuple[Path, str]]) -> Rows:
-        """Embedding, coverage and fallback of each, in a row."""
+        """Return one row per subject: embedding, coverage and fallback."""
         parts = []
         for noun, group in groupby(subjects, key=lambda subject: subject[1]):
             for batch in batches([file for file, _ in group], CHUNK):
                 images = [read_image(file) for file in batch]
                 found = self._segmenter.segment(images, noun)
-                # Before the embeddings: an image that has one is not segmented again.
+                # Stored before the embeddings: an image that has an embedding is not segmented again.
                 for file, one in zip(batch, found, strict=True):
                     if self._masks:
                         self._masks.keep(content_digest(file), noun, one.mask)

@@ -10,19 +10,20 @@ from knowcusbench.metrics.bounds import SHARE, Bounds
 from knowcusbench.metrics.image_similarity import EmbeddingMetric
 
 ROUNDING = 1e-6
-"""By how much cosines that should be equal may differ."""
+"""Tolerance for cosines that should be equal."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Copies(EmbeddingMetric):
-    """1 if the image's highest cosine with a reference is above the highest between two references, else 0: the mean is
-    the share of copies. Lower is better.
+    """Copy detection: 1 if the image's highest cosine with a reference exceeds the highest between two references, else
+    0.
 
-    References that are copies of each other (DreamBench's `cat/03`) raise the bar, so `duplicates` leaves pairs out
-    that are closer than photographs of one subject ever are. The details have the margin over the bar.
+    The mean is the share of copies; lower is better. References that are copies of each other (DreamBench's `cat/03`)
+    raise the bar. `duplicates` therefore leaves out pairs closer than photographs of one subject ever are. The details
+    hold the margin over the bar.
 
     Attributes:
-        duplicates: the cosine from which two references are taken for one.
+        duplicates: the cosine from which on two references count as the same image.
     """
 
     name: ClassVar[str] = "copies"

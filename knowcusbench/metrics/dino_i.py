@@ -9,8 +9,10 @@ from knowcusbench.metrics.image_similarity import ImageSimilarity
 
 @dataclass(frozen=True, kw_only=True)
 class DinoI(ImageSimilarity):
-    """DINO cosine of the image with the reference images of the concept, as DreamBooth's "DINO" (arXiv 2208.12242,
-    section 4.1), there with ViT-S/16."""
+    """DINO cosine of the image with the concept's reference images.
+
+    DreamBooth's "DINO" (arXiv 2208.12242, section 4.1) is this with ViT-S/16.
+    """
 
     name: ClassVar[str] = "dino_i"
     title: ClassVar[str] = "DINO-I"
@@ -20,7 +22,10 @@ class DinoI(ImageSimilarity):
 
 @dataclass(frozen=True, kw_only=True)
 class DinoV2I(DinoI):
-    """The same with DINOv2, as in DreamBench++ (arXiv 2406.16855), there with one reference image."""
+    """DINOv2 cosine of the image with the concept's reference images.
+
+    DreamBench++ (arXiv 2406.16855) uses it with one reference image.
+    """
 
     name: ClassVar[str] = "dinov2_i"
     title: ClassVar[str] = "DINOv2-I"

@@ -1,4 +1,4 @@
-"""HPSv2: what people would prefer, as predicted from image and prompt."""
+"""HPSv2: human preference predicted from image and prompt."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,10 +11,10 @@ from knowcusbench.metrics.text_similarity import TextSimilarity
 class HpsV2(TextSimilarity):
     """HPSv2 v2.0 (arXiv 2306.09341): the cosine of image and text, without the model's logit scale; about 0.27.
 
-    Images of different prompts, and v2.0 and v2.1, can't be compared.
+    Scores of different prompts are not comparable, nor are those of v2.0 and v2.1.
 
     Attributes:
-        scale: the factor on the cosine: 1 as `hpsv2.score` has it, 100 as in the authors' benchmark.
+        scale: the factor on the cosine: 1 as in `hpsv2.score`, 100 as in the authors' benchmark.
     """
 
     name: ClassVar[str] = "hpsv2"

@@ -1,4 +1,4 @@
-"""Similarity of an image to the concept's reference images: what CLIP-I and DINO-I have in common."""
+"""Similarity of an image to the concept's reference images: the common part of CLIP-I and DINO-I."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ReferenceMetric(Metric):
     """A metric that compares with reference images.
 
     Attributes:
-        references: which of them.
+        references: the split of the references that is compared.
     """
 
     uses_references: ClassVar[bool] = True
@@ -42,16 +42,16 @@ class ReferenceMetric(Metric):
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddingMetric(ReferenceMetric):
-    """One that compares embeddings.
+    """A reference metric that compares embeddings.
 
     Attributes:
-        encoder: what embeds images, with its checkpoint's own preprocessing.
+        encoder: image encoder, with its checkpoint's own preprocessing.
     """
 
     encoder: EncoderSpec
 
     def embed(self, items: Sequence[ScoreItem]) -> list[tuple[Tensor, Tensor]]:
-        """The unit-norm embeddings of each image (dim,) and of its references (references, dim)."""
+        """Return unit-norm embeddings of each image (dim,) and of its references (references, dim)."""
         import torch
 
         references = [item.compared(self, self.references) for item in items]
@@ -70,10 +70,10 @@ class EmbeddingMetric(ReferenceMetric):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSimilarity(EmbeddingMetric):
-    """Cosine of the image's embedding with those of the references, by `paired_cosine`.
+    """Cosine of the image's embedding with the references' embeddings, by `paired_cosine`.
 
     Attributes:
-        pairing: how several references are compared.
+        pairing: how several references are combined.
         scale: the factor on the cosine: 100 as in DreamBench++'s code, 1 elsewhere.
     """
 

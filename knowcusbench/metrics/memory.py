@@ -1,4 +1,4 @@
-"""What scoring needs of a device's memory: weights of all encoders, and the activations of a batch."""
+"""Device memory needed for scoring: weights of all encoders, and the activations of a batch."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import fields, is_dataclass
@@ -22,19 +22,24 @@ PUBLISHED = {
     "vit_h": (641_090_864, 2148.0),
     "IDEA-Research/grounding-dino-base": (232_813_956, 337.5),
 }
-"""Parameters of published encoders (buffers included), and MiB of fp32 activations for each image of a batch, counted
-on the meta device by `backbone.memory.PeakBytes`; of Grounding DINO, those of its image tower at 800 x 800."""
+"""Parameters of published encoders (buffers included), and MiB of fp32 activations per image of a batch.
+
+Counted on the meta device by `backbone.memory.PeakBytes`; for Grounding DINO, the activations are those of its image
+tower at 800 x 800.
+"""
 
 
 def scoring_bytes(metrics: Iterable[Metric]) -> int:
-    """Bytes for the encoders of these metrics, each once, and for the batch that needs most. Of an encoder that is not
-    among the published ones, the size of its files counts."""
+    """Return bytes for the encoders of these metrics, each once, and for the batch that needs most.
+
+    For an encoder that is not in `PUBLISHED`, the size of its files counts.
+    """
     found = {spec: None for metric in metrics for spec in _encoders(metric)}
     return sum(map(_weight_bytes, found)) + max(map(_activation_bytes, found), default=0)
 
 
 def _encoders(node: Any) -> Iterator[Any]:
-    """The specifications of encoders in a metric's, wherever they are."""
+    """Yield all encoder specifications nested in a metric."""
     if not is_dataclass(node) or isinstance(node, type):
         return
     if isinstance(_source(node), str):

@@ -1,4 +1,4 @@
-"""Pictures of one colour: what a model that broke draws. Their scores count, and say so."""
+"""Images of one colour, the output of a broken model. Their scores count, with a note."""
 
 import math
 from collections.abc import Sequence
@@ -14,15 +14,17 @@ NOTE = "picture of one colour"
 
 
 def score_sound(metric: Metric, items: Sequence[ScoreItem], faults: Sequence[str]) -> list[Score]:
-    """Return the metric's scores of `items`, as by `score_and_note`; NaN with the fault as its note for each image that
-    has one in `faults`, which has a text for every item, empty for a sound image."""
+    """Return the metric's scores of `items`, as by `score_and_note`; an image with a fault gets NaN.
+
+    `faults` has a text for every item, empty for a sound image; the text becomes the note of the NaN score.
+    """
     sound = [item for item, fault in zip(items, faults, strict=True) if not fault]
     found = iter(score_and_note(metric, sound) if sound else ())
     return [Score(math.nan, fault) if fault else next(found) for fault in faults]
 
 
 def score_and_note(metric: Metric, items: Sequence[ScoreItem]) -> list[Score]:
-    """Return the metric's scores of `items`, with a note for each image whose pixels are all alike."""
+    """Return the metric's scores of `items`, with a note for each image whose pixels are all equal."""
     return [
         replace(score, note="; ".join(filter(None, [score.note, NOTE]))) if _one_colour(item.image) else score
         for item, score in zip(items, metric.score(items), strict=True)
@@ -30,18 +32,18 @@ def score_and_note(metric: Metric, items: Sequence[ScoreItem]) -> list[Score]:
 
 
 def _one_colour(path: Path) -> bool:
-    """Whether all pixels of an image are alike. Raises ImageError for one that can't be read."""
+    """Return whether all pixels of an image are equal. Raises ImageError for one that can't be read."""
     return _look(path, content_digest(path))[0]
 
 
 def recorded_sample(path: Path) -> str:
-    """The sample that an image file says it shows; empty if it does not say. Raises ImageError for one that can't be
-    read."""
+    """Return the sample id recorded in an image file; empty if there is none. Raises ImageError for an unreadable
+    file."""
     return _look(path, content_digest(path))[1]
 
 
 @lru_cache(maxsize=1 << 16)
 def _look(path: Path, _digest: str) -> tuple[bool, str]:
-    """Whether it is of one colour, and the sample; looked at once, for all metrics."""
+    """Return whether an image has one colour, and its recorded sample; decoded once for all metrics."""
     decoded = decode_image(path)
     return all(least == most for least, most in decoded.image.getextrema()), decoded.sample  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""PickScore: what people would prefer, as predicted from image and prompt."""
+"""PickScore: human preference predicted from image and prompt."""
 
 import math
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class PickScore(TextSimilarity):
 
     @property
     def bounds(self) -> Bounds:
-        # Those of the cosine are so far away that they say nothing, and to know its factor the weights must be read.
+        # The cosine's bounds are too wide to be of use, and computing them would load the weights for the factor.
         return UNBOUNDED
 
     @property

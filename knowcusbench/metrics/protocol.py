@@ -1,4 +1,4 @@
-"""What a score leaves open, and a protocol decides: which references, paired how, against which text, averaged how."""
+"""Choices that a protocol makes for a score: which references, their pairing, the compared text, and the mean."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _RARE = re.compile(rf"(?<![\w'-])(?:{RARE_TOKEN}(?![\w'-])|<[^<>\s]+>|\[[Vv]\d*\
 
 
 class ReferencePairing(StrEnum):
-    """How an image is compared with several references: the mean over `all`, the `nearest` one, or a `single` one, the
+    """Pairing of an image with several references: the mean over `all`, the `nearest` one, or a `single` one, the
     first."""
 
     all = "all"
@@ -29,8 +29,8 @@ class ReferencePairing(StrEnum):
 
 
 class ReferenceSplit(StrEnum):
-    """Which references count: those that methods were shown (`train`), those that were kept from them (`held_out`, as
-    many as `grid.held_out` says), or `all`."""
+    """Split of the references that count: `train`, which methods see; `held_out`, which they never see (as many as
+    `grid.held_out` says); or `all`."""
 
     all = "all"
     train = "train"
@@ -38,7 +38,11 @@ class ReferenceSplit(StrEnum):
 
 
 def split_of(train: Sequence[Path], held_out: Sequence[Path], split: ReferenceSplit) -> tuple[Path, ...]:
-    """The reference images of a split."""
+    """Return the reference images of a split.
+
+    >>> split_of([Path("00.jpg")], [Path("01.jpg")], ReferenceSplit.all)
+    (PosixPath('00.jpg'), PosixPath('01.jpg'))
+    """
     return {
         ReferenceSplit.train: (*train,),
         ReferenceSplit.held_out: (*held_out,),
@@ -47,13 +51,13 @@ def split_of(train: Sequence[Path], held_out: Sequence[Path], split: ReferenceSp
 
 
 class TextForm(StrEnum):
-    """What stands for the concept in the text that an image is compared with.
+    """The words that stand for the concept in the text that an image is compared with.
 
     Attributes:
-        class_noun: its class noun ("a dog on the beach"): no text encoder of a metric knows the knowledge.
+        class_noun: its class noun ("a dog on the beach"), since no metric's text encoder knows the knowledge.
         phrase: the knowledge phrase ("my birthday gift on the beach").
-        stripped: what the method was prompted with, less rare tokens ("sks dog" and "<new1> dog" become "dog").
-        background: nothing: the rest of the prompt alone ("on the beach").
+        stripped: the method's own words without rare tokens ("sks dog" and "<new1> dog" become "dog").
+        background: no words: only the rest of the prompt ("on the beach").
     """
 
     class_noun = "class_noun"
@@ -63,7 +67,7 @@ class TextForm(StrEnum):
 
 
 class Reduction(StrEnum):
-    """How scores become one number: the mean over concepts of each concept's mean (`macro`), or the mean over all
+    """Reduction of scores to one number: the mean over concepts of each concept's mean (`macro`), or the mean over all
     samples (`micro`)."""
 
     macro = "macro"
@@ -71,14 +75,21 @@ class Reduction(StrEnum):
 
 
 def paired_cosine(image: Tensor, references: Tensor, pairing: ReferencePairing) -> float:
-    """The cosine, in [-1, 1] and fp64, of an image with R reference images by `pairing`.
+    """Return the cosine, in [-1, 1] and fp64, of an image with R reference images by `pairing`.
 
-    `all` is `1/R sum_r <image, reference_r>`: averaged over a concept's images it is the mean over all (generated,
+    `all` is `1/R sum_r <image, reference_r>`. Averaged over a concept's images, it is the mean over all (generated,
     reference) pairs, as in DreamBooth (arXiv 2208.12242, section 4.1).
 
     Args:
         image: unit-norm embedding (dim,).
         references: unit-norm embeddings (R, dim), R >= 1.
+
+    >>> import torch
+    >>> image, references = torch.tensor([1.0, 0.0]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    >>> paired_cosine(image, references, ReferencePairing.all)
+    0.5
+    >>> paired_cosine(image, references, ReferencePairing.nearest)
+    1.0
     """
     cosines = references.double() @ image.double()
     match pairing:
@@ -91,14 +102,26 @@ def paired_cosine(image: Tensor, references: Tensor, pairing: ReferencePairing) 
 
 
 def scaled_cosine(image: Tensor, text: Tensor, scale: float, clamp: bool = False) -> float:
-    """`scale * <image, text>` in fp64, for unit-norm embeddings (dim,): a number in [-scale, scale]. With `clamp`
-    negative cosines count as zero, as in CLIPScore (arXiv 2104.08718)."""
+    """Return `scale * <image, text>` in fp64, in [-scale, scale], for unit-norm embeddings (dim,).
+
+    With `clamp`, negative cosines count as zero, as in CLIPScore (arXiv 2104.08718).
+
+    >>> import torch
+    >>> image, text = torch.tensor([1.0, 0.0]), torch.tensor([-0.6, 0.8])
+    >>> round(scaled_cosine(image, text, 100.0), 4), scaled_cosine(image, text, 100.0, clamp=True)
+    (-60.0, 0.0)
+    """
     cosine = float(image.double() @ text.double())
     return scale * (max(cosine, 0.0) if clamp else cosine)
 
 
 def mean_direction(embeddings: Tensor) -> Tensor:
-    """The mean of unit-norm embeddings (n, dim), of unit norm and in fp64 (dim,)."""
+    """Return the mean of unit-norm embeddings (n, dim), normalised again, in fp64 (dim,).
+
+    >>> import torch
+    >>> mean_direction(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+    tensor([0.7071, 0.7071], dtype=torch.float64)
+    """
     import torch
 
     mean = embeddings.double().mean(0)
@@ -107,6 +130,11 @@ def mean_direction(embeddings: Tensor) -> Tensor:
 
 
 def without_rare_tokens(text: str) -> str:
-    """Return a text less what stands before a class noun to name a learned concept: "sks", and tokens in brackets
-    ("<new1>", "[V]"). White space is collapsed."""
+    """Return a text without the tokens that name a learned concept: "sks", and tokens in brackets ("<new1>", "[V]").
+
+    White space is collapsed.
+
+    >>> without_rare_tokens("a photo of sks dog and <new1> cat")
+    'a photo of dog and cat'
+    """
     return " ".join(_RARE.sub(" ", text).split())

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ConceptRetrieval(EmbeddingMetric):
-    """1 if the image's nearest concept, by cosine with the concept's mean reference embedding, is its own, else 0: the
-    mean is top-1 accuracy. Chance is one over the number of concepts."""
+    """1 if the image's nearest concept is its own, else 0; nearest by cosine with a concept's mean reference embedding.
+
+    The mean is top-1 accuracy. Chance is one over the number of concepts.
+    """
 
     name: ClassVar[str] = "retrieval"
     title: ClassVar[str] = "Retrieval"

@@ -12,7 +12,7 @@ class SiglipT(TextSimilarity):
     """SigLIP cosine of the image with its text, -1 to 1.
 
     The model's own probability that image and text belong together is `sigmoid(exp(logit_scale) * cosine +
-    logit_bias)`: it orders images as the cosine does, but saturates, so that few images make its mean.
+    logit_bias)`. It orders images as the cosine does, but saturates: a few images then dominate its mean.
     """
 
     name: ClassVar[str] = "siglip_t"

@@ -1,4 +1,4 @@
-"""Similarity of an image to its prompt: what CLIP-T and the preference models have in common."""
+"""Similarity of an image to its prompt: the common part of CLIP-T and the preference models."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -14,14 +14,13 @@ from knowcusbench.metrics.protocol import TextForm, scaled_cosine
 
 @dataclass(frozen=True, kw_only=True)
 class TextSimilarity(Metric):
-    """Scaled cosine of the image's embedding with that of its text, by `scaled_cosine`.
+    """Scaled cosine of the image's embedding and its text's embedding, by `scaled_cosine`.
 
-    A text that is longer than the context is cut as the checkpoint's own tokenizer does it, and the score's note says
-    so.
+    A text longer than the context is truncated by the checkpoint's own tokenizer, and the score's note says so.
 
     Attributes:
-        encoder: what embeds images and texts.
-        text_form: what stands for the concept in the text.
+        encoder: encoder of images and texts.
+        text_form: the words that stand for the concept in the text.
         clamp: whether negative cosines count as zero.
     """
 
@@ -38,7 +37,7 @@ class TextSimilarity(Metric):
 
     @abstractmethod
     def factor(self) -> float:
-        """What the cosine is multiplied with."""
+        """Return the factor on the cosine."""
 
     def score(self, items: Sequence[ScoreItem]) -> list[Score]:
         texts = [text_of(item, self.text_form) for item in items]

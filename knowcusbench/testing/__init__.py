@@ -1,4 +1,4 @@
-"""What the contracts of plug-ins promise, as checks that any method and any metric must pass.
+"""Checks of the plug-in contracts, which every method and every metric must pass.
 
 from knowcusbench.testing import check_method, check_metric
 

@@ -1,4 +1,4 @@
-"""What checks of methods and metrics have in common."""
+"""Helpers of the checks of methods and metrics."""
 
 import random
 from collections.abc import Iterator
@@ -10,14 +10,14 @@ import torch
 
 
 def require(kept: bool, broken: str) -> None:
-    """Raise AssertionError with a sentence that names the broken promise."""
+    """Raise AssertionError with the sentence `broken`, which names the broken promise, unless `kept`."""
     # Not `assert`: the checks must also work under `python -O`.
     if not kept:
         raise AssertionError(broken)
 
 
 def global_random_state() -> tuple[Any, ...]:
-    """The states of all global generators, to compare."""
+    """Return the states of all global generators, for comparison."""
     _, keys, *rest = np.random.get_state()
     generators = [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
     return (
@@ -30,7 +30,7 @@ def global_random_state() -> tuple[Any, ...]:
 
 @contextmanager
 def other_global_random_state() -> Iterator[None]:
-    """Other global generators for the block; a result that depends on them changes."""
+    """Reseed all global generators for the block; a result that depends on them changes."""
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng():
         random.seed(1)

@@ -1,4 +1,4 @@
-"""A method as the command would make it, and what to try it on."""
+"""Building a method as the command does, with a backbone and concept to try it on."""
 
 from knowcusbench.adaptation.method import Method
 from knowcusbench.backbone.base import Backbone
@@ -6,8 +6,11 @@ from knowcusbench.benchmark.types import Concept
 
 
 def embedded_case(name: str, *overrides: str) -> tuple[Method, Backbone, Concept]:
-    """The method `method=<name>` with overrides, the embedded backbone, and the first concept of the embedded
-    benchmark. Raises ConfigError for what the command would refuse."""
+    """Return the method `method=<name>` with overrides, the embedded backbone, and the embedded benchmark's first
+    concept.
+
+    Raises ConfigError for a configuration that the command would refuse.
+    """
     # Composing a configuration imports all stages.
     from knowcusbench.benchmark.release import load_benchmark
     from knowcusbench.benchmark.source import resolve_source

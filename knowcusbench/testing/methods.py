@@ -1,4 +1,4 @@
-"""What the contract of a method promises, as checks that any method must pass.
+"""Checks of the contract of methods.
 
 A failed check is an AssertionError with a sentence that names the broken promise.
 """
@@ -22,19 +22,20 @@ from knowcusbench.errors import UserError, WeightsError
 from knowcusbench.testing.common import global_random_state, other_global_random_state, require
 
 NOISE_SEED = 0
-"""Of the images that are compared."""
+"""Seed of the noise of compared images."""
 
 
 def check_method(method: Method, backbone: Backbone, concept: Concept, directory: Path) -> None:
     """Check that `method` keeps the promises of `Method`.
 
     Args:
-        method: with settings that make it fast; it is run about six times.
-        backbone: a small one (the embedded miniature); it is left as it was.
-        concept: with reference images and at least two knowledge items.
+        method: the method, with settings that make it fast; it is run about six times.
+        backbone: a small one (the embedded miniature); it is left unchanged.
+        concept: a concept with reference images and at least two knowledge items.
         directory: an empty directory for caches and adaptations.
 
-    Raises AssertionError for the first broken promise, and ValueError for a concept that can't show them.
+    Raises AssertionError for the first broken promise, and ValueError for a concept that can't be used for these
+    checks.
     """
     if len(concept.knowledge) < 2 or not concept.images:
         raise ValueError("check_method needs a concept with images and at least two knowledge items")
@@ -51,7 +52,7 @@ def check_method(method: Method, backbone: Backbone, concept: Concept, directory
 
 
 def _jobs(method: Method, concept: Concept) -> list[Concept]:
-    """The concepts that `adapt` is called with, as in a run."""
+    """Return the concepts that `adapt` is called with, as in a run."""
     if method.per_knowledge:
         return [concept.with_knowledge(item) for item in concept.knowledge]
     return [concept]
@@ -62,7 +63,7 @@ def _prompt(method: Method, concept: Concept) -> str:
 
 
 def check_subject(method: Method, concept: Concept) -> None:
-    """The subject of every knowledge item is a text that can stand in a prompt."""
+    """Check that the subject of every knowledge item is text that fits into a prompt."""
     for item in concept.knowledge:
         subject = method.subject(concept, item)
         require(
@@ -72,7 +73,7 @@ def check_subject(method: Method, concept: Concept) -> None:
 
 
 def check_backbone_left_alone(method: Method, backbone: Backbone, concept: Concept, cache: AdapterCache) -> Adaptation:
-    """`adapt` leaves the backbone and the global random generators as they were. Returns its adaptation."""
+    """Check that `adapt` leaves the backbone and the global random generators unchanged. Returns its adaptation."""
     before, image = _state(backbone), _draw(backbone, _prompt(method, concept))
     random_before = global_random_state()
     adaptation = method.adapt(concept, backbone, cache)
@@ -97,7 +98,7 @@ def check_backbone_left_alone(method: Method, backbone: Backbone, concept: Conce
 
 
 def check_adapters(adaptation: Adaptation, backbone: Backbone, prompt: str) -> None:
-    """Adapters are fp32 CPU tensors that fit the backbone, and come off without a trace."""
+    """Check that adapters are fp32 CPU tensors that fit the backbone and can be removed without a trace."""
     for part, adapter in _adapters(adaptation).items():
         for name, tensor in adapter.tensors.items():
             require(
@@ -115,7 +116,7 @@ def check_adapters(adaptation: Adaptation, backbone: Backbone, prompt: str) -> N
 
 
 def check_cost(adaptation: Adaptation) -> None:
-    """Costs are finite and not negative."""
+    """Check that costs are finite and not negative."""
     for stage, seconds in adaptation.cost.seconds.items():
         require(
             math.isfinite(seconds) and seconds >= 0,
@@ -126,7 +127,7 @@ def check_cost(adaptation: Adaptation) -> None:
 
 
 def check_round_trip(adaptation: Adaptation, backbone: Backbone, prompt: str, directory: Path) -> None:
-    """An adaptation that was saved and loaded is the same, and draws the same."""
+    """Check that a saved and loaded adaptation is the same and draws the same image."""
     try:
         save_adaptation(adaptation, directory)
     except TypeError as error:
@@ -152,7 +153,7 @@ def check_determinism(
     used: AdapterCache,
     fresh: AdapterCache,
 ) -> None:
-    """The same inputs give the same bytes, whatever the global generators say and the cache holds."""
+    """Check that equal inputs give equal bytes, whatever the global generators' state and the cache's content."""
     with other_global_random_state():
         again = method.adapt(concept, backbone, fresh)
     require(
@@ -171,7 +172,7 @@ def check_independence(
     adaptation: Adaptation,
     cache: AdapterCache,
 ) -> None:
-    """Adapting to other knowledge items first does not change the result for this one."""
+    """Check that adapting to other knowledge items first does not change the result for this one."""
     for other in others:
         method.adapt(other, backbone, cache)
     again = method.adapt(concept, backbone, cache)
@@ -182,7 +183,7 @@ def check_independence(
 
 
 def check_errors(method: Method, backbone: Backbone, concept: Concept, cache: AdapterCache) -> None:
-    """A concept without knowledge or images is adapted, or refused with a UserError that names it."""
+    """Check that a concept without knowledge or images is adapted, or refused with a UserError that names it."""
     cases = {
         "without knowledge items": concept.with_knowledge(),
         "without reference images": replace(_jobs(method, concept)[0], images=(), images_digest=""),
@@ -208,7 +209,7 @@ def _adapters(adaptation: Adaptation) -> dict[str, Adapter]:
 
 
 def _bytes(adaptation: Adaptation) -> dict[str, bytes]:
-    """All tensors of an adaptation by name."""
+    """Return all tensors of an adaptation by name, as bytes."""
     return {
         f"{part}.{name}": tensor.contiguous().numpy().tobytes()
         for part, adapter in _adapters(adaptation).items()
@@ -226,7 +227,7 @@ def _draw(backbone: Backbone, prompt: str) -> bytes:
 
 
 def _state(backbone: Backbone) -> list[tuple[str, bool, bool]]:
-    """What training changes besides weights: gradients and modes, by name."""
+    """Return the state that training changes besides weights: gradients and modes, by name."""
     models: dict[str, nn.Module] = {
         "transformer": backbone.transformer,
         "text_encoder": backbone.text_encoder,

@@ -1,4 +1,4 @@
-"""What the contract of a metric promises.
+"""Checks of the contract of metrics.
 
 A failed check is an AssertionError with a sentence that names the broken promise.
 """
@@ -14,18 +14,18 @@ from knowcusbench.metrics.base import Metric, Score, ScoreItem
 from knowcusbench.testing.common import global_random_state, other_global_random_state, require
 
 CLOSE = 1e-5
-"""By how much scores of one image may differ: another batch may move last bits."""
+"""Tolerance between two scores of one image: another batch may change the last bits."""
 
 
 def check_metric(metric: Metric, items: Sequence[ScoreItem], directory: Path) -> None:
     """Check that `metric` keeps the promises of `Metric`.
 
     Args:
-        metric: with settings that make it fast; it is run about eight times.
-        items: at least three that it can score, with different scores.
+        metric: the metric, with settings that make it fast; it is run about eight times.
+        items: at least three items that it can score, with different scores.
         directory: an empty directory.
 
-    Raises AssertionError for the first broken promise, and ValueError for items that can't show them.
+    Raises AssertionError for the first broken promise, and ValueError for items that can't be used for these checks.
     """
     if len(items) < 3:
         raise ValueError("check_metric needs at least three items")
@@ -37,7 +37,7 @@ def check_metric(metric: Metric, items: Sequence[ScoreItem], directory: Path) ->
 
 
 def check_identity(metric: Metric) -> None:
-    """It says what it is, and can stand in a set and a record."""
+    """Check that the metric names itself, and can be hashed and recorded."""
     require(bool(metric.name) and metric.name.isidentifier(), f"name must be an identifier, it is {metric.name!r}")
     require(bool(metric.title.strip()), "title must be a heading for people")
     require(bool(metric.tasks) and metric.tasks <= frozenset(Task), f"tasks must be some of {list(Task)}")
@@ -54,7 +54,7 @@ def check_identity(metric: Metric) -> None:
 
 
 def check_scores(metric: Metric, items: Sequence[ScoreItem]) -> list[Score]:
-    """A finite number for each item, from the images and nothing global. Returns the scores."""
+    """Check that each item has a finite score from its images and nothing global. Returns the scores."""
     before = global_random_state()
     scores = metric.score(items)
     require(
@@ -88,7 +88,7 @@ def check_scores(metric: Metric, items: Sequence[ScoreItem]) -> list[Score]:
 
 
 def check_batch_independence(metric: Metric, items: Sequence[ScoreItem], scores: Sequence[Score]) -> None:
-    """A score does not depend on the other items, nor on their order."""
+    """Check that a score does not depend on the other items, nor on their order."""
     _same(metric.score(items[::-1])[::-1], scores, "scores depend on the order of the items")
     alone = [score for item in items for score in metric.score([item])]
     _same(alone, scores, "a score depends on the other items")
@@ -97,14 +97,14 @@ def check_batch_independence(metric: Metric, items: Sequence[ScoreItem], scores:
 
 
 def check_repetition(metric: Metric, items: Sequence[ScoreItem], scores: Sequence[Score]) -> None:
-    """The same items have the same scores, whatever the global generators say."""
+    """Check that the same items get the same scores, whatever the global generators' state."""
     with other_global_random_state():
         again = metric.score(items)
     _same(again, scores, "scores change when they are computed again")
 
 
 def check_bad_input(metric: Metric, items: Sequence[ScoreItem], directory: Path) -> None:
-    """What can't be scored is an error that names it."""
+    """Check that an item that can't be scored raises an error that names it."""
     broken = directory / "broken.png"
     broken.write_bytes(b"not an image")
     for path in (directory / "gone.png", broken):

@@ -1,1 +1,1 @@
-"""Segmenters: where the subject of an image is."""
+"""Segmenters, which find the subject of an image."""

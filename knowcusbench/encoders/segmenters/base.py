@@ -1,4 +1,4 @@
-"""Finding the subject in an image: the contract of segmenters, and what happens when they find nothing."""
+"""The contract of segmenters, and the fallback for a subject that is not found."""
 
 import json
 from abc import ABC, abstractmethod
@@ -15,21 +15,21 @@ from PIL import Image
 from knowcusbench.storage.versions import settings
 
 Mask = NDArray[np.bool_]
-"""(height, width), true where the subject is."""
+"""Boolean array (height, width), true on the subject."""
 
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom in pixels, right and bottom exclusive."""
 
 
 class Fallback(IntEnum):
-    """Why a mask is the whole image."""
+    """Reason why a mask is the whole image."""
 
     NONE = 0
     NO_BOX = 1
     EMPTY_MASK = 2
 
     def note(self, class_noun: str) -> str:
-        """It in words; empty for `NONE`."""
+        """Return the reason in words; empty for `NONE`."""
         return {
             Fallback.NONE: "",
             Fallback.NO_BOX: f"whole image: no box found for {class_noun!r}",
@@ -39,11 +39,11 @@ class Fallback(IntEnum):
 
 @dataclass(frozen=True)
 class Segmentation:
-    """Where the subject is in an image.
+    """The subject's region of an image.
 
     Attributes:
         mask: true on the subject; never empty.
-        fallback: why the mask is the whole image, where the subject was not found.
+        fallback: why the mask is the whole image, if the subject was not found.
     """
 
     mask: Mask
@@ -54,7 +54,7 @@ class BoxFinder(Protocol):
     """Finds the box of a subject."""
 
     def find(self, images: Sequence[Image.Image], class_noun: str) -> list[Box | None]:
-        """For every RGB image the box of the thing that `class_noun` names, or None if there is none."""
+        """Return, for every RGB image, the box of the thing that `class_noun` names, or None if there is none."""
 
 
 class BoxSpec(ABC):
@@ -68,10 +68,10 @@ class BoxSpec(ABC):
 
     @abstractmethod
     def load(self) -> BoxFinder:
-        """The box finder of this process. Raises WeightsError if it can't be loaded."""
+        """Return this process's box finder. Raises WeightsError if it can't be loaded."""
 
     def weights(self) -> Mapping[str, str]:
-        """The versions of its weights, as in `Metric.weights`."""
+        """Return its weights' version by source, as in `Metric.weights`."""
         return {}
 
 
@@ -79,14 +79,14 @@ class MaskPredictor(Protocol):
     """Turns boxes into masks."""
 
     def predict(self, images: Sequence[Image.Image], boxes: Sequence[Box]) -> list[Mask]:
-        """For every RGB image the mask of what its box encloses, of the image's size; may be empty."""
+        """Return, for every RGB image, a mask of the image's size of the thing in its box; it may be empty."""
 
 
 class Segmenter:
-    """A resident segmenter: a box is found for the class noun, then a mask for the box.
+    """A resident segmenter: finds a box for the class noun, then a mask for the box.
 
-    Where there is no box or the mask is empty, the mask is the whole image and the segmentation says so:
-    the score then counts background, which a reader of the table has to know.
+    Without a box, or with an empty mask, the mask is the whole image and the segmentation says so: the score then
+    counts background, which a reader of the table has to know.
     """
 
     def __init__(self, boxes: BoxFinder, masks: MaskPredictor) -> None:
@@ -109,7 +109,7 @@ class SegmenterSpec(ABC):
     """A segmenter's configuration: a frozen keyword-only dataclass that adds its own fields.
 
     Attributes:
-        boxes: what finds the box that prompts it.
+        boxes: finds the box that prompts the segmenter.
         version: raised by the author when the same settings and weights give other masks.
     """
 
@@ -118,7 +118,7 @@ class SegmenterSpec(ABC):
     boxes: BoxSpec
 
     def load(self) -> Segmenter:
-        """The segmenter of this process for this specification. Raises WeightsError if it can't be loaded."""
+        """Return this process's segmenter for this specification. Raises WeightsError if it can't be loaded."""
         return _load(self)
 
     @abstractmethod
@@ -127,11 +127,11 @@ class SegmenterSpec(ABC):
 
     @abstractmethod
     def weights(self) -> Mapping[str, str]:
-        """The versions of all its weights, those of the box finder included, as in `Metric.weights`."""
+        """Return the version of all weights by source, the box finder's included, as in `Metric.weights`."""
 
     @cached_property
     def key(self) -> str:
-        """All that decides a mask: the classes and their versions, their settings and the weights."""
+        """Everything that determines a mask: classes and their versions, settings and weights."""
         return json.dumps([settings(self), sorted(self.weights().items())])
 
 

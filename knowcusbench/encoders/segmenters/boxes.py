@@ -1,4 +1,4 @@
-"""Boxes that prompt a segmenter: the whole image, or what Grounding DINO finds for the class noun."""
+"""Boxes that prompt a segmenter: the whole image, or Grounding DINO's box for the class noun."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,12 +27,12 @@ class WholeImageBoxes(BoxSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class GroundingDinoBoxes(BoxSpec):
-    """The box that Grounding DINO (arXiv 2303.05499) is surest of for the class noun.
+    """The box that Grounding DINO (arXiv 2303.05499) scores highest for the class noun.
 
     Attributes:
-        source: a directory, or a hub id, of a transformers zero-shot object detector with its processor.
+        source: directory or hub id of a transformers zero-shot object detector with its processor.
         revision: commit, tag or branch of the hub repository.
-        threshold: the lowest score a box may have, 0 to 1; 0.35 is the box threshold of the authors' demo.
+        threshold: lowest score of an accepted box, 0 to 1; 0.35 is the box threshold of the authors' demo.
         device: "auto", "cpu" or "cuda".
     """
 
@@ -74,12 +74,12 @@ class GroundingDino:
                 "Grounding DINO: what to find in an image without a class noun? Name it in the column 'class_noun', or "
                 "choose encoders/segmenter/boxes=whole_image"
             )
-        # One by one: images of different sizes are padded to each other in a batch, which changes the boxes.
+        # One by one: a batch pads images to the largest, which changes the boxes.
         what = "an image in Grounding DINO"
         return [in_room(partial(self._find, image, class_noun), self._device, what) for image in images]
 
     def _find(self, image: Image.Image, class_noun: str) -> Box | None:
-        # The form that the model was trained on: lower case, a full stop after every phrase.
+        # The model was trained on lower case with a full stop after every phrase.
         import torch
 
         text = f"{class_noun.lower()}."

@@ -1,4 +1,4 @@
-"""Masks that are kept: the very ones that scores were computed with, to be looked at beside their images."""
+"""A store of the masks that scores were computed with, to be inspected with their images."""
 
 import hashlib
 import io
@@ -17,17 +17,19 @@ from knowcusbench.storage.versions import settings
 
 
 def mask_name(digest: str, class_noun: str) -> str:
-    """The file of the mask of what a class noun names, in an image of which the first 16 digits of the digest count."""
+    """Return the file name of an image's mask, from the image's digest (its first 16 digits count) and the class
+    noun."""
     return f"{digest[:16]}-{_short(class_noun)[:8]}.png"
 
 
 @dataclass(frozen=True)
 class MaskStore:
-    """Masks of a segmenter by image content and class noun, in a directory that any number of processes may add to. A
-    mask is a 1-bit PNG file, white on the subject, that appears whole or not at all.
+    """Masks of a segmenter by image content and class noun, in a directory that any number of processes may add to.
+
+    A mask is a 1-bit PNG file, white on the subject, written atomically.
 
     Attributes:
-        root: the directory of all segmenters, in that of the embeddings.
+        root: the directory of all segmenters' masks, inside the embeddings' directory.
     """
 
     root: Path
@@ -35,7 +37,7 @@ class MaskStore:
 
     @cached_property
     def directory(self) -> Path:
-        """Raises WeightsError if the segmenter's weights can't be had."""
+        """Directory of this segmenter's masks. Raises WeightsError if the segmenter's weights are unavailable."""
         return self.root / f"{self._settings}-{_short(self.segmenter.key)}"
 
     @cached_property
@@ -43,7 +45,7 @@ class MaskStore:
         return _short(json.dumps(settings(self.segmenter)))
 
     def keep(self, digest: str, class_noun: str, mask: Mask) -> None:
-        """Keep the mask of an image, by the digest of the image's file."""
+        """Store the mask of an image under the digest of the image's file."""
         path = self.directory / mask_name(digest, class_noun)
         if not path.exists():
             buffer = io.BytesIO()
@@ -51,15 +53,15 @@ class MaskStore:
             write_atomic(path, buffer.getvalue())
 
     def names(self) -> frozenset[str]:
-        """The names of all masks that are there, as by `mask_name`."""
-        # Weights may be large and elsewhere: they are looked for only where such a segmenter has been at work.
+        """Return the file names of all stored masks, as given by `mask_name`."""
+        # The weights may be large and remote, so they are looked up only if this segmenter has stored masks.
         if not any(name.startswith(self._settings) for name in names_in(self.root)):
             return frozenset()
         return frozenset(names_in(self.directory))
 
 
 def read_mask(path: Path) -> Mask:
-    """A mask that was kept. Raises ImageError if it can't be read."""
+    """Read a stored mask. Raises ImageError if it can't be read."""
     return np.asarray(read_image(path))[..., 0] > 0
 
 

@@ -1,6 +1,6 @@
 """Segment Anything (arXiv 2304.02643) prompted by a box: through transformers, or the authors' package.
 
-Of the three masks that SAM proposes for a box, the one with the highest predicted IoU is taken.
+Of SAM's three masks for a box, the one with the highest predicted IoU is used.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,12 +31,13 @@ class SamSpec(SegmenterSpec):
     """SAM as a transformers `SamModel`.
 
     Attributes:
-        source: a directory, or a hub id, of the model and its processor.
+        source: directory or hub id of the model and its processor.
         revision: commit, tag or branch of the hub repository.
         device: "auto", "cpu" or "cuda".
-        dtype: of the image encoder, where nearly all of the time goes. Boxes and masks are computed in
-            fp32: bfloat16 can't tell neighbouring pixels apart.
-        batch_size: images segmented together. One image of 1024 x 1024 fills a GPU, and takes 2.1 GiB of its memory.
+        dtype: dtype of the image encoder, which takes nearly all of the time. Boxes and masks are computed in fp32:
+            bfloat16 can't tell neighbouring pixels apart.
+        batch_size: images segmented together. One image of 1024 x 1024 keeps a GPU busy and takes 2.1 GiB of its
+            memory.
     """
 
     source: str
@@ -57,7 +58,7 @@ class SamSpec(SegmenterSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentAnythingSpec(SegmenterSpec):
-    """SAM as the authors' package with a checkpoint as they publish it (`sam_vit_h_4b8939.pth`).
+    """SAM through the authors' package with their published checkpoint (`sam_vit_h_4b8939.pth`).
 
     Attributes:
         architecture: a key of `segment_anything.sam_model_registry` ("vit_h").
@@ -76,7 +77,7 @@ class SegmentAnythingSpec(SegmenterSpec):
         return {**self.boxes.weights(), self.checkpoint: version(self.file())}
 
     def file(self) -> Path:
-        """The checkpoint file. Raises WeightsError if there is none."""
+        """Path of the checkpoint file. Raises WeightsError if there is none."""
         path = Path(self.checkpoint).expanduser()
         if not path.is_file():
             raise WeightsError(f"{self.checkpoint}: no such checkpoint file of segment-anything")
@@ -84,17 +85,17 @@ class SegmentAnythingSpec(SegmenterSpec):
 
 
 def is_too_narrow(image: Image.Image, longest: int) -> bool:
-    """Whether nothing is left of an image's shorter side when the other has the size that SAM sees."""
+    """Return whether an image's shorter side vanishes when the longer side is resized to `longest` pixels."""
     return min(image.size) * longest / max(image.size) < 1
 
 
 def empty_mask(image: Image.Image) -> Mask:
-    """A mask without anything: the image then counts whole."""
+    """Return a mask that is false everywhere; the image then counts whole."""
     return np.zeros((image.height, image.width), dtype=np.bool_)
 
 
 class TransformersSam:
-    """A resident `SamModel`. Images are padded to one square size, so a batch does not change a mask."""
+    """A resident `SamModel`. All images are padded to one square size, so a batch does not change a mask."""
 
     def __init__(self, spec: SamSpec) -> None:
         import torch
@@ -149,7 +150,7 @@ class SegmentAnything:
             raise ConfigError(f"segmenter.architecture: no {spec.architecture!r} in segment-anything{hint}")
         file = spec.file()
         with loading(spec.checkpoint):
-            # The registry's own loading would unpickle whatever the file holds.
+            # The registry's own loader would unpickle anything in the file.
             model = registry[spec.architecture]()
             model.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
         self._device = resolve_device(spec.device)
