@@ -26,7 +26,7 @@ def must_not_be_called() -> Adaptation:
 
 def test_the_second_caller_gets_the_first_ones_tensors_and_cost(cache: AdapterCache) -> None:
     cache.get({"seed": 1, "prompt": "sks toy"}, lambda: adaptation(2.5))
-    # The order of the key's entries says nothing, and neither does the process that asks.
+    # Neither the order of the key's entries nor the requesting process matters.
     found = AdapterCache(cache.directory).get({"prompt": "sks toy", "seed": 1}, must_not_be_called)
     assert value_of(found) == 2.5
     assert found.cost == Cost({"visual": 2.5})

@@ -14,7 +14,7 @@ from knowcusbench.adapters.cost import Meter
 
 @dataclass
 class Painter:
-    """Draws noise that prompt and seed decide, and keeps what it was asked for."""
+    """Draws noise determined by prompt and seed, and records its calls."""
 
     digest: str = "weights"
     image_size: tuple[int, int] = (8, 8)

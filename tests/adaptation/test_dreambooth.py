@@ -35,7 +35,7 @@ def flat(adaptation: Adaptation) -> torch.Tensor:
 
 @pytest.fixture
 def cube(tmp_path: Path) -> Concept:
-    """One small picture."""
+    """A concept with one small image."""
     pixels = np.zeros((48, 40, 3), np.uint8)
     pixels[8:40, 8:32] = (220, 60, 20)
     Image.fromarray(pixels).save(tmp_path / "0.png")
@@ -44,7 +44,7 @@ def cube(tmp_path: Path) -> Concept:
 
 @torch.no_grad()
 def fixed_loss(backbone: QwenImage, concept: Concept, prompt: str) -> float:
-    """The objective in fp64 at many fixed noises and levels, on a path of its own."""
+    """Return the objective in fp64 at many fixed noises and levels, computed independently."""
     posterior = backbone.encode_images([read_image(path) for path in concept.images])
     generator = torch.Generator().manual_seed(99)
     embeds = backbone.encode(prompt)
@@ -123,8 +123,11 @@ def test_small_steps_are_not_lost_on_a_bf16_backbone(
 
 
 def test_the_first_step_is_adamws(backbone: QwenImage, cube: Concept, cache: AdapterCache) -> None:
-    """Adam's first step moves an entry of lora_B, which starts at zero, by the learning rate (less where the gradient
-    is as small as Adam's epsilon); lora_A only decays: its gradient is zero as long as lora_B is."""
+    """Check both factors after one step.
+
+    Adam's first step moves an entry of lora_B, which starts at zero, by the learning rate (less where the gradient is
+    as small as Adam's epsilon). lora_A only decays: its gradient is zero as long as lora_B is.
+    """
     with trainable(backbone.transformer, backbone.lora_targets, 2, 2, seed=42, init="gaussian"):
         start = extract(backbone.transformer)
     learned = dreambooth(steps=1, weight_decay=0.5).fit(cube, backbone, "sks cube", cache).transformer
@@ -137,7 +140,7 @@ def test_the_first_step_is_adamws(backbone: QwenImage, cube: Concept, cache: Ada
 
 
 def test_large_gradients_are_clipped(backbone: QwenImage, cube: Concept, cache: AdapterCache) -> None:
-    """Clipped to far below Adam's epsilon, they hardly move anything."""
+    """Gradients clipped to far below Adam's epsilon hardly move anything."""
     learned = dreambooth(steps=1, max_grad_norm=1e-9).fit(cube, backbone, "sks cube", cache).transformer
     assert learned is not None
     for name, tensor in learned.weights.items():
@@ -146,7 +149,7 @@ def test_large_gradients_are_clipped(backbone: QwenImage, cube: Concept, cache: 
 
 
 def test_noise_follows_the_seed(backbone: QwenImage, cube: Concept, cache: AdapterCache) -> None:
-    """The loss of the first step, where the LoRA still does nothing, depends on posterior, noise and level alone."""
+    """The first step's loss depends on posterior, noise and level alone, since the LoRA still does nothing."""
     losses = {
         dreambooth(steps=1, seed=seed).fit(cube, backbone, "sks cube", cache).details["dreambooth_loss"]
         for seed in (1, 2, 3)
@@ -232,7 +235,7 @@ def test_without_prior_preservation_neither_class_noun_nor_sampling_matter(
 
 
 class ListeningBackbone:
-    """The real backbone; keeps prompts and seeds that it sampled, and the batch sizes and prompts it was trained on."""
+    """The real backbone, recording sampled prompts and seeds, and the batch sizes and prompts of its training."""
 
     def __init__(self, backbone: QwenImage) -> None:
         self._backbone = backbone
@@ -334,7 +337,7 @@ def test_adams_memory_of_squared_gradients_can_be_set(
 
 
 def watched(monkeypatch: pytest.MonkeyPatch, option: str) -> list[Any]:
-    """What AdamW's option is in every step from now on."""
+    """Return a list that collects the value of AdamW's option in every further step."""
     found = []
 
     class Watched(torch.optim.AdamW):

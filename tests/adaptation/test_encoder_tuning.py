@@ -45,8 +45,10 @@ def test_the_answers_become_likelier(backbone_fp32: QwenImage) -> None:
 
 @pytest.mark.parametrize("max_grad_norm", [1e-7, 1.0])
 def test_training_is_plain_adamw_on_the_mean_loss(max_grad_norm: float, backbone_fp32: QwenImage) -> None:
-    """The same by hand: one graph over all facts, gradients without accumulation. Clipping to 1e-7 brings them near
-    Adam's epsilon, where their size matters."""
+    """Compare with the same training by hand: one graph over all facts, without gradient accumulation.
+
+    Clipping to 1e-7 brings the gradients near Adam's epsilon, where their size matters.
+    """
     tuned = tuning(max_grad_norm=max_grad_norm, weight_decay=20.0).fit(FACTS, backbone_fp32).text_encoder
     targets = backbone_fp32.text_modules(("q_proj", "up_proj"), range(backbone_fp32.layer_count))
     with trainable(backbone_fp32.text_encoder, targets, 2, 2, seed=42) as parameters:

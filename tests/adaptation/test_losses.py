@@ -1,4 +1,4 @@
-"""Losses that are looked at, whatever computes them."""
+"""Checks of losses, on CPU and GPU."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ ADAPTER = Adapter.from_factors({"layer": (torch.ones(1, 3), torch.ones(2, 1))})
 
 
 class OnGpu:
-    """A loss of which the device is said to be a GPU."""
+    """A loss that claims to be on a GPU."""
 
     device = torch.device("cuda")
 

@@ -1,4 +1,4 @@
-"""What a step of DreamBooth trains on, and its loss."""
+"""The batches and the loss of a DreamBooth step."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -11,7 +11,7 @@ from knowcusbench.backbone.base import LatentDistribution, PromptEmbeds
 
 
 def numbered_posterior(count: int, std: float) -> LatentDistribution:
-    """Image n has latents of mean n."""
+    """Return a posterior in which image n has latents of mean n."""
     mean = torch.arange(count).float().view(-1, 1, 1, 1).expand(count, 1, 2, 2)
     return LatentDistribution(mean, torch.full_like(mean, std))
 
@@ -35,7 +35,7 @@ def test_the_posterior_is_drawn_anew_every_time() -> None:
 
 
 class RecordingBackbone:
-    """Answers with a constant velocity, and keeps what it was asked."""
+    """Answers with a constant velocity, and records its inputs."""
 
     noise_shift = 1.0
 

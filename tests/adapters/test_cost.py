@@ -11,7 +11,7 @@ SIZE = 128 * 2**20
 
 
 def occupy() -> None:
-    """Touch fresh pages and give them back: what `malloc` returns may be pages that the process already holds."""
+    """Touch fresh pages and free them; memory from `malloc` may be pages that the process already holds."""
     with mmap.mmap(-1, SIZE) as memory:
         for page in range(0, SIZE, mmap.PAGESIZE):
             memory[page] = 1

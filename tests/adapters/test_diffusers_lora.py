@@ -75,7 +75,7 @@ def test_a_released_lora_adds_its_scaled_product(
 
 
 def test_diffusers_own_file_is_read(backbone_fp32: QwenImage, tmp_path: Path) -> None:
-    """Written by the pipeline that the release was made with."""
+    """The file is written by the pipeline that made the release."""
     from diffusers import QwenImagePipeline
 
     modules = factors(backbone_fp32)

@@ -1,4 +1,4 @@
-"""Adapters behind a gate."""
+"""Gated adapters."""
 
 from dataclasses import replace
 
@@ -29,7 +29,7 @@ def a_model() -> nn.Sequential:
 
 
 def change(adapter: Adapter, inputs: torch.Tensor) -> torch.Tensor:
-    """What the adapter adds to the layer's output."""
+    """Return the adapter's contribution to the layer's output."""
     model = a_model()
     plain = model(inputs)
     with attached(model, adapter, torch.float32):

@@ -21,7 +21,7 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def network() -> nn.Sequential:
-    """Linear layers called 0, 2.0 and 2.1: the first name is a suffix of the second."""
+    """Return linear layers called 0, 2.0 and 2.1: the first name is a suffix of the second."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         made = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 3)))
@@ -37,7 +37,7 @@ def adapted_layers(model: nn.Module) -> list[str]:
 
 
 def test_an_adapter_adds_the_product_of_its_factors():
-    """Against matrix products by hand, with different ranks in the two layers."""
+    """Compare with matrix products by hand, with different ranks in the two layers."""
     model, x = network(), random(10, 6)
     factors = {"0": (random(2, 6), random(8, 2)), "2.1": (random(5, 4), random(3, 5))}
     with attached(model, Adapter.from_factors(factors), torch.float32):
@@ -73,7 +73,7 @@ def test_rank_and_alpha_of_a_module_are_not_those_of_another_whose_name_ends_ali
 
 
 def test_only_the_named_modules_are_adapted():
-    """PEFT takes the names in a list for suffixes: 0 would also be 2.0."""
+    """PEFT reads the names in a list as suffixes: 0 would also match 2.0."""
     model = network()
     with attached(model, one_layer("0", 2, 6, 8), torch.float32):
         assert adapted_layers(model) == ["0"]
@@ -82,7 +82,7 @@ def test_only_the_named_modules_are_adapted():
 
 
 def test_factors_in_fp32_stay_what_they_are_on_a_bf16_model():
-    """PEFT rounds what it loads to the dtype of the base."""
+    """PEFT rounds loaded factors to the base's dtype."""
     model, x = network().bfloat16(), random(10, 6).bfloat16()
     down, up = random(2, 6), random(8, 2)
     with attached(model, Adapter.from_factors({"0": (down, up)}), torch.float32):
@@ -187,7 +187,8 @@ def test_training_starts_at_the_identity_with_fp32_parameters_of_the_known_distr
 
 @pytest.mark.parametrize(("init", "peft_name"), [("gaussian", "gaussian"), ("uniform", True)])
 def test_training_starts_with_pefts_numbers(init, peft_name):
-    """PEFT's own initialisation of the same layers in the same order from the same seed, in its one generator."""
+    """Compare with PEFT's own initialisation of the same layers, in the same order and from the same seed, in its one
+    generator."""
     model, modules = network(), ["0", "2.0"]
     with trainable(model, modules, rank=4, alpha=4, seed=3, init=init) as parameters:
         found = {module: parameters[f"{module}.lora_A"].detach().clone() for module in modules}
@@ -306,7 +307,7 @@ def adapters_of_every_kind() -> list[Adapter]:
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=1, max_size=8), st.booleans())
 def test_any_sequence_of_adapters_leaves_every_bit(sequence, in_bf16):
-    """Plain, merged and gated ones, put on and taken off in any order, some by an exception."""
+    """Plain, merged and gated adapters are attached and removed in any order, some by an exception."""
     model = network().to(torch.bfloat16 if in_bf16 else torch.float32)
     x = random(3, 6).to(model[0].weight.dtype)
     adapters = adapters_of_every_kind()
@@ -325,7 +326,7 @@ def test_any_sequence_of_adapters_leaves_every_bit(sequence, in_bf16):
 
 @pytest.mark.parametrize(("shape", "alpha"), [((10, 6), 2.0), ((2, 5, 6), 6.0)])
 def test_outputs_and_gradients_are_those_of_pefts_own_layer(shape, alpha):
-    """The same factors on PEFT's layer, in fp32, of inputs with and without a gradient."""
+    """Compare with PEFT's layer with the same factors, in fp32, for inputs with and without a gradient."""
     ours, theirs, x = network(), network(), random(*shape)
     factors = {"lora_A": random(2, 6), "lora_B": random(8, 2, seed=1)}
     inject_adapter_in_model(LoraConfig(r=2, lora_alpha=int(alpha), target_modules="0"), theirs)
@@ -350,7 +351,7 @@ def test_outputs_and_gradients_are_those_of_pefts_own_layer(shape, alpha):
 
 
 def test_on_a_bf16_model_products_are_in_bf16_and_gradients_reach_fp32_factors():
-    """Against fp64: the factors' rounding, that of `x A^T` and that of the sum, and none else."""
+    """Compare with fp64: only the factors, `x A^T` and the sum are rounded."""
     model, x = network().bfloat16(), random(10, 6).bfloat16()
     with trainable(model, ["0"], rank=2, alpha=4, seed=3) as parameters:
         parameters["0.lora_B"].data.copy_(random(8, 2))
@@ -360,7 +361,7 @@ def test_on_a_bf16_model_products_are_in_bf16_and_gradients_reach_fp32_factors()
         base = model[0].get_base_layer()
         exact = base(x).double() + low @ (2 * up.bfloat16().double()).T
         assert output.dtype == torch.bfloat16
-        # A unit in the last place of a sum of two terms, of which either may be the larger one.
+        # One unit in the last place of a sum of two terms, either of which may be the larger.
         torch.testing.assert_close(output.double(), exact, rtol=2**-8, atol=1e-6)
         output.float().square().sum().backward()
         gradient = 2 * output.double().T @ low * 2
@@ -369,7 +370,7 @@ def test_on_a_bf16_model_products_are_in_bf16_and_gradients_reach_fp32_factors()
 
 
 def test_with_gradients_nothing_is_cast_but_the_factors():
-    """What makes it lean: no tensor of the inputs' size in fp32 is made for a bf16 layer."""
+    """No fp32 tensor of the inputs' size is made for a bf16 layer; this makes the layer lean."""
     width, rows = 64, 128
     model = nn.Sequential(nn.Linear(width, width)).bfloat16().requires_grad_(False)
     made: list[torch.Tensor] = []

@@ -1,4 +1,4 @@
-"""Changes that are added to weights and rounded."""
+"""Changes merged into weights and rounded."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from torch import nn
 from knowcusbench.adapters.merging import BLOCK, merged, retained_gain
 
 SHAPE = (BLOCK + 300, 24)
-"""More rows than are handled at a time."""
+"""Shape with more rows than one block."""
 
 
 def a_model(dtype: torch.dtype) -> nn.Sequential:
@@ -34,7 +34,7 @@ def test_merged_weights_are_the_rounded_dense_sum(dtype: torch.dtype) -> None:
     with merged(model, change):
         inside = model[0].weight.clone()
     wanted = (before.float() + dense(change)).to(dtype)
-    # The product's own last bit may tip a rounding, hardly ever, and then by one step.
+    # The product's own last bit may, very rarely, tip a rounding by one step.
     assert (inside != wanted).float().mean() < (1e-3 if dtype == torch.bfloat16 else 0.5)
     torch.testing.assert_close(
         inside.float(), wanted.float(), rtol=2**-7 if dtype == torch.bfloat16 else 1e-6, atol=1e-8
@@ -79,7 +79,7 @@ def test_the_retained_gain_sums_over_matrices() -> None:
 
 
 def test_weights_that_moved_meanwhile_are_put_back_where_they_are_now() -> None:
-    """As a model's that waits in main memory while another one works: it comes back in new storage."""
+    """A model that waits in main memory while another one works comes back in new storage."""
     model = a_model(torch.bfloat16)
     before = model[0].weight.clone()
     with merged(model, a_change(1e-1)):

@@ -15,7 +15,7 @@ from knowcusbench.errors import MethodError, WeightsError
 
 
 def random_adapter(backbone: QwenImage, ranks: dict[str, int]) -> Adapter:
-    """An adapter of the transformer's layers with ranks of their own, as an edit has them."""
+    """Return an adapter of the transformer's layers with different ranks, like an edit's."""
     generator = torch.Generator().manual_seed(0)
     factors = {}
     for name, rank in ranks.items():
@@ -103,7 +103,7 @@ def test_an_altered_file_is_refused_by_name(adaptation: Adaptation, tmp_path: Pa
     save_adaptation(adaptation, tmp_path / "a")
     path = tmp_path / "a" / name
     data = path.read_bytes()
-    # Still valid: one bit of a tensor, or another number in the JSON.
+    # The files stay valid: one bit of a tensor, or another number in the JSON.
     altered = data.replace(b'"lora_alpha": 5', b'"lora_alpha": 6') if name.endswith("json") else data[:-1] + b"\x01"
     assert altered != data
     path.write_bytes(altered)

@@ -1,4 +1,4 @@
-"""The sum of adaptations does what all of them do together."""
+"""The sum of adaptations equals applying all of them together."""
 
 import copy
 from dataclasses import replace
@@ -17,7 +17,7 @@ from knowcusbench.errors import MethodError
 
 
 def adapter(model: nn.Module, modules: tuple[str, ...], rank: int, alpha: float, seed: int) -> Adapter:
-    """A random LoRA whose scaling is not one."""
+    """Return a random LoRA whose scaling is not one."""
     generator = torch.Generator().manual_seed(seed)
     weights = {}
     for name in modules:
@@ -28,7 +28,7 @@ def adapter(model: nn.Module, modules: tuple[str, ...], rank: int, alpha: float,
 
 
 def dense(model: nn.Module, *adapters: Adapter) -> nn.Module:
-    """A copy of the model with the adapters added to its weights, module by module."""
+    """Return a copy of the model with the adapters added to its weights, module by module."""
     changed = copy.deepcopy(model)
     with torch.no_grad():
         for one in adapters:
@@ -40,7 +40,7 @@ def dense(model: nn.Module, *adapters: Adapter) -> nn.Module:
 
 @pytest.fixture
 def adaptations(backbone_fp32: QwenImage) -> list[Adaptation]:
-    """Two of different ranks and scalings that share some modules, one of them of the text encoder alone."""
+    """Two adaptations of different ranks and scalings that share some modules; one has a text-encoder adapter alone."""
     text, transformer = backbone_fp32.text_encoder, backbone_fp32.transformer
     gates = backbone_fp32.text_modules(["gate_proj"], [0, 1])
     return [
@@ -94,13 +94,13 @@ def test_what_is_of_different_kinds_is_refused(adaptations: list[Adaptation]) ->
 
 
 def small(seed: int, key: torch.Tensor | None = None) -> Adapter:
-    """A random LoRA of rank 2 on a linear layer 8 -> 4, behind a gate if it has a key."""
+    """Return a random LoRA of rank 2 on a linear layer 8 -> 4, gated if it has a key."""
     lora = adapter(nn.Sequential(nn.Linear(8, 4)), ("0",), 2, 3, seed)
     return lora if key is None else replace(lora, gate=Gate({"0": key[None]}, 0.02, 0.5))
 
 
 def changes(lora: Adapter, inputs: torch.Tensor) -> torch.Tensor:
-    """What an adapter adds to the output of a layer."""
+    """Return an adapter's contribution to the output of a layer."""
     layer = nn.Sequential(nn.Linear(8, 4, bias=False)).requires_grad_(False)
     layer[0].weight.copy_(torch.linspace(-1, 1, 32).reshape(4, 8))
     plain = layer(inputs)

@@ -52,7 +52,7 @@ def prompt(text: str, aspect: str = "background_change") -> dict[str, Any]:
 
 @pytest.fixture
 def release(tmp_path: Path) -> Release:
-    """A sound release of a cat and a dog, four images each, not yet written."""
+    """A valid release of a cat and a dog, four images each, not yet written."""
     root = tmp_path / "release"
     random = np.random.default_rng(0)
     for concept in ("cat", "dog"):

@@ -1,4 +1,4 @@
-"""A benchmark survives the way through `datasets` and back without loss."""
+"""A benchmark survives conversion to `datasets` and back without loss."""
 
 from pathlib import Path
 from typing import Any

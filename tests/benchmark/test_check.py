@@ -1,4 +1,4 @@
-"""Statistics, notes and what only a check finds: images that do not decode."""
+"""Statistics, notes, and faults that only a check finds: images that do not decode."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The digest changes with whatever can change a result, and with nothing else."""
+"""The digest changes with everything that can change a result, and with nothing else."""
 
 import hashlib
 import json

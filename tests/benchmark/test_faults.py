@@ -1,4 +1,4 @@
-"""Every way in which a release can be broken is found, named and placed."""
+"""Every fault of a release is found, and named with its location."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ from knowcusbench.errors import BenchmarkError
 
 
 def faults(root: Path) -> tuple[str, ...]:
-    """The faults that a check finds, after seeing that loading finds the same."""
+    """Return the faults that a check finds, after checking that loading finds the same ones."""
     found = check_benchmark(root).faults
     with pytest.raises(BenchmarkError) as caught:
         load_benchmark(root)
@@ -264,7 +264,7 @@ def test_a_file_name_that_is_not_utf_8(release: Any) -> None:
 
 
 def test_several_faults_are_all_reported(release: Any) -> None:
-    """One of each kind at once: none hides another."""
+    """One fault of each kind at once: none hides another."""
     release.dataset[0]["prompts"] = ["no place", "{} runs", "{} runs"]
     release.dataset[1]["prompts"][0] = 7
     release.dataset.append({"concept": "../up", "prompts": ["{}"]})

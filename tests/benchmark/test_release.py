@@ -1,4 +1,4 @@
-"""Reading sound releases, in our keys and in others'."""
+"""Reading valid releases, with our keys and with others."""
 
 import json
 import unicodedata
@@ -266,7 +266,7 @@ def test_a_relative_path_gives_absolute_images(release: Any, monkeypatch: pytest
 
 
 def test_a_folder_whose_name_is_written_in_another_unicode_form_is_the_concepts(release: Any) -> None:
-    """As on a disk that was written by macOS."""
+    """The name has the form that macOS writes to disk."""
     release.dataset[0]["concept"] = "café"
     decomposed = unicodedata.normalize("NFD", "café")
     release.folder("dog").rename(release.folder(decomposed))

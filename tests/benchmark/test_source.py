@@ -15,8 +15,10 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @pytest.fixture
 def hub_cache(tmp_path: Path, sample_benchmark: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An offline cache with the sample benchmark as `someone/KnowCusBench`, tagged `v1`, laid out as the hub
-    lays it out: snapshots of links into `blobs`, and large files shared between repositories."""
+    """An offline cache with the sample benchmark as `someone/KnowCusBench`, tagged `v1`.
+
+    It has the hub's layout: snapshots of links into `blobs`, and large files shared between repositories.
+    """
     cache = tmp_path / "hub"
     repository = cache / "datasets--someone--KnowCusBench"
     (repository / "blobs").mkdir(parents=True)

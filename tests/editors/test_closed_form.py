@@ -90,7 +90,7 @@ def test_factors_equal_the_dense_solve_of_the_paper(
 
     assert down.dtype == up.dtype == solve_in
     if solve_in == torch.float32:
-        # More rows than inputs: the parts of V that no input reaches cancel.
+        # With more rows than inputs, the parts of V that no input reaches cancel.
         tolerance = 5e-5 if rows > width else 1e-5
     assert down.shape == (rows, width)
     assert up.shape == (10, rows)
@@ -101,7 +101,7 @@ def test_factors_equal_the_dense_solve_of_the_paper(
 
 
 def near_parallel_factors() -> tuple[torch.Tensor, torch.Tensor]:
-    """Thirty keys that are almost the same, as answers that begin alike have them: the raw factors cancel."""
+    """Return factors of thirty almost equal keys, as answers with the same beginning have: the raw factors cancel."""
     generator = torch.Generator().manual_seed(3)
     keys = torch.randn(1, 64, generator=generator) * 10 + 1e-2 * torch.randn(30, 64, generator=generator)
     return edit_factors(keys, torch.randn(30, 48, generator=generator))

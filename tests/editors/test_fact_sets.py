@@ -1,4 +1,4 @@
-"""Which facts are edited together, and edits one after another."""
+"""Facts that are edited together, and edits in sequence."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -119,8 +119,8 @@ def test_gated_edits_in_turn_keep_their_own_gates_through_storage(backbone_fp32:
 
 
 def test_merged_edits_in_turn_are_the_rounded_dense_sum(backbone_bf16: QwenImage) -> None:
-    """Rounded once. A weight that the product's last bit tips to the next number in the first edit changes every
-    activation of the second, so both must be made with the same weights in place."""
+    """The sum is rounded once. The product's last bit may tip a weight to the next number in the first edit, which
+    changes every activation of the second: both must be computed with the same weights."""
     editor, backbone = replace(EDITOR, merge=True), backbone_bf16
     names = backbone.text_modules(EDITOR.modules, EDITOR.layers)
     before = {name: backbone.text_encoder.get_submodule(name).weight.detach().clone() for name in names}
@@ -138,7 +138,7 @@ def test_merged_edits_in_turn_are_the_rounded_dense_sum(backbone_bf16: QwenImage
 
 
 def test_a_sum_is_stored_like_an_edit_and_has_its_details(backbone_fp32: QwenImage) -> None:
-    # The same facts twice, so that the second edit has directions of the first.
+    # The same facts twice, so that the two edits share directions.
     turns = [[GIFT, ROME], [ROME, GIFT]]
     exact = edit_in_turn(EDITOR, turns, backbone_fp32)
     small = edit_in_turn(replace(EDITOR, energy=0.99), turns, backbone_fp32)

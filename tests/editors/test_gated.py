@@ -31,7 +31,7 @@ def drift(backbone: QwenImage, adaptation: Adaptation) -> float:
 
 
 def loss(backbone: QwenImage, adaptation: Adaptation) -> float:
-    """Mean loss of the edited answers."""
+    """Return the mean loss of the edited answers."""
     names = backbone.text_modules(("up_proj",), (3,))
     with backbone.adapted(adaptation):
         parts = UltraEdit(**SETTINGS).capture(backbone, names, FACTS)
@@ -70,7 +70,7 @@ def test_the_keys_are_the_edited_inputs_of_every_round(backbone_fp32: QwenImage)
     assert two.text_encoder.gate is not None
     rows = torch.cat([part.rows[name][0] for part in editor().capture(backbone_fp32, (name,), FACTS)])
     assert torch.equal(one.text_encoder.gate.keys[name], rows)
-    # Nothing before the only edited layer changes.
+    # Layers before the only edited one do not change.
     assert torch.equal(two.text_encoder.gate.keys[name], torch.cat([rows, rows]))
 
 

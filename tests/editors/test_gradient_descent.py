@@ -21,7 +21,7 @@ LAYERS, MODULES, RATE = (3, 4, 5), ("gate_proj", "up_proj"), 0.1
 
 
 def sgd(backbone: QwenImage, steps: int) -> tuple[dict[str, torch.Tensor], list[float]]:
-    """The changes of the weights, and the losses before each step, of torch's SGD on the dense weights."""
+    """Return the weights' changes and the losses before each step, from torch's SGD on the dense weights."""
     encoder = copy.deepcopy(backbone.text_encoder)
     names = backbone.text_modules(MODULES, LAYERS)
     weights = {name: encoder.get_submodule(name).weight.requires_grad_(True) for name in names}
@@ -58,7 +58,7 @@ SUMS: list[Factors] = []
 
 
 class Watched(GradientDescent):
-    """Keeps every step and every sum of steps, and takes its time to measure the edit."""
+    """Records every step and every sum of steps, and takes long to measure the edit."""
 
     def begin(self, backbone: Backbone, names: Sequence[str]) -> Step:
         step = super().begin(backbone, names)

@@ -32,7 +32,7 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def test_factors_equal_the_dense_solve_with_the_projector() -> None:
-    """`P H^T (H P H^T + I)^-1 V`, and AlphaEdit's own form of it, `(P H^T H P + I)^-1 P H^T V`."""
+    """Compare with `P H^T (H P H^T + I)^-1 V`, and with AlphaEdit's own form of it, `(P H^T H P + I)^-1 P H^T V`."""
     keys, values, kept = random(6, 24), random(6, 10, seed=1), random(9, 24, seed=2)
     down, up = edit_factors(keys, values, leading_directions(kept, 1.0))
 
@@ -55,7 +55,7 @@ def test_preserved_keys_keep_their_outputs() -> None:
 
 
 class OnGpu(torch.Tensor):
-    """A tensor that, like one of CUDA, is computed with none of the main memory."""
+    """A tensor that, like a CUDA tensor, takes no main memory to compute with."""
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

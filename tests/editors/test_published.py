@@ -1,4 +1,4 @@
-"""`faithful`: the algorithm of UltraEdit's published code, stated here once more, dense and with real batches."""
+"""`faithful`: an independent, dense version of UltraEdit's published algorithm, with real batches."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -31,7 +31,7 @@ def editor(**changes: Any) -> UltraEdit:
 
 
 def batch_rows(backbone: QwenImage, names: Sequence[str], facts: Sequence[Fact]) -> dict[str, tuple[Tensor, Tensor]]:
-    """Keys and gradients of a padded batch, from the mean loss over all of its answer tokens."""
+    """Return keys and gradients of a padded batch, from the mean loss over all of its answer tokens."""
     tokens = [backbone.question_tokens(fact.question, fact.answer, "chat") for fact in facts]
     longest = max(ids.shape[1] for ids, _ in tokens)
     ids, labels = torch.zeros(len(facts), longest, dtype=torch.long), torch.full((len(facts), longest), -100)
@@ -64,7 +64,7 @@ def batch_rows(backbone: QwenImage, names: Sequence[str], facts: Sequence[Fact])
 
 
 def published(backbone: QwenImage, facts: Sequence[Fact], size: int, state: dict[str, Any]) -> dict[str, Tensor]:
-    """The dense changes (d_out, d_in), from rows of real batches."""
+    """Return the dense changes (d_out, d_in), from rows of real batches."""
     names = backbone.text_modules(MODULES, LAYERS)
 
     def length(fact: Fact) -> int:
@@ -76,7 +76,7 @@ def published(backbone: QwenImage, facts: Sequence[Fact], size: int, state: dict
 
 
 def changes_of(batches: Sequence[Rows], whole_batches: int, state: dict[str, Any]) -> dict[str, Tensor]:
-    """The dense changes of batches of rows. `state` is the normaliser: n, mean and var."""
+    """Return the dense changes of batches of rows. `state` is the normaliser: n, mean and var."""
     names = list(batches[0])
     for batch in batches:
         for name in names:
@@ -125,7 +125,7 @@ def test_faithful_is_the_published_algorithm(size: int, backbone_fp32: QwenImage
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
 def test_faithful_is_the_published_arithmetic_on_the_same_rows(size: int, backbone_fp32: QwenImage) -> None:
-    """Only the order of the last product differs, which the solve in fp32 shows."""
+    """Only the order of the last product differs, and the fp32 solve shows it."""
     made, names = editor(batch_size=size), backbone_fp32.text_modules(MODULES, LAYERS)
     parts = made.capture(backbone_fp32, names, FACTS)
     found = {name: up @ down for name, (down, up) in made.begin(backbone_fp32, names)(parts).items()}
@@ -137,7 +137,7 @@ def test_faithful_is_the_published_arithmetic_on_the_same_rows(size: int, backbo
             {
                 name: (
                     torch.cat([part.rows[name][0] for part in batch]),
-                    # The gradient of a mean over one fact's tokens, made that of a mean over the batch's.
+                    # Rescaled from the mean over one fact's tokens to the mean over the batch's.
                     torch.cat([part.rows[name][1] * len(part) / tokens for part in batch]),
                 )
                 for name in names

@@ -1,4 +1,4 @@
-"""What all editors do alike: capture, rounds, the stored form, merging, and refusing what can't be edited."""
+"""The common behaviour of all editors: capture, rounds, the stored form, merging, and refusals."""
 
 import copy
 from collections import Counter
@@ -46,8 +46,10 @@ def delta(edited: Adaptation, name: str) -> Tensor:
 
 
 def dense_edit(backbone: Backbone, made: UltraEdit, facts: Sequence[Fact]) -> dict[str, np.ndarray]:
-    """`(H^T H + I)^-1 H^T V`, `V = -eta |h|^2 g` of normalised h and g, by a d x d solve in fp64. All layers have one
-    shape, and so share their statistics."""
+    """Return `(H^T H + I)^-1 H^T V`, `V = -eta |h|^2 g` of normalised h and g, by a d x d solve in fp64.
+
+    All layers have one shape, so they share their statistics.
+    """
     rows = joined(made.capture(backbone, backbone.text_modules(MODULES, LAYERS), facts))
     both = {name: torch.cat(pair, dim=1).double().numpy() for name, pair in rows.items()}
     together = np.concatenate(list(both.values()))
@@ -79,7 +81,7 @@ def test_a_step_is_the_dense_solve(precision: Any, tolerance: float, backbone_fp
 def test_the_stored_form_acts_like_the_dense_change(
     facts: tuple[Fact, ...], fixture: str, tolerance: float, request: pytest.FixtureRequest
 ) -> None:
-    """Beside the same weights, in fp32, as a dense matrix. In bf16 the outputs are rounded to eight bits."""
+    """Compare with the same weights as a dense fp32 matrix. In bf16 the outputs are rounded to eight bits."""
     backbone: QwenImage = request.getfixturevalue(fixture)
     made = editor(energy=1.0)
     edited = made.edit(facts, backbone)
@@ -109,7 +111,7 @@ def test_the_stored_form_acts_like_the_dense_change(
 def test_a_bf16_adapter_changes_the_outputs_as_the_exact_edit_does(
     facts: tuple[Fact, ...], backbone_fp32: QwenImage
 ) -> None:
-    """Raw factors of rows that are nearly parallel cancel, and lose everything."""
+    """Raw factors of nearly parallel rows cancel and lose everything."""
     made, names = editor(), backbone_fp32.text_modules(MODULES, LAYERS)
     edited = made.edit(facts, backbone_fp32)
     raw = Adapter.from_factors(made.begin(backbone_fp32, names)(made.capture(backbone_fp32, names, facts)))
@@ -151,7 +153,7 @@ def test_the_stored_form_keeps_the_energy_and_reports_its_error(
     assert max(ranks) < 60
     for name in backbone_fp32.text_modules(MODULES, LAYERS):
         down, up = factors(edited, name)
-        # Balanced, with orthogonal directions.
+        # The factors are balanced, with orthogonal directions.
         assert torch.allclose(down.norm(dim=1), up.norm(dim=0), rtol=1e-4)
         gram = down @ down.T
         assert (gram - gram.diag().diag()).norm() < 1e-5 * gram.norm()

@@ -35,7 +35,7 @@ def mean_loss(backbone: Backbone) -> float:
 
 
 def rows_by_autograd(backbone: Backbone, names: tuple[str, ...], fact: Fact) -> dict[str, tuple[Tensor, Tensor]]:
-    """Inputs and output gradients at the answer positions, from the ordinary graph of the whole model."""
+    """Return inputs and output gradients at the answer positions, from the ordinary graph of the whole model."""
     inputs: dict[str, Tensor] = {}
     outputs: dict[str, Tensor] = {}
 
@@ -108,7 +108,7 @@ def all_rows(backbone: Backbone, facts: tuple[Fact, ...]) -> dict[str, list[np.n
 
 
 def dense_edit(backbone: Backbone, eta: float, warmup: tuple[Fact, ...]) -> dict[str, np.ndarray]:
-    """The paper's formula as written: statistics by shape, then one dense d x d solve a matrix, in fp64."""
+    """Return the paper's formula as written: statistics by shape, then one dense d x d solve per matrix, in fp64."""
     rows = all_rows(backbone, FACTS)
     # Both modules of all layers have one shape here, so they share their statistics.
     pairs = [*rows.values(), *(all_rows(backbone, warmup).values() if warmup else ())]
@@ -138,7 +138,7 @@ def test_the_edit_is_the_papers_dense_solve(warmup: tuple[Fact, ...], backbone_f
 
 
 def test_a_single_row_needs_a_warmup(backbone_fp32: QwenImage) -> None:
-    """Centred by its own mean, one row is zero, and so is its edit."""
+    """Centred by its own mean, a single row is zero, and so is its edit."""
     (name,) = backbone_fp32.text_modules(["up_proj"], [4])
     fact = Fact("What is my birthday gift?", "a")
     assert len(captured_rows(backbone_fp32, (name,), fact)[name][0]) == 1
@@ -175,7 +175,7 @@ def test_the_adapter_acts_like_the_dense_change_of_the_weights(
         with backbone.adapted(edited):
             found = backbone.language_logits(input_ids).float() - unedited
 
-    # In bf16 the logits themselves are only good to about 1 %.
+    # In bf16 the logits themselves are accurate to about 1 % only.
     tolerance = 1e-5 if fixture == "backbone_fp32" else 0.1
     assert (found - change).norm() / change.norm() < tolerance
 

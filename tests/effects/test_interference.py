@@ -16,7 +16,7 @@ from knowcusbench.effects.interference import (
 
 
 def directions(*degrees: float) -> torch.Tensor:
-    """Unit vectors in the plane."""
+    """Return unit vectors in the plane."""
     radians = torch.deg2rad(torch.tensor(degrees))
     return torch.stack([radians.cos(), radians.sin()], dim=1)
 
@@ -35,7 +35,7 @@ def test_the_nearest_concept_is_that_of_the_mean_reference() -> None:
 
 
 def test_the_mean_is_a_direction_however_spread_the_references_are() -> None:
-    """A mean of unequal references is short; it must not lose for that."""
+    """A mean of different references is short; its length must not count against it."""
     means = mean_embeddings({"spread": directions(-60, 60), "tight": directions(80)})
     assert nearest_concept(directions(35)[0], means) == "spread"
 
@@ -56,7 +56,7 @@ def test_confusion_counts_pictures_by_wanted_and_nearest_concept() -> None:
     assert matrix.loc["cat"].to_dict() == {"dog": 2, "cat": 1, "far": 0}
     assert matrix.loc["dog"].to_dict() == {"dog": 1, "cat": 0, "far": 0}
     assert matrix.loc["far"].sum() == 0
-    # Of concepts, not of pictures: (1/3 + 1) / 2; a concept without pictures does not count.
+    # The mean is over concepts, not images: (1/3 + 1) / 2. A concept without images does not count.
     assert retrieval_accuracy(matrix) == pytest.approx(2 / 3)
 
 

@@ -1,4 +1,4 @@
-"""Distances of pictures by hand."""
+"""Distances of images by hand."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ def test_rmse_is_zero_for_equal_and_one_for_opposite_pictures() -> None:
 
 def test_rmse_is_the_root_of_the_mean_square() -> None:
     one = Image.fromarray(np.zeros((1, 2, 3), np.uint8))
-    # Differences 3 and 4 on one channel of six values: below zero in bytes, were they not widened first.
+    # Differences 3 and 4 on one channel of six values, which would wrap around in bytes.
     other = Image.fromarray(np.array([[[3, 0, 0], [0, 4, 0]]], np.uint8))
     assert rmse(one, other) == pytest.approx((25 / 6) ** 0.5 / 255)
     assert rmse(other, one) == rmse(one, other)

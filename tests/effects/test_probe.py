@@ -1,4 +1,4 @@
-"""The transfer probe: what is measured on pictures, and an edit on the miniature backbone."""
+"""The transfer probe: measures on images, and an edit on the miniature backbone."""
 
 import math
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ RED, GREEN = (255, 0, 0), (0, 255, 0)
 
 
 class Colours(ImageTextEncoder):
-    """An image is its mean colour, a text the primary colour that it names."""
+    """Embeds an image as its mean colour, and a text as the primary colour that it names."""
 
     context_length = 77
 
@@ -86,7 +86,7 @@ def test_pictures_are_compared_with_each_other_and_with_words(tmp_path: Path) ->
 
 
 def chance(backbone: QwenImage, question: str, answer: str) -> tuple[float, int]:
-    """Probability and rank of an answer's first token, from the plain logits."""
+    """Return probability and rank of an answer's first token, from the plain logits."""
     input_ids, labels = backbone.question_tokens(question, answer, "chat")
     place = int((labels[0] >= 0).nonzero()[0])
     with torch.no_grad():

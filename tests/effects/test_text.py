@@ -45,7 +45,7 @@ PROBES = text_probes(TOY, [CAKE], [QUESTION], ["a red star"])
 
 
 def random_edit(backbone: QwenImage, scale: float = 0.3) -> Adaptation:
-    """A LoRA of rank 3 on two layers' gates, strong enough to change every answer."""
+    """Return a LoRA of rank 3 on two layers' gates, strong enough to change every answer."""
     generator = torch.Generator().manual_seed(0)
     factors = {}
     for name in backbone.text_modules(["gate_proj"], [0, 1]):
@@ -66,7 +66,7 @@ def table(backbone_fp32: QwenImage) -> Iterator[pd.DataFrame]:
 
 @torch.no_grad()
 def by_hand(backbone: QwenImage, question: str, answer: str) -> tuple[np.ndarray, list[int]]:
-    """Probabilities (answer tokens, vocabulary) in the places of the answer's tokens, and these tokens."""
+    """Return probabilities (answer tokens, vocabulary) at the answer's tokens, and these tokens."""
     pipeline = backbone._pipeline
     before = pipeline.tokenizer(pipeline.prompt_template_encode.format(question))["input_ids"]
     tokens = pipeline.tokenizer(answer)["input_ids"]
@@ -135,7 +135,7 @@ def test_shift_of_embeddings_is_the_cosine_token_by_token(table: pd.DataFrame, b
 
 
 def test_a_concepts_own_question_is_not_held_against_it(table: pd.DataFrame) -> None:
-    """Another concept is asked for by the same question."""
+    """Another concept has the same question."""
     assert set(table.loc["other_concept"].index.get_level_values("text")) == {"What is the heirloom?"}
 
 
@@ -150,7 +150,7 @@ def test_what_was_taught_on_purpose_is_asked_for_and_is_no_locality() -> None:
 
 
 def test_nothing_changes_exactly_nothing(backbone_bf16: QwenImage) -> None:
-    """An adapter of zeros, so that everything is read anew; in bf16."""
+    """The adapter is zero, so that everything is read again; in bf16."""
     base = read_base_text(backbone_bf16, PROBES, "chat")
     with backbone_bf16.adapted(random_edit(backbone_bf16, scale=0.0)):
         adapted = read_text(backbone_bf16, PROBES, "chat")

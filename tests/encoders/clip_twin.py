@@ -1,4 +1,4 @@
-"""The miniature CLIP's weights in another library, to compare with."""
+"""The miniature CLIP's weights in another library, for comparison."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ Features = NDArray[np.float64]
 
 
 def clip_in_transformers(described: Mapping[str, Any], weights: Mapping[str, Tensor]) -> CLIPModel:
-    """The weights of an `open_clip.CLIP` in transformers.
+    """Return the weights of an `open_clip.CLIP` as a transformers model.
 
     Args:
         described: the `model_cfg` of open_clip's configuration.
@@ -56,7 +56,7 @@ def clip_in_transformers(described: Mapping[str, Any], weights: Mapping[str, Ten
 
 
 def token_ids(texts: Sequence[str]) -> Tensor:
-    """Texts cut to 77 tokens by hand: the first 76, then the end token."""
+    """Return token ids truncated to 77 by hand: the first 76, then the end token."""
     rows = [SimpleTokenizer().encode(text) for text in texts]
     rows = [[49406, *row[:75], 49407] for row in rows]
     return torch.tensor([row + [0] * (77 - len(row)) for row in rows])
@@ -85,7 +85,7 @@ class ClipTwin:
 
     @torch.no_grad()
     def patches(self, images: Sequence[Image.Image]) -> Features:
-        """Patch tokens of the last block behind the last norm: (images, patches, width)."""
+        """Return patch tokens of the last block after the last norm: (images, patches, width)."""
         pixels = torch.stack([self.preprocess(image) for image in images])
         tower = self.model.vision_model
         normed = tower.post_layernorm(tower(pixels).last_hidden_state[:, 1:])
@@ -98,6 +98,6 @@ class ClipTwin:
 
 
 def unit(features: Tensor) -> Features:
-    """Features over their norm, in fp64."""
+    """Return features divided by their norm, in fp64."""
     rows = features.double().numpy()
     return rows / np.sqrt((rows**2).sum(axis=1, keepdims=True))

@@ -1,4 +1,4 @@
-"""Small checkpoints with fixed random weights, in the file formats and of the classes of the published ones."""
+"""Small checkpoints with fixed random weights, in the file formats and classes of the published ones."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ SIGLIP_TEXTS = ["a photo of a dog on the beach at sunset", "a toy duck in place 
 
 
 def scattered(model: nn.Module, seed: int = 0) -> nn.Module:
-    """The model with weights large enough that photographs are told apart; the global generator is as before."""
+    """Give the model weights large enough to tell photographs apart; the global generator is left unchanged."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -30,19 +30,19 @@ def scattered(model: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def build_dino(directory: Path) -> None:
-    """A `ViTModel` without a pooler, as facebook/dino-vits16."""
+    """Write a `ViTModel` without a pooler, like facebook/dino-vits16."""
     config = ViTConfig(hidden_size=48, num_hidden_layers=3, num_attention_heads=6, intermediate_size=192)
     scattered(ViTModel(config, add_pooling_layer=False)).save_pretrained(directory)
 
 
 def build_dinov2(directory: Path) -> None:
-    """A `Dinov2Model`, as facebook/dinov2-small: 37 x 37 position embeddings."""
+    """Write a `Dinov2Model`, like facebook/dinov2-small: 37 x 37 position embeddings."""
     config = Dinov2Config(hidden_size=48, num_hidden_layers=3, num_attention_heads=6, image_size=518, patch_size=14)
     scattered(Dinov2Model(config)).save_pretrained(directory)
 
 
 def build_hps(directory: Path) -> None:
-    """Two pickles as in xswu/HPSv2, and the architecture's configuration."""
+    """Write two pickles as in xswu/HPSv2, and the architecture's configuration."""
     directory.mkdir()
     (directory / "open_clip_config.json").write_text(json.dumps({"model_cfg": HPS_CONFIG}))
     for seed, file in enumerate(("HPS_v2_compressed.pt", "HPS_v2.1_compressed.pt")):
@@ -79,7 +79,7 @@ def siglip_model(vocabulary: int) -> SiglipModel:
 
 
 def write_siglip_processor(directory: Path, resample: int, tokenizer: dict[str, Any]) -> None:
-    """`preprocessor_config.json` and `tokenizer_config.json` as google/siglip* have them."""
+    """Write `preprocessor_config.json` and `tokenizer_config.json` as in google/siglip*."""
     images = {
         "do_normalize": True,
         "do_rescale": True,
@@ -98,8 +98,11 @@ def write_siglip_processor(directory: Path, resample: int, tokenizer: dict[str, 
 
 
 def build_siglip2(directory: Path) -> None:
-    """As google/siglip2-so400m-patch14-384: `tokenizer.json` with Gemma's kind of byte-pair encoding that adds the end
-    token and does not lower-case, bilinear resizing."""
+    """Write a checkpoint like google/siglip2-so400m-patch14-384.
+
+    Its `tokenizer.json` has Gemma's kind of byte-pair encoding, which adds the end token and does not lower-case;
+    resizing is bilinear.
+    """
     special = ["<pad>", "<eos>", "<bos>", "<unk>", *(f"<0x{byte:02X}>" for byte in range(256))]
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     tokenizer.normalizer = normalizers.Replace(" ", "▁")

@@ -1,4 +1,4 @@
-"""An embedding is the same to its last bit in whatever batch it is computed."""
+"""An embedding is the same to its last bit in any batch."""
 
 import random
 from dataclasses import replace
@@ -47,7 +47,7 @@ def test_no_bit_depends_on_the_batch(encoders, name):
 
 
 class Device:
-    """What computes batches of numbers, and has room for so many at once."""
+    """Computes batches of numbers, with room for a limited number at once."""
 
     def __init__(self, room, error=None):
         self.room, self.error = room, error or torch.OutOfMemoryError("CUDA out of memory")

@@ -1,5 +1,4 @@
-"""Finding and loading checkpoints: directories, the hub's cache, and everything that can be wrong with
-them."""
+"""Finding and loading checkpoints: directories, the hub's cache, and every fault in them."""
 
 import json
 import shutil
@@ -21,7 +20,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @pytest.fixture
 def offline_hub(encoders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A hub cache that holds the miniature CLIP as tests/clip at one commit, and no network."""
+    """An offline hub cache that holds the miniature CLIP as tests/clip at one commit."""
     repository = tmp_path / "hub" / "models--tests--clip"
     shutil.copytree(encoders / "clip", repository / "snapshots" / COMMIT)
     (repository / "refs").mkdir()

@@ -1,4 +1,4 @@
-"""open_clip's CLIP against the same weights in transformers, fed by torchvision and tokens by hand."""
+"""open_clip's CLIP against the same weights in transformers, with torchvision transforms and hand-made tokens."""
 
 import json
 from dataclasses import replace
@@ -81,7 +81,7 @@ def test_clip_t_is_the_cosine_of_image_and_text_times_the_scale(
 
 
 def test_clip_t_notes_a_text_of_more_than_77_tokens_and_no_other(clip: ClipSpec, dogs: list[Path]) -> None:
-    # "dog" is one token; the start and end tokens take two places.
+    # "dog" is one token; the start and end tokens are two more.
     fits, too_long = ("dog " * 75).strip(), ("dog " * 76).strip()
     items = [ScoreItem("s", dogs[0], (), text, "dog") for text in (fits, too_long)]
 
@@ -112,7 +112,7 @@ def test_preprocessing_is_torchvisions_pixel_by_pixel(clip: ClipSpec, twin: Clip
 
 @pytest.fixture(scope="module")
 def full_size(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """OpenAI's ViT-B/32 with random weights, in the checkpoint's own form (fp16)."""
+    """OpenAI's ViT-B/32 with random weights, in the checkpoint's own format (fp16)."""
     directory = tmp_path_factory.mktemp("full") / "clip"
     directory.mkdir()
     described = open_clip.get_model_config("ViT-B-32-quickgelu")

@@ -1,4 +1,4 @@
-"""DINO and DINOv2 against the same weights in timm, fed by Pillow and numpy."""
+"""DINO and DINOv2 against the same weights in timm, with pixels from Pillow and numpy."""
 
 import pickle
 import shutil
@@ -66,7 +66,7 @@ def test_a_score_is_the_mean_over_all_references(
 
 
 def test_the_published_shapes_are_small_vision_transformers() -> None:
-    """21.67 and 22.06 million, as timm lists vit_small_patch16_224.dino and vit_small_patch14_dinov2."""
+    """21.67 and 22.06 million parameters, as timm lists vit_small_patch16_224.dino and vit_small_patch14_dinov2."""
     with torch.device("meta"):
         dino = ViTModel(
             ViTConfig(hidden_size=384, num_attention_heads=6, intermediate_size=1536), add_pooling_layer=False

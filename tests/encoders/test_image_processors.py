@@ -1,4 +1,4 @@
-"""Pixels of the transformers encoders against numbers that the published code computed.
+"""Pixels of the transformers encoders against numbers computed by the published code.
 
 The constants come from `CLIPImageProcessor` of transformers 4.46.3, as DreamBench++ and PickScore load it (for a
 checkpoint's `preprocessor_config.json` as openai/clip-vit-base-patch32 has it).
@@ -32,7 +32,7 @@ projections are 5.934, 3.256 and -595.291."""
 
 
 def picture(width: int, height: int) -> Image.Image:
-    """Waves of three lengths and sharp edges: what resampling filters tell apart."""
+    """Return waves of three lengths and sharp edges, which tell resampling filters apart."""
     y, x = np.mgrid[:height, :width].astype(np.float64)
     waves = 128 + 100 * np.sin(x / 3.1 + y / 7.7), 128 + 100 * np.cos(x / 11.3) * np.sin(y / 2.3)
     channels = [*waves, 255.0 * ((x // 5 + y // 9) % 2)]
@@ -45,7 +45,7 @@ def projection(pixels: np.ndarray) -> float:
 
 
 def by_hand(image: Image.Image, size: int) -> np.ndarray:
-    """Pillow's bicubic to `size` on the shortest side, the centre, and the normalisation, (3, size, size)."""
+    """Return (3, size, size): Pillow's bicubic to `size` on the shortest side, the centre, and the normalisation."""
     width, height = image.size
     short = min(width, height)
     resized = image.resize((int(size * width / short), int(size * height / short)), Image.Resampling.BICUBIC)
@@ -56,7 +56,7 @@ def by_hand(image: Image.Image, size: int) -> np.ndarray:
 
 @pytest.fixture
 def published(tmp_path: Path) -> Path:
-    """A directory with the image processor's file of openai/clip-vit-base-patch32."""
+    """A directory with the image processor file of openai/clip-vit-base-patch32."""
     said = {
         "crop_size": 224,
         "do_center_crop": True,
@@ -86,7 +86,7 @@ def test_pixels_are_those_of_the_published_code(size: tuple[int, int], published
 
 @torch.no_grad()
 def test_scores_are_those_of_the_model_for_pixels_by_pillow(preference: TransformersClipSpec, tmp_path: Path) -> None:
-    """PickScore, and CLIP-I as DreamBench++'s code has it: 100 times the cosine."""
+    """Compare PickScore, and CLIP-I as in DreamBench++'s code: 100 times the cosine."""
     files = [tmp_path / f"{width}.png" for width, _ in PUBLISHED]
     for file, size in zip(files, PUBLISHED, strict=True):
         picture(*size).save(file)

@@ -1,4 +1,4 @@
-"""SigLIP against transformers' own logits, fed by Pillow and by token ids made by hand."""
+"""SigLIP against transformers' own logits, with pixels from Pillow and hand-made token ids."""
 
 import io
 import json
@@ -33,12 +33,12 @@ def copy(siglip: SiglipSpec, tmp_path: Path) -> Path:
 
 
 def prepared(image: Image.Image, resample: Image.Resampling = Image.Resampling.BILINEAR) -> NDArray[np.float64]:
-    """(3, 56, 56), -1 to 1, squeezed to a square."""
+    """Return pixels (3, 56, 56), -1 to 1, squeezed to a square."""
     return (np.asarray(image.resize((56, 56), resample)) / 127.5 - 1).transpose(2, 0, 1)
 
 
 def token_ids(directory: Path, texts: list[str]) -> torch.Tensor:
-    """Lower case, 63 tokens at most, the end token (1), and padding (0) to 64."""
+    """Return lower-cased token ids: 63 at most, the end token (1), and padding (0) to 64."""
     tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
     rows = [[*tokenizer.encode(text.lower(), add_special_tokens=False).ids[:63], 1] for text in texts]
     return torch.tensor([row + [0] * (64 - len(row)) for row in rows])
@@ -145,7 +145,8 @@ def test_a_missing_package_is_named_with_its_remedy(
 
 
 def test_the_published_shapes_have_their_parameters() -> None:
-    """0.878 billion, and 1.136 with SigLIP 2's vocabulary, as the hub lists google/siglip*-so400m-patch14-384."""
+    """0.878 billion parameters, and 1.136 with SigLIP 2's vocabulary, as the hub lists
+    google/siglip*-so400m-patch14-384."""
     tower = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16}
     counts = []
     for vocabulary in (32_000, 256_000):

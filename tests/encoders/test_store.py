@@ -1,4 +1,4 @@
-"""Kept embeddings: computed once, shared by processes, and never taken for another encoder's."""
+"""The store of embeddings: computed once, shared by processes, and never mixed between encoders."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from knowcusbench.toybox.models.encoders import build_clip
 
 
 class Counting:
-    """Rows whose numbers come from their keys; remembers what it was asked for."""
+    """Computes rows from their keys, and records its calls."""
 
     def __init__(self, width: int = 3) -> None:
         self.asked: list[list[str]] = []
@@ -77,7 +77,7 @@ def test_a_damaged_file_is_named_and_its_rows_are_computed_again(
 
 
 def test_rows_without_keys_are_passed_over(tmp_path: Path) -> None:
-    """As a kill between the two files leaves them."""
+    """A process killed between writing the two files leaves rows without keys."""
     EmbeddingStore(tmp_path).fetch(["a"], Counting())
     next(tmp_path.glob("*.keys.npy")).unlink()
     compute = Counting()

@@ -1,4 +1,4 @@
-"""A DINO's weights in timm, fed by Pillow and numpy."""
+"""A DINO's weights in timm, with pixels from Pillow and numpy."""
 
 import json
 import re
@@ -71,14 +71,14 @@ def to_timm(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def resized(positions: Tensor, side: int) -> Tensor:
-    """Position embeddings (1, 1 + patches, width) for side x side patches."""
+    """Return position embeddings (1, 1 + patches, width) for side x side patches."""
     grid = positions[0, 1:].unflatten(0, (round((positions.shape[1] - 1) ** 0.5), -1))
     grid = nn.functional.interpolate(grid.permute(2, 0, 1)[None], (side, side), mode="bicubic")[0]
     return torch.cat([positions[:, :1], grid.permute(1, 2, 0).flatten(0, 1)[None]], dim=1)
 
 
 def prepared(image: Image.Image) -> NDArray[np.float64]:
-    """(3, 224, 224): shortest side to 256, centre crop, ImageNet's mean and standard deviation."""
+    """Return (3, 224, 224): shortest side to 256, centre crop, ImageNet's mean and standard deviation."""
     short = min(image.size)
     width, height = (int(256 * side / short) for side in image.size)
     left, top = round((width - 224) / 2), round((height - 224) / 2)

@@ -1,4 +1,4 @@
-"""Methods that break one promise each: the conformance suite must find every one of them."""
+"""Methods that break one promise each; the conformance suite must find all of them."""
 
 import itertools
 import math
@@ -22,7 +22,7 @@ from knowcusbench.testing import check_method
 
 
 def adapter(backbone: Backbone, seed: int = 0) -> Adapter:
-    """A random LoRA of one layer of the transformer, strong enough to change the picture."""
+    """Return a random LoRA of one layer of the transformer, strong enough to change the image."""
     generator = torch.Generator().manual_seed(seed)
     down, up = torch.randn(2, 128, generator=generator), torch.randn(128, 2, generator=generator)
     return Adapter.from_factors({backbone.lora_targets[0]: (down, up)})
@@ -39,7 +39,7 @@ class Good(Method):
 
 
 class GoodPerKnowledge(Good):
-    """Another adapter for every item, from the item alone."""
+    """Makes a separate adapter for every item, from the item alone."""
 
     per_knowledge: ClassVar[bool] = True
 
@@ -61,7 +61,7 @@ class NamelessSubject(Good):
 
 
 class Counting(Good):
-    """Another result at every call."""
+    """Returns another result at every call."""
 
     calls: ClassVar[Iterator[int]] = itertools.count()
 
@@ -70,7 +70,7 @@ class Counting(Good):
 
 
 class AnotherScaling(Good):
-    """The same weights, another alpha at every call."""
+    """Returns the same weights with another alpha at every call."""
 
     calls: ClassVar[Iterator[int]] = itertools.count(1)
 
@@ -124,7 +124,7 @@ class LeavesTrainable(Good):
 
 @dataclass(frozen=True, kw_only=True)
 class Returns(Good):
-    """Whatever `make` makes of a good adapter."""
+    """Returns the result of `make` for a good adapter."""
 
     make: Callable[[Adapter], Any]
 
@@ -143,7 +143,7 @@ def of_another_model(made: Adapter) -> Adaptation:
 
 
 def with_rslora(made: Adapter) -> Adaptation:
-    """A field of PEFT's that is not stored: it divides by the root of the rank instead of the rank."""
+    """Return an adapter with a field of PEFT's that is not stored: it divides by the root of the rank, not the rank."""
     return Adaptation(transformer=replace(made, config={**made.config, "use_rslora": True}))
 
 
@@ -225,7 +225,7 @@ BROKEN = {
 
 @pytest.fixture
 def spare_backbone(backbone: QwenImage) -> Iterator[QwenImage]:
-    """The shared backbone, put in order again after a method has spoilt it."""
+    """The shared backbone, restored after a method has changed it."""
     parameter = next(backbone.transformer.parameters())
     kept = parameter.detach().clone()
     hooks = dict(backbone.transformer._forward_hooks)

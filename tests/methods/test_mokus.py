@@ -1,4 +1,5 @@
-"""How much MoKus edits at once: the concept's first items, more than its own, or the knowledge of all concepts."""
+"""The number of facts that MoKus edits at once: the concept's first items, more than its own, or those of all
+concepts."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -83,10 +84,10 @@ def test_a_batch_of_all_concepts_is_edited_once_for_all_of_them(
     assert same(edited(made[0]), edited(made[1]))
     assert made[0].cost.seconds["textual"] == made[1].cost.seconds["textual"]
     assert made[0].details["key"]["instance_prompt"] == "sks dog"
-    # Also where the grid leaves out some of its items.
+    # The same holds if the grid leaves out some of its items.
     fewer = method.adapt(dog.with_knowledge(dog.knowledge[0]), backbone, cache)
     assert same(edited(made[0]), edited(fewer))
-    # Two trainings and one edit. Another editor does not find it.
+    # Two trainings and one edit. Another editor does not reuse the edit.
     assert len(list(tmp_path.iterdir())) == 3
     other = mokus(scope="batch", editor=replace(EDITOR, eta=1e-3)).for_benchmark((duck, dog))
     assert not same(edited(other.adapt(dog, backbone, cache)), edited(made[0]))

@@ -1,4 +1,4 @@
-"""Every shipped method, as its YAML and the miniature's recipe describe it, keeps the contract."""
+"""Every shipped method, built from its YAML and the miniature's recipe, keeps the contract."""
 
 from dataclasses import asdict
 from pathlib import Path

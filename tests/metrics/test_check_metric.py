@@ -1,4 +1,4 @@
-"""The conformance suite: every metric of ours passes it, and each broken promise is found."""
+"""The conformance suite: every shipped metric passes it, and it finds each broken promise."""
 
 import random
 from collections.abc import Sequence
@@ -55,7 +55,7 @@ def test_our_metrics_keep_the_contract(
 
 @dataclass(frozen=True, kw_only=True)
 class Brightness(Metric):
-    """The mean of an image's pixels, or something else where it is to break a promise."""
+    """The mean of an image's pixels, or another value to break a promise."""
 
     name: ClassVar[str] = "brightness"
     title: ClassVar[str] = "Brightness"

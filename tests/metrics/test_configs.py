@@ -39,7 +39,7 @@ hydra:
 
 @pytest.fixture
 def composed(tmp_path: Path):
-    """Builds the metrics of a configuration that uses the shipped groups, with overrides."""
+    """Return a function that builds the metrics of a configuration from the shipped groups and overrides."""
     (tmp_path / "main.yaml").write_text(PRIMARY.replace("CACHE", str(tmp_path / "cache")))
     register()
 

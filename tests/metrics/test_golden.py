@@ -1,6 +1,6 @@
-"""What every metric, encoder and segmenter computes at its version: other numbers need a raised version.
+"""The numbers of every metric, encoder and segmenter at its version; other numbers need a raised version.
 
-Weights are drawn from numpy's frozen generator, pictures by integers: the numbers are those of any machine, but for
+Weights come from numpy's frozen generator and images from integers, so the numbers are the same on any machine, but for
 rounding.
 """
 
@@ -42,7 +42,7 @@ from knowcusbench.toybox.world.concepts import NOVEL_CONCEPTS
 from knowcusbench.toybox.world.render import render
 
 GOLDEN: Mapping[str, Mapping[str, list[Any]]] = json.loads(Path(__file__).with_name("golden.json").read_text())
-"""Numbers (or words) by class and version. Those of a version never change; a raised one adds its own."""
+"""Numbers (or words) by class and version. A version's numbers never change; a raised version adds its own."""
 
 KINDS = (Metric, EncoderSpec, SegmenterSpec, BoxSpec, OracleSpec)
 
@@ -54,12 +54,13 @@ CLASSES = {
 """All that configuration files name."""
 
 TOLERANCE = 2e-3
-"""Of numbers around 1: more than rounding, less than a pixel that is painted otherwise."""
+"""Tolerance for numbers around 1: larger than rounding, smaller than one pixel painted differently."""
 
 
 @pytest.fixture(scope="module")
 def checkpoints(encoders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The miniature checkpoints with weights that no library's initialisation decides, SAM in its authors' form too."""
+    """The miniature checkpoints with weights independent of any library's initialisation, also SAM in its authors'
+    format."""
     root = tmp_path_factory.mktemp("golden") / "checkpoints"
     shutil.copytree(encoders, root)
     for file in root.rglob("*.safetensors"):
@@ -71,7 +72,7 @@ def checkpoints(encoders: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def frozen(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Other weights of the same shapes, by their names; scalars as they are."""
+    """Return other weights of the same shapes, determined by their names; scalars stay the same."""
     return {
         name: torch.from_numpy(draws(name, tensor.shape)).to(tensor.dtype)
         if tensor.is_floating_point() and tensor.dim()
@@ -100,7 +101,7 @@ def as_authors(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def specs(checkpoints: Path, request: pytest.FixtureRequest) -> Mapping[type, Callable[[], Any]]:
-    """How each encoder, segmenter and box finder is made here."""
+    """How each encoder, segmenter and box finder is built here."""
     boxes, cpu = WholeImageBoxes(), {"device": "cpu"}
     hps = checkpoints / "hps"
     return {
@@ -132,7 +133,7 @@ def grounding_dino(root: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two pictures of each of two things of the embedded world, each on another background."""
+    """Two images of each of two things of the embedded world, each on another background."""
     folder = tmp_path_factory.mktemp("pictures")
     scenes = [scene for concept in NOVEL_CONCEPTS[:2] for scene in references(concept)[:2]]
     for number, scene in enumerate(scenes):
@@ -142,7 +143,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def items(pictures: Sequence[Path]) -> list[ScoreItem]:
-    """A picture of the thing and one of another, each in place of the thing's: with a prompt, and alone."""
+    """Return an image of the thing and one of another thing in its place: with a prompt, and alone."""
     thing = NOVEL_CONCEPTS[0]
     own, other = tuple(pictures[:2]), tuple(pictures[2:])
     known = {
@@ -160,7 +161,7 @@ def items(pictures: Sequence[Path]) -> list[ScoreItem]:
 
 
 def computed(cls: type, specs: Mapping[type, Callable[[], Any]], pictures: Sequence[Path]) -> list[Any]:
-    """The numbers, or words, of a class."""
+    """Return the numbers, or words, of a class."""
     if issubclass(cls, Metric):
         metric = cls(**{part: specs[spec]() for (name, part), spec in PARTS.items() if name == cls.name})
         return [value for score in metric.score(items(pictures)) for value in (score.value, *score.details.values())]

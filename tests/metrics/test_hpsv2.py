@@ -23,7 +23,7 @@ BOXES = ((0, 0, 256, 256), (10, 0, 250, 155), (0, 7, 113, 256), (0, 0, 40, 31), 
 
 
 def padded(channels: list[NDArray[np.float32]]) -> NDArray[np.float64]:
-    """Three channels, 0 to 1, in the middle of a black square, with OpenAI's mean and standard deviation."""
+    """Return three channels, 0 to 1, in the middle of a black square, with OpenAI's mean and standard deviation."""
     small = np.stack(channels, axis=-1).astype(np.float64)
     height, width, _ = small.shape
     square = np.zeros((SIZE, SIZE, 3))
@@ -33,19 +33,19 @@ def padded(channels: list[NDArray[np.float32]]) -> NDArray[np.float64]:
 
 
 def fitted(image: Image.Image) -> tuple[int, int]:
-    """The width and height of an image whose longest side is `SIZE`."""
+    """Return the width and height of an image whose longest side is `SIZE`."""
     longest = max(image.size)
     return round(SIZE * image.width / longest), round(SIZE * image.height / longest)
 
 
 def antialiased(image: Image.Image) -> NDArray[np.float64]:
-    """By Pillow, on floats."""
+    """Resize by Pillow, on floats."""
     bands = [Image.fromarray(np.asarray(band, dtype=np.float32) / 255) for band in image.split()]
     return padded([np.asarray(band.resize(fitted(image), Image.Resampling.BICUBIC)) for band in bands])
 
 
 def interpolation(source: int, target: int) -> NDArray[np.float64]:
-    """The matrix (target, source) of cubic convolution with a = -0.75 between the nearest four pixels."""
+    """Return the matrix (target, source) of cubic convolution with a = -0.75 between the nearest four pixels."""
     matrix = np.zeros((target, source))
     for row in range(target):
         position = (row + 0.5) * source / target - 0.5
@@ -57,7 +57,7 @@ def interpolation(source: int, target: int) -> NDArray[np.float64]:
 
 
 def aliased(image: Image.Image) -> NDArray[np.float64]:
-    """By cubic convolution."""
+    """Resize by cubic convolution."""
     width, height = fitted(image)
     rows, columns = interpolation(image.height, height), interpolation(image.width, width)
     return padded([rows @ (np.asarray(band) / 255) @ columns.T for band in image.split()])
@@ -124,7 +124,7 @@ def test_the_published_architecture_is_vit_h() -> None:
 
 
 def test_a_text_of_more_than_77_tokens_is_noted(hps: HpsSpec, dogs: list[Path]) -> None:
-    # "dog" is one token; the start and end tokens take two places.
+    # "dog" is one token; the start and end tokens are two more.
     fits, too_long = ("dog " * 75).strip(), ("dog " * 76).strip()
     items = [ScoreItem("s", dogs[0], (), text, "dog") for text in (fits, too_long)]
     whole, cut = HpsV2(encoder=hps).score(items)

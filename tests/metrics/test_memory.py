@@ -1,4 +1,4 @@
-"""What scoring needs, against the models' own shapes on the meta device."""
+"""Memory for scoring, against the models' own shapes on the meta device."""
 
 from pathlib import Path
 

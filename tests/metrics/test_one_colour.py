@@ -1,4 +1,4 @@
-"""Pictures of one colour are scored, and said."""
+"""Images of one colour are scored, with a note."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -37,7 +37,7 @@ def test_pickscore_is_the_logit_of_the_pair(preference: TransformersClipSpec, do
 def test_a_text_of_more_than_77_tokens_is_cut_there_and_noted(
     preference: TransformersClipSpec, dogs: list[Path]
 ) -> None:
-    # "dog" and "cat" are one token each; the start and end tokens take two places.
+    # "dog" and "cat" are one token each; the start and end tokens are two more.
     fits = "dog " * 74 + "cat"
     items = [ScoreItem("s", dogs[0], (), text, "dog") for text in (fits, fits + " and a duck")]
 

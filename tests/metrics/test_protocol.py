@@ -1,4 +1,4 @@
-"""What a protocol decides: pairing, references, text, scale."""
+"""The choices of a protocol: pairing, references, text, scale."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -156,7 +156,7 @@ def test_clip_t_in_the_form_of_clipscore_is_that_of_the_formula(
 
 
 class Unwrapped(CLIPModel):
-    """Features as transformers gave them before its fifth version, which torchmetrics expects."""
+    """Features as returned by transformers before version 5, which torchmetrics expects."""
 
     def get_image_features(self, *inputs: Any) -> torch.Tensor:  # type: ignore[override]
         return super().get_image_features(*inputs).pooler_output
@@ -174,7 +174,7 @@ def test_torchmetrics_clipscore_is_clip_t_times_a_hundred(encoders: Path, dogs: 
     ours = TransformersClipSpec(source=str(directory), device="cpu")
     values = []
     for number, file in enumerate(dogs):
-        # Of the size that the model sees: torchmetrics resizes tensors, which rounds otherwise.
+        # Already of the model's input size: torchmetrics resizes tensors, with other rounding.
         image = ImageOps.fit(Image.open(file), (64, 64))
         image.save(tmp_path / "image.png")
         text = f"a dog in place {number}"

@@ -1,4 +1,4 @@
-"""What holds for every metric, whatever it computes."""
+"""Properties of every metric."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -57,7 +57,7 @@ def metrics(
 
 
 def with_batch_size(metric: Any, size: int) -> Metric:
-    """The same metric, whose encoders are loaded anew and remember nothing."""
+    """Return the same metric with freshly loaded encoders and empty caches."""
     changed = replace(metric, encoder=replace(metric.encoder, batch_size=size))
     if isinstance(changed, ClipISeg):
         changed = replace(changed, segmenter=replace(changed.segmenter, batch_size=size))
@@ -110,7 +110,7 @@ def test_grey_transparent_and_16_bit_files_score_as_the_rgb_image_they_show(
     scores = metrics["clip_i"].score([ScoreItem(f.stem, f, tuple(dogs), "", "dog") for f in files])
 
     assert values(scores) == [scores[0].value] * 4
-    # The same pixels, but four files: each was read for itself.
+    # Four files of the same pixels, each read by itself.
     assert len({path.read_bytes() for path in files}) == 4
 
 

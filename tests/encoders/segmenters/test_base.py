@@ -1,4 +1,4 @@
-"""Segmentation: SAM in two libraries, boxes, fall-backs, and CLIP-I of what is cut out."""
+"""Segmentation: SAM in two libraries, boxes, fallbacks, and CLIP-I of the segmented subjects."""
 
 import re
 import shutil
@@ -59,7 +59,7 @@ RENAMED = (
 
 
 def authors_sam(checkpoint: str | None = None) -> Sam:
-    """The miniature SAM's architecture in the authors' package, as an entry of its model registry."""
+    """Return the miniature SAM's architecture in the authors' package, like an entry of its model registry."""
     encoder = ImageEncoderViT(
         img_size=64, patch_size=4, embed_dim=64, depth=4, num_heads=4, out_chans=64, use_rel_pos=True,
         window_size=8, global_attn_indexes=(1, 3), norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
@@ -75,7 +75,7 @@ def authors_sam(checkpoint: str | None = None) -> Sam:
 
 @pytest.fixture(scope="session")
 def scattered(encoders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A SAM directory in which every weight is random and matters, those initialised with zeros too."""
+    """A SAM directory in which every weight is random and matters, also weights initialised with zeros."""
     directory = tmp_path_factory.mktemp("sam") / "scattered"
     shutil.copytree(encoders / "sam", directory)
     generator = torch.Generator().manual_seed(1)
@@ -87,7 +87,7 @@ def scattered(encoders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def published(scattered: Path) -> Path:
-    """The same weights as the authors publish them: a pickled state dict."""
+    """The same weights in the authors' format: a pickled state dict."""
     weights = {}
     for name, tensor in load_file(scattered / "model.safetensors").items():
         for pattern, replacement in RENAMED:
@@ -114,7 +114,7 @@ def test_transformers_and_the_authors_package_give_the_same_masks(
     ).predictor()
     images = [Image.open(path) for path in [*dogs[:3], *ducks[:3]]]
     boxes = [(0.2 * image.width, 0.1 * image.height, 0.9 * image.width, 0.7 * image.height) for image in images]
-    # At SAM's own size nothing is resized. Sums in another order may tip a pixel whose logit is zero but for rounding.
+    # At SAM's own size nothing is resized. Another order of summation may tip a pixel whose logit is almost zero.
     small = [image.resize((64, 48)) for image in images]
     small_boxes = [(12.0, 5.0, 58.0, 33.0)] * 6
 
@@ -219,7 +219,7 @@ def test_clip_i_seg_is_clip_i_of_the_images_that_are_cut_out(
 
 @dataclass(frozen=True, kw_only=True)
 class MiddleBoxes(BoxSpec):
-    """A box finder of somebody else's: the middle of the image."""
+    """A third-party box finder: the middle of the image."""
 
     def load(self) -> "MiddleBoxes":
         return self
@@ -230,7 +230,7 @@ class MiddleBoxes(BoxSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class NounBoxes(BoxSpec):
-    """Finds tops and bottoms, each in half of the image, and nothing else."""
+    """Finds only tops and bottoms, each in half of the image."""
 
     def load(self) -> "NounBoxes":
         return self
@@ -245,7 +245,7 @@ class NounBoxes(BoxSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class FilledBoxes(SegmenterSpec):
-    """A segmenter of somebody else's: the mask is the box."""
+    """A third-party segmenter: the mask is the box."""
 
     def predictor(self) -> "FilledBoxes":
         return self
@@ -305,7 +305,7 @@ def test_an_empty_mask_falls_back_to_the_whole_image_and_says_so(
     shutil.copytree(encoders / "sam", tmp_path / "sam")
     weights = load_file(tmp_path / "sam" / "model.safetensors")
     for name, tensor in weights.items():
-        # All mask logits become zero, and a pixel belongs to the mask where its logit is above zero.
+        # All mask logits become zero, and a pixel is in the mask only if its logit is above zero.
         if "output_hypernetworks_mlps" in name and "proj_out" in name:
             tensor.zero_()
     save_file(weights, tmp_path / "sam" / "model.safetensors", metadata={"format": "pt"})

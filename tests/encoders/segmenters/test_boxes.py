@@ -27,7 +27,7 @@ WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "?", "dog", "duck", 
 
 @pytest.fixture(scope="session")
 def grounding_dino(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory in the form of IDEA-Research/grounding-dino-base."""
+    """A directory in the format of IDEA-Research/grounding-dino-base."""
     directory = tmp_path_factory.mktemp("grounding_dino")
     build_grounding_dino(directory)
     return directory
@@ -66,7 +66,7 @@ def build_grounding_dino(directory: Path) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(3)
         model = GroundingDinoForObjectDetection(config)
-        for parameter in model.parameters():  # away from the constant boxes of the initialisation
+        for parameter in model.parameters():  # moves away from the constant boxes of the initialisation
             parameter.data += 0.05 * torch.randn(parameter.shape)
     model.save_pretrained(directory)
     images = GroundingDinoImageProcessor(size={"shortest_edge": 128, "longest_edge": 192})

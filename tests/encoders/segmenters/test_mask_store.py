@@ -1,4 +1,4 @@
-"""Masks that are kept: the very ones of the scores, once for every image and noun, without a change to a score."""
+"""Stored masks: exactly those of the scores, once per image and noun, without a change to a score."""
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +22,7 @@ from knowcusbench.storage.digests import content_digest
 
 @dataclass(frozen=True, kw_only=True)
 class Reddish(SegmenterSpec):
-    """A segmenter of somebody else's: what is redder than a limit."""
+    """A third-party segmenter: pixels redder than a limit."""
 
     limit: int
     version: str = "1"
@@ -72,7 +72,7 @@ def test_scores_and_kept_embeddings_are_the_same_with_masks_and_without(
     expected = without.score(items)
     metric = metric_of(clip, tmp_path, segmenter)
     assert metric.score(items) == expected
-    # Another process finds the embeddings, and segments nothing: masks that are gone stay gone.
+    # Another process finds the embeddings and segments nothing, so deleted masks are not restored.
     masks = metric.masks()
     assert masks is not None
     for file in masks.directory.iterdir():
