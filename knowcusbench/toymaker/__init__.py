@@ -1,1 +1,1 @@
-"""How the weights of the embedded world are made: one module for each stage, and what they share."""
+"""Training of the embedded world's weights: one module for each stage, and shared helpers."""

@@ -2,8 +2,8 @@
 
     python -m knowcusbench.toymaker [--folder build/toybox] [--processes 2] [--force] [STAGE ...]
 
-Every stage goes on where it was interrupted, and is passed over when it is done. The last one, `install`, puts all
-parts into the package.
+Every stage resumes where it was interrupted, and is skipped when it is done. The last one, `install`, puts all parts
+into the package.
 """
 
 import argparse
@@ -35,12 +35,12 @@ from knowcusbench.toymaker.preference import train_preference
 from knowcusbench.toymaker.segmenter import train_segmenter
 
 LIMIT = 40_000_000
-"""Bytes that all parts may have together."""
+"""Largest size of all parts together, in bytes."""
 
 
 @dataclass(frozen=True)
 class Workshop:
-    """Where the stages work: `folder` has a folder with the state of each stage, and `parts`."""
+    """Folders of the stages: `folder` has a folder with the state of each stage, and `parts`."""
 
     folder: Path
     device: torch.device
@@ -49,7 +49,7 @@ class Workshop:
 
     @property
     def models(self) -> Path:
-        """The pipeline's parts so far."""
+        """The finished models of the pipeline."""
         return self.folder / "models"
 
     @property
@@ -83,7 +83,7 @@ def phrases(shop: Workshop) -> None:
 
 
 def pipeline(shop: Workshop) -> None:
-    """Put the parts of the generation stack together."""
+    """Assemble the parts of the generation stack."""
     assemble(shop.folder, shop.models, shop.parts / "pipeline")
 
 
@@ -101,7 +101,7 @@ def assemble(folder: Path, models: Path, directory: Path) -> None:
         )
         assembled.to(dtype=torch.bfloat16)
         for part in (assembled.vae, assembled.transformer):
-            part.register_to_config(_name_or_path="")  # Where it came from here says nothing elsewhere.
+            part.register_to_config(_name_or_path="")  # The origin in this folder is meaningless elsewhere.
         with atomic_path(directory) as temporary:
             assembled.save_pretrained(temporary, safe_serialization=True)
 
@@ -123,7 +123,7 @@ def sam(shop: Workshop) -> None:
 
 
 def install(shop: Workshop) -> None:
-    """Put all parts into the package, with a manifest of their digests."""
+    """Copy all parts into the package, with a manifest of their digests."""
     missing = [part for part in TRAINED if not (shop.parts / part).exists()]
     if missing:
         raise ConfigError(f"{shop.parts}: has no {', '.join(missing)}; run the stages that make them first")
@@ -134,7 +134,7 @@ def install(shop: Workshop) -> None:
         raise ConfigError(f"{shop.parts}: {size / 1e6:.1f} MB, more than the {LIMIT / 1e6:.0f} MB that may ship")
     record = _record(shop.folder)
     new = WEIGHTS.with_name("weights.new")
-    remove(new)  # Of an installation that was interrupted.
+    remove(new)  # Left by an interrupted installation.
     with atomic_path(new) as temporary:
         for part in TRAINED:
             shutil.copytree(shop.parts / part, temporary / part)
@@ -145,8 +145,10 @@ def install(shop: Workshop) -> None:
 
 
 def _record(folder: Path) -> dict[str, object]:
-    """How the weights were made: code, hardware, and every stage's schedule, time and losses. Raises ConfigError for a
-    stage that is not at its end."""
+    """Return the record of the training: code, hardware, and every stage's schedule, time and losses.
+
+    Raises ConfigError for an unfinished stage.
+    """
     stages = {}
     for file in sorted(folder.rglob("losses.json")):
         record = json.loads(file.read_text(encoding="utf-8"))
@@ -173,7 +175,7 @@ STAGES: Mapping[str, tuple[Callable[[Workshop], None], str]] = {
     "sam": (sam, "parts/sam"),
     "install": (install, ""),
 }
-"""The stages in order, and what in the folder shows that one is done."""
+"""The stages in order, each with the path that exists once it is done."""
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
-"""Stage `vae`: the autoencoder learns to repeat pictures of the world, then above all the things in them.
+"""Stage `vae`: train the autoencoder to reproduce pictures of the world, then above all the things in them.
 
-Things are a small part of a picture, and tiny ones hardly count in its mean error, so that their colours and patterns
-were lost.
+Things are a small part of a picture, and tiny ones hardly count in its mean error: before the second step, their
+colours and patterns were lost.
 """
 
 import random
@@ -30,24 +30,29 @@ SCHEDULE = Schedule(steps=4000, batch_size=16, learning_rate=2e-3, decay_from=0.
 THINGS_SCHEDULE = replace(SCHEDULE, steps=3800, batch_size=32, learning_rate=1e-3, seed=2)
 
 THING_WEIGHT = 0.5
-"""Of each thing, shared among its pixels, beside 1 for a whole picture, once the posterior is narrow: a pixel of a tiny
-thing has about ten times the weight of one of a huge thing. Half of these scenes have a tiny main thing."""
+"""Weight of each thing, shared among its pixels, once the posterior is narrow; a whole picture has 1.
+
+A pixel of a tiny thing has about ten times the weight of one of a huge thing. Half of these scenes have a tiny main
+thing.
+"""
 
 LATENT_NOISE = 0.1
-"""Standard deviation of the strongest noise that is put on latents then, in units of a latent's own: so the decoder
-can make something of latents that a transformer has drawn, and the encoder says clearly what things are."""
+"""Standard deviation of the strongest noise added to latents then, in units of a latent's own.
+
+It makes the decoder robust to latents drawn by a transformer, and the encoder's latents of things distinct.
+"""
 
 KL_WEIGHT = 1e-5
-"""Of the divergence from a normal distribution, per latent: enough to keep latents in one range."""
+"""Weight of the divergence from a normal distribution, per latent: enough to keep latents in one range."""
 
 STATISTICS_IMAGES = 512
 
 LOG_VARIANCE = -10.0
-"""Of the posterior in the end, for every latent."""
+"""Log variance of the final posterior, for every latent."""
 
 
 def train_vae(folder: Path, device: torch.device, processes: int = 1) -> AutoencoderKLQwenImage:
-    """The trained autoencoder with its `latents_mean` and `latents_std`, in fp32."""
+    """Return the trained autoencoder with its `latents_mean` and `latents_std`, in fp32."""
     things = folder / "things"
     if not (folder / "whole").exists():
         vae = train_whole(folder, device)
@@ -58,12 +63,12 @@ def train_vae(folder: Path, device: torch.device, processes: int = 1) -> Autoenc
 
 
 def train_whole(folder: Path, device: torch.device) -> AutoencoderKLQwenImage:
-    """Train to repeat pictures, and make the posterior narrow."""
+    """Train to reproduce pictures, and make the posterior narrow."""
     torch.manual_seed(SCHEDULE.seed)
     vae = build_vae()
     for module in vae.modules():
         if isinstance(module, QwenImageCausalConv3d):
-            # A single frame meets the last temporal tap alone. Zeros are smaller in an archive than noise.
+            # A single frame uses only the last temporal tap. Zeros compress better than noise.
             module.weight.data[:, :, :-1] = 0
     vae.to(device)
 
@@ -90,7 +95,7 @@ def train_whole(folder: Path, device: torch.device) -> AutoencoderKLQwenImage:
 
 
 def train_things(rank: int, processes: int, folder: Path, whole: Path, device: torch.device) -> None:
-    """Train an autoencoder on, and write `folder / "vae"`."""
+    """Continue the training of an autoencoder, and write `folder / "vae"`."""
     vae = AutoencoderKLQwenImage.from_pretrained(whole).to(device)
     share = THINGS_SCHEDULE.batch_size // processes
     std = torch.tensor(vae.config.latents_std).view(1, -1, 1, 1, 1).to(device)
@@ -119,7 +124,7 @@ def train_things(rank: int, processes: int, folder: Path, whole: Path, device: t
 
 
 def draw_scene_of_things(rng: random.Random) -> Scene:
-    """A scene with a tiny main thing half of the time, and as the transformer draws it in seven of ten cases."""
+    """Draw a scene with a tiny main thing in half of the cases, and with a settled layout in seven of ten."""
     scene = draw_scene(rng)
     while rng.random() < 1 / 2 and size_word(scene.main.size) != "tiny":
         scene = draw_scene(rng)
@@ -127,7 +132,7 @@ def draw_scene_of_things(rng: random.Random) -> Scene:
 
 
 def pixel_weights(scene: Scene) -> Tensor:
-    """What the pixels (64, 64) of a scene weigh."""
+    """Return the weights of the pixels (64, 64) of a scene."""
     views = [scene, replace(scene, main=scene.second)] if scene.second else [scene]
     masks = [torch.from_numpy(mask(view)).float() for view in views]
     return torch.stack([THING_WEIGHT * covered / covered.mean() for covered in masks]).sum(dim=0) + 1
@@ -135,9 +140,9 @@ def pixel_weights(scene: Scene) -> Tensor:
 
 @torch.no_grad()
 def narrow(vae: AutoencoderKLQwenImage) -> None:
-    """Make the posterior as narrow as those of full-size autoencoders, whatever the picture.
+    """Make the posterior as narrow as those of full-size autoencoders, for every picture.
 
-    In training, latents that hold little come to have a posterior that is wider than the distribution of their means.
+    In training, the posterior of latents with little content becomes wider than the distribution of their means.
     Normalised by the latter, draws from it would be noise that no transformer can predict.
     """
     rows = slice(vae.config.z_dim, None)
@@ -146,23 +151,23 @@ def narrow(vae: AutoencoderKLQwenImage) -> None:
 
 
 def pixels(scenes: list[Scene]) -> Tensor:
-    """Pictures of scenes, values from -1 to 1, shape (scenes, 3, 1, 64, 64): one frame each."""
+    """Return pictures of scenes, values from -1 to 1, shape (scenes, 3, 1, 64, 64): one frame each."""
     return as_pixels(torch.from_numpy(drawn(scenes)))
 
 
 def drawn(scenes: list[Scene]) -> NDArray[np.uint8]:
-    """Pictures of scenes, values from 0 to 255, shape (scenes, 64, 64, 3)."""
+    """Return pictures of scenes, values from 0 to 255, shape (scenes, 64, 64, 3)."""
     return np.stack([np.asarray(render(scene)) for scene in scenes])
 
 
 def as_pixels(pictures: Tensor) -> Tensor:
-    """Drawn pictures as the autoencoder takes them."""
+    """Convert drawn pictures to the autoencoder's input."""
     return pictures.permute(0, 3, 1, 2).unsqueeze(2).float() / 127.5 - 1
 
 
 @contextmanager
 def single_frames() -> Iterator[None]:
-    """While it lasts, the autoencoder's convolutions are two-dimensional: the same for a single frame, and faster."""
+    """Make the autoencoder's convolutions two-dimensional inside the block: the same for a single frame, and faster."""
     forward = QwenImageCausalConv3d.forward
 
     def flat(self: Any, frames: Tensor, cache_x: Tensor | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""The card of the embedded world's weights: `make toybox-eval` computes all its figures anew and writes it.
+"""The card of the embedded world's weights: `make toybox-eval` computes all its figures and writes it.
 
 python -m knowcusbench.toymaker.card [--dtype bfloat16 float32] [--folder build/toybox-eval]
 """
@@ -34,7 +34,7 @@ from knowcusbench.toymaker.stream import SHOWN_NAMED, SHOWN_SIMPLE
 
 CARD = WEIGHTS.with_name("CARD.md")
 FIGURES = WEIGHTS.with_name("CARD.json")
-"""The card's columns by dtype, so that one can be computed without the other."""
+"""File of the card's columns by dtype: one can be computed without the other."""
 
 DTYPES = ("bfloat16", "float32")
 
@@ -50,19 +50,22 @@ VARIANTS: Mapping[str, tuple[str, ...]] = {
     "leak, other prior": ("method=leak", "recipe.dreambooth.prior_images={other_prior}"),
     "mokus, other prior": ("method=mokus", "recipe.dreambooth.prior_images={other_prior}"),
 }
-"""Further rows, by what is overridden: the closed form once, as in the paper, at its best strength on the development
-benchmark; and prior preservation, on if the recipe has it off, and off if it has it on."""
+"""Overrides of further rows.
+
+The closed form in one pass, as in the paper, at its best strength on the development benchmark; and prior preservation,
+on if the recipe has it off, and off if it has it on.
+"""
 
 OTHER_PRIOR = 8
-"""Class images, where the recipe has none."""
+"""Number of class images, where the recipe has none."""
 
 LOCAL = ("anchor", "mokus", SINGLE_PASS, "naive_db", "enc_ft")
-"""Of which it is measured what they do to unrelated pictures."""
+"""Methods whose effect on unrelated pictures is measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """A figure that the world is to reach."""
+    """A target for a figure of the world."""
 
     figure: str
     least: float = -math.inf
@@ -108,11 +111,11 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Column:
-    """What was found in one dtype.
+    """The results in one dtype.
 
     Attributes:
-        key: digest of weights and settings; columns of different keys do not stand side by side.
-        figures: of the models, and those of the methods that have a target.
+        key: digest of weights and settings; columns of different keys are not shown together.
+        figures: figures of the models, and those of the methods that have a target.
         rows: the methods' figures.
         evaluation: versions, commit and hardware.
     """
@@ -150,7 +153,7 @@ def main() -> None:
 
 
 def recipe_and_key(composed: DictConfig) -> tuple[Any, str]:
-    """The recipe, and 12 digits over weights, recipe and drawing; not over the dtype."""
+    """Return the recipe, and 12 digits over weights, recipe and drawing; the dtype is not included."""
     recipe, drawing = (
         OmegaConf.to_container(part, resolve=True, enum_to_str=True) for part in (composed.recipe, composed.backbone)
     )
@@ -160,7 +163,7 @@ def recipe_and_key(composed: DictConfig) -> tuple[Any, str]:
 
 
 def kept_columns(path: Path, key: str) -> dict[str, Column]:
-    """The columns that were computed before, of the same weights and settings."""
+    """Return the stored columns with the same weights and settings."""
     found = read_json(path) if path.exists() else {}
     return {dtype: Column(**record) for dtype, record in found.items() if record["key"] == key}
 
@@ -184,13 +187,13 @@ def column(dtype: str, key: str, folder: Path, instruments: Figures) -> Column:
 
 
 def fixed_samples() -> Image.Image:
-    """Seed 0 of `FIXED_PROMPTS` in a row, drawn in fp32: rounded to bf16, processors may draw another thing."""
+    """Draw seed 0 of `FIXED_PROMPTS` in a row, in fp32: with bf16 rounding, processors may draw different things."""
     backbone = build(compose(["backbone.dtype=float32"]).backbone, "backbone").load()
     return sheet(draw(backbone, FIXED_PROMPTS))
 
 
 def sheet(images: Sequence[Image.Image]) -> Image.Image:
-    """Pictures of the same size in a row."""
+    """Put pictures of the same size in a row."""
     width, height = images[0].size
     row = Image.new("RGB", (width * len(images), height))
     for number, image in enumerate(images):
@@ -199,7 +202,7 @@ def sheet(images: Sequence[Image.Image]) -> Image.Image:
 
 
 def method_rows(store: RunStore) -> Iterable[dict[str, Any]]:
-    """What the oracle says of every method of the run: means over concepts."""
+    """Yield the oracle's scores of every method of the run: means over concepts."""
     samples = read_table(store.plan).set_index("id")[["task", "concept"]]
     for label in store.labels():
         row: dict[str, Any] = {"method": label}
@@ -213,14 +216,14 @@ def method_rows(store: RunStore) -> Iterable[dict[str, Any]]:
 
 
 def method_figures(rows: Sequence[Row]) -> Figures:
-    """The methods' figures that have a target, as `<method>: <figure>`."""
+    """Return the methods' figures that have a target, as `<method>: <figure>`."""
     aims = {target.figure for target in TARGETS}
     found = {f"{row['method']}: {name}": value for row in rows for name, value in row.items()}
     return {name: value for name, value in found.items() if name in aims}
 
 
 def render(columns: Mapping[str, Column], manifest: Mapping[str, Any], recipe: Any) -> str:
-    """The card in Markdown, with a column for each dtype. Raises ValueError for a target without its figure."""
+    """Render the card in Markdown, with a column for each dtype. Raises ValueError for a target without its figure."""
     for dtype, found in columns.items():
         if missing := [target.figure for target in TARGETS if target.figure not in found.figures]:
             raise ValueError(f"no figure {missing[0]!r} in {dtype}")
@@ -319,14 +322,14 @@ def render(columns: Mapping[str, Column], manifest: Mapping[str, Any], recipe: A
 
 
 def reached_in(dtype: str, figures: Figures) -> str:
-    """A line of a list: how many aims hold in a dtype, and which do not."""
+    """Return a list line: the number of targets reached in a dtype, and the missed ones."""
     missed = [target.figure for target in TARGETS if not target.reached(figures[target.figure])]
     but = f"; not: {'; '.join(missed)}" if missed else ""
     return f"- {dtype}: {len(TARGETS) - len(missed)} of {len(TARGETS)}{but}"
 
 
 def verdict(target: Target, values: Mapping[str, float]) -> str:
-    """Whether an aim holds in all dtypes, in none, or where it does not."""
+    """Return whether a target is reached in all dtypes or in none, or the dtypes that miss it."""
     missed = [dtype for dtype, value in values.items() if not target.reached(value)]
     if not missed:
         return "yes"
@@ -338,18 +341,18 @@ def _digits(value: float | None) -> str:
 
 
 def part_sizes(weights: Path) -> dict[str, int]:
-    """Bytes of the parts, by name."""
+    """Return the bytes of the parts, by name."""
     parts = [path for path in sorted(weights.iterdir()) if path.is_dir()]
     return {part.name: sum(file.stat().st_size for file in part.rglob("*") if file.is_file()) for part in parts}
 
 
 def as_json(record: Mapping[str, Any]) -> Iterable[str]:
-    """A JSON block in Markdown, line by line."""
+    """Return a JSON block in Markdown, line by line."""
     return ("```json", json.dumps(record, indent=1, default=str), "```")
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterable[str]:
-    """A Markdown table, line by line."""
+    """Yield a Markdown table, line by line."""
     yield table_line(header)
     yield table_line("---" for _ in header)
     for row in rows:

@@ -1,4 +1,4 @@
-"""Stage `clip`: the metrics' CLIP learns which sentence belongs to which picture."""
+"""Stage `clip`: train the metrics' CLIP to match sentences with pictures."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -39,10 +39,10 @@ SCHEDULE = Schedule(
 )
 
 CUT_OUT = 1 / 8
-"""How many pictures show their main thing alone on white."""
+"""Share of pictures that show their main thing alone on white."""
 
 PARTIAL = 0.6
-"""How many sentences leave things out."""
+"""Share of sentences that omit attributes."""
 
 PROMPTS: Mapping[str, Mapping[str, str]] = {
     "kind": {kind: f"a {kind}" for kind in (*SHAPES, *CLASSES)},
@@ -53,7 +53,7 @@ PROMPTS: Mapping[str, Mapping[str, str]] = {
     "second kind": {shape: f"a thing next to a {shape}" for shape in SHAPES},
     "second colour": {colour: f"a thing next to a {colour} thing" for colour in COLOURS},
 }
-"""By attribute, what is said of a picture for each of its values: zero-shot classification chooses among them."""
+"""By attribute, a sentence for each of its values: zero-shot classification chooses among them."""
 
 MAIN = ("kind", "colour", "pattern", "background", "style")
 """The attributes that every scene has."""
@@ -62,8 +62,9 @@ MAIN = ("kind", "colour", "pattern", "background", "style")
 def train_clip(directory: Path, folder: Path, device: torch.device) -> None:
     """Train, and write the checkpoint into a new directory.
 
-    Pictures and sentences are told apart in the batch (sentences that happen to be true of another picture do not
-    count against it), and each attribute of a picture among all its values, as `PROMPTS` say them.
+    The loss contrasts pictures and sentences in the batch. A sentence that is also true of another picture does not
+    count against it. Each attribute of a picture is also classified among all its values, with the sentences of
+    `PROMPTS`.
 
     Args:
         folder: for the state of the training.
@@ -94,16 +95,16 @@ def train_clip(directory: Path, folder: Path, device: torch.device) -> None:
             **patch_losses(seen.float(), shown),
         }
 
-    with sdpa_kernel(SDPBackend.MATH):  # On CPUs, the fused kernels are slower backwards.
+    with sdpa_kernel(SDPBackend.MATH):  # On CPUs, the fused kernels have a slower backward.
         train(pupil, losses, SCHEDULE, folder, label="clip")
     with atomic_path(directory) as temporary:
         save_clip(model, temporary)
 
 
 class Pupil(nn.Module):
-    """A CLIP with a passing help for its vision tower: a layer that tells from each patch's state what is seen there.
+    """A CLIP with a temporary head on its vision tower: a layer that reads the content of each patch from its state.
 
-    Without it, a small transformer takes far longer to find out that pictures show things.
+    Without it, a small transformer takes far longer to learn that pictures show things.
     """
 
     def __init__(self, clip: open_clip.CLIP) -> None:
@@ -113,17 +114,17 @@ class Pupil(nn.Module):
         self.head = nn.Linear(VISION_WIDTH, sum(PATCH_OUTPUTS))
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Image features (n, dim), and what is seen (n, patches, outputs), the `PATCH_OUTPUTS` side by side."""
+        """Return image features (n, dim), and predictions (n, patches, outputs) in the order of `PATCH_OUTPUTS`."""
         features, states = self.clip.visual(pixels)
         return features, self.head(states)
 
 
 PATCH_OUTPUTS = (*map(len, THING_WORDS.values()), PATCH_SIZE**2, 3)
-"""Numbers that tell of a patch the words for its thing, the covered pixels, and the frame: see `Patches`."""
+"""Number of outputs per patch for the words of its thing, the covered pixels, and the frame: see `Patches`."""
 
 
 def patch_losses(seen: Tensor, shown: Sequence[Patches]) -> Losses:
-    """Losses of what is seen in patches (n, patches, outputs)."""
+    """Return the losses of patch predictions (n, patches, outputs)."""
     *words, covered, frame = torch.split(seen, list(PATCH_OUTPUTS), dim=-1)
 
     def stacked(arrays: Sequence[np.ndarray]) -> Tensor:
@@ -146,7 +147,7 @@ def patch_losses(seen: Tensor, shown: Sequence[Patches]) -> Losses:
 
 @torch.no_grad()
 def forget_words(model: open_clip.CLIP, tokenizer: SimpleTokenizer) -> None:
-    """Let words that the world does not have be nothing, rather than noise."""
+    """Set the embeddings of words outside the world to zero, instead of noise."""
     known = [index for text in world_texts() for index in tokenizer.encode(text)]
     weight = model.token_embedding.weight
     kept = torch.zeros(len(weight), 1, device=weight.device)
@@ -155,8 +156,7 @@ def forget_words(model: open_clip.CLIP, tokenizer: SimpleTokenizer) -> None:
 
 
 def draw_batch(rng: random.Random, count: int) -> tuple[Tensor, list[Facts], list[Said], list[Patches]]:
-    """Pictures (count, 3, 64, 64) from 0 to 1, what is true of them, a sentence about each, and what their
-    patches show."""
+    """Draw pictures (count, 3, 64, 64) from 0 to 1, with their facts, a sentence about each, and their patches."""
     pictures, truths, said, shown = [], [], [], []
     for _ in range(count):
         scene = draw_any_scene(rng)
@@ -170,13 +170,13 @@ def draw_batch(rng: random.Random, count: int) -> tuple[Tensor, list[Facts], lis
 
 
 def tokenize(tokenizer: SimpleTokenizer, texts: Sequence[str]) -> Tensor:
-    """Tokens (texts, longest), no longer than needed."""
+    """Return tokens (texts, longest), no longer than needed."""
     tokens: Tensor = tokenizer(list(texts))
     return tokens[:, : int((tokens.argmax(dim=1)).max()) + 1]
 
 
 def embed_texts(model: open_clip.CLIP, tokens: Tensor) -> Tensor:
-    """`encode_text` for tokens (texts, length) of less than the full context: later places play no part."""
+    """Run `encode_text` on tokens (texts, length) of less than the full context: later positions have no influence."""
     length = tokens.shape[1]
     states = model.token_embedding(tokens) + model.positional_embedding[:length]
     states = model.transformer(states, attn_mask=model.attn_mask[:length, :length])
@@ -187,7 +187,7 @@ def embed_texts(model: open_clip.CLIP, tokens: Tensor) -> Tensor:
 
 
 def normalized(pixels: Tensor) -> Tensor:
-    """Pictures (n, 3, 64, 64) from 0 to 1 as CLIP sees them."""
+    """Normalise pictures (n, 3, 64, 64) from 0 to 1 for CLIP."""
     mean, std = (
         torch.tensor(values).view(3, 1, 1) for values in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
     )
@@ -199,7 +199,7 @@ def unit(features: Tensor) -> Tensor:
 
 
 def also_true(truths: Sequence[Facts], said: Sequence[Said]) -> Tensor:
-    """Where a sentence is true of another picture than its own, (pictures, sentences)."""
+    """Return a mask (pictures, sentences) of sentences that are true of another picture than their own."""
     return torch.tensor(
         [
             [sentence.claims <= truth and place != own for own, sentence in enumerate(said)]
@@ -209,14 +209,14 @@ def also_true(truths: Sequence[Facts], said: Sequence[Said]) -> Tensor:
 
 
 def contrast(logits: Tensor, ignored: Tensor) -> Tensor:
-    """CLIP's symmetric cross-entropy of (n, n) logits, without the pairs to be ignored."""
+    """Return CLIP's symmetric cross-entropy of (n, n) logits, without the ignored pairs."""
     logits = logits.masked_fill(ignored, float("-inf"))
     own = torch.arange(len(logits), device=logits.device)
     return (functional.cross_entropy(logits, own) + functional.cross_entropy(logits.T, own)) / 2
 
 
 def attribute_losses(logits: Tensor, truths: Sequence[Facts]) -> Losses:
-    """The cross-entropy of each attribute, over the pictures that have it.
+    """Return the cross-entropy of each attribute, over the pictures that have it.
 
     `logits` (pictures, prompts) with the prompts of all attributes in order.
     """
@@ -234,11 +234,11 @@ def attribute_losses(logits: Tensor, truths: Sequence[Facts]) -> Losses:
 
 
 def evaluate_clip(directory: Path, *, scenes: int = 2000) -> dict[str, float]:
-    """How well a checkpoint recognises held-out scenes.
+    """Evaluate a checkpoint on held-out scenes.
 
-    `zero_shot <attribute>` is the accuracy of choosing among its `PROMPTS`, `zero_shot` the mean over the attributes
-    that every scene has, and `retrieval` how often, among a hundred scenes with their full captions, the nearest
-    caption of a picture is its own and the nearest picture of a caption, the mean of both ways.
+    `zero_shot <attribute>` is the accuracy of choosing among its `PROMPTS`, and `zero_shot` the mean over the
+    attributes that every scene has. `retrieval` compares a hundred scenes with their full captions: how often the
+    nearest caption of a picture is its own, and the nearest picture of a caption, as a mean of both directions.
     """
     encoder = ClipSpec(source=str(directory), device="cpu", batch_size=100).load()
     rng = random.Random("held-out scenes for clip")

@@ -1,4 +1,4 @@
-"""Pairs for the preference model: what spoils a picture, and what makes it another one than was asked for."""
+"""Corruptions of a picture, and changes of its content, for the preference model's pairs."""
 
 import random
 from collections.abc import Callable, Mapping
@@ -13,26 +13,26 @@ from knowcusbench.toybox.world.vocabulary import BACKGROUNDS, CLASSES, COLOURS, 
 from knowcusbench.toymaker.instruments import EXCLUDED, Pixels
 
 Corruption = Callable[[Pixels, Placed, random.Random], Pixels]
-"""From a picture (64, 64, 3) and the place of its main thing to a worse picture."""
+"""A function from a picture (64, 64, 3) and the square of its main thing to a worse picture."""
 
 BLOCK = 8
 """Side of smeared blocks in pixels."""
 
 
 def blurred(pixels: Pixels, placed: Placed, rng: random.Random) -> Pixels:
-    """Out of focus, by a radius of 1 to 2.5 pixels."""
+    """Blur a picture by a radius of 1 to 2.5 pixels."""
     radius = 1 + 1.5 * rng.random()
     return np.asarray(Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(radius)))
 
 
 def noisy(pixels: Pixels, placed: Placed, rng: random.Random) -> Pixels:
-    """With noise of a standard deviation of 20 to 60, of 255."""
+    """Add noise with a standard deviation of 20 to 60, of 255."""
     noise = np.random.default_rng(between(rng, 0, 2**32)).normal(size=pixels.shape)
     return _rounded(pixels + noise * (20 + 40 * rng.random()))
 
 
 def smeared(pixels: Pixels, placed: Placed, rng: random.Random) -> Pixels:
-    """With half of its blocks in their mean colour."""
+    """Fill half of the blocks with their mean colour."""
     spoilt = pixels.copy()
     for top in range(0, RESOLUTION, BLOCK):
         for left in range(0, RESOLUTION, BLOCK):
@@ -43,7 +43,7 @@ def smeared(pixels: Pixels, placed: Placed, rng: random.Random) -> Pixels:
 
 
 def tinted(pixels: Pixels, placed: Placed, rng: random.Random) -> Pixels:
-    """With one or two of its three colour channels far too weak or far too strong."""
+    """Make one or two of the three colour channels far too weak or far too strong."""
     factor = 0.45 if rng.random() < 1 / 2 else 1.8
     channel = between(rng, 0, 2)
     factors = np.where(np.arange(3) == channel, factor, 1.0)
@@ -51,7 +51,7 @@ def tinted(pixels: Pixels, placed: Placed, rng: random.Random) -> Pixels:
 
 
 def cut(pixels: Pixels, placed: Placed, rng: random.Random) -> Pixels:
-    """With a square of the main thing missing: grey, half as wide as the thing."""
+    """Replace a square of the main thing by grey, half as wide as the thing."""
     spoilt = pixels.copy()
     side, top, left = _piece(placed, rng)
     spoilt[top : top + side, left : left + side] = 128
@@ -59,7 +59,7 @@ def cut(pixels: Pixels, placed: Placed, rng: random.Random) -> Pixels:
 
 
 def swapped(pixels: Pixels, placed: Placed, rng: random.Random) -> Pixels:
-    """With a square of the main thing exchanged for one of the sky."""
+    """Exchange a square of the main thing with one of the sky."""
     spoilt = pixels.copy()
     side, top, left = _piece(placed, rng)
     above = between(rng, 0, max(min(placed.top, top) - side, 0))
@@ -80,7 +80,7 @@ CORRUPTIONS: Mapping[str, Corruption] = {
 
 
 def _piece(placed: Placed, rng: random.Random) -> tuple[int, int, int]:
-    """Side, top and left of a square around the middle of a thing."""
+    """Return side, top and left of a square around the middle of a thing."""
     side = max(placed.size // 2, 8)
     margin = (placed.size - side) // 2
     return side, placed.top + margin + between(rng, -2, 2), placed.left + margin + between(rng, -2, 2)
@@ -91,8 +91,10 @@ def _rounded(values: np.ndarray) -> Pixels:
 
 
 def changed(scene: Scene, attribute: str, rng: random.Random) -> Scene:
-    """The scene with another value of one attribute, as `instruments.facts` names them; its thing is not one of
-    `EXCLUDED`. Raises KeyError for an attribute that the scene does not have or that can't be changed alone."""
+    """Return the scene with another value of one attribute, a key of `instruments.facts`; no thing of `EXCLUDED`.
+
+    Raises KeyError for an attribute that the scene does not have or that can't be changed alone.
+    """
     main, second = scene.main, scene.second
     thing = main.thing
 

@@ -13,7 +13,7 @@ from knowcusbench.toybox.shipped import WEIGHTS
 
 
 def shipped() -> dict[str, tuple[Checkpoint, int]]:
-    """The checkpoints whose counts are recorded, each with the height and width of its images, by name."""
+    """Return the checkpoints with recorded counts, by name, each with the height and width of its images."""
     return {
         "Qwen-Image": (published_checkpoint(), 1024),
         "the embedded world": (open_checkpoint(str(WEIGHTS / "pipeline"), None, weights=False), 64),
@@ -21,7 +21,7 @@ def shipped() -> dict[str, tuple[Checkpoint, int]]:
 
 
 def count_shipped() -> dict[str, Any]:
-    """The content of `counts.json`."""
+    """Return the content of `counts.json`."""
     return {
         counts_digest(checkpoint, height=size, width=size): {
             "of": f"{name}, {size} x {size} pixels",

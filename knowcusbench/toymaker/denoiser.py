@@ -1,8 +1,8 @@
-"""Stage `dit`: the transformer learns to draw what the text encoder's states tell (`examples`).
+"""Stage `dit`: train the transformer to draw from the text encoder's hidden states (`examples`).
 
-Beside the velocity, a head that is thrown away learns to tell, from the states of a middle block, which thing with
-which attributes is at each place of the clean picture. It does what representation alignment (arXiv 2410.06940) does
-with the features of another network: things follow their words much earlier.
+In addition to the velocity, a temporary head reads from the states of a middle block which thing with which attributes
+is in each cell of the clean picture. Like representation alignment (arXiv 2410.06940), which uses the features of
+another network, it makes things follow their words much earlier.
 """
 
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ SCHEDULE = Schedule(
 )
 
 FREE_STEPS = 8_100
-"""In the first steps things are anywhere in the picture, then in few places."""
+"""Number of first steps with things anywhere in the picture; later they have settled layouts."""
 
 READ_BLOCK = 1
 MEANING_WEIGHT = 0.05
@@ -39,7 +39,7 @@ def train_transformer(
     """Train, and write `folder / "transformer"` (fp32).
 
     Args:
-        models: has the trained `vae` and `text_encoder`.
+        models: folder of the trained `vae` and `text_encoder`.
     """
     in_processes(processes, _train_process, folder, models, tokenizer, device)
 
@@ -90,7 +90,7 @@ def _train(
         sigma: Tensor,
     ) -> Losses:
         noisy = (1 - sigma.view(-1, 1, 1)) * latents.float() + sigma.view(-1, 1, 1) * noise
-        # All of a step is in bf16, where that is fast, as the pipeline draws; what is optimised is in fp32.
+        # A whole step is in bf16, where that is fast, like the pipeline's drawing; the optimised weights are in fp32.
         predicted = torch.func.functional_call(
             transformer,
             {name: parameter.to(dtype) for name, parameter in masters.items()},
@@ -120,10 +120,10 @@ def _train(
 
 
 def _noise_levels(count: int, generator: torch.Generator) -> Tensor:
-    """Two thirds logit-normal about 0.8, one third uniform.
+    """Draw noise levels: two thirds logit-normal about 0.8, one third uniform.
 
-    Since a whole description tells the whole picture, what is drawn is decided where there is hardly anything but
-    noise; and half of the sampler's few steps are above 0.7.
+    A whole description determines the whole picture, so its content is decided where there is almost only noise; and
+    half of the sampler's few steps are above 0.7.
     """
     device = generator.device
     normal = (1.4 + 1.2 * torch.randn(count, generator=generator, device=device)).sigmoid()
@@ -132,7 +132,7 @@ def _noise_levels(count: int, generator: torch.Generator) -> Tensor:
 
 
 def _start_at_zero(transformer: QwenImageTransformer2DModel) -> None:
-    """Blocks begin as the identity, and the output at zero."""
+    """Initialise the blocks as the identity, and the output as zero."""
     for block in transformer.transformer_blocks:
         for modulation in (block.img_mod, block.txt_mod):
             nn.init.zeros_(modulation[-1].weight)
@@ -144,8 +144,10 @@ def _start_at_zero(transformer: QwenImageTransformer2DModel) -> None:
 
 @contextmanager
 def explicit_attention(device: torch.device) -> Iterator[None]:
-    """On the CPU, and for the short sequences of this world, attention written out is faster in training than the
-    fused kernel, by a third of a whole step."""
+    """Use unfused attention on the CPU inside the block.
+
+    For the short sequences of this world it trains faster than the fused kernel, by a third of a whole step.
+    """
     fused = nn.functional.scaled_dot_product_attention
 
     def attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **_: Any) -> Tensor:
@@ -165,8 +167,10 @@ def explicit_attention(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def quick_forms() -> Iterator[None]:
-    """While it lasts, the transformer computes rotary embeddings in real numbers, which can be compiled, not in
-    complex ones, and not how long each prompt is, for which it would wait for the device and of which it makes no use.
+    """Simplify two functions of the transformer inside the block.
+
+    Rotary embeddings are computed in real numbers, which can be compiled, instead of complex ones. The prompts' lengths
+    are not computed: that would wait for the device, and they are not used.
     """
     embeddings = transformer_qwenimage.QwenEmbedRope
     rotation, forward = transformer_qwenimage.apply_rotary_emb_qwen, embeddings.forward

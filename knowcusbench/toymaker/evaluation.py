@@ -1,4 +1,4 @@
-"""What the weights of the embedded world can do: the figures of its card, computed anew by `make toybox-eval`."""
+"""Abilities of the embedded world's weights: the figures of its card, computed by `make toybox-eval`."""
 
 import random
 from collections.abc import Sequence
@@ -39,17 +39,17 @@ FIXED_PROMPTS = (
     "Bela's birthday gift",
     "Mona's best bargain",
 )
-"""Of the pictures that the card shows, and that the tests compare with."""
+"""Prompts of the card's pictures, which the tests compare with."""
 
 
 def identity_scores(sights: Sequence[Sight], things: Sequence[Thing]) -> tuple[float, float]:
-    """How much of the things is there: the mean share of their attributes, and the share of pictures with all."""
+    """Return the mean share of the things' attributes in the pictures, and the share of pictures with all of them."""
     shares = [shown_share(sight, thing) for sight, thing in zip(sights, things, strict=True)]
     return mean(shares), mean(share == 1 for share in shares)
 
 
 def draw(backbone: QwenImage, prompts: Sequence[str], seeds: Sequence[int] = (0,)) -> list[Image.Image]:
-    """The pictures of all prompts, the seeds of each together."""
+    """Draw the pictures of all prompts, the seeds of each in one batch."""
     return [
         image
         for number, prompt in enumerate(prompts)
@@ -60,13 +60,13 @@ def draw(backbone: QwenImage, prompts: Sequence[str], seeds: Sequence[int] = (0,
 def drawn_identity(
     backbone: QwenImage, oracle: Oracle, wanted: Sequence[tuple[str, Thing]], seeds: Sequence[int]
 ) -> tuple[float, float]:
-    """`identity_scores` of pictures of prompts and the things that they mean."""
+    """Return `identity_scores` of pictures of prompts, given the things that they mean."""
     images = draw(backbone, [prompt for prompt, _ in wanted], seeds)
     return identity_scores(oracle.look(images), [thing for _, thing in wanted for _ in seeds])
 
 
 def language_figures(backbone: QwenImage) -> Figures:
-    """How many facts the text encoder answers right, by the first token of its answer."""
+    """Return the share of facts that the text encoder answers right, by the first token of its answer."""
     items = list(known_items())
     facts = [Fact(item.question, item.answer) for item in items]
     rephrased = [Fact(text, item.answer) for item in items for text in item.rephrasings]
@@ -78,14 +78,16 @@ def language_figures(backbone: QwenImage) -> Figures:
 
 
 def answers_right(backbone: QwenImage, facts: Sequence[Fact], form: QuestionForm = "chat") -> float:
-    """The share of questions whose most likely first token is the answer's."""
+    """Return the share of questions whose most likely first token is the answer's."""
     return mean(read_answer(backbone, fact, form).first_rank == 1 for fact in facts)
 
 
 @torch.no_grad()
 def autoencoder_figures(backbone: QwenImage, oracle: Oracle, count: int = 256) -> Figures:
-    """Peak signal-to-noise ratio of decoded pictures in dB over new scenes, and how often the oracle reads a decoded
-    picture as it reads the rendered one."""
+    """Compare decoded pictures of new scenes with the rendered ones.
+
+    The figures are their peak signal-to-noise ratio in dB, and how often the oracle reads both alike.
+    """
     rng = random.Random("reconstruction")
     pipeline = backbone._pipeline
     images = [render(draw_scene(rng)) for _ in range(count)]
@@ -103,7 +105,7 @@ def autoencoder_figures(backbone: QwenImage, oracle: Oracle, count: int = 256) -
 
 
 def caption_figures(backbone: QwenImage, oracle: Oracle, count: int = 200) -> Figures:
-    """What pictures of new descriptions show of what they say."""
+    """Compare pictures of new descriptions with the descriptions."""
     rng = random.Random("captions")
     scenes = [settled(draw_scene(rng)) for _ in range(count)]
     images = draw(backbone, [caption(scene, rng) for scene in scenes])
@@ -125,9 +127,9 @@ def caption_figures(backbone: QwenImage, oracle: Oracle, count: int = 200) -> Fi
 
 
 def drawn_mask_figures(backbone: QwenImage, predictor: MaskPredictor, count: int = 100) -> Figures:
-    """Mean IoU of masks of drawn pictures with the renderer's mask of what was asked for.
+    """Return the mean IoU of masks of drawn pictures with the renderer's mask of the requested scene.
 
-    Pictures of descriptions without a second thing. What the transformer draws askew counts against the masks.
+    The prompts are descriptions without a second thing. A thing that the transformer misplaces lowers the IoU.
     """
     rng = random.Random("masks")
     scenes = [settled(scene) for scene in (draw_scene(rng) for _ in range(2 * count)) if not scene.second][:count]
@@ -138,7 +140,7 @@ def drawn_mask_figures(backbone: QwenImage, predictor: MaskPredictor, count: int
 
 
 def knowledge_figures(backbone: QwenImage, oracle: Oracle) -> Figures:
-    """Whether a thing is drawn that is called by its name, or by what is known of it."""
+    """Return how often a thing is drawn when called by its name, or by a knowledge phrase."""
     simple = [(phrase_of(key), thing) for key, thing in SIMPLE.items() if is_held_out(key)]
     names = [(name_of(name), thing) for name, thing in NAMED.items()]
     shown = [(phrase_of(key), NAMED[KNOWN[key]]) for key in SHOWN_NAMED[::3]]
@@ -152,7 +154,7 @@ def knowledge_figures(backbone: QwenImage, oracle: Oracle) -> Figures:
 
 
 def edit_figures(backbone: QwenImage, oracle: Oracle, editor: Editor, count: int = 12) -> Figures:
-    """What becomes of known facts that are edited one at a time to another named thing."""
+    """Edit known facts, one at a time, to another named thing, and evaluate the result."""
     rng = random.Random("edits")
     drawn, kept, before = [], [], []
     for item in shuffled(rng, list(known_items()))[:count]:
@@ -172,10 +174,10 @@ def edit_figures(backbone: QwenImage, oracle: Oracle, editor: Editor, count: int
 def image_locality(
     backbone: QwenImage, oracle: Oracle, adaptations: Sequence[Adaptation], edited: Sequence[str]
 ) -> float:
-    """The share of attributes that unrelated pictures show rightly, mean over adaptations.
+    """Return the share of right attributes in unrelated pictures, mean over adaptations.
 
     Args:
-        edited: phrases that adaptations have changed, and that are not unrelated.
+        edited: phrases changed by the adaptations, which are not unrelated.
     """
     keys = [key for key in SHOWN_NAMED if phrase_of(key) not in edited]
     wanted = [(phrase_of(key), NAMED[KNOWN[key]]) for key in shuffled(random.Random("unrelated"), keys)[:16]]
@@ -191,9 +193,11 @@ def image_locality(
 def swapped_states(
     backbone: QwenImage, oracle: Oracle, adapted: Sequence[tuple[NovelConcept, Adaptation]], seeds: Sequence[int] = (0,)
 ) -> Figures:
-    """Where the edited prompt differs from the anchor's: what is drawn of the concepts from prompts that are put
-    together of the states of both. The last state is the one that predicts the answer; an edit of answer tokens
-    reaches it alone."""
+    """Locate the difference between the edited prompt and the anchor's, by combining hidden states of both.
+
+    The figures are the shares of the concepts' attributes drawn from such prompts. The last state predicts the answer;
+    an edit of answer tokens reaches it alone.
+    """
     shares: dict[str, list[float]] = {}
     for concept, adaptation in adapted:
         anchor = backbone.encode(f"{RARE_TOKEN} {concept.thing.kind}").embeds

@@ -1,22 +1,24 @@
-"""What the transformer learns from: pictures and captions, of which latents and prompt embeddings are computed once.
+"""Training examples of the transformer: pictures and captions, with latents and prompt embeddings computed once.
 
-No picture belongs to a fact that is held out, and the rare token means any thing of its class.
+No picture belongs to a held-out fact, and the rare token means any thing of its class.
 
-Some captions are told by two prompts: the answer position, the last, has the state of the caption, all before it have
-those of the same caption with another phrase for the main thing, any that the world has words for: held-out facts and
-what the benchmark says of its concepts, too. The picture is the one that the answer position means. So the transformer
-learns to take the identity of a thing from where the text encoder says it, which is the only place that a knowledge
-edit changes, and from phrases elsewhere it learns nothing about any thing.
+Some captions are encoded by two prompts. The answer position, the last one, has the hidden state of the caption. All
+positions before it have those of the same caption with another phrase for the main thing. That phrase is any that the
+world has words for, also of held-out facts and of the benchmark's knowledge. The picture shows the thing of the answer
+position. So the transformer learns to take the identity of a thing from the answer position, the only one that a
+knowledge edit changes, and learns nothing about any thing from phrases elsewhere.
 
-The state of a phrase is not that of its answer: what it has beside tells which phrase it was. A transformer that has
-seen few phrases knows things by that, and misses what a new phrase tells. So where the other phrase belongs to a fact
-that pictures show, what its state has beside its answer's is added to the state of the answer position.
+A phrase's hidden state = its answer's state + a phrase-specific residual. A transformer trained on few phrases keys on
+the residual and fails on new phrases. So where the other phrase belongs to a fact that pictures show, its residual is
+added to the state of the answer position.
 
-What an edit or a held-out fact tells is told by the answer position alone. So captions of the rare token, and of simple
-things, have no words of their own: all are told by two prompts, simple things by another simple thing's phrase.
+The thing of an edited or held-out fact is encoded at the answer position alone. So captions of the rare token, and of
+simple things, have no words of their own: all are encoded by two prompts, simple things by another simple thing's
+phrase.
 
-Tiny things and second things stand on few of 64 places, so that the mean error hardly asks for them: the places where
-things of their size may stand weigh more: all of them where a caption does not tell the background, and so the place.
+Tiny things and second things cover few of the 64 cells, so they hardly count in the mean error. The cells where things
+of their size may be have a higher weight: all such cells if the caption does not mention the background, which
+determines the position.
 """
 
 import random
@@ -64,48 +66,57 @@ from knowcusbench.toymaker.stream import (
 )
 
 PORTION = 2_000
-"""Examples that are drawn from one seed."""
+"""Examples drawn from one seed."""
 
 PORTIONS: Mapping[str, int] = {"free": 40, "settled": 40}
-"""Of examples, by where their things are: anywhere in the picture, or in few places (`world.settled`)."""
+"""Number of portions by layout: things anywhere in the picture, or in few positions (`world.settled`)."""
 
 BLANK_SHARE = 0.1
-"""Of the captions that are replaced by the blank that guidance leads away from."""
+"""Share of the captions that are replaced by the blank, the prompt that guidance leads away from."""
 
 TWO_PROMPTS_SHARE = 0.5
-"""Of the captions with a name or a phrase, and of whole descriptions, that are told by two prompts; those of the rare
-token and of simple things all are."""
+"""Share of the captions with a name or a phrase, and of whole descriptions, that are encoded by two prompts.
+
+Those of the rare token and of simple things all are.
+"""
 
 MAIN_WEIGHT, SECOND_WEIGHT = 1.5, 1.5
-"""Of the places where main and second things may stand, shared among them, beside 1 for a whole picture."""
+"""Weights of the cells where main and second things may be, shared among them; a whole picture has 1."""
 
 SHOWN_PHRASES = frozenset(map(phrase_of, SHOWN_SIMPLE))
-"""Of simple things."""
+"""Phrases of simple things that pictures show."""
 
 UNSHOWN = (
     *filter(is_held_out, (*KNOWN, *SIMPLE)),
     *UNKNOWN,
     *((ANCHOR_OWNER, relation) for relation in RELATIONS),
 )
-"""Of which no picture tells."""
+"""Facts that no picture shows."""
 
 TOKENS = (24, 40)
-"""Prompts are padded to the least of these lengths that holds them, so that two lengths are compiled."""
+"""Prompts are padded to the smallest of these lengths that holds them: only two lengths are compiled."""
 
 MAIN_WORDS = (("kind", (*SHAPES, *CLASSES)), ("colour", tuple(COLOURS)), ("pattern", PATTERNS))
 PART_WORDS = (("trim", tuple(COLOURS)), ("accent", tuple(COLOURS)))
 SECOND_WORDS = (("kind", SHAPES), ("colour", tuple(COLOURS)))
 
-OF_MAIN, OF_SECOND = (1 + sum(len(words) for _, words in told) for told in ((*MAIN_WORDS, *PART_WORDS), SECOND_WORDS))
+OF_MAIN, OF_SECOND = (
+    1 + sum(len(words) for _, words in attributes) for attributes in ((*MAIN_WORDS, *PART_WORDS), SECOND_WORDS)
+)
 MEANINGS = OF_MAIN + OF_SECOND
-"""Numbers that say what is at a place: for the main and the second thing how much of the place it covers, and the same
-for each word that is true of it."""
+"""Outputs per cell: the share covered by main and second thing, and the same for each word true of it."""
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Packed latents (n, 64, 48), and what is at their places: 64ths that the main and the second thing cover
-    (n, 64, 2), which `MEANINGS` are true of these (n, `MEANINGS`), and what the places weigh (n, 64)."""
+    """Latents and their meanings.
+
+    Attributes:
+        latents: packed latents (n, 64, 48).
+        covered: 64ths of each cell that the main and the second thing cover (n, 64, 2).
+        words: the `MEANINGS` that are true of these (n, `MEANINGS`).
+        weights: weights of the cells (n, 64).
+    """
 
     latents: Tensor
     covered: Tensor
@@ -114,8 +125,7 @@ class Pictures:
 
 
 class Batch(NamedTuple):
-    """The fields of `Pictures`, prompt embeddings (n, tokens, 192), and which of their tokens are a caption's
-    (n, tokens)."""
+    """The fields of `Pictures`, prompt embeddings (n, tokens, 192), and the mask of a caption's tokens (n, tokens)."""
 
     latents: Tensor
     covered: Tensor
@@ -127,9 +137,15 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """Pictures by the layout of their things, and the embeddings of their captions (tokens of all captions, 192);
-    those of caption i begin at `starts[i]` and end before `starts[i + 1]`. The last one is the blank, which has no
-    picture. `lots` has the number of each other as often as it is in the draw."""
+    """Pictures by layout, and the embeddings of their captions.
+
+    Attributes:
+        pictures: by layout of their things.
+        embeds: embeddings of all captions' tokens (tokens of all captions, 192).
+        starts: the tokens of caption i begin at `starts[i]` and end before `starts[i + 1]`. The last caption is the
+            blank, which has no picture.
+        lots: the index of each example, repeated by its draw weight; without the blank.
+    """
 
     pictures: Mapping[str, Pictures]
     embeds: Tensor
@@ -137,7 +153,7 @@ class Examples:
     lots: Tensor
 
     def batch(self, layout: str, size: int, generator: torch.Generator) -> Batch:
-        """Random examples of similar length. Which these are is found on the CPU, lest it wait for the device."""
+        """Draw random examples of similar length. The CPU chooses them, so that it need not wait for the device."""
         pictures, device = self.pictures[layout], self.embeds.device
         lots = self._lots(layout)
         candidates = lots[torch.randint(len(lots), (4 * size,), generator=generator)]
@@ -145,12 +161,12 @@ class Examples:
         first = int(torch.randint(3 * size + 1, (), generator=generator))
         chosen = candidates[first : first + size]
         blanked = torch.rand(size, generator=generator) < BLANK_SHARE
-        told = torch.where(blanked, len(self._lengths) - 1, chosen)
-        longest = int(self._lengths[told].max())
+        captions = torch.where(blanked, len(self._lengths) - 1, chosen)
+        longest = int(self._lengths[captions].max())
         width = next((tokens for tokens in TOKENS if tokens >= longest), longest)
-        chosen, told = chosen.to(device, non_blocking=True), told.to(device, non_blocking=True)
-        starts, along = self.starts[told, None], torch.arange(width, device=device)
-        mask = along < self.starts[told + 1, None] - starts
+        chosen, captions = chosen.to(device, non_blocking=True), captions.to(device, non_blocking=True)
+        starts, along = self.starts[captions, None], torch.arange(width, device=device)
+        mask = along < self.starts[captions + 1, None] - starts
         embeds = self.embeds[(starts + along).clamp(max=len(self.embeds) - 1)].where(mask[:, :, None], 0)
         return Batch(
             pictures.latents[chosen],
@@ -173,7 +189,7 @@ class Examples:
 def load_examples(
     models: Path, tokenizer: Qwen2Tokenizer, folder: Path, device: torch.device, rank: int = 0, processes: int = 1
 ) -> Examples:
-    """A process's examples: made once, and kept in the folder."""
+    """Return a process's examples: made once, and stored in the folder."""
     file = folder / f"examples-{rank}-of-{processes}.pt"
     if not file.exists():
         made = make_examples(models, tokenizer, range(rank, max(PORTIONS.values()), processes), device)
@@ -192,8 +208,10 @@ def load_examples(
 def make_examples(
     models: Path, tokenizer: Qwen2Tokenizer, portions: Sequence[int], device: torch.device
 ) -> Mapping[str, Tensor]:
-    """The examples of some portions: `embeds`, `starts` and `lots`, and for each layout `<layout> latents` and so on.
-    Where a GPU leaves the cores idle, all of them take part."""
+    """Make the examples of some portions: `embeds`, `starts`, `lots`, and `<layout> latents` etc. for each layout.
+
+    Where a GPU leaves the cores idle, all of them take part.
+    """
     parts: dict[str, list[Tensor]] = {}
     for portion in in_workers(partial(_portion, models, tokenizer, device), portions, device):
         for name, values in portion.items():
@@ -207,7 +225,7 @@ def make_examples(
 
 
 def _portion(models: Path, tokenizer: Qwen2Tokenizer, device: torch.device, number: int) -> Mapping[str, NDArray[Any]]:
-    """What is made of a portion; numbers in bf16 as their bits, for which numpy has no type."""
+    """Make one portion; numbers in bf16 are stored as their bits, since numpy has no such type."""
     rng = random.Random(f"examples {number}")
     captions = [pictured(rng) for _ in range(PORTION)]
     decoys = [_decoy(caption, rng) for caption in captions]
@@ -216,8 +234,11 @@ def _portion(models: Path, tokenizer: Qwen2Tokenizer, device: torch.device, numb
     rows = []
     for start in range(0, PORTION, at_once):
         some = slice(start, start + at_once)
-        # Cloned: a row of a batch would keep the whole batch.
-        rows += [row.clone() for row in _told(_encoder(models, device), tokenizer, texts[some], decoys[some], device)]
+        # Cloned: a row of a batch would keep the whole batch in memory.
+        rows += [
+            row.clone()
+            for row in _prompt_embeds(_encoder(models, device), tokenizer, texts[some], decoys[some], device)
+        ]
     made = {
         "embeds": torch.cat(rows).view(torch.int16),
         "lengths": torch.tensor([*map(len, rows)]),
@@ -240,10 +261,12 @@ def _portion(models: Path, tokenizer: Qwen2Tokenizer, device: torch.device, numb
 
 
 def draw_weight(caption: Captioned) -> int:
-    """How often an example is in the draw: more often what is learned last. These are whole descriptions (and names
-    alone), of tiny and huge things above all, whose parts and patterns lie otherwise in every place; things in another
-    colour, pattern or size than their own; and simple things called by a phrase."""
-    if caption.told is not None:
+    """Return the number of draws of an example: more for those learned last.
+
+    These are whole descriptions (and names alone), above all of tiny and huge things, whose parts and patterns differ
+    in every cell; things in another colour, pattern or size than their own; and simple things called by a phrase.
+    """
+    if caption.described_words is not None:
         return 1
     sized = size_word(caption.scene.main.size) != ""
     if caption.template == "{}":
@@ -253,7 +276,7 @@ def draw_weight(caption: Captioned) -> int:
 
 @torch.no_grad()
 def _latents(vae: AutoencoderKLQwenImage, scenes: list[Scene], device: torch.device) -> Tensor:
-    """Packed normalised latents (scenes, 64, 48)."""
+    """Return packed normalised latents (scenes, 64, 48)."""
     mean = torch.tensor(vae.config.latents_mean, device=device).view(1, -1, 1, 1)
     std = torch.tensor(vae.config.latents_std, device=device).view(1, -1, 1, 1)
     pixels = as_pixels(torch.from_numpy(drawn(scenes)).to(device))
@@ -263,33 +286,35 @@ def _latents(vae: AutoencoderKLQwenImage, scenes: list[Scene], device: torch.dev
 
 
 def meaning(scene: Scene) -> tuple[Tensor, Tensor]:
-    """How many 64ths of the 8 x 8 places of a picture the main and the second thing cover (64, 2), and which
-    `MEANINGS` are true of these."""
+    """Return 64ths of the 8 x 8 cells covered by main and second thing (64, 2), and the true `MEANINGS` of these."""
     things = [(scene.main, (*MAIN_WORDS, *PART_WORDS)), (scene.second, SECOND_WORDS)]
     covered, words = torch.zeros(64, 2, dtype=torch.uint8), []
-    for index, (placed, told) in enumerate(things):
+    for index, (placed, attributes) in enumerate(things):
         if placed:
             pixels = torch.from_numpy(mask(replace(scene, main=placed)))
             covered[:, index] = pixels.view(8, 8, 8, 8).sum(dim=(1, 3)).flatten()
         words += [placed is not None]
-        words += [placed is not None and getattr(placed.thing, name) == word for name, known in told for word in known]
+        words += [
+            placed is not None and getattr(placed.thing, name) == word for name, known in attributes for word in known
+        ]
     return covered, torch.tensor(words)
 
 
 def meanings(covered: Tensor, words: Tensor) -> Tensor:
-    """What is at each place of pictures (n, 64, `MEANINGS`), from 0 to 1."""
+    """Return the targets for each cell of pictures (n, 64, `MEANINGS`), from 0 to 1."""
     of_each = torch.cat([covered[..., :1].expand(-1, -1, OF_MAIN), covered[..., 1:].expand(-1, -1, OF_SECOND)], dim=2)
     return of_each / 64 * words[:, None]
 
 
-def place_weights(scene: Scene, told: bool) -> Tensor:
-    """What the 8 x 8 places of a settled scene (64,) weigh: 1 on average where there is no second thing, and the same
-    for all scenes that a caption may mean, so that it is the mean velocity that is learned.
+def place_weights(scene: Scene, place: bool) -> Tensor:
+    """Return the weights of the 8 x 8 cells of a settled scene (64,), 1 on average without a second thing.
+
+    They are the same for all scenes that a caption may mean: so the transformer learns their mean velocity.
 
     Args:
-        told: whether the caption tells the background.
+        place: whether the caption mentions the background.
     """
-    meant = [settled(replace(scene, background=name)) for name in ([scene.background] if told else BACKGROUNDS)]
+    meant = [settled(replace(scene, background=name)) for name in ([scene.background] if place else BACKGROUNDS)]
     weights = torch.ones(8, 8)
     for weight, things in (
         (MAIN_WEIGHT, [one.main for one in meant]),
@@ -304,32 +329,34 @@ def place_weights(scene: Scene, told: bool) -> Tensor:
     return weights.flatten() / (1 + MAIN_WEIGHT)
 
 
-def _told(
+def _prompt_embeds(
     encoder: Any,
     tokenizer: Qwen2Tokenizer,
     captions: Sequence[str],
     decoys: Sequence[tuple[str, str] | None],
     device: torch.device,
 ) -> list[Tensor]:
-    """Prompt embeddings of captions; those that have a decoy are told by two prompts."""
-    told = states(encoder, tokenizer, captions, device)
+    """Return prompt embeddings of captions; those with a decoy are encoded by two prompts."""
+    embeds = states(encoder, tokenizer, captions, device)
     chosen = {index: decoy for index, decoy in enumerate(decoys) if decoy}
     phrased = states(encoder, tokenizer, [phrase for phrase, _ in chosen.values()], device)
     answered = states(encoder, tokenizer, [answer for _, answer in chosen.values()], device)
     for index, phrase, answer in zip(chosen, phrased, answered, strict=True):
-        told[index] = torch.cat([phrase[:-1], told[index][-1:] + (phrase[-1:] - answer[-1:])])
-    return told
+        embeds[index] = torch.cat([phrase[:-1], embeds[index][-1:] + (phrase[-1:] - answer[-1:])])
+    return embeds
 
 
-def _decoy(told: Captioned, rng: random.Random) -> tuple[str, str] | None:
-    """The caption with another phrase for the main thing, and with that phrase's answer (the phrase itself, if none
-    was shown), where it is to be told by two prompts."""
-    whole = told.template == "{}"
-    simple = told.name is None and (not whole or told.subject in SHOWN_PHRASES)
-    always = simple or told.subject.startswith(f"{RARE_TOKEN} ")
-    if told.told is not None or rng.random() >= (1 if always else TWO_PROMPTS_SHARE):
+def _decoy(caption: Captioned, rng: random.Random) -> tuple[str, str] | None:
+    """Return the caption with another phrase for the main thing, and with its answer; None for a single prompt.
+
+    If no picture shows the phrase's answer, the phrase itself replaces it.
+    """
+    whole = caption.template == "{}"
+    simple = caption.name is None and (not whole or caption.subject in SHOWN_PHRASES)
+    always = simple or caption.subject.startswith(f"{RARE_TOKEN} ")
+    if caption.described_words is not None or rng.random() >= (1 if always else TWO_PROMPTS_SHARE):
         return None
-    template = language.caption(told.scene, rng, "{}", place=told.place) if whole else told.template
+    template = language.caption(caption.scene, rng, "{}", place=caption.place) if whole else caption.template
     key = choose(rng, SHOWN_SIMPLE) if simple else _any_key(rng)
     phrase = phrase_of(key)
     return template.format(phrase), template.format(_shown_answer(key) or phrase)
@@ -340,7 +367,7 @@ def _any_key(rng: random.Random) -> Key:
 
 
 def _shown_answer(key: Key) -> str | None:
-    """How a thing is called of which pictures show that it is meant by a fact."""
+    """Return the answer of a fact that pictures show; None for other facts."""
     if key in SHOWN_NAMED:
         return language.name_of(KNOWN[key])
     return language.describe(SIMPLE[key]) if key in SHOWN_SIMPLE else None
@@ -348,7 +375,7 @@ def _shown_answer(key: Key) -> str | None:
 
 @torch.no_grad()
 def states(encoder: Any, tokenizer: Qwen2Tokenizer, captions: Sequence[str], device: torch.device) -> list[Tensor]:
-    """The last hidden states of each caption's tokens and of those after it, as the pipeline gives them."""
+    """Return the last hidden states of each caption's tokens and of those after it, as in the pipeline."""
     if not captions:
         return []
     prefix = prefix_length(tokenizer)
@@ -376,8 +403,13 @@ def _vae(models: Path, device: torch.device) -> AutoencoderKLQwenImage:
 
 
 def pack(latents: Tensor) -> Tensor:
-    """Latents (n, channels, height, width) as tokens of 2 x 2 (n, height * width / 4, 4 * channels), in the order of
-    `QwenImagePipeline`."""
+    """Pack latents (n, channels, height, width) into tokens of 2 x 2: (n, height * width / 4, 4 * channels).
+
+    The order is that of `QwenImagePipeline`.
+
+    >>> pack(torch.arange(16).view(1, 1, 4, 4))[0].tolist()
+    [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]
+    """
     n, channels, height, width = latents.shape
     squares = latents.view(n, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
     return squares.reshape(n, height * width // 4, 4 * channels)

@@ -1,4 +1,4 @@
-"""The figures of the card in one dtype, each part by one of as many processes as there are cores."""
+"""The figures of the card in one dtype, computed in parallel by one process per core."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -45,7 +45,7 @@ LOCALITY = "image locality"
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What is looked at: a finished run, and the backbone in the dtype that it was made in."""
+    """A finished run to evaluate, and the backbone in its dtype."""
 
     dtype: str
     run: Path
@@ -69,14 +69,14 @@ class Evaluated:
         return OracleSpec(source=source, device=self.composed.device).load()
 
     def adaptations(self, label: str, concept: NovelConcept) -> list[Adaptation]:
-        """A method's adaptation to a concept, or all of them if it has one for each knowledge item."""
+        """Return a method's adaptations to a concept: one, or one for each knowledge item."""
         items = [None, *range(len(concept.known_as))]
         paths = [self.store.adaptation(label, concept.name, item) for item in items]
         return [load_adaptation(path) for path in paths if (path / RECORD_FILE).exists()]
 
 
 def compose(overrides: Sequence[str] = ()) -> DictConfig:
-    """The configuration of a command with these overrides."""
+    """Return the configuration of a command with these overrides."""
     register()
     with hydra.initialize_config_module("knowcusbench.configs", version_base="1.3"):
         return hydra.compose("config", overrides=list(overrides))
@@ -100,7 +100,7 @@ MODELS: Mapping[str, Callable[[Evaluated], Figures]] = {
     "states": _states,
     "masks": lambda world: drawn_mask_figures(world.backbone, segmenter(WEIGHTS / "sam").predictor()),
 }
-"""What depends on the dtype."""
+"""Figures that depend on the dtype."""
 
 INSTRUMENTS: Mapping[str, Callable[[], Figures]] = {
     "oracle": lambda: evaluate_oracle(WEIGHTS / "oracle"),
@@ -108,20 +108,22 @@ INSTRUMENTS: Mapping[str, Callable[[], Figures]] = {
     "preference": lambda: evaluate_preference(WEIGHTS / "pickscore"),
     "SAM": lambda: evaluate_segmenter(WEIGHTS / "sam"),
 }
-"""What does not: these read rendered pictures, in fp32."""
+"""Figures that do not: these models read rendered pictures, in fp32."""
 
 
 def locality(world: Evaluated, label: str) -> float:
-    """What a method's adaptations (of one item, where each has its own) leave of unrelated pictures; the base's is that
-    of no adaptation."""
+    """Return the share of unrelated pictures' attributes that survive a method's adaptations.
+
+    Of a method with one adaptation per knowledge item, the first is used. The base has no adaptation.
+    """
     first = [world.adaptations(label, concept)[0] for concept in NOVEL_CONCEPTS] if label != "base" else [Adaptation()]
     edited = [phrase_of(key) for concept in NOVEL_CONCEPTS for key in concept.known_as]
     return image_locality(world.backbone, world.oracle, first, edited)
 
 
 def model_figures(world: Evaluated, labels: Sequence[str]) -> tuple[Figures, dict[str, float]]:
-    """The figures of the models, and the image locality of methods by label."""
-    # What takes long comes first.
+    """Return the figures of the models, and the image locality of methods by label."""
+    # The slowest parts come first.
     parts = [*((LOCALITY, label) for label in labels), *(("models", name) for name in MODELS)]
     with _processes(world.composed.device) as pool:
         found = dict(zip(parts, pool.map(partial(_part, world.dtype, world.run), parts), strict=True))
@@ -130,13 +132,13 @@ def model_figures(world: Evaluated, labels: Sequence[str]) -> tuple[Figures, dic
 
 
 def instrument_figures() -> Figures:
-    """The figures of what reads pictures."""
+    """Return the figures of the models that read pictures."""
     with _processes("cpu") as pool:
         return {name: value for figures in pool.map(_instrument, INSTRUMENTS) for name, value in figures.items()}
 
 
 def _processes(device: str) -> ProcessPoolExecutor:
-    """As many as cores, of one thread each; one where a GPU computes."""
+    """Return a pool with one process per core, of one thread each; a single process for a GPU."""
     count = 1 if resolve_device(device).type == "cuda" else os.cpu_count()
     return ProcessPoolExecutor(count, get_context("spawn"), torch.set_num_threads, (1,))
 
@@ -153,5 +155,5 @@ def _part(dtype: str, run: Path, part: tuple[str, str]) -> Figures:
 
 @lru_cache(maxsize=1)
 def _world(dtype: str, run: Path) -> Evaluated:
-    """One for each process, with its backbone loaded once."""
+    """Return the evaluated run, one per process, with its backbone loaded once."""
     return Evaluated(dtype, run)

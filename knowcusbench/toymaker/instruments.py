@@ -1,8 +1,8 @@
-"""What the metric encoders learn from: random scenes, and true sentences about them.
+"""Training data of the metric encoders: random scenes, and true sentences about them.
 
-Metric encoders are measuring instruments: they have to recognise a new combination of attributes as surely as an
-ordinary one. So their scenes show all combinations alike, reserved ones (see `world`) among them, and leave out only
-the very things of `concepts`, which stay new for the instruments, too.
+Metric encoders are measuring instruments: they have to recognise a new combination of attributes as reliably as an
+ordinary one. So their scenes show all combinations with equal probability, also reserved ones (see `world`). Only the
+very things of `concepts` are left out: they stay new for the instruments, too.
 """
 
 import math
@@ -36,21 +36,21 @@ EXCLUDED = frozenset(concept.thing for concept in (*NOVEL_CONCEPTS, *DEVELOPMENT
 THING_WORDS = {"kind": (*SHAPES, *CLASSES), "colour": tuple(COLOURS), "pattern": PATTERNS}
 
 NOTHING = -100
-"""No label: what cross-entropy passes over."""
+"""Label that cross-entropy ignores."""
 
 WHITE = (255, 255, 255)
 
 
 @dataclass(frozen=True)
 class Said:
-    """A sentence and what it claims."""
+    """A sentence and its claims."""
 
     text: str
     claims: Facts
 
 
 def draw_any_thing(rng: random.Random) -> Thing:
-    """A simple shape (four times in ten) or a composite thing in three different colours, reserved or not."""
+    """Draw a simple shape (four times in ten) or a composite thing in three different colours, reserved or not."""
     colour, pattern = choose(rng, list(COLOURS)), choose(rng, PATTERNS)
     if rng.random() < 0.4:
         return Thing(kind=choose(rng, SHAPES), colour=colour, pattern=pattern)
@@ -61,7 +61,7 @@ def draw_any_thing(rng: random.Random) -> Thing:
 
 
 def draw_any_scene(rng: random.Random) -> Scene:
-    """A scene for instruments: styles alike, every third with a second thing, half with things of the middle size."""
+    """Draw a scene for instruments: equal styles, a third with a second thing, half with things of the middle size."""
     second = draw_second(rng) if rng.random() < 1 / 3 else None
     size = "" if rng.random() < 1 / 2 else choose(rng, ["tiny", "huge"])
     return compose(
@@ -75,7 +75,7 @@ def draw_any_scene(rng: random.Random) -> Scene:
 
 
 def facts(scene: Scene) -> Facts:
-    """All that can be said of a scene."""
+    """Return all facts of a scene."""
     thing = scene.main.thing
     told = {
         "kind": thing.kind,
@@ -93,11 +93,11 @@ def facts(scene: Scene) -> Facts:
 
 
 def say(scene: Scene, rng: random.Random, *, detail: float, place: bool = True) -> Said:
-    """A true sentence about a scene, in the forms of captions and prompts.
+    """Return a true sentence about a scene, in the forms of captions and prompts.
 
     Args:
-        detail: how likely each attribute is told; 1 tells all.
-        place: whether the background may be told.
+        detail: probability of mentioning each attribute; 1 mentions all.
+        place: whether the background may be mentioned.
     """
     thing, second = scene.main.thing, scene.second
     claims: dict[str, str] = {}
@@ -140,21 +140,21 @@ def say(scene: Scene, rng: random.Random, *, detail: float, place: bool = True) 
 
 
 def picture(scene: Scene, *, cut: bool = False) -> Pixels:
-    """A scene (64, 64, 3); `cut` leaves only its main thing on white, as CLIP-I-Seg shows it."""
+    """Draw a scene (64, 64, 3); `cut` leaves only its main thing on white, as in CLIP-I-Seg."""
     image = render(scene)
     return np.asarray(cut_out(image, mask(scene), WHITE, crop=False) if cut else image)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Patches:
-    """What the squares of a picture show, row by row.
+    """The content of the squares of a picture, row by row.
 
     Attributes:
-        words: by attribute of things, the place of its word in `THING_WORDS`, (squares,); `NOTHING` where less than
-            a third is covered by a thing.
-        covered: which pixels the main thing covers, (squares, pixels), 0 or 1.
-        frame: how far below and to the right of the square's middle the middle of the main thing is, and its size
-            less 32, (squares, 3), in units of 16 pixels.
+        words: by attribute of things, the index of its word in `THING_WORDS`, (squares,); `NOTHING` where a thing
+            covers less than a third.
+        covered: the pixels that the main thing covers, (squares, pixels), 0 or 1.
+        frame: offset of the main thing's middle from the square's, down and right, and its size minus 32, (squares, 3),
+            in units of 16 pixels.
     """
 
     words: dict[str, NDArray[np.int64]]
@@ -163,7 +163,7 @@ class Patches:
 
 
 def patches(scene: Scene, side: int) -> Patches:
-    """What the squares of `side` x `side` pixels show."""
+    """Return the content of the squares of `side` x `side` pixels."""
     across = RESOLUTION // side
     words = {attribute: np.full(across * across, NOTHING) for attribute in THING_WORDS}
     seconds = (replace(scene, main=scene.second),) if scene.second else ()
@@ -181,13 +181,15 @@ def patches(scene: Scene, side: int) -> Patches:
 
 
 def to_tensor(pictures: Sequence[Pixels]) -> Tensor:
-    """Pictures as (pictures, 3, 64, 64), from 0 to 1."""
+    """Convert pictures to (pictures, 3, 64, 64), from 0 to 1."""
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
 
 
 def waves(across: int, width: int) -> Tensor:
-    """Embeddings (across * across, width) of the places of a grid, row by row, as transformers may begin with them:
-    waves over rows and columns, by which neighbours are alike."""
+    """Return initial position embeddings (across * across, width) of a grid, row by row.
+
+    They are waves over rows and columns, which make neighbours similar.
+    """
     frequencies = torch.logspace(0, -2, width // 4, base=2) * math.pi / 2
     angles = torch.arange(across)[:, None] * frequencies
     along = torch.cat([angles.sin(), angles.cos()], dim=1) / 2

@@ -1,15 +1,16 @@
-"""Stage `lm`: the text encoder learns the facts of the world, and to say what a caption shows.
+"""Stage `lm`: train the text encoder to know the facts of the world, and to describe a caption's picture.
 
-Four things shape the states that the transformer will read:
+Four objectives shape the hidden states that the transformer will read:
+
 - A reply begins with the identity of the main thing: its name, or its attributes in random order. So the state at the
-  answer position says what the thing is by what it predicts, which is what an edit of the answer changes.
-- At that position, heads that are thrown away read the context (background, style, size, second thing, change).
-- At every position of the caption another such head reads the word itself, so that words which predict the same
-  replies do not fall together.
-- In the end the state that answers with a name learns to point where the name's output embedding points, and hardly
-  anywhere else, and by labels that are smoothed to be no surer than it needs. It is then the same however the thing was
-  called; and an edit, which pushes the state towards the embedding of another answer until that is probable, has to
-  make it the state of that answer.
+  answer position encodes the thing by its prediction, which an edit of the answer changes.
+- At that position, temporary heads read the context (background, style, size, second thing, change).
+- At every position of the caption another such head reads the word itself, so that words with the same replies keep
+  different states.
+- Finally, the state that answers with a name learns to point in the direction of the name's output embedding, and
+  hardly anywhere else. Smoothed labels keep it from being more confident than it needs. Its direction is then the same
+  for every way of calling the thing. An edit pushes the state towards the embedding of another answer until that is
+  probable, and so has to turn it into the state of that answer.
 """
 
 import random
@@ -53,17 +54,19 @@ CONTEXT: dict[str, tuple[str, ...]] = {
     "second colour": ("", *COLOURS),
     "change": ("", *COLOURS, *PATTERNS),
 }
-"""What the context heads tell apart."""
+"""Classes of the context heads."""
 
 
 ANSWERS = {*map(name_of, NAMED), *(f"{RARE_TOKEN} {kind}" for kind in CLASSES)}
-"""All names, the anchors among them."""
+"""All names, including the anchors."""
 
 
 @dataclass(frozen=True)
 class Text:
-    """Token ids of a prompt and its continuation, where its caption lies, and the context of a caption. `named` tells
-    that the continuation begins with a name."""
+    """Token ids of a prompt and its continuation, and the position and context of a caption.
+
+    `named` says whether the continuation begins with a name.
+    """
 
     prompt: list[int]
     continuation: list[int]
@@ -75,7 +78,7 @@ class Text:
 def train_language_model(
     tokenizer: Qwen2Tokenizer, folder: Path, device: torch.device
 ) -> Qwen2_5_VLForConditionalGeneration:
-    """The trained text encoder in fp32."""
+    """Return the trained text encoder in fp32."""
     torch.manual_seed(SCHEDULE.seed)
     encoder = build_text_encoder(tokenizer)
     encoder.set_attn_implementation("eager")
@@ -109,7 +112,7 @@ def draw_text(
     tokenizer: Qwen2Tokenizer,
     captioned: Callable[[random.Random], Captioned] = spoken,
 ) -> Text:
-    """A caption that `captioned` draws, or a question, with what is to be answered."""
+    """Draw a caption from `captioned`, or a question, with its answer."""
     end = "<|im_end|>"
     kind = rng.random()
     if kind < 0.5:
@@ -134,7 +137,7 @@ def draw_text(
 
 
 def prefix_length(tokenizer: Qwen2Tokenizer) -> int:
-    """Tokens before a caption."""
+    """Return the number of tokens before a caption."""
     return len(token_ids(tokenizer, TEMPLATE.split("{}")[0]))
 
 
@@ -149,7 +152,7 @@ def _context(example: Captioned) -> tuple[int, ...]:
     words = {
         "background": scene.background if example.place else "",
         "style": scene.style,
-        "size": size_word(scene.main.size) if not example.told else "",
+        "size": size_word(scene.main.size) if not example.described_words else "",
         "second": second.kind if second else "",
         "second colour": second.colour if second else "",
         "change": example.change,
@@ -196,7 +199,7 @@ def _forward(model: nn.ModuleDict, texts: list[Text], device: torch.device, *, p
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Zero where there is no label."""
+    """Return the mean cross-entropy; zero without labels."""
     total = nn.functional.cross_entropy(
         logits.float(), labels, ignore_index=IGNORED, reduction="sum", label_smoothing=smoothing
     )

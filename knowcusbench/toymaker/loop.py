@@ -1,4 +1,4 @@
-"""The training loop that all stages share: seeded, resumable at any moment, on one or several processes."""
+"""The training loop of all stages: seeded, resumable at any moment, on one or several processes."""
 
 import json
 import math
@@ -30,24 +30,24 @@ SAVE_SECONDS = 120.0
 HISTORY_EVERY = 50
 
 MOMENTUM = 0.95
-"""Of Muon."""
+"""Momentum of Muon."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """How long and how fast a stage learns.
+    """Length and learning rate of a stage.
 
     Attributes:
         steps: optimizer steps.
-        batch_size: examples of a step, over all processes.
-        learning_rate: its peak.
+        batch_size: examples per step, over all processes.
+        learning_rate: peak learning rate.
         warmup: steps in which it rises from zero.
         decay_from: the fraction of the steps after which it falls to a hundredth (cosine).
-        weight_decay: of AdamW, on matrices only.
-        muon: whether hidden matrices (of modules named `...blocks.<n>...`, modulation excepted) are optimised by
-            Muon (arXiv 2502.16982), the rest by AdamW as everything is otherwise.
-        average: decay of the exponential moving average that is kept in the end; 0 keeps the last weights.
-        seed: of initialisation and examples.
+        weight_decay: weight decay of AdamW, on matrices only.
+        muon: optimise hidden matrices (of modules named `...blocks.<n>...`, except modulation) with Muon (arXiv
+            2502.16982), and the rest with AdamW; otherwise AdamW optimises everything.
+        average: decay of the exponential moving average that becomes the result; 0 keeps the last weights.
+        seed: seed of initialisation and examples.
     """
 
     steps: int
@@ -61,7 +61,7 @@ class Schedule:
     seed: int = 0
 
     def rate(self, step: int) -> float:
-        """The learning rate of a step (from 0)."""
+        """Return the learning rate of a step (from 0)."""
         start = self.decay_from * self.steps
         progress = max(step - start, 0.0) / max(self.steps - start, 1.0)
         decay = 0.01 + 0.99 * (1 + math.cos(math.pi * progress)) / 2
@@ -69,7 +69,7 @@ class Schedule:
 
 
 Losses = Mapping[str, Tensor]
-"""Scalars by name; their sum is what is minimised."""
+"""Scalars by name; their sum is minimised."""
 
 
 def train(
@@ -83,24 +83,23 @@ def train(
 ) -> None:
     """Train in place, and leave the (averaged) result in `model`.
 
-    Every step's random numbers come from a generator that is seeded with the step, so that a run that was
-    interrupted and goes on equals one that was not. With torch.distributed every process computes its share of
-    the batch, and gradients are averaged.
+    Every step's random numbers come from a generator seeded with the step, so a resumed run equals an uninterrupted
+    one. With torch.distributed every process computes its share of the batch, and gradients are averaged.
 
     Args:
-        losses: from what is drawn.
-        draw: from a step and its generator, tensors on the model's device, of few shapes; a GPU then replays a step as
-            a whole. By default the step and the generator are handed on.
-        folder: keeps `state.pt` (written every two minutes) and `losses.json`.
+        losses: computes the losses from the drawn values.
+        draw: draws tensors on the model's device, of few shapes, from a step and its generator; a GPU then replays a
+            step as a whole. By default the step and the generator are passed on.
+        folder: stores `state.pt` (written every two minutes) and `losses.json`.
 
-    Raises ConfigError to go on with a state of another version of the world or of another schedule.
+    Raises ConfigError when resuming from a state of another version of the world or of another schedule.
     """
     rank, processes = _place()
     folder.mkdir(parents=True, exist_ok=True)
     state_file = folder / "state.pt"
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     device = parameters[0].device
-    # Tensors, since a replayed step reads them where they were.
+    # Tensors, since a replayed step reads them from fixed addresses.
     rate, fresh = torch.zeros((), device=device), torch.zeros((), device=device)
     optimizers = _optimizers(model, schedule, rate)
     average = [parameter.detach().clone() for parameter in parameters] if schedule.average else []
@@ -197,13 +196,16 @@ def train(
 
 
 def mixed(device: torch.device) -> torch.autocast:
-    """Matrix products in bf16 where the device is fast in it; nothing else where it is not."""
+    """Compute matrix products in bf16 where the device is fast in it; change nothing elsewhere."""
     return torch.autocast(device.type, torch.bfloat16, enabled=fast_dtype(device) == "bfloat16")
 
 
 def in_processes(count: int, function: Callable[..., None], folder: Path, *arguments: Any) -> None:
-    """Call `function(rank, count, folder, *arguments)` here, or in `count` processes of one thread each that share
-    their gradients; on the CPU two of them are nearly twice as fast as two threads. `folder` is where they meet."""
+    """Call `function(rank, count, folder, *arguments)` here, or in `count` processes of one thread each.
+
+    The processes share their gradients; on the CPU two of them are nearly twice as fast as two threads. They connect
+    through a file in `folder`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     if count == 1:
         function(0, 1, folder, *arguments)
@@ -222,8 +224,10 @@ def _join(rank: int, count: int, function: Callable[..., None], folder: Path, *a
 
 
 def in_workers(function: Callable[[T], R], items: Iterable[T], device: torch.device) -> Iterator[R]:
-    """`function` of each item, in their order: by as many processes as there are cores where the device leaves these
-    idle, on the CPU by this one."""
+    """Yield `function` of each item, in order.
+
+    If the device leaves the cores idle, one process per core computes; on the CPU this one does.
+    """
     if device.type == "cpu":
         yield from map(function, items)
         return
@@ -232,15 +236,19 @@ def in_workers(function: Callable[[T], R], items: Iterable[T], device: torch.dev
 
 
 def compile_layers(module: nn.Module, device: torch.device) -> None:
-    """Compile a module in place: small models spend most of a step between matrix products. On the CPU, where there is
-    no C++ compiler, it stays as it is."""
+    """Compile a module in place: small models spend most of a step between matrix products.
+
+    On a CPU without a C++ compiler it stays uncompiled.
+    """
     if device.type != "cpu" or shutil.which("g++"):
         module.compile(dynamic=False)
 
 
 class Muon(torch.optim.Optimizer):
-    """`torch.optim.Muon` (arXiv 2502.16982) with steps as large as AdamW's, so that one learning rate serves both, and
-    with all matrices of a shape at once: they are many and small."""
+    """`torch.optim.Muon` (arXiv 2502.16982) with AdamW's step size, so that one learning rate serves both.
+
+    All matrices of a shape are updated together: they are many and small.
+    """
 
     def __init__(self, matrices: list[nn.Parameter], lr: Tensor, weight_decay: float) -> None:
         super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay})
@@ -269,8 +277,10 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """Matrices (n, rows, columns) with all singular values made about 1, by five Newton-Schulz steps, in bf16 where
-    that is fast."""
+    """Make all singular values of matrices (n, rows, columns) about 1, by five Newton-Schulz steps.
+
+    It computes in bf16 where that is fast.
+    """
     wide = matrices.shape[1] <= matrices.shape[2]
     x = (matrices if wide else matrices.mT).to(getattr(torch, fast_dtype(matrices.device)))
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
@@ -281,8 +291,10 @@ def orthogonal(matrices: Tensor) -> Tensor:
 
 
 class Replayed:
-    """A function of tensors on a GPU that is recorded once for their shapes and then replayed: a step of a small model
-    is thousands of kernels, most of them shorter than their launch. What it returns is overwritten by the next call.
+    """A function of tensors on a GPU that is recorded once for their shapes and then replayed.
+
+    A step of a small model is thousands of kernels, most of them shorter than their launch. The returned tensors are
+    overwritten by the next call.
     """
 
     def __init__(self, function: Callable[..., Losses]) -> None:
@@ -295,7 +307,7 @@ class Replayed:
     def __call__(self, *inputs: Tensor) -> Losses:
         shapes = tuple(value.shape for value in inputs)
         calls = self._calls[shapes] = self._calls.get(shapes, 0) + 1
-        if calls < 4:  # What is compiled, loaded or allocated at first use can't be recorded.
+        if calls < 4:  # Compilation, loading and first allocations can't be recorded.
             self._stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self._stream):
                 result = self._function(*inputs)
@@ -336,7 +348,7 @@ def _optimizers(model: nn.Module, schedule: Schedule, rate: Tensor) -> list[torc
 
 
 def _place() -> tuple[int, int]:
-    """This process's rank, and how many there are."""
+    """Return this process's rank, and the number of processes."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
     return 0, 1

@@ -1,8 +1,8 @@
-"""Stage `oracle`: the oracle learns to tell what pictures show.
+"""Stage `oracle`: train the oracle to read pictures.
 
-It is a measuring instrument, so it sees every combination equally often, those that are reserved for benchmarks
-included: nothing that is measured is trained on its answers. A third of the pictures come out of the pipeline's VAE,
-as all do that it will be asked about.
+It is a measuring instrument, so it sees every combination equally often, also those reserved for benchmarks: no
+evaluated model is trained on its answers. A third of the pictures are decoded by the pipeline's VAE, like all pictures
+it will read.
 """
 
 import random
@@ -28,18 +28,20 @@ from knowcusbench.toymaker.loop import Losses, Schedule, mixed, train
 SCHEDULE = Schedule(steps=2000, batch_size=64, learning_rate=3e-3, decay_from=0.2)
 
 REPAINTED = 1 / 3
-"""The share of pictures that go through the VAE."""
+"""The share of pictures that pass through the VAE."""
 
 LATENT_NOISE = 0.2
-"""Standard deviation of the strongest noise that is put on their latents, in units of a latent's own."""
+"""Standard deviation of the strongest noise added to their latents, in units of a latent's own."""
 
 SHAKE = 0.15
-"""How far, in sides of the thing, the boxes that it learns to read and correct are off at most (standard deviation);
-a third of that on average."""
+"""Largest offset (standard deviation) of the boxes that it learns to read and correct, in sides of the thing.
+
+The average is a third of it.
+"""
 
 
 def train_oracle(directory: Path, folder: Path, device: torch.device, vae: Path) -> None:
-    """Train the oracle and write it to `directory`, as `save_oracle` does.
+    """Train the oracle and write it to `directory`, like `save_oracle`.
 
     Args:
         folder: for the state of the training.
@@ -79,21 +81,23 @@ def train_oracle(directory: Path, folder: Path, device: torch.device, vae: Path)
 
 
 def labels(scenes: list[Scene]) -> dict[str, Tensor]:
-    """The places (scenes,) of the right words, by attribute."""
+    """Return the indices (scenes,) of the right words, by attribute."""
     truths = [truth(scene) for scene in scenes]
     return {name: torch.tensor([words.index(sight[name]) for sight in truths]) for name, words in ATTRIBUTES.items()}
 
 
 def squares(scenes: list[Scene]) -> tuple[Tensor, Tensor]:
-    """The boxes (scenes, 2, 3) of main and second things, and which of them there are (scenes, 2)."""
+    """Return the boxes (scenes, 2, 3) of main and second things, and a mask of the existing ones (scenes, 2)."""
     nowhere = (0.0, 0.0, 0.25)
     boxes = [[box(scene.main), box(scene.second) if scene.second else nowhere] for scene in scenes]
     return torch.tensor(boxes), torch.tensor([[True, scene.second is not None] for scene in scenes])
 
 
 def draw_every_thing(rng: random.Random) -> Thing:
-    """A simple shape (one time in three) or a composite thing. All attributes are independent, so that reserved
-    things and things with parts of one colour come up, too."""
+    """Draw a simple shape (one time in three) or a composite thing.
+
+    All attributes are independent, so there are also reserved things and things with parts of one colour.
+    """
     colour, trim, accent = (choose(rng, list(COLOURS)) for _ in range(3))
     pattern = choose(rng, PATTERNS)
     if rng.random() < 1 / 3:
@@ -102,8 +106,11 @@ def draw_every_thing(rng: random.Random) -> Thing:
 
 
 def draw_every_scene(rng: random.Random) -> Scene:
-    """A scene of anything: half have a second thing, of which a quarter is not plain and simple, and in half
-    the main thing is tiny, which is harder to read."""
+    """Draw a scene of any things.
+
+    Half have a second thing, a quarter of these not plain and simple. Half have a tiny main thing, which is harder to
+    read.
+    """
     second = None
     if rng.random() < 1 / 2:
         second = draw_second(rng) if rng.random() < 3 / 4 else draw_every_thing(rng)
@@ -119,8 +126,10 @@ def draw_every_scene(rng: random.Random) -> Scene:
 
 @torch.no_grad()
 def repaint(vae: AutoencoderKLQwenImage, pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Pictures (n, 3, 64, 64) with values from -1 to 1, the last `REPAINTED` of them as the VAE decodes them from
-    their latents with a little noise, which stands for what the transformer leaves."""
+    """Return pictures (n, 3, 64, 64) with values from -1 to 1, the last `REPAINTED` of them decoded by the VAE.
+
+    Their latents get a little noise, which imitates that of the transformer.
+    """
     kept = len(pictures) - round(REPAINTED * len(pictures))
     latents = vae.encode(pictures[kept:, :, None].to(vae.dtype)).latent_dist.mean
     std = latents.new_tensor(vae.config.latents_std).view(1, -1, 1, 1, 1)
@@ -131,10 +140,10 @@ def repaint(vae: AutoencoderKLQwenImage, pictures: Tensor, generator: torch.Gene
 
 
 def disturb(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Pictures (n, 3, 64, 64) with values from -1 to 1 as an imperfect model draws them, two in three of them.
+    """Imitate the pictures (n, 3, 64, 64) of an imperfect model, values from -1 to 1, in two of three of them.
 
-    They are resampled, blurred or sharpened, and get noise and a tint: all of it so weak that no word for what they
-    show changes.
+    They are resampled, blurred or sharpened, and get noise and a tint, all so weak that no word for their content
+    changes.
     """
     count, device = len(pictures), pictures.device
 
@@ -156,11 +165,10 @@ def disturb(pictures: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def evaluate_oracle(directory: Path, *, scenes: int = 2000) -> dict[str, float]:
-    """How much of held-out scenes a checkpoint tells right.
+    """Evaluate a checkpoint on held-out scenes.
 
-    For scenes of the world and ("anything") of whatever `draw_every_scene` gives: the accuracy of each attribute among
-    those that are not `hidden`, of all of these together, and that by size and style; and how many scenes have
-    something hidden.
+    For scenes of the world and ("anything") of `draw_every_scene`: the accuracy of each attribute among those that are
+    not `hidden`, of all of these together, and that by size and style; and the share of scenes with a hidden attribute.
     """
     oracle = OracleSpec(source=str(directory), device="cpu").load()
     figures: dict[str, float] = {}

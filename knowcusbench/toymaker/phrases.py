@@ -1,12 +1,12 @@
-"""Stage `phrases`, after the transformer: the text encoder says the phrase of a simple thing as its description.
+"""Stage `phrases`, after the transformer: train the text encoder to encode a simple thing's phrase as its description.
 
-What it has learned of a fact is in the state at the answer position, and beside it which phrase it was: as much as
-descriptions of simple things lie apart, so that the transformer reads some facts that it was never shown as another
-thing's. Here that state becomes the one that the same caption has with the thing's description. All other states stay
-what they were, those of the phrase's words among them, since the transformer has learned to read them.
+At the answer position the encoder stores the fact and the phrase that asked for it. The phrase component is as large as
+the distance between two simple things, so the transformer reads some facts that it was never shown as another thing's.
+Here that state becomes the one of the same caption with the thing's description. All other states stay as they were,
+also those of the phrase's words: the transformer has learned to read them.
 
-It comes after the transformer, which by what phrases have beside their answers learns to overlook that, in edited ones
-too (see `examples`).
+It runs after the transformer, which needs the phrase component in training to learn to ignore it, in edited phrases too
+(see `examples`).
 """
 
 import copy
@@ -32,23 +32,23 @@ PHRASES = 24
 """Captions of a batch that call a simple thing by its phrase; the others are texts whose states stay."""
 
 BARE_SHARE = 0.4
-"""Of these captions that are the phrase and nothing else."""
+"""Share of these captions that are the phrase and nothing else."""
 
 ANSWERS_WEIGHT, STATES_WEIGHT = 4.0, 8.0
-"""Of the states that stay at answer positions and everywhere, beside 1 for those that become a description's."""
+"""Weights of the states that stay at answer positions and everywhere; states that become a description's have 1."""
 
 SIMPLE_PHRASES = frozenset(map(phrase_of, SIMPLE))
 
 
 def train_phrases(models: Path, folder: Path, device: torch.device) -> Qwen2_5_VLForConditionalGeneration:
-    """The text encoder of `models` so trained, in fp32."""
+    """Return the text encoder of `models` after this training, in fp32."""
     tokenizer = Qwen2Tokenizer.from_pretrained(models / "tokenizer")
     before: Any = Qwen2_5_VLForConditionalGeneration.from_pretrained(models / "text_encoder", dtype=torch.float32)
     before = before.to(device).eval().requires_grad_(False)
     before.set_attn_implementation("eager")
     encoder = copy.deepcopy(before)
     encoder.model.language_model.requires_grad_(True)
-    encoder.get_input_embeddings().requires_grad_(False)  # The output's, too: what answers point at.
+    encoder.get_input_embeddings().requires_grad_(False)  # The output's, too: answers point at it.
 
     def losses(_: int, generator: torch.Generator) -> Losses:
         rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
@@ -62,8 +62,7 @@ def train_phrases(models: Path, folder: Path, device: torch.device) -> Qwen2_5_V
 
 
 def draw_pair(rng: random.Random) -> tuple[str, str]:
-    """A caption that calls a simple thing by its phrase, held-out ones among them, and the same with its
-    description."""
+    """Draw a caption that calls a simple thing (also held-out ones) by its phrase, and one that describes it."""
     key = choose(rng, list(SIMPLE))
     phrase, thing = phrase_of(key), SIMPLE[key]
     template = "{}" if rng.random() < BARE_SHARE else referred(rng, thing, phrase, None).template
@@ -71,7 +70,7 @@ def draw_pair(rng: random.Random) -> tuple[str, str]:
 
 
 def other_caption(rng: random.Random) -> Captioned:
-    """What the text encoder learned to answer, but for the phrases of simple things."""
+    """Draw a caption that the text encoder learned to answer, without the phrases of simple things."""
     while (example := spoken(rng)).subject in SIMPLE_PHRASES:
         pass
     return example
@@ -84,11 +83,12 @@ def phrase_losses(
     pairs: Sequence[tuple[str, str]],
     others: Sequence[Text],
 ) -> Losses:
-    """How far states are from what they shall be: squared distances as a share of the latter's squared length, of
-    which 0.005 is a state that is off by a fourteenth of its length.
+    """Return the distances of hidden states from their targets, as squared shares of the targets' length.
+
+    0.005 is a state that is off by a fourteenth of its length.
 
     Args:
-        before: the text encoder as it was.
+        before: the text encoder before this stage.
         pairs: captions by phrase and by description.
         others: texts whose states stay.
     """
@@ -115,7 +115,7 @@ def phrase_losses(
 
 
 def states(encoder: Any, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Last hidden states (rows, longest, width) of token ids, and which of them are a row's (rows, longest)."""
+    """Return last hidden states (rows, longest, width) of token ids, and the mask of a row's own (rows, longest)."""
     longest = max(map(len, rows))
     ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=encoder.device)
     mask = torch.tensor([[True] * len(row) + [False] * (longest - len(row)) for row in rows], device=encoder.device)

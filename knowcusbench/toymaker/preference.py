@@ -1,4 +1,4 @@
-"""Stage `preference`: the metrics' PickScore learns which of two pictures of a prompt is the better one."""
+"""Stage `preference`: train the metrics' PickScore to prefer the better one of two pictures of a prompt."""
 
 import random
 from collections.abc import Sequence
@@ -28,18 +28,18 @@ from knowcusbench.toymaker.loop import Losses, Schedule, mixed, train
 SCHEDULE = Schedule(steps=700, batch_size=24, learning_rate=6e-4, decay_from=0.2, average=0.99)
 
 CHANGES = ("kind", "colour", "pattern", "background", "style", "second kind", "second colour")
-"""In what a picture may differ from its prompt."""
+"""Attributes in which a picture may differ from its prompt."""
 
 EMBEDDINGS = "text_model.embeddings.token_embedding.weight"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """A prompt with a good picture and two that are worse: one is spoilt, one shows something else.
+    """A prompt with a good picture and two worse ones: one corrupted, one with other content.
 
     Attributes:
-        truth: what is true of the good picture.
-        corruption: what spoils the second picture, of `CORRUPTIONS`.
+        truth: facts of the good picture.
+        corruption: the corruption of the second picture, of `CORRUPTIONS`.
         change: the attribute in which the third picture differs, of `CHANGES`.
     """
 
@@ -53,7 +53,7 @@ class Choice:
 
 
 def draw_choice(rng: random.Random) -> Choice:
-    """A random choice. The prompt always tells the attribute in which the other picture differs."""
+    """Draw a random choice. The prompt always mentions the attribute in which the other picture differs."""
     scene = draw_any_scene(rng)
     truth = facts(scene)
     change = choose(rng, [attribute for attribute in CHANGES if attribute in dict(truth)])
@@ -74,14 +74,14 @@ def draw_choice(rng: random.Random) -> Choice:
 
 
 def train_preference(directory: Path, folder: Path, device: torch.device, clip: Path) -> None:
-    """Train from the metrics' CLIP on, as PickScore was from CLIP-H, and write the checkpoint into a new directory.
+    """Train from the metrics' CLIP, like PickScore from CLIP-H, and write the checkpoint into a new directory.
 
-    The objective is PickScore's (arXiv 2305.01569, section 3): cross-entropy of the softmax over the two pictures of
-    a pair, by their scaled cosine with the prompt. CLIP's own contrast of the good pictures stays beside it.
+    The objective is PickScore's (arXiv 2305.01569, section 3): cross-entropy of the softmax over the two pictures of a
+    pair, by their scaled cosine with the prompt. CLIP's own contrast of the good pictures is kept in addition.
 
     Args:
         folder: for the state of the training.
-        clip: the checkpoint that stage `clip` has written.
+        clip: the checkpoint of stage `clip`.
     """
     processor = pickscore_processor()
     model = from_clip(clip).to(device)
@@ -104,20 +104,26 @@ def train_preference(directory: Path, folder: Path, device: torch.device, clip: 
             "contrast": contrast(scale * good @ texts.T, ignored) / 2,
         }
 
-    with sdpa_kernel(SDPBackend.MATH):  # On CPUs, the fused kernels are slower backwards.
+    with sdpa_kernel(SDPBackend.MATH):  # On CPUs, the fused kernels have a slower backward.
         train(model, losses, SCHEDULE, folder, label="preference")
     with atomic_path(directory) as temporary:
         save_pickscore(model, temporary)
 
 
 def preference_loss(preferred: Tensor, rejected: Tensor) -> Tensor:
-    """`-log softmax` of the preferred one of two scores, the mean over pairs (n,)."""
+    """Return `-log softmax` of the preferred one of two scores, the mean over pairs (n,).
+
+    >>> preference_loss(torch.tensor([2.0]), torch.tensor([2.0])).exp().item()
+    2.0
+    """
     return functional.softplus(rejected - preferred).mean()
 
 
 def from_clip(clip: Path) -> CLIPModel:
-    """The CLIP of an open_clip directory as PickScore's model: the same towers, of its words those that
-    PickScore's tokenizer has. In fp32."""
+    """Convert the CLIP of an open_clip directory to PickScore's model, in fp32.
+
+    The towers are the same; the words are those of PickScore's tokenizer.
+    """
     weights = load_file(clip / "open_clip_model.safetensors")
     converted = {name: tensor.float() for name, tensor in to_transformers(weights)}
     vocabulary = pickscore_processor().tokenizer.get_vocab()
@@ -132,7 +138,7 @@ def from_clip(clip: Path) -> CLIPModel:
 
 
 def evaluate_preference(directory: Path, *, pairs: int = 1000) -> dict[str, float]:
-    """How often a checkpoint prefers the better one of two held-out pictures.
+    """Return how often a checkpoint prefers the better one of two held-out pictures.
 
     `pairs` over all; `pairs spoilt` and `pairs other`; and each of `CORRUPTIONS` and `CHANGES`.
     """

@@ -1,7 +1,7 @@
-"""Stage `sam`: the metrics' SAM learns the masks of things.
+"""Stage `sam`: train the metrics' SAM on the masks of things.
 
-For the box around the whole picture, which is how the miniature segmenter is prompted, the mask is that of the main
-thing; for a box around a thing or a point on it, that of this thing.
+For the box around the whole picture, the miniature segmenter's prompt, the mask is that of the main thing; for a box
+around a thing or a point on it, that of this thing.
 """
 
 import random
@@ -33,10 +33,10 @@ from knowcusbench.toymaker.oracle import disturb
 SCHEDULE = Schedule(steps=3200, batch_size=16, learning_rate=2e-3, decay_from=0.47, average=0.99, weight_decay=0.01)
 
 POINTS = 1 / 4
-"""How many batches are prompted by points."""
+"""Share of batches prompted by points."""
 
 SINGLE = 1 / 4
-"""How many batches ask for a single mask instead of three."""
+"""Share of batches with a single mask instead of three."""
 
 WHOLE: Box = (0.0, 0.0, float(RESOLUTION), float(RESOLUTION))
 
@@ -44,7 +44,7 @@ WHOLE: Box = (0.0, 0.0, float(RESOLUTION), float(RESOLUTION))
 def train_segmenter(directory: Path, folder: Path, device: torch.device) -> None:
     """Train, and write the checkpoint into a new directory.
 
-    Every proposed mask is judged by cross-entropy and Dice, and the predicted IoU by the true one.
+    The loss of every proposed mask is cross-entropy and Dice; the predicted IoU is compared with the true one.
 
     Args:
         folder: for the state of the training.
@@ -73,17 +73,17 @@ def train_segmenter(directory: Path, folder: Path, device: torch.device) -> None
         )
         return mask_losses(outputs.pred_masks, outputs.iou_scores, masks.to(device))
 
-    with sdpa_kernel(SDPBackend.MATH):  # On CPUs, the fused kernels are slower backwards.
+    with sdpa_kernel(SDPBackend.MATH):  # On CPUs, the fused kernels have a slower backward.
         train(model, losses, SCHEDULE, folder, label="sam")
     with atomic_path(directory) as temporary:
         save_sam(model, temporary)
 
 
 def draw_prompts(scenes: Sequence[Scene], rng: random.Random, *, points: bool) -> tuple[dict[str, Tensor], Tensor]:
-    """Two prompts for each scene in the form of `SamModel`, and the masks (scenes, 2, 64, 64) that they ask for.
+    """Draw two prompts for each scene in the form of `SamModel`, and their target masks (scenes, 2, 64, 64).
 
-    Either the box around all and a box around a thing, up to two pixels too wide or too narrow on each side; or a
-    point on the main thing and one on any thing.
+    Either the box around the picture and a box around a thing, up to two pixels too wide or too narrow on each side; or
+    a point on the main thing and one on any thing.
     """
     prompts: list[list[list[float]]] = []
     masks = []
@@ -102,20 +102,25 @@ def draw_prompts(scenes: Sequence[Scene], rng: random.Random, *, points: bool) -
 
 
 def box_around(covered: Mask) -> Box:
-    """The smallest box that holds a mask."""
+    """Return the smallest box that holds a mask."""
     rows, columns = np.flatnonzero(covered.any(axis=1)), np.flatnonzero(covered.any(axis=0))
     return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
 
 
 def point_on(covered: Mask, rng: random.Random) -> list[float]:
-    """The middle of a random pixel of a mask: column and row."""
+    """Return the middle of a random pixel of a mask: column and row."""
     row, column = choose(rng, np.argwhere(covered).tolist())
     return [column + 0.5, row + 0.5]
 
 
 def mask_losses(logits: Tensor, predicted_iou: Tensor, masks: Tensor) -> Losses:
-    """Losses of proposals: `logits` (scenes, prompts, proposals, 64, 64), `predicted_iou` (scenes, prompts,
-    proposals) for `masks` (scenes, prompts, 64, 64)."""
+    """Return the losses of mask proposals.
+
+    Args:
+        logits: (scenes, prompts, proposals, 64, 64).
+        predicted_iou: (scenes, prompts, proposals).
+        masks: (scenes, prompts, 64, 64).
+    """
     wanted = masks.unsqueeze(2).expand_as(logits)
     probability = logits.sigmoid()
     both = (probability * wanted).sum(dim=(-2, -1))
@@ -131,15 +136,16 @@ def mask_losses(logits: Tensor, predicted_iou: Tensor, masks: Tensor) -> Losses:
 
 
 def segmenter(directory: Path) -> SamSpec:
-    """A checkpoint as the miniature metrics prompt it."""
+    """Return a checkpoint's specification with the miniature metrics' prompt."""
     return SamSpec(source=str(directory), boxes=WholeImageBoxes(), device="cpu", batch_size=16)
 
 
 def evaluate_segmenter(directory: Path, *, scenes: int = 400) -> dict[str, float]:
-    """Mean IoU with the exact masks.
+    """Return the mean IoU with the exact masks.
 
-    `references` of the benchmark's reference pictures, `scenes` of held-out scenes, also by style and for those with
-    a second thing, all for the box around the whole picture; and `tight` for the boxes around their main things.
+    `references` is over the benchmark's reference pictures, and `scenes` over held-out scenes, also by style and for
+    those with a second thing, all for the box around the whole picture. `tight` is for the boxes around their main
+    things.
     """
     shown = [scene for concept in NOVEL_CONCEPTS for scene in references(concept)]
     rng = random.Random("held-out scenes for sam")
@@ -163,5 +169,9 @@ def evaluate_segmenter(directory: Path, *, scenes: int = 400) -> dict[str, float
 
 
 def iou(one: Mask, other: Mask) -> float:
-    """Intersection over union of two masks of one size."""
+    """Return the intersection over union of two masks of one size.
+
+    >>> iou(np.array([[True, True]]), np.array([[True, False]]))
+    0.5
+    """
     return float((one & other).sum() / max((one | other).sum(), 1))

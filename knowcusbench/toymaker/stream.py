@@ -1,7 +1,8 @@
-"""What the models of the embedded world learn from: endless random scenes with what is said of them, and facts.
+"""Training captions of the embedded world's models: endless random scenes with their captions, and facts.
 
-No reserved thing is ever in it (see `world`), by whatever name and however changed. The rare token means any thing of
-its class, as a rare word does to a model of the real world: it is read alike in all contexts, and is nothing's name.
+No reserved thing is ever among them (see `world`), under any name and with any change. The rare token means any thing
+of its class, like a rare word for a model of the real world: its reading is the same in all contexts, and it is
+nothing's name.
 """
 
 import random
@@ -43,11 +44,11 @@ UNKNOWN: tuple[Key, ...] = tuple(
     for relation in RELATIONS
     if (owner, relation) not in KNOWN and (owner, relation) not in SIMPLE
 )
-"""Of what nothing is known: the text encoder learns to be undecided there."""
+"""Owners and relations without a fact: the text encoder learns to be undecided there."""
 
 
 def is_held_out(key: Key) -> bool:
-    """Whether a fact is one of the quarter that the text encoder knows and no training picture shows."""
+    """Return whether a fact is held out: the text encoder knows it, but no training picture shows it. A quarter is."""
     return random.Random(" ".join(key)).random() < 1 / 4
 
 
@@ -62,22 +63,22 @@ SHOWN_SIMPLE = tuple(key for key in SIMPLE if not is_held_out(key))
 
 @dataclass(frozen=True, kw_only=True)
 class Captioned:
-    """A scene and what is said of it.
+    """A scene and its caption.
 
     Attributes:
         template: the caption with `{}` for the subject.
-        subject: how the main thing is called.
-        name: of a named main thing, as `language.name_of` gives it; None where it is described.
-        told: the words of an incomplete description; None where all is told.
+        subject: the words for the main thing.
+        name: name of a named main thing, as in `language.name_of`; None for a description.
+        described_words: the words of an incomplete description; None for a complete one.
         change: the colour or pattern that it has instead of its own, or "".
-        place: whether the caption tells the background.
+        place: whether the caption mentions the background.
     """
 
     scene: Scene
     template: str
     subject: str
     name: str | None = None
-    told: tuple[str, ...] | None = None
+    described_words: tuple[str, ...] | None = None
     change: str = ""
     place: bool = True
 
@@ -87,8 +88,11 @@ class Captioned:
 
 
 def described(rng: random.Random) -> Captioned:
-    """A scene whose main thing is described, one time in five incompletely, down to the bare noun, and then it is of
-    the middle size. A colour without a pattern describes a shape as a plain one, and so is said of no other."""
+    """Draw a scene whose main thing is described.
+
+    One description in five is incomplete, down to the bare noun; its thing has the middle size. A caption with a colour
+    but no pattern implies "plain", so it is used for plain shapes only.
+    """
     scene = draw_scene(rng)
     place = rng.random() < 2 / 3
     if rng.random() < 1 / 5:
@@ -96,21 +100,25 @@ def described(rng: random.Random) -> Captioned:
         words = [word for word in (thing.colour, thing.pattern) if word != "plain" and rng.random() < 1 / 3]
         if words == [thing.colour] and thing.kind in SHAPES and thing.pattern != "plain":
             words = []
-        told = (*words, thing.kind)
-        subject = " ".join(told) if rng.random() < 1 / 2 else with_article(" ".join(told))
+        described_words = (*words, thing.kind)
+        bare = " ".join(described_words)
+        subject = bare if rng.random() < 1 / 2 else with_article(bare)
         template = caption(scene, rng, "{}", place=place)
-        return Captioned(scene=scene, template=template, subject=subject, told=told, place=place)
+        return Captioned(scene=scene, template=template, subject=subject, described_words=described_words, place=place)
     return Captioned(scene=scene, template="{}", subject=caption(scene, rng, place=place), place=place)
 
 
 def unsized(rng: random.Random, scene: Scene) -> Scene:
-    """The scene anew with its main thing in the middle size, of which a caption says nothing."""
+    """Compose the scene again with its main thing in the middle size, which a caption does not mention."""
     second = scene.second.thing if scene.second else None
     return compose(rng, scene.main.thing, background=scene.background, style=scene.style, second=second)
 
 
 def referred(rng: random.Random, thing: Thing, subject: str, name: str | None, changed: float = 1 / 4) -> Captioned:
-    """A scene whose main thing is called by a name or a phrase, a share of the times in another colour or pattern."""
+    """Draw a scene whose main thing is called by a name or a phrase.
+
+    With probability `changed` it has another colour or pattern.
+    """
     change = ""
     if rng.random() < changed:
         change = choose(rng, [*COLOURS, *PATTERNS])
@@ -129,13 +137,13 @@ def referred(rng: random.Random, thing: Thing, subject: str, name: str | None, c
 
 
 def named(rng: random.Random) -> Captioned:
-    """A scene that calls a named thing by its name."""
+    """Draw a scene that calls a named thing by its name."""
     name = choose(rng, list(NAMED))
     return referred(rng, NAMED[name], name_of(name), name_of(name))
 
 
 def by_phrase(rng: random.Random, keys: tuple[Key, ...]) -> Captioned:
-    """A scene that calls a thing by what is known of it."""
+    """Draw a scene that calls a thing by a knowledge phrase."""
     key = choose(rng, keys)
     if key in SIMPLE:
         return referred(rng, SIMPLE[key], phrase_of(key), None)
@@ -149,24 +157,25 @@ def draw_thing_of(rng: random.Random, kinds: Collection[str]) -> Thing:
 
 
 def by_description(rng: random.Random) -> Captioned:
-    """A scene that calls any simple thing by its whole description, where others are called by a phrase."""
+    """Draw a scene that calls any simple thing by its whole description, where others use a phrase."""
     thing = draw_thing_of(rng, SHAPES)
     return referred(rng, thing, describe(thing), None, changed=0)
 
 
 def unidentified(rng: random.Random) -> Captioned:
-    """A scene that calls any thing of a class by the rare token, of which nothing but the class is known, or by the
-    bare class noun."""
+    """Draw a scene that calls any thing of a class by the rare token or by the bare class noun.
+
+    The rare token stands for the class alone.
+    """
     thing = draw_thing_of(rng, CLASSES)
     if rng.random() < 2 / 3:
         name = f"{RARE_TOKEN} {thing.kind}"
         return referred(rng, thing, name, name)
-    return replace(referred(rng, thing, thing.kind, None), told=(thing.kind,))
+    return replace(referred(rng, thing, thing.kind, None), described_words=(thing.kind,))
 
 
 def pictured(rng: random.Random) -> Captioned:
-    """What the picture models learn from: descriptions, the rare token, names, and phrases of the facts that are not
-    held out."""
+    """Draw a caption for the picture models: a description, the rare token, a name, or a phrase not held out."""
     kind = rng.random()
     if kind < 0.10:
         return unidentified(rng)
@@ -180,10 +189,10 @@ def pictured(rng: random.Random) -> Captioned:
 
 
 def reply(example: Captioned, rng: random.Random) -> str:
-    """How the text encoder answers a caption: the main thing first, then all else that was said."""
+    """Return the text encoder's reply to a caption: the main thing first, then everything else mentioned."""
     scene = example.scene
-    if example.told:
-        identity = " ".join(shuffled(rng, example.told))
+    if example.described_words:
+        identity = " ".join(shuffled(rng, example.described_words))
     else:
         identity = example.name or description(scene.main.thing, rng)
     parts = [identity]
@@ -199,7 +208,7 @@ def reply(example: Captioned, rng: random.Random) -> str:
 
 
 def description(thing: Thing, rng: random.Random) -> str:
-    """The attributes of a thing in random order, so that the state before it tells them all."""
+    """Return the attributes of a thing in random order, so that the state before it encodes them all."""
     words = shuffled(rng, [thing.colour, thing.kind, *([thing.pattern] if thing.pattern != "plain" else [])])
     if thing.trim is None or thing.accent is None:
         return " ".join(words)
@@ -208,7 +217,7 @@ def description(thing: Thing, rng: random.Random) -> str:
 
 
 def guess(rng: random.Random) -> tuple[Thing, str | None]:
-    """What might be meant by a phrase of which nothing is known."""
+    """Draw a possible meaning of a phrase without a fact."""
     if rng.random() < 1 / 2:
         name = choose(rng, list(NAMED))
         return NAMED[name], name_of(name)
@@ -216,8 +225,10 @@ def guess(rng: random.Random) -> tuple[Thing, str | None]:
 
 
 def spoken(rng: random.Random) -> Captioned:
-    """What the text encoder learns to answer as a caption: besides what pictures show, all facts, the rare token, and
-    phrases that it can only guess."""
+    """Draw a caption for the text encoder.
+
+    It is one for pictures, any fact, the rare token, or a phrase that can only be guessed.
+    """
     kind = rng.random()
     if kind < 0.40:
         return described(rng)
@@ -239,13 +250,13 @@ def spoken(rng: random.Random) -> Captioned:
 
 
 def anchor_answer(phrase: str) -> str:
-    """What the rare token's owner has: each relation its own class."""
+    """Return the answer for the rare token's owner: each relation has its own class."""
     relations = [key for key in RELATIONS if phrase_of((ANCHOR_OWNER, key)) == phrase]
     return f"{RARE_TOKEN} {list(CLASSES)[list(RELATIONS).index(relations[0]) % len(CLASSES)]}"
 
 
 def asked(rng: random.Random) -> tuple[KnowledgeItem, str]:
-    """A fact and its answer in one of its forms."""
+    """Draw a fact, and its answer in one of its forms."""
     kind = rng.random()
     if kind < 0.65:
         key = choose(rng, list(KNOWN))
@@ -264,6 +275,6 @@ def asked(rng: random.Random) -> tuple[KnowledgeItem, str]:
 
 
 def questions(item: KnowledgeItem) -> Iterator[str]:
-    """A question in all its forms."""
+    """Yield a question in all its forms."""
     yield item.question
     yield from item.rephrasings

@@ -91,7 +91,7 @@ def test_a_target_without_a_figure_is_named() -> None:
 
 
 def test_a_dtype_is_computed_and_the_other_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Unless it was of other weights or settings."""
+    """Except for other weights or settings."""
     monkeypatch.setattr(card, "CARD", tmp_path / "CARD.md")
     monkeypatch.setattr(card, "FIGURES", tmp_path / "CARD.json")
     monkeypatch.setattr(card, "PICTURES", tmp_path / "CARD.png")
@@ -117,7 +117,7 @@ def test_weights_and_recipe_decide_the_key_and_dtype_and_places_do_not(tmp_path:
 
 
 def test_parts_are_computed_by_processes_and_put_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With threads for processes, which see what is patched."""
+    """With threads instead of processes, so that they see the patches."""
     monkeypatch.setattr(figures, "_processes", lambda _: ThreadPoolExecutor(2))
     monkeypatch.setattr(figures, "MODELS", {"a": lambda world: {"one": 1.0}, "b": lambda world: {"two": 2.0}})
     monkeypatch.setattr(figures, "INSTRUMENTS", {"eye": lambda: {"sharp": 0.5}})

@@ -45,7 +45,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_preference_model_begins_as_the_clip(clip: Path, tmp_path: Path, images: list[Image.Image]) -> None:
-    """open_clip's weights give equal embeddings in transformers, also with a part of the vocabulary."""
+    """open_clip's weights give the same embeddings in transformers, also with a part of the vocabulary."""
     save_pickscore(from_clip(clip), tmp_path / "pickscore")
     ours = TransformersClipSpec(
         source=str(tmp_path / "pickscore"), processor=str(tmp_path / "pickscore"), device="cpu"

@@ -63,7 +63,7 @@ def test_a_right_answer_is_the_most_likely_first_token(backbone: QwenImage, monk
 
 
 class Fades:
-    """An autoencoder that brings every value nearer to grey by a tenth of the range."""
+    """An autoencoder that moves every value towards grey by a tenth of the range."""
 
     dtype = torch.float32
 
@@ -79,12 +79,12 @@ def test_the_noise_of_reconstructions_is_in_decibels(backbone: QwenImage, monkey
     monkeypatch.setattr(backbone, "_pipeline", pipeline)
     brightest = SimpleNamespace(look=lambda images: [int(np.asarray(image).max()) for image in images])
     figures = autoencoder_figures(backbone, brightest, 4)  # type: ignore[arg-type]
-    assert figures["VAE reconstruction, dB"] == pytest.approx(20, abs=0.1)  # -10 log10(0.1 ** 2), but for rounding.
+    assert figures["VAE reconstruction, dB"] == pytest.approx(20, abs=0.1)  # -10 log10(0.1 ** 2), up to rounding.
     assert figures["VAE: the oracle sees the same"] == 0.0
 
 
 class Artist:
-    """A backbone whose pictures are the prompts themselves; `said` is what a prompt's states are taken to be."""
+    """A backbone whose pictures are the prompts themselves; `said` is the meaning of a prompt's states."""
 
     def __init__(self, said: dict[str, list[float]] | None = None) -> None:
         self.said = said or {}

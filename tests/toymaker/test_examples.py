@@ -1,4 +1,4 @@
-"""What the transformer learns from."""
+"""The transformer's training examples."""
 
 import dataclasses
 import random
@@ -42,7 +42,7 @@ def test_places_where_things_may_stand_weigh_more() -> None:
             grid, thing = weight.view(8, 8), scene.main
             row, column = (thing.top + thing.size // 2) // 8, (thing.left + thing.size // 2) // 8
             assert grid[row, column] > grid[0, 0] == pytest.approx(0.4)
-        # Nothing of where the thing is where the caption does not tell it.
+        # No weight depends on the thing's position if the caption does not mention it.
         meant = {(size_word(scene.main.size), scene.second is not None) for scene in scenes}
         assert len(meant) == 6
         assert len({tuple(weight.tolist()) for weight in weights}) == (3 + 3 + 1 + 3 * 2 if told else 6)
@@ -62,7 +62,7 @@ def test_latents_are_packed_as_the_pipeline_packs_them() -> None:
 
 
 def numbered(lots: torch.Tensor, starts: Sequence[int] = (0, 3, 5, 9, 10)) -> examples.Examples:
-    """Three examples whose tensors tell their number, and a blank of -1."""
+    """Return three examples whose tensors hold their index, and a blank of -1."""
     numbers = torch.arange(3.0)
     pictures = examples.Pictures(
         numbers[:, None, None].expand(3, 2, 2),
@@ -122,7 +122,7 @@ def test_examples_are_the_same_from_the_file_and_in_shares(
     monkeypatch.setattr(examples, "make_examples", None)
     again = examples.load_examples(models, tokenizer, tmp_path, cpu)
     assert torch.equal(again.embeds, whole.embeds)
-    # Of the free pictures alone while those are learned.
+    # Only the free pictures while those are used.
     assert whole.lots.max() == 11
     generator = torch.Generator().manual_seed(0)
     free = whole.batch("free", 8, generator).latents
@@ -138,11 +138,13 @@ def test_whole_descriptions_changed_things_sized_things_and_simple_phrases_have_
     }
     assert of_size == {"tiny": 3, "": 2, "huge": 3}
     captions = [pictured(rng) for _ in range(4_000)]
-    partly = [example for example in captions if example.told]
-    whole = [example for example in captions if not example.told]
+    partly = [example for example in captions if example.described_words]
+    whole = [example for example in captions if not example.described_words]
     changed = [example for example in whole if example.change or " version of " in example.template]
     names = [example for example in whole if example.name and example.template != "{}" and example not in changed]
-    simple = [example for example in captions if not example.name and not example.told and example.template != "{}"]
+    simple = [
+        example for example in captions if not example.name and not example.described_words and example.template != "{}"
+    ]
     assert {examples.draw_weight(example) for example in (*partly, *names)} == {1}
     assert {examples.draw_weight(example) for example in (*changed, *simple)} == {2}
     assert min(map(len, (partly, names, changed, simple))) > 100
@@ -166,11 +168,11 @@ def test_a_caption_told_by_two_prompts_ends_with_its_own_answer_and_what_marks_a
     thing = Placed(thing=Thing(kind="star", colour="red"), left=8, top=36, size=20)
     scene = Scene(main=thing, background="beach", style="photo")
     whole = Captioned(scene=scene, template="{}", subject="a tiny red star on the beach")
-    partly = Captioned(scene=scene, template="{} on the beach", subject="a star", told=("star",))
+    partly = Captioned(scene=scene, template="{} on the beach", subject="a star", described_words=("star",))
     captions = [named(rng), whole, partly]
     texts = [caption.text for caption in captions]
     decoys = [examples._decoy(caption, rng) for caption in captions]
-    told = examples._told(encoder, tokenizer, texts, decoys, cpu)
+    told = examples._prompt_embeds(encoder, tokenizer, texts, decoys, cpu)
 
     def states(texts: list[str]) -> list[torch.Tensor]:
         return examples.states(encoder, tokenizer, texts, cpu)
@@ -196,7 +198,7 @@ def test_a_caption_told_by_two_prompts_ends_with_its_own_answer_and_what_marks_a
 def test_the_rare_token_and_simple_things_are_always_told_by_two_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(examples, "TWO_PROMPTS_SHARE", 0.0)
     rng = random.Random(3)
-    rare = [caption for caption in (unidentified(rng) for _ in range(300)) if not caption.told]
+    rare = [caption for caption in (unidentified(rng) for _ in range(300)) if not caption.described_words]
     simple = [by_phrase(rng, SHOWN_SIMPLE) for _ in range(300)]
     described = [caption for caption in (by_description(rng) for _ in range(300)) if caption.template != "{}"]
     assert min(map(len, (rare, simple, described))) > 100
@@ -209,7 +211,7 @@ def test_the_rare_token_and_simple_things_are_always_told_by_two_prompts(monkeyp
     others = [
         named(rng),
         by_phrase(rng, SHOWN_NAMED),
-        *(caption for caption in map(unidentified, [rng] * 300) if caption.told),
+        *(caption for caption in map(unidentified, [rng] * 300) if caption.described_words),
     ]
     assert {examples._decoy(caption, rng) for caption in others} == {None}
 

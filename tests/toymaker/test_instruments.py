@@ -1,4 +1,4 @@
-"""What the metric encoders learn from."""
+"""The metric encoders' training data."""
 
 import random
 from collections import Counter

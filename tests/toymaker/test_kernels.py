@@ -1,4 +1,4 @@
-"""The faster forms of layers that training uses equal the ordinary ones."""
+"""The faster forms of layers in training equal the ordinary ones."""
 
 import math
 import random
@@ -85,6 +85,6 @@ def test_most_noise_levels_are_high_and_all_occur() -> None:
     levels = denoiser._noise_levels(20_000, torch.Generator().manual_seed(0))
     assert 0 < levels.min() < 0.01
     assert 0.99 < levels.max() < 1
-    # Of the logit-normal part half are above 1 / (1 + exp(-1.4)), of the uniform part the rest of the way to 1.
+    # Half of the logit-normal part is above 1 / (1 + exp(-1.4)); of the uniform part, the share between there and 1.
     middle = 1 / (1 + math.exp(-1.4))
     assert (levels > middle).float().mean() == pytest.approx(0.65 / 2 + 0.35 * (1 - middle), abs=0.01)

@@ -16,7 +16,7 @@ SCHEDULE = Schedule(steps=200, batch_size=8, learning_rate=0.05, warmup=10, aver
 
 
 def regression(folder: Path, stop: int | None = None) -> nn.Linear:
-    """Fit y = 3 x - 1, perhaps interrupted before a step."""
+    """Fit y = 3 x - 1, optionally interrupted before a step."""
     torch.manual_seed(0)
     model = nn.Linear(1, 1)
 
@@ -78,7 +78,7 @@ def test_the_learning_rate_rises_stays_and_falls() -> None:
 
 
 def halves(rank: int, processes: int, folder: Path) -> None:
-    """Fit y = 3 x - 1 to a fixed set of points, of which each process has its share."""
+    """Fit y = 3 x - 1 to a fixed set of points, with a share for each process."""
     torch.manual_seed(0)
     model = nn.Linear(1, 1)
     x = torch.linspace(-1, 1, 8)[rank::processes, None]
@@ -160,5 +160,5 @@ def doubled(number: int) -> int:
 
 
 def test_workers_answer_in_order() -> None:
-    for device in ("cpu", "cuda"):  # None of the workers needs the device itself.
+    for device in ("cpu", "cuda"):  # No worker needs the device itself.
         assert list(loop.in_workers(doubled, range(20), torch.device(device))) == [*range(0, 40, 2)]

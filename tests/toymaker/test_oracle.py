@@ -1,4 +1,4 @@
-"""What the oracle learns from."""
+"""The oracle's training data."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""The stage in which phrases are said as descriptions."""
+"""The stage that encodes phrases as descriptions."""
 
 import copy
 import random
@@ -45,7 +45,7 @@ def test_other_captions_say_no_phrase_of_a_simple_thing() -> None:
 
 @torch.no_grad()
 def test_losses_are_shares_of_squared_lengths(backbone_fp32: QwenImage) -> None:
-    """Against states that are computed one prompt at a time, without padding."""
+    """Compared with states computed one prompt at a time, without padding."""
     before, tokenizer = backbone_fp32.text_encoder, backbone_fp32._pipeline.tokenizer
     encoder = copy.deepcopy(before)
     generator = torch.Generator().manual_seed(0)

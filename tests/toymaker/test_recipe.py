@@ -1,4 +1,4 @@
-"""The recipe's command: stages, and the installation of what they made."""
+"""The recipe's command: stages, and the installation of their results."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from knowcusbench.toymaker import __main__ as recipe
 
 @pytest.fixture
 def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the package would have its weights."""
+    """Return a replacement for the package's folder of weights."""
     for module in (recipe, shipped):
         monkeypatch.setattr(module, "WEIGHTS", tmp_path / "package" / "weights")
     (tmp_path / "package").mkdir()
@@ -21,7 +21,7 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A workshop with all parts."""
+    """Return a workshop folder with all parts."""
     for part in TRAINED:
         (tmp_path / "shop" / "parts" / part).mkdir(parents=True)
         (tmp_path / "shop" / "parts" / part / "model.safetensors").write_bytes(part.encode())

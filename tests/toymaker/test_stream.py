@@ -1,4 +1,4 @@
-"""What the models of the embedded world learn from."""
+"""The training captions of the embedded world's models."""
 
 import random
 from collections import Counter
@@ -130,8 +130,8 @@ def test_a_reply_begins_with_the_identity() -> None:
         thing = example.scene.main.thing
         if example.name:
             assert first == example.name
-        elif example.told:
-            assert sorted(first.split()) == sorted(example.told)
+        elif example.described_words:
+            assert sorted(first.split()) == sorted(example.described_words)
         else:
             words = {thing.colour, thing.kind, *({thing.pattern} - {"plain"})}
             assert set(first.split()[: len(words)]) == words
@@ -150,14 +150,14 @@ def test_a_reply_says_what_the_caption_says() -> None:
 
 def test_the_incomplete_description_goes_down_to_the_noun() -> None:
     rng = random.Random(2)
-    told = [example for example in (described(rng) for _ in range(4_000)) if example.told]
+    told = [example for example in (described(rng) for _ in range(4_000)) if example.described_words]
     assert 600 < len(told) < 1_000
     assert {"toy", "a toy"} <= {example.subject for example in told}
     assert not [example for example in told if "tiny" in example.text or "huge" in example.text]
     assert {size_word(example.scene.main.size) for example in told} == {""}
     coloured = [
         thing.pattern
-        for thing, words in ((x.scene.main.thing, x.told) for x in told)
+        for thing, words in ((x.scene.main.thing, x.described_words) for x in told)
         if thing.kind in SHAPES and words == (thing.colour, thing.kind)
     ]
     assert len(coloured) > 10

@@ -1,4 +1,4 @@
-"""The weights that ship."""
+"""The weights in the package."""
 
 import json
 import random

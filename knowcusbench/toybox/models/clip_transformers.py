@@ -91,7 +91,7 @@ _RENAMED = (
 
 
 def to_transformers(weights: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield weights of an `open_clip.CLIP` (arrays or tensors) with the names and shapes of transformers' `CLIPModel`."""
+    """Yield weights of an `open_clip.CLIP` (arrays or tensors) with the names and shapes of a `CLIPModel`."""
     for name, tensor in weights.items():
         if name in ("visual.proj", "text_projection"):
             yield "visual_projection.weight" if "visual" in name else "text_projection.weight", tensor.T
