@@ -36,7 +36,7 @@ ILLUSTRATIVE = {
     "knowcusbench convert DIR TARGET": "a place for paths",
     shlex.join(
         ["sbatch", "--nodes=4", "docs/slurm/ray.sbatch", "bench", "…"]
-    ): "the form of a command; a whole one is in the README",
+    ): "the form of a command; a whole one stands below it",
 }
 """Commands that are not meant to be typed as they stand, and why."""
 
@@ -51,7 +51,6 @@ NOT_SETTINGS = {
     "ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16": "a variable that torch reads",
     "grid.seed=[1]": "a mistake, with what is said about it",
     "key=a,b": "the form of a sweep",
-    "group=option": "the form of an option",
     "hydra.launcher.partition=…": "of the launcher, which `cluster=slurm` chooses",
 }
 """What looks like a setting in running text, and what it is."""
@@ -246,11 +245,14 @@ def test_settings_in_the_text_are_known(document, known):
 
 
 def test_every_language_is_checked():
-    found = {block.language for document in DOCUMENTS for block in blocks(document)}
-    assert found <= {"bash", "python", "yaml", "toml", "json", "text", ""}
-    plain = [block.heading for block in blocks(ROOT / "README.md") if not block.language]
-    # A table as it is printed, and a listing of files.
-    assert plain == ["Compare methods", "What a run leaves"]
+    found = [block for document in DOCUMENTS for block in blocks(document)]
+    assert {block.language for block in found} <= {"bash", "python", "yaml", "toml", "json", "text", "{toctree}", ""}
+    plain = {(block.document.name, block.heading) for block in found if not block.language}
+    # A printed table, and a list of files.
+    assert plain == {
+        ("measurements.md", "Methods on the embedded benchmark"),
+        ("running.md", "What a run leaves"),
+    }
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
