@@ -18,7 +18,13 @@ if TYPE_CHECKING:
     from knowcusbench.backbone.qwen_image import QwenImageSpec
     from knowcusbench.backbone.qwen_image_model import QwenImage
 
-pytest_plugins = ["fixtures.checkpoints", "fixtures.commands", "fixtures.encoders", "fixtures.leaderboards"]
+pytest_plugins = [
+    "fixtures.bundles",
+    "fixtures.checkpoints",
+    "fixtures.commands",
+    "fixtures.encoders",
+    "fixtures.leaderboards",
+]
 
 ROOT = Path(__file__).parents[1]
 SAMPLE_BENCHMARK = ROOT / "tests" / "data" / "sample_benchmark"

@@ -3,7 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -12,7 +12,7 @@ from knowcusbench.analysis.selection import chosen
 from knowcusbench.config.compose import compose_config, read_config
 from knowcusbench.config.schema import Config
 from knowcusbench.errors import ConfigError, did_you_mean
-from knowcusbench.report import render_console, write_report
+from knowcusbench.report import render_console, write_by_backbone, write_report
 from knowcusbench.run.prepare import paper_choice, prepare
 from knowcusbench.run.recorded import recorded_config
 from knowcusbench.run.results import report_input
@@ -20,7 +20,7 @@ from knowcusbench.run.run import Run
 from knowcusbench.share.bundle import read_bundle
 from knowcusbench.share.hub import push, scores_dataset
 from knowcusbench.share.manifest import is_group
-from knowcusbench.share.merge import merged
+from knowcusbench.share.merge import by_backbone, merged
 from knowcusbench.share.pack import pack, write_bundle
 from knowcusbench.storage.files import local_path
 from knowcusbench.storage.tables import writing
@@ -97,7 +97,7 @@ def recorded_run(overrides: Sequence[str]) -> Run:
 
 def leaderboard(arguments: Sequence[str]) -> None:
     """`knowcusbench leaderboard BUNDLE... [--output DIR] [report.columns=...]`: check bundles, and show them in one
-    table."""
+    table for each backbone."""
     parser = Parser("leaderboard")
     parser.add_argument("bundles", type=local_path, nargs="+")
     parser.add_argument("--output", type=local_path)
@@ -107,10 +107,17 @@ def leaderboard(arguments: Sequence[str]) -> None:
             raise ConfigError(f"{word}: bundles bring their own configuration; only report.* can be chosen")
     choice = paper_choice(compose_config(overrides).report, partial=False)
     bundles = [read_bundle(path) for path in options.bundles]
-    table = chosen(build_leaderboard(merged(bundles)), choice, rounded=False)
+    blocks = by_backbone(bundles)
+    tables = [(name, chosen(build_leaderboard(merged(together)), choice, rounded=False)) for name, together in blocks]
+    if len(tables) > 1:
+        tables = [(name, replace(table, title=f"Leaderboard on {name}")) for name, table in tables]
     if options.output:
         with writing():
-            write_report(options.output, table)
-    print(render_console(table))
+            if len(tables) > 1:
+                write_by_backbone(options.output, tables)
+            else:
+                write_report(options.output, tables[0][1])
+    heads = [f"{table.title}:\n" if len(tables) > 1 else "" for _, table in tables]
+    print("\n\n".join(head + render_console(table) for head, (_, table) in zip(heads, tables, strict=True)))
     if options.output:
         print(f"\nwritten to {options.output}")

@@ -7,7 +7,7 @@ from knowcusbench.report.tables.agreement import write_agreement
 from knowcusbench.report.tables.console import render_console
 from knowcusbench.report.tables.effects import write_effects
 from knowcusbench.report.tables.statistics import write_statistics
-from knowcusbench.report.tables.tables import write_csv, write_report
+from knowcusbench.report.tables.tables import write_by_backbone, write_csv, write_report
 
 __all__ = [
     "PictureRow",
@@ -16,6 +16,7 @@ __all__ = [
     "write_ablation",
     "write_ablation_figure",
     "write_agreement",
+    "write_by_backbone",
     "write_csv",
     "write_effects",
     "write_report",

@@ -19,7 +19,9 @@ def merged(bundles: Sequence[Bundle]) -> ReportInput:
     """
     first, *others = bundles
     for other in others:
-        _check_together(first, other)
+        _check_together(
+            first, other, {**_conditions(first), **_backbone(first)}, {**_conditions(other), **_backbone(other)}
+        )
     parts = _relabelled(bundles)
     headings = {name: heading for part in reversed(parts) for name, heading in part.metrics.items()}
     order = dict.fromkeys(name for part in parts for name in part.metrics)
@@ -38,6 +40,40 @@ def merged(bundles: Sequence[Bundle]) -> ReportInput:
         published=parts[0].published,
         reduction=first.manifest.reduction,
     )
+
+
+def by_backbone(bundles: Sequence[Bundle]) -> list[tuple[str, list[Bundle]]]:
+    """Return each backbone's name and bundles, in their order: rows of different backbones are never ranked together.
+
+    A name is that of the backbone's class, and where several backbones have the same one, what is different: its
+    weights' digest, or settings. Raises BundleError, naming two bundles and what differs, where they have not the same
+    benchmark, grid, reduction or protocol of a metric.
+    """
+    first, *others = bundles
+    for other in others:
+        _check_together(first, other, _conditions(first), _conditions(other))
+    blocks: list[list[Bundle]] = []
+    for bundle in bundles:
+        own = next((block for block in blocks if _backbone(block[0]) == _backbone(bundle)), None)
+        if own is None:
+            blocks.append([bundle])
+        else:
+            own.append(bundle)
+    settings = [_backbone(block[0]) for block in blocks]
+    return list(zip(_names(settings), blocks, strict=True))
+
+
+def _names(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A name for each backbone, with all in which it differs from others of its class."""
+    names = []
+    for own in settings:
+        kind = own.get("backbone._class_")
+        alike = [other for other in settings if other.get("backbone._class_") == kind]
+        differing = [key for key in own if any(other.get(key) != own[key] for other in alike)]
+        told = [f"{key.removeprefix('backbone.').removeprefix('backbone ')}={str(own[key])[:12]}" for key in differing]
+        name = str(kind).removesuffix("Spec")
+        names.append(" ".join("".join(sign if sign.isprintable() else "?" for sign in word) for word in (name, *told)))
+    return names
 
 
 def _relabelled(bundles: Sequence[Bundle]) -> list[ReportInput]:
@@ -75,9 +111,8 @@ def _joined(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(there, ignore_index=True) if there else tables[0]
 
 
-def _check_together(first: Bundle, other: Bundle) -> None:
-    before, now = _conditions(first), _conditions(other)
-    for key in sorted(before | now):
+def _check_together(first: Bundle, other: Bundle, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    for key in sorted({*before, *now}):
         if before.get(key) != now.get(key):
             raise BundleError(
                 f"{first.path} and {other.path} can't share a table: {key} is {before.get(key)!r} in one and "
@@ -93,14 +128,21 @@ def _check_together(first: Bundle, other: Bundle) -> None:
 
 
 def _conditions(bundle: Bundle) -> dict[str, Any]:
-    """What all rows of a table have in common."""
+    """What all tables of a comparison have in common."""
     manifest = bundle.manifest
     return {
         "benchmark": manifest.benchmark,
-        "backbone weights": manifest.weights,
         "reduction": manifest.reduction.value,
         "concepts": manifest.concepts,
         "samples": {task.value: count for task, count in manifest.planned.items()},
         **{f"grid.{key}": value for key, value in manifest.grid.items()},
+    }
+
+
+def _backbone(bundle: Bundle) -> dict[str, Any]:
+    """What all rows of a table have in common besides."""
+    manifest = bundle.manifest
+    return {
+        "backbone weights": manifest.weights,
         **{f"backbone.{key}": value for key, value in manifest.backbone.items()},
     }

@@ -4,6 +4,7 @@ import json
 import re
 
 import datasets
+import pandas as pd
 import pytest
 
 from knowcusbench.cli.main import main
@@ -42,6 +43,24 @@ def test_export_then_leaderboard(call, run_words, tmp_path):
     (base,) = [row for row in rows if row["label"] == "lab a: base"]
     exact = 100 * own.groupby("concept")["value"].mean().mean()
     assert base["cells"]["generation_clip_t"]["value"] == pytest.approx(exact, rel=1e-12)
+
+
+def test_backbones_are_compared_in_blocks_each_with_a_ranking_of_its_own(call, run_words, forged, bundle, tmp_path):
+    other = forged(group="lab b", name="other.zip", weights="f" * 64)
+    code, out, _ = call("leaderboard", str(bundle), str(other), "--output", "both")
+    assert code == 0
+    first, second = out.split("Leaderboard on QwenImage weights=ffffffffffff:\n")
+    assert first.startswith("Leaderboard on QwenImage weights=")
+    assert "anchor (control)" in first
+    assert "anchor (control)" in second
+    call("leaderboard", str(bundle), "--output", "alone")
+    alone = tmp_path / "alone" / "leaderboard.csv"
+    table = pd.read_csv(tmp_path / "both" / "backbones.csv")
+    assert table["backbone"].nunique() == 2
+    own = table[table["backbone"] == table["backbone"][0]].drop(columns="backbone")
+    pd.testing.assert_frame_equal(own, pd.read_csv(alone))
+    assert (tmp_path / "both" / "backbone_1" / "leaderboard.csv").read_bytes() == alone.read_bytes()
+    assert (tmp_path / "both" / "backbones.md").read_text().count("# Leaderboard on QwenImage weights=") == 2
 
 
 WRONG = [

@@ -7,7 +7,7 @@ from knowcusbench.analysis.leaderboard import build_leaderboard
 from knowcusbench.errors import BundleError
 from knowcusbench.report import render_console
 from knowcusbench.share.bundle import read_bundle
-from knowcusbench.share.merge import merged
+from knowcusbench.share.merge import by_backbone, merged
 
 
 def test_two_groups_keep_their_labels_apart_and_their_numbers(bundle, forged):
@@ -59,6 +59,31 @@ def test_mixtures_are_refused(bundle, forged, entries, said):
     with pytest.raises(BundleError, match=said) as error:
         merged([read_bundle(bundle), other])
     assert {"lab-a.zip", "forged.zip"} <= set(str(error.value).replace("/", " ").split())
+
+
+def test_every_backbone_has_a_block_with_a_name_that_tells_it_from_the_others(bundle, forged, parts):
+    settings = json.loads(parts["manifest.json"])["backbone"]
+    bundles = [
+        read_bundle(bundle),
+        read_bundle(forged(group="b", name="b.zip")),
+        read_bundle(forged(group="c", name="c.zip", weights="f" * 64)),
+        read_bundle(forged(group="d", name="d.zip", backbone={**settings, "_class_": "OtherSpec", "a\x1b": 1})),
+    ]
+    own = bundles[0].manifest.weights[:12]
+    assert by_backbone(bundles) == [
+        (f"QwenImage weights={own}", bundles[:2]),
+        ("QwenImage weights=ffffffffffff", bundles[2:3]),
+        ("Other", bundles[3:]),
+    ]
+    steps = read_bundle(forged(group="e", name="e.zip", backbone={**settings, "steps": 50}))
+    assert [name for name, _ in by_backbone([bundles[0], steps])] == ["QwenImage steps=2", "QwenImage steps=50"]
+
+
+def test_another_benchmark_or_grid_is_refused_also_on_another_backbone(bundle, forged):
+    for entries, said in MIXTURES[0], MIXTURES[2]:
+        other = read_bundle(forged(group="lab b", weights="0" * 64, **entries))
+        with pytest.raises(BundleError, match=said):
+            by_backbone([read_bundle(bundle), other])
 
 
 def test_scores_of_another_protocol_are_refused(bundle, forged, parts, table, changed):

@@ -20,7 +20,12 @@ def render_csv(board: Leaderboard) -> str:
     images that are missing ("images=-2") or have changed since they were scored ("altered=1"); `approximate` lists the
     columns whose source says "about".
     """
-    return pd.DataFrame([_record(board, row) for row in board.rows]).to_csv(index=False, lineterminator="\n")
+    return leaderboard_frame(board).to_csv(index=False, lineterminator="\n")
+
+
+def leaderboard_frame(board: Leaderboard) -> pd.DataFrame:
+    """Return the rows and columns that `render_csv` writes."""
+    return pd.DataFrame([_record(board, row) for row in board.rows])
 
 
 def _record(board: Leaderboard, row: Row) -> dict[str, str | float | None]:

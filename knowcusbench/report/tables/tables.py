@@ -1,12 +1,12 @@
 """The files of the report."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from knowcusbench.analysis.types import Leaderboard
-from knowcusbench.report.tables.csv_json import render_csv, render_json
+from knowcusbench.report.tables.csv_json import leaderboard_frame, render_csv, render_json
 from knowcusbench.report.tables.latex import render_latex
 from knowcusbench.report.tables.markdown import render_markdown
 from knowcusbench.storage.files import write_atomic
@@ -32,3 +32,25 @@ def write_report(directory: Path, board: Leaderboard, name: str = "leaderboard")
         write_atomic(path, render(board).encode())
         written.append(path)
     return written
+
+
+def write_by_backbone(directory: Path, boards: Sequence[tuple[str, Leaderboard]]) -> list[Path]:
+    """Write the tables of several backbones, given with their names, and return the paths.
+
+    Each has a directory of its own, `backbone_1` and so on; `backbones.md` and `backbones.csv` have all of them below
+    each other, with best and second within each.
+    """
+    written = [
+        path
+        for place, (_, board) in enumerate(boards, start=1)
+        for path in write_report(directory / f"backbone_{place}", board)
+    ]
+    frames = []
+    for name, board in boards:
+        frame = leaderboard_frame(board)
+        frame.insert(0, "backbone", name)
+        frames.append(frame)
+    write_csv(directory / "backbones.csv", pd.concat(frames, ignore_index=True))
+    page = "\n".join(render_markdown(board) for _, board in boards)
+    write_atomic(directory / "backbones.md", page.encode())
+    return [*written, directory / "backbones.csv", directory / "backbones.md"]
