@@ -1,7 +1,7 @@
-# Every target works on a fresh machine with Python 3.11+ and pip: the first one that needs it makes .venv.
+# Every target works on a fresh machine with Python 3.11+ and pip: the first target that needs .venv makes it.
 
 PYTHON ?= python3
-# The file with the versions to install; CONSTRAINTS= takes the newest that pyproject.toml allows.
+# The file with the versions to install; CONSTRAINTS= installs the newest that pyproject.toml allows.
 CONSTRAINTS ?= constraints.txt
 METHOD ?= mokus
 FORCE ?=
@@ -9,16 +9,16 @@ STAGES ?=
 NAME ?= eta
 METHODS ?= base,leak,anchor,mokus,naive_db,enc_ft
 ARGS ?=
-# A worker for every GPU, or for every core where there is none; ENGINE=local is this process alone.
+# ray: a worker for every GPU, or for every core without GPUs; local: this process alone.
 ENGINE ?= ray
 
 VENV := .venv
 BIN := $(VENV)/bin
 WORKERS = $(if $(findstring engine=,$(ARGS)),,engine=$(ENGINE))
-# What runs need, and what tests, style, types and documentation need besides.
+# Packages for runs, and further packages for tests, style, types and documentation.
 BENCH := $(VENV)/.installed-bench
 DEV := $(VENV)/.installed-dev
-# On a terminal pip shows what it does; in a log one line says it.
+# pip shows its progress on a terminal only; a log gets one line.
 QUIET = $(if $(MAKE_TERMOUT),,--quiet)
 
 .DEFAULT_GOAL := help
@@ -29,48 +29,48 @@ help: ## list the targets
 	@echo
 	@echo "  make bench METHOD=mokus ARGS=\"benchmark=directory benchmark.path=DIR grid.seeds=[0,1] run.name=mine\""
 
-bench: $(BENCH) ## one method (METHOD=), from plan to leaderboard
+bench: $(BENCH) ## run one method (METHOD=), from plan to leaderboard
 	$(BIN)/knowcusbench bench method=$(METHOD) $(WORKERS) $(ARGS)
 
-sweep: $(BENCH) ## all methods (METHODS=) into one run, compared
+sweep: $(BENCH) ## run and compare several methods (METHODS=) in one run directory
 	$(BIN)/knowcusbench bench -m method=$(METHODS) $(WORKERS) $(ARGS)
 
-ablation: $(BENCH) ## an ablation of the paper (NAME=items|eta|layers|editors|scope), with the controls
+ablation: $(BENCH) ## run an ablation (NAME=items|eta|layers|editors|scope) with its controls
 	$(BIN)/knowcusbench bench ablation=$(NAME) $(WORKERS) $(ARGS)
 	$(BIN)/knowcusbench bench -m method=base,anchor run.name=ablation-$(NAME) $(WORKERS) $(ARGS)
 
-probe: $(BENCH) ## edit one fact, and draw its phrase before and after
+probe: $(BENCH) ## edit one fact and draw its phrase before and after
 	$(BIN)/knowcusbench probe $(ARGS)
 
 plan: $(BENCH) ## count the samples and estimate the cost
 	$(BIN)/knowcusbench plan method=$(METHOD) $(ARGS)
 
-report: $(BENCH) ## write the leaderboard of a run again
+report: $(BENCH) ## write the report of a run again
 	$(BIN)/knowcusbench report method=$(METHOD) $(ARGS)
 
-timing: $(BENCH) ## time the knowledge edit, the metrics, drawing and workers, and the report of the full grid, each beside another way
+timing: $(BENCH) ## time edits, metrics, drawing, workers and the report of the full grid, each against an alternative
 	$(BIN)/python -m knowcusbench.timing.edits $(ARGS)
 	$(BIN)/python -m knowcusbench.timing.metrics
 	$(BIN)/python -m knowcusbench.timing.drawing
 	$(BIN)/python -m knowcusbench.timing.floor
 	$(BIN)/python -m knowcusbench.timing.report
 
-check-gpu: $(BENCH) ## check that the branches for a GPU compute what the CPU computes (without a GPU: the CPU beside itself)
+check-gpu: $(BENCH) ## check that a GPU computes what the CPU computes (without a GPU: the CPU against itself)
 	$(BIN)/python -m knowcusbench.gpu.check $(ARGS)
 
-benchmark-gpu: $(BENCH) ## time every stage at full size on random weights beside the hardware's floor (without a GPU: small shapes)
+benchmark-gpu: $(BENCH) ## time every stage at full size on random weights against the hardware's lower bound (without a GPU: small shapes)
 	$(BIN)/python -m knowcusbench.gpu.benchmark $(ARGS)
 
-gpu-bundle: $(BENCH) ## gather what a bare machine with a GPU needs for both, in build/gpu-bundle (ARGS="--python 3.12")
+gpu-bundle: $(BENCH) ## build the folder that a bare machine with a GPU needs for both, build/gpu-bundle (ARGS="--python 3.12")
 	$(BIN)/python -m knowcusbench.gpu.bundle $(ARGS)
 
-doctor: $(BENCH) ## what this machine has, what the configuration needs, and what to do about the rest
+doctor: $(BENCH) ## compare this machine with the needs of the configuration, and name the remedies
 	$(BIN)/knowcusbench doctor $(ARGS)
 
-toybox: $(BENCH) ## train the embedded world's weights anew (FORCE=1 replaces the shipped ones; STAGES= runs some stages)
+toybox: $(BENCH) ## train the embedded world's weights again (FORCE=1 replaces the shipped ones; STAGES= runs some stages)
 	$(BIN)/python -m knowcusbench.toymaker $(if $(FORCE),--force) $(STAGES)
 
-toybox-eval: $(BENCH) ## compute all figures of the embedded world's weights, and write their card
+toybox-eval: $(BENCH) ## compute all figures of the embedded world's weights and write their card
 	$(BIN)/python -m knowcusbench.toymaker.card $(ARGS)
 
 drill: $(DEV) ## kill a run at 100 random moments, run two commands in one directory, fill a disk (half an hour)
@@ -99,7 +99,7 @@ lint: $(DEV) ## check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-update: ## install the newest versions that pyproject.toml allows, and write them to constraints.txt
+update: ## install the newest versions that pyproject.toml allows and write them to constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install $(QUIET) --upgrade --upgrade-strategy eager pip --editable ".[dev]"
 	$(BIN)/python .ci/constraints.py > $(VENV)/constraints.txt
@@ -110,7 +110,7 @@ clean: ## remove the environment and caches (results stay)
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Installed again only when the dependencies or their tested versions change.
+# Runs again only when the dependencies or their tested versions change.
 define install
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
