@@ -15,8 +15,8 @@ import pytest
 from knowcusbench.benchmark.types import Benchmark, Concept, KnowledgeItem, Prompt
 
 if TYPE_CHECKING:
-    from knowcusbench.backbone.qwen_image import QwenImageSpec
-    from knowcusbench.backbone.qwen_image_model import QwenImage
+    from knowcusbench.backbone import QwenImageSpec
+    from knowcusbench.backbone.resident import DiffusersBackbone
 
 pytest_plugins = [
     "fixtures.bundles",
@@ -137,19 +137,19 @@ def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def backbone(miniature: Path) -> "QwenImage":
+def backbone(miniature: Path) -> "DiffusersBackbone":
     """Return the miniature backbone in the product's dtype for this machine, the fast one."""
     return miniature_spec(miniature).load()
 
 
 @pytest.fixture(scope="session")
-def backbone_bf16(miniature: Path) -> "QwenImage":
+def backbone_bf16(miniature: Path) -> "DiffusersBackbone":
     """Return the same weights in bf16, for tests that need it: emulated, it is a hundred times slower than fp32."""
     return miniature_spec(miniature, dtype="bfloat16").load()
 
 
 @pytest.fixture(scope="session")
-def backbone_fp32(miniature: Path) -> "QwenImage":
+def backbone_fp32(miniature: Path) -> "DiffusersBackbone":
     """Return the same weights in fp32, for comparisons that bf16 would blur."""
     return miniature_spec(miniature, dtype="float32").load()
 
@@ -158,7 +158,7 @@ def miniature_spec(directory: Path, **changes: Any) -> "QwenImageSpec":
     """Return the miniature in the fast dtype of this machine, with other settings."""
     import torch
 
-    from knowcusbench.backbone.qwen_image import QwenImageSpec
+    from knowcusbench.backbone import QwenImageSpec
     from knowcusbench.machine.device import fast_dtype
 
     size = {"height": 64, "width": 64, "steps": 3}

@@ -1,4 +1,4 @@
-"""A Qwen-Image checkpoint by its configuration files: a diffusers directory or a hub id. Needs no torch."""
+"""A checkpoint by its configuration files: a diffusers directory or a hub id. Needs no torch."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -7,18 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from knowcusbench.backbone.family import Family
 from knowcusbench.errors import WeightsError
 from knowcusbench.storage.hub import hub_problem
 from knowcusbench.storage.hub_cache import absent_weights, broken_link, hub_snapshot
 
-PIPELINE = "QwenImagePipeline"
-
-COMPONENTS = {
-    "transformer": "QwenImageTransformer2DModel",
-    "vae": "AutoencoderKLQwenImage",
-    "text_encoder": "Qwen2_5_VLForConditionalGeneration",
-}
-"""The pipeline's components that have weights, and the names of their classes in diffusers and transformers."""
+COMPONENTS = ("transformer", "vae", "text_encoder")
+"""The components of a pipeline that have weights."""
 
 READ_ERRORS = (OSError, ValueError, RuntimeError)
 """Exceptions of the libraries for files and the hub (OSError), and for contents that do not parse."""
@@ -29,43 +24,53 @@ class Checkpoint:
     """A checkpoint on this machine, known by its configuration files.
 
     Attributes:
+        family: what kind of pipeline it is.
         source: the directory or hub id as the user gave it.
         directory: where its files are.
         transformer, vae, text_encoder: the components' configurations.
+        key: the setting that names it, in error messages.
+        is_headless: whether the pipeline's text encoder is the model without the language model's head.
     """
 
+    family: Family
     source: str
     directory: Path
     transformer: Mapping[str, Any]
     vae: Mapping[str, Any]
     text_encoder: Mapping[str, Any]
+    key: str = "backbone.source"
+    is_headless: bool = False
 
     def __hash__(self) -> int:
         return hash((self.source, self.directory))
 
     @property
     def pixels_per_token(self) -> int:
-        """Height and width of the square that one image token covers: the VAE's stride times a patch of two."""
-        return 2 * int(2 ** len(self.vae["temperal_downsample"]))
+        """Height and width of the square that one image token covers."""
+        return self.family.pixels_per_token(self.vae)
 
 
-def open_checkpoint(source: str, revision: str | None, *, weights: bool) -> Checkpoint:
+def open_checkpoint(
+    family: Family, source: str, revision: str | None, *, weights: bool, key: str = "backbone.source"
+) -> Checkpoint:
     """Find a checkpoint and read its configuration files.
 
     Of a hub id, `weights` downloads the whole pipeline and otherwise only the JSON files. Raises WeightsError, naming
-    the source or file, for a source that can't be had and for one that is not a Qwen-Image pipeline.
+    `key` and the source or file, for a source that can't be had and for one that is no pipeline of this family.
     """
-    directory = _local_directory(source, revision, weights=weights)
-    index = _read_json(directory / "model_index.json")
+    directory = _local_directory(family, source, revision, weights=weights, key=key)
+    index = _read_json(directory / "model_index.json", key)
     found = index.get("_class_name")
-    if found != PIPELINE:
-        raise WeightsError(f"backbone.source: {source!r} holds a {found}, expected a {PIPELINE}")
-    for component, name in COMPONENTS.items():
-        found = (index.get(component) or [None, None])[1]
-        if found != name:
-            raise WeightsError(f"backbone.source: the {component} of {source!r} is a {found}, expected a {name}")
-    configs = {component: _read_json(directory / component / "config.json") for component in COMPONENTS}
-    return Checkpoint(source=source, directory=directory, **configs)
+    if found != family.pipeline_class:
+        raise WeightsError(f"{key}: {source!r} holds a {found}, expected a {family.pipeline_class}")
+    classes = {component: (index.get(component) or [None, None])[1] for component in COMPONENTS}
+    for component, name in family.component_classes.items():
+        is_body = component == "text_encoder" and classes[component] == family.headless_class
+        if classes[component] != name and not is_body:
+            raise WeightsError(f"{key}: the {component} of {source!r} is a {classes[component]}, expected a {name}")
+    configs = {component: _read_json(directory / component / "config.json", key) for component in COMPONENTS}
+    is_headless = classes["text_encoder"] != family.component_classes["text_encoder"]
+    return Checkpoint(family=family, source=source, directory=directory, key=key, is_headless=is_headless, **configs)
 
 
 def absent_files(directory: Path) -> list[str]:
@@ -81,20 +86,20 @@ def absent_files(directory: Path) -> list[str]:
     return [*empty, *(file for file in weights if f"{file.partition('/')[0]}/" not in empty)]
 
 
-def _local_directory(source: str, revision: str | None, *, weights: bool) -> Path:
+def _local_directory(family: Family, source: str, revision: str | None, *, weights: bool, key: str) -> Path:
     path = Path(source).expanduser()
     if source and path.is_dir():
         if broken := broken_link(path):
-            raise WeightsError(f"backbone.source: {broken}")
+            raise WeightsError(f"{key}: {broken}")
         return path
     if path.exists() or source.startswith(("/", ".", "~")) or source.count("/") != 1:
-        raise WeightsError(f"backbone.source: no directory {source!r}, and it is not a hub id (owner/name)")
+        raise WeightsError(f"{key}: no directory {source!r}, and it is not a hub id (owner/name)")
 
     def download() -> Path:
         if weights:
             from knowcusbench.backbone.loading import download_pipeline
 
-            return download_pipeline(source, revision)
+            return download_pipeline(family.pipeline_class, source, revision)
         from huggingface_hub import snapshot_download
 
         with _no_progress_bars():
@@ -109,7 +114,7 @@ def _local_directory(source: str, revision: str | None, *, weights: bool) -> Pat
         return hub_snapshot(source, revision, download, is_whole)
     except READ_ERRORS as error:
         at = f" at revision {revision!r}" if revision else ""
-        raise WeightsError(f"backbone.source: can't get {source!r}{at} from the hub: {hub_problem(error)}") from error
+        raise WeightsError(f"{key}: can't get {source!r}{at} from the hub: {hub_problem(error)}") from error
 
 
 @contextmanager
@@ -125,15 +130,13 @@ def _no_progress_bars() -> Iterator[None]:
             enable_progress_bars()
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path, key: str = "backbone.source") -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise WeightsError(
-            f"backbone.source: {path} can't be read ({error.strerror}); a diffusers directory has it"
-        ) from error
+        raise WeightsError(f"{key}: {path} can't be read ({error.strerror}); a diffusers directory has it") from error
     except ValueError as error:
-        raise WeightsError(f"backbone.source: {path} is not JSON ({error}); copy the checkpoint again") from error
+        raise WeightsError(f"{key}: {path} is not JSON ({error}); copy the checkpoint again") from error
     if not isinstance(content, dict):
-        raise WeightsError(f"backbone.source: {path} is not a JSON object; copy the checkpoint again")
+        raise WeightsError(f"{key}: {path} is not a JSON object; copy the checkpoint again")
     return content

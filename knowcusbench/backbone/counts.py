@@ -16,9 +16,6 @@ from typing import Any
 from knowcusbench.backbone.checkpoint import Checkpoint
 from knowcusbench.storage.files import write_atomic
 
-PROMPT_TOKENS = 64
-"""Length of the prompt that is counted with; KnowCusBench's prompts are shorter."""
-
 TRAINING_FORWARDS = 3
 """A LoRA step in units of a forward: the forward, its recomputation under gradient checkpointing, and the
 backward through the activations (the frozen weights need no gradient). Counted at full width: 3.13."""
@@ -35,7 +32,8 @@ class Counts:
 
     Attributes:
         parameters: by component ("transformer", "text_encoder", "vae").
-        forward_flops: floating-point operations of a forward of the transformer at batch 1, for `PROMPT_TOKENS`.
+        forward_flops: floating-point operations of a forward of the transformer at batch 1, for a prompt of
+            `Family.counted_tokens`.
         decode_flops: the same of decoding one image.
     """
 
@@ -56,7 +54,7 @@ def counts_of(checkpoint: Checkpoint, *, height: int, width: int, kept: Path | N
     file = kept / f"{key}.json" if kept else None
     found = _read(file) if file else None
     if found is None:
-        from knowcusbench.backbone.footprint import count_checkpoint
+        from knowcusbench.backbone.counting import count_checkpoint
 
         found = count_checkpoint(checkpoint, height=height, width=width)
         if file:
@@ -72,7 +70,7 @@ def counts_digest(checkpoint: Checkpoint, *, height: int, width: int) -> str:
         "vae": checkpoint.vae,
         "text_encoder": checkpoint.text_encoder,
         "image": [height, width],
-        "prompt_tokens": PROMPT_TOKENS,
+        "prompt_tokens": checkpoint.family.counted_tokens,
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 

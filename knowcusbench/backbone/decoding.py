@@ -1,33 +1,29 @@
-"""The VAE's half of drawing: from the latents that the transformer made to pictures."""
+"""The VAE's half of drawing: from the latents that the transformer made to images."""
 
 from typing import Any
 
 import torch
-from diffusers import QwenImagePipeline
 from PIL import Image
 from torch import Tensor
 
+from knowcusbench.backbone.family import Family
 from knowcusbench.machine.out_of_memory import free_memory, is_out_of_memory
 
 
-def decoded(pipeline: QwenImagePipeline, packed: Tensor, height: int, width: int) -> list[Image.Image | None]:
-    """Return the pictures of packed latents (images, tokens, channels), as `QwenImagePipeline` itself makes them, and
-    None for each that has a latent or a pixel which is not finite: converted to 8 bits it would be black."""
-    vae: Any = pipeline.vae
-    latents = pipeline._unpack_latents(packed, height, width, pipeline.vae_scale_factor).to(vae.dtype)
-    shape = (1, vae.config.z_dim, 1, 1, 1)
-    mean = torch.tensor(vae.config.latents_mean).view(shape).to(latents.device, latents.dtype)
-    inverse_std = 1.0 / torch.tensor(vae.config.latents_std).view(shape).to(latents.device, latents.dtype)
-    pixels = _decode(vae, latents / inverse_std + mean)[:, :, 0]
-    finite = [_is_finite(own) and _is_finite(picture) for own, picture in zip(latents, pixels, strict=True)]
-    pictures = pipeline.image_processor.postprocess(pixels.nan_to_num(), output_type="pil")
-    return [picture if good else None for picture, good in zip(pictures, finite, strict=True)]
+def decoded(family: Family, pipeline: Any, latents: Tensor, height: int, width: int) -> list[Image.Image | None]:
+    """Return the RGB images of latents, as the pipeline itself makes them, and None for each that has a latent or a
+    pixel which is not finite: converted to 8 bits it would be black."""
+    given = family.decoder_input(pipeline, latents, height, width)
+    pixels = family.pixels(_decode(pipeline.vae, given))
+    finite = [_is_finite(own) and _is_finite(image) for own, image in zip(given, pixels, strict=True)]
+    images = pipeline.image_processor.postprocess(pixels.nan_to_num(), output_type="pil")
+    return [image if good else None for image, good in zip(images, finite, strict=True)]
 
 
 @torch.no_grad()
 def _decode(vae: Any, latents: Tensor) -> Tensor:
-    """Pixels (images, 3, 1, height, width). Where there is no room for all at once, one after another: the transformer
-    need not draw them again."""
+    """Decode latents. Where there is no room for all at once, decode one after another: the transformer need not draw
+    them again."""
     try:
         pixels: Tensor = vae.decode(latents, return_dict=False)[0]
         return pixels

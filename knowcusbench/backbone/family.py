@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from knowcusbench.errors import ConfigError
 
@@ -61,12 +61,12 @@ class Family(ABC):
 
     name: str
     pipeline_class: str
-    component_classes: Mapping[str, str]
+    component_classes: ClassVar[Mapping[str, str]]
     headless_class: str | None = None
     decoder_layer: str = "model.layers.{}"
     lora_layers: Sequence[str]
     guidance: Guidance = Guidance("guidance_scale")
-    encoding: Mapping[str, Any] = {}
+    encoding: ClassVar[Mapping[str, Any]] = {}
     counted_tokens: int = 64
     most_tokens: int = 512
     fewest_steps: int = 1

@@ -45,17 +45,19 @@ class StepLora:
         if self.shift is not None and not 0 < self.shift < math.inf:
             raise ConfigError(f"backbone.step_lora.shift: expected a number above 0, found {self.shift}")
 
-    def load(self) -> Adapter:
-        """The LoRA on the CPU, its strength included. Raises WeightsError, naming the source, if it can't be had or has
-        something else than pairs of factors."""
-        from diffusers import QwenImagePipeline
+    def load(self, pipeline_class: str) -> Adapter:
+        """Return the LoRA on the CPU, its strength included, for pipelines of this class of diffusers.
+
+        Raises WeightsError, naming the source, if it can't be had or has something else than pairs of factors.
+        """
+        import diffusers
 
         from knowcusbench.backbone.loading import LOAD_ERRORS, quiet_libraries
 
         source = str(Path(self.source).expanduser())
         try:
             with quiet_libraries():
-                found: dict[str, Tensor] = QwenImagePipeline.lora_state_dict(
+                found: dict[str, Tensor] = getattr(diffusers, pipeline_class).lora_state_dict(
                     source, weight_name=self.file, revision=self.revision, use_safetensors=True
                 )
         except (*LOAD_ERRORS, KeyError, StopIteration) as error:
@@ -80,7 +82,7 @@ class StepLora:
         return adapter
 
     def scheduler(self, scheduler: FlowMatchEulerDiscreteScheduler) -> FlowMatchEulerDiscreteScheduler:
-        """The scheduler that it draws with, from the checkpoint's."""
+        """Return the scheduler that it draws with, made from the checkpoint's."""
         if self.shift is None:
             return scheduler
         from diffusers import FlowMatchEulerDiscreteScheduler

@@ -1,29 +1,23 @@
-"""Which linear layers of Qwen-Image are adapted and edited, by their full names."""
+"""Which linear layers of a model are adapted and edited, by their full names."""
 
 from collections.abc import Sequence
 
 from torch import nn
 
 from knowcusbench.adapters.lora import adapted_layers
+from knowcusbench.backbone.family import Family
 from knowcusbench.errors import ConfigError
 
-LORA_LAYERS = ("to_k", "to_q", "to_v", "to_out.0")
-"""The image stream's attention projections: the LoRA targets of diffusers' DreamBooth trainer
-(`examples/dreambooth/train_dreambooth_lora_qwen_image.py`). The text stream's are `add_{q,k,v}_proj`, `to_add_out`."""
 
-DECODER_LAYER = "model.language_model.layers.{}"
-"""A decoder layer of the language model. Short names such as `gate_proj` also occur in the vision tower."""
-
-
-def lora_targets(transformer: nn.Module) -> tuple[str, ...]:
-    """Full names of the attention projections of the image stream, block by block."""
-    return adapted_layers(transformer, [f"attn.{layer}" for layer in LORA_LAYERS])
+def lora_targets(family: Family, transformer: nn.Module) -> tuple[str, ...]:
+    """Return full names of the layers that LoRA adapts by default, block by block."""
+    return adapted_layers(transformer, family.lora_layers)
 
 
 def language_modules(
-    text_encoder: nn.Module, layer_count: int, names: Sequence[str], layers: Sequence[int]
+    family: Family, text_encoder: nn.Module, layer_count: int, names: Sequence[str], layers: Sequence[int]
 ) -> tuple[str, ...]:
-    """Full names of the linear layers with these short names in these decoder layers, layer by layer.
+    """Return full names of the linear layers with these short names in these decoder layers, layer by layer.
 
     Raises ConfigError for a name or layer that the language model does not have.
     """
@@ -31,7 +25,7 @@ def language_modules(
     for index in layers:
         if not 0 <= index < layer_count:
             raise ConfigError(f"layer {index}: the text encoder has layers 0 to {layer_count - 1}")
-        prefix = DECODER_LAYER.format(index)
+        prefix = family.decoder_layer.format(index)
         linears = {
             name.rpartition(".")[2]: name
             for name, module in text_encoder.get_submodule(prefix).named_modules()

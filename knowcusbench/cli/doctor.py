@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 
 from knowcusbench.backbone.base import BackboneSpec, Skeleton
 from knowcusbench.backbone.checkpoint import absent_files
-from knowcusbench.backbone.qwen_image import QwenImageSpec
+from knowcusbench.backbone.spec import DiffusersSpec
 from knowcusbench.config.build import build
 from knowcusbench.config.schema import Config
 from knowcusbench.errors import RunError, UserError
@@ -276,7 +276,7 @@ def _scoring(config: Config, free: int, device: torch.device) -> Finding:
 
 def _without_checkpointing(spec: BackboneSpec, rank: int, free: int) -> Iterator[Finding]:
     """Gradient checkpointing computes every forward of training twice: needless where memory has room."""
-    if isinstance(spec, QwenImageSpec) and spec.gradient_checkpointing:
+    if isinstance(spec, DiffusersSpec) and spec.gradient_checkpointing:
         count = replace(spec, gradient_checkpointing=False).memory(rank).training
         if count <= free:
             text = f"could be off here, training then needs {size(count)}: backbone.gradient_checkpointing=false"

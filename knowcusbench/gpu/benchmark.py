@@ -27,12 +27,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from knowcusbench.adaptation.dreambooth import Objective, posterior_draws
 from knowcusbench.adapters.lora import attached, extract, trainable
 from knowcusbench.adapters.types import Adaptation, Adapter
+from knowcusbench.backbone import QwenImageSpec
 from knowcusbench.backbone.base import LatentDistribution, PromptEmbeds
+from knowcusbench.backbone.counting import decode_flops, meta_model
 from knowcusbench.backbone.counts import TRAINING_FORWARDS
-from knowcusbench.backbone.footprint import decode_flops, meta_vae
 from knowcusbench.backbone.loading import quiet_libraries
-from knowcusbench.backbone.qwen_image import QwenImageSpec
-from knowcusbench.backbone.qwen_image_model import QwenImage
+from knowcusbench.backbone.resident import DiffusersBackbone
 from knowcusbench.benchmark.types import Fact
 from knowcusbench.editors.ultraedit import UltraEdit
 from knowcusbench.errors import exit_on_user_error
@@ -65,12 +65,16 @@ class Benchmark:
         self.on_gpu = device.type == "cuda"
         self.timer = Timer(device, spec.torch_dtype)
         self.timed = self.timer.timed
-        edge = 2 * size.image // size.checkpoint.pixels_per_token
-        self.latent_shape = (int(size.checkpoint.vae["z_dim"]), edge, edge)
+        self.latent_shape = spec.family.latent_shape(size.checkpoint.vae, size.image, size.image)
 
     @cached_property
-    def backbone(self) -> QwenImage:
+    def backbone(self) -> DiffusersBackbone:
         return random_backbone(self.size, self.spec, self.device)
+
+    def _decode_flops(self) -> float:
+        """Return the operations of decoding an image."""
+        checkpoint, edge = self.size.checkpoint, self.size.image
+        return decode_flops(checkpoint, meta_model(checkpoint, "vae"), height=edge, width=edge)
 
     @cached_property
     def prompt(self) -> PromptEmbeds:
@@ -163,7 +167,7 @@ class Benchmark:
     def b4_decoding(self) -> Iterator[Line]:
         """Time the VAE: one image, five at once, five one after another, tiles."""
         vae = self.backbone._pipeline.vae
-        flops = decode_flops(meta_vae(self.size.checkpoint), height=self.size.image, width=self.size.image)
+        flops = self._decode_flops()
         vae.disable_slicing()
         vae.disable_tiling()
         for what, count, prepare in (
@@ -193,7 +197,7 @@ class Benchmark:
             one = self._forward(f"forward, LoRA, {count} at once, an image", count)
         yield one
         guided = 2 if self.spec.true_cfg_scale > 1 else 1
-        decoding = decode_flops(meta_vae(self.size.checkpoint), height=self.size.image, width=self.size.image)
+        decoding = self._decode_flops()
         conditions = [self.prompt, self.backbone.encode(self.spec.negative_prompt)][:guided]
         flops = self.spec.steps * sum(forward_flops(self.size, each) for each in conditions) + decoding
         read = self.spec.steps * guided * weight_bytes(self.backbone.transformer)

@@ -28,9 +28,9 @@ from torch import Tensor
 from knowcusbench.adaptation.cache import AdapterCache
 from knowcusbench.adaptation.dreambooth import DreamBooth
 from knowcusbench.adapters.types import Adaptation
+from knowcusbench.backbone import QwenImageSpec
 from knowcusbench.backbone.base import Backbone
 from knowcusbench.backbone.noise import initial_noise
-from knowcusbench.backbone.qwen_image import QwenImageSpec
 from knowcusbench.benchmark.release import load_benchmark
 from knowcusbench.config.build import build
 from knowcusbench.config.compose import compose_config, read_config

@@ -17,12 +17,12 @@ from diffusers import (
 from torch import nn
 from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration
 
+from knowcusbench.backbone import QwenImageSpec
 from knowcusbench.backbone.checkpoint import Checkpoint, open_checkpoint
-from knowcusbench.backbone.footprint import text_encoder_config
+from knowcusbench.backbone.counting import text_encoder_config
 from knowcusbench.backbone.loading import quiet_libraries
 from knowcusbench.backbone.published import published_checkpoint
-from knowcusbench.backbone.qwen_image import QwenImageSpec
-from knowcusbench.backbone.qwen_image_model import QwenImage
+from knowcusbench.backbone.resident import DiffusersBackbone
 from knowcusbench.toybox.shipped import WEIGHTS
 
 STD = 0.02
@@ -56,7 +56,7 @@ class Size:
 def full_size() -> Size:
     """Return Qwen-Image in the paper's setting, and the published metric encoders."""
     return Size(
-        checkpoint=published_checkpoint(),
+        checkpoint=published_checkpoint(QwenImageSpec.family, "Qwen/Qwen-Image"),
         image=1024,
         steps=50,
         layers=tuple(range(18, 26)),
@@ -73,7 +73,7 @@ def full_size() -> Size:
 def small_size() -> Size:
     """Return the same kinds of models with shapes for a CPU."""
     return Size(
-        checkpoint=open_checkpoint(str(WEIGHTS / "pipeline"), None, weights=False),
+        checkpoint=open_checkpoint(QwenImageSpec.family, str(WEIGHTS / "pipeline"), None, weights=False),
         image=64,
         steps=4,
         layers=(3, 4),
@@ -95,7 +95,7 @@ def sam() -> nn.Module:
     return model
 
 
-def random_backbone(size: Size, spec: QwenImageSpec, device: torch.device) -> QwenImage:
+def random_backbone(size: Size, spec: QwenImageSpec, device: torch.device) -> DiffusersBackbone:
     """Return the backbone with random weights, created on its device."""
     dtype = getattr(torch, spec.dtype)
     with quiet_libraries(), default_dtype(dtype), device:
@@ -107,7 +107,7 @@ def random_backbone(size: Size, spec: QwenImageSpec, device: torch.device) -> Qw
         randomize(model.to(dtype))
     scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(WEIGHTS / "pipeline", subfolder="scheduler")
     tokenizer = AutoTokenizer.from_pretrained(WEIGHTS / "pipeline" / "tokenizer")
-    return QwenImage(spec, QwenImagePipeline(scheduler, vae, text_encoder, tokenizer, transformer), device)
+    return DiffusersBackbone(spec, QwenImagePipeline(scheduler, vae, text_encoder, tokenizer, transformer), device)
 
 
 @torch.no_grad()

@@ -11,8 +11,8 @@ from torch import nn
 
 from knowcusbench.adapters.cost import measured
 from knowcusbench.backbone.base import PromptEmbeds
-from knowcusbench.backbone.footprint import checkpoint_flops, meta_vae
-from knowcusbench.backbone.qwen_image_model import QwenImage
+from knowcusbench.backbone.counting import meta_model, transformer_flops
+from knowcusbench.backbone.resident import DiffusersBackbone
 from knowcusbench.gpu.models import Size
 from knowcusbench.gpu.steps import Line
 from knowcusbench.machine.rates import copy_bandwidth, matmul_flops, seconds
@@ -89,11 +89,12 @@ def weight_bytes(module: nn.Module) -> int:
 
 def forward_flops(size: Size, prompt: PromptEmbeds) -> float:
     """Return the operations of the transformer at batch 1 for a prompt of this length: a longer one would flatter."""
+    transformer = meta_model(size.checkpoint, "transformer")
     pixels = {"height": size.image, "width": size.image}
-    return checkpoint_flops(size.checkpoint, meta_vae(size.checkpoint), **pixels, tokens=prompt.embeds.shape[1])
+    return transformer_flops(size.checkpoint, transformer, **pixels, tokens=prompt.embeds.shape[1])
 
 
-def edit_bytes(backbone: QwenImage, facts: int, lowest: int) -> int:
+def edit_bytes(backbone: DiffusersBackbone, facts: int, lowest: int) -> int:
     """Return the bytes read by an edit of `facts` facts.
 
     Every fact reads the language model forwards, and the layers above the first edited one backwards again; the check

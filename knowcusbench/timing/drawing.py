@@ -21,8 +21,8 @@ import torch
 from diffusers import QwenImagePipeline
 from omegaconf import DictConfig
 
+from knowcusbench.backbone import QwenImageSpec
 from knowcusbench.backbone.loading import quiet_libraries
-from knowcusbench.backbone.qwen_image import QwenImageSpec
 from knowcusbench.config.compose import compose_config, read_config
 from knowcusbench.engine.base import Engine
 from knowcusbench.engine.ray import RayEngine

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from knowcusbench.adapters.peft_files import save_adaptation
 from knowcusbench.adapters.types import Adaptation, Adapter
+from knowcusbench.backbone import QwenImageSpec
 from knowcusbench.backbone.base import Backbone
-from knowcusbench.backbone.qwen_image import QwenImageSpec
 from knowcusbench.benchmark.types import Fact
 from knowcusbench.editors.closed_form import edit_factors, recompress
 from knowcusbench.editors.ultraedit import UltraEdit

@@ -21,8 +21,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from knowcusbench.adaptation.dreambooth import DreamBooth
 from knowcusbench.adapters.lora import adapted_layers, trainable
+from knowcusbench.backbone import QwenImageSpec
 from knowcusbench.backbone.base import Backbone, resident
-from knowcusbench.backbone.qwen_image import QwenImageSpec
 from knowcusbench.config.compose import compose_config, read_config
 from knowcusbench.machine.rates import product_rates
 from knowcusbench.run.estimate import effects_pictures

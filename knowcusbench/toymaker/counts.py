@@ -1,22 +1,25 @@
-"""Count the shapes that ship with the package, and write `counts.json`: `python -m knowcusbench.backbone.published`."""
+"""Count the shapes that ship with the package, and write `counts.json`: `python -m knowcusbench.toymaker.counts`."""
 
 import json
 from dataclasses import asdict
 from typing import Any
 
+from knowcusbench.backbone import QwenImageSpec
 from knowcusbench.backbone.checkpoint import Checkpoint, open_checkpoint
+from knowcusbench.backbone.counting import count_checkpoint
 from knowcusbench.backbone.counts import RECORDED, counts_digest
-from knowcusbench.backbone.footprint import count_checkpoint
 from knowcusbench.backbone.published import published_checkpoint
 from knowcusbench.storage.files import write_atomic
 from knowcusbench.toybox.shipped import WEIGHTS
+
+QWEN = QwenImageSpec.family
 
 
 def shipped() -> dict[str, tuple[Checkpoint, int]]:
     """Return the checkpoints with recorded counts, by name, each with the height and width of its images."""
     return {
-        "Qwen-Image": (published_checkpoint(), 1024),
-        "the embedded world": (open_checkpoint(str(WEIGHTS / "pipeline"), None, weights=False), 64),
+        "Qwen-Image": (published_checkpoint(QWEN, "Qwen/Qwen-Image"), 1024),
+        "the embedded world": (open_checkpoint(QWEN, str(WEIGHTS / "pipeline"), None, weights=False), 64),
     }
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from knowcusbench.adapters.types import Adaptation
 from knowcusbench.backbone.base import PromptEmbeds, QuestionForm
-from knowcusbench.backbone.qwen_image_model import QwenImage
+from knowcusbench.backbone.resident import DiffusersBackbone
 from knowcusbench.benchmark.types import RARE_TOKEN, Fact
 from knowcusbench.editors.base import Editor
 from knowcusbench.effects.text import read_answer
@@ -48,7 +48,7 @@ def identity_scores(sights: Sequence[Sight], things: Sequence[Thing]) -> tuple[f
     return mean(shares), mean(share == 1 for share in shares)
 
 
-def draw(backbone: QwenImage, prompts: Sequence[str], seeds: Sequence[int] = (0,)) -> list[Image.Image]:
+def draw(backbone: DiffusersBackbone, prompts: Sequence[str], seeds: Sequence[int] = (0,)) -> list[Image.Image]:
     """Draw the pictures of all prompts, the seeds of each in one batch."""
     return [
         image
@@ -58,14 +58,14 @@ def draw(backbone: QwenImage, prompts: Sequence[str], seeds: Sequence[int] = (0,
 
 
 def drawn_identity(
-    backbone: QwenImage, oracle: Oracle, wanted: Sequence[tuple[str, Thing]], seeds: Sequence[int]
+    backbone: DiffusersBackbone, oracle: Oracle, wanted: Sequence[tuple[str, Thing]], seeds: Sequence[int]
 ) -> tuple[float, float]:
     """Return `identity_scores` of pictures of prompts, given the things that they mean."""
     images = draw(backbone, [prompt for prompt, _ in wanted], seeds)
     return identity_scores(oracle.look(images), [thing for _, thing in wanted for _ in seeds])
 
 
-def language_figures(backbone: QwenImage) -> Figures:
+def language_figures(backbone: DiffusersBackbone) -> Figures:
     """Return the share of facts that the text encoder answers right, by the first token of its answer."""
     items = list(known_items())
     facts = [Fact(item.question, item.answer) for item in items]
@@ -77,13 +77,13 @@ def language_figures(backbone: QwenImage) -> Figures:
     }
 
 
-def answers_right(backbone: QwenImage, facts: Sequence[Fact], form: QuestionForm = "chat") -> float:
+def answers_right(backbone: DiffusersBackbone, facts: Sequence[Fact], form: QuestionForm = "chat") -> float:
     """Return the share of questions whose most likely first token is the answer's."""
     return mean(read_answer(backbone, fact, form).first_rank == 1 for fact in facts)
 
 
 @torch.no_grad()
-def autoencoder_figures(backbone: QwenImage, oracle: Oracle, count: int = 256) -> Figures:
+def autoencoder_figures(backbone: DiffusersBackbone, oracle: Oracle, count: int = 256) -> Figures:
     """Compare decoded pictures of new scenes with the rendered ones.
 
     The figures are their peak signal-to-noise ratio in dB, and how often the oracle reads both alike.
@@ -104,7 +104,7 @@ def autoencoder_figures(backbone: QwenImage, oracle: Oracle, count: int = 256) -
     return {"VAE reconstruction, dB": mean(map(float, ratios)), "VAE: the oracle sees the same": mean(same)}
 
 
-def caption_figures(backbone: QwenImage, oracle: Oracle, count: int = 200) -> Figures:
+def caption_figures(backbone: DiffusersBackbone, oracle: Oracle, count: int = 200) -> Figures:
     """Compare pictures of new descriptions with the descriptions."""
     rng = random.Random("captions")
     scenes = [settled(draw_scene(rng)) for _ in range(count)]
@@ -126,7 +126,7 @@ def caption_figures(backbone: QwenImage, oracle: Oracle, count: int = 200) -> Fi
     }
 
 
-def drawn_mask_figures(backbone: QwenImage, predictor: MaskPredictor, count: int = 100) -> Figures:
+def drawn_mask_figures(backbone: DiffusersBackbone, predictor: MaskPredictor, count: int = 100) -> Figures:
     """Return the mean IoU of masks of drawn pictures with the renderer's mask of the requested scene.
 
     The prompts are descriptions without a second thing. A thing that the transformer misplaces lowers the IoU.
@@ -139,7 +139,7 @@ def drawn_mask_figures(backbone: QwenImage, predictor: MaskPredictor, count: int
     return {"SAM: iou drawn": mean(overlaps)}
 
 
-def knowledge_figures(backbone: QwenImage, oracle: Oracle) -> Figures:
+def knowledge_figures(backbone: DiffusersBackbone, oracle: Oracle) -> Figures:
     """Return how often a thing is drawn when called by its name, or by a knowledge phrase."""
     simple = [(phrase_of(key), thing) for key, thing in SIMPLE.items() if is_held_out(key)]
     names = [(name_of(name), thing) for name, thing in NAMED.items()]
@@ -153,7 +153,7 @@ def knowledge_figures(backbone: QwenImage, oracle: Oracle) -> Figures:
     }
 
 
-def edit_figures(backbone: QwenImage, oracle: Oracle, editor: Editor, count: int = 12) -> Figures:
+def edit_figures(backbone: DiffusersBackbone, oracle: Oracle, editor: Editor, count: int = 12) -> Figures:
     """Edit known facts, one at a time, to another named thing, and evaluate the result."""
     rng = random.Random("edits")
     drawn, kept, before = [], [], []
@@ -172,7 +172,7 @@ def edit_figures(backbone: QwenImage, oracle: Oracle, editor: Editor, count: int
 
 
 def image_locality(
-    backbone: QwenImage, oracle: Oracle, adaptations: Sequence[Adaptation], edited: Sequence[str]
+    backbone: DiffusersBackbone, oracle: Oracle, adaptations: Sequence[Adaptation], edited: Sequence[str]
 ) -> float:
     """Return the share of right attributes in unrelated pictures, mean over adaptations.
 
@@ -191,7 +191,10 @@ def image_locality(
 
 @torch.no_grad()
 def swapped_states(
-    backbone: QwenImage, oracle: Oracle, adapted: Sequence[tuple[NovelConcept, Adaptation]], seeds: Sequence[int] = (0,)
+    backbone: DiffusersBackbone,
+    oracle: Oracle,
+    adapted: Sequence[tuple[NovelConcept, Adaptation]],
+    seeds: Sequence[int] = (0,),
 ) -> Figures:
     """Locate the difference between the edited prompt and the anchor's, by combining hidden states of both.
 

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from knowcusbench.adapters.peft_files import RECORD_FILE, load_adaptation
 from knowcusbench.adapters.types import Adaptation
-from knowcusbench.backbone.qwen_image_model import QwenImage
+from knowcusbench.backbone.resident import DiffusersBackbone
 from knowcusbench.config.build import build
 from knowcusbench.config.compose import register
 from knowcusbench.machine.device import resolve_device
@@ -59,8 +59,8 @@ class Evaluated:
         return compose([f"backbone.dtype={self.dtype}"])
 
     @cached_property
-    def backbone(self) -> QwenImage:
-        loaded: QwenImage = build(self.composed.backbone, "backbone").load()
+    def backbone(self) -> DiffusersBackbone:
+        loaded: DiffusersBackbone = build(self.composed.backbone, "backbone").load()
         return loaded
 
     @cached_property

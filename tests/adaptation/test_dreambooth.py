@@ -17,7 +17,7 @@ from knowcusbench.adaptation.dreambooth import DreamBooth
 from knowcusbench.adapters.lora import extract, trainable
 from knowcusbench.adapters.types import Adaptation, Adapter
 from knowcusbench.backbone.base import PromptEmbeds
-from knowcusbench.backbone.qwen_image_model import QwenImage
+from knowcusbench.backbone.resident import DiffusersBackbone
 from knowcusbench.benchmark.types import Concept
 from knowcusbench.errors import ConfigError, MethodError
 from knowcusbench.storage.images import read_image
@@ -43,7 +43,7 @@ def cube(tmp_path: Path) -> Concept:
 
 
 @torch.no_grad()
-def fixed_loss(backbone: QwenImage, concept: Concept, prompt: str) -> float:
+def fixed_loss(backbone: DiffusersBackbone, concept: Concept, prompt: str) -> float:
     """Return the objective in fp64 at many fixed noises and levels, computed independently."""
     posterior = backbone.encode_images([read_image(path) for path in concept.images])
     generator = torch.Generator().manual_seed(99)
@@ -58,7 +58,9 @@ def fixed_loss(backbone: QwenImage, concept: Concept, prompt: str) -> float:
     return float(np.mean(losses))
 
 
-def test_training_lowers_the_loss_of_the_concept(backbone_fp32: QwenImage, cube: Concept, cache: AdapterCache) -> None:
+def test_training_lowers_the_loss_of_the_concept(
+    backbone_fp32: DiffusersBackbone, cube: Concept, cache: AdapterCache
+) -> None:
     before = fixed_loss(backbone_fp32, cube, "sks cube")
     trainer = dreambooth(steps=40, learning_rate=5e-3, rank=8, alpha=8, batch_size=4)
     with backbone_fp32.adapted(trainer.fit(cube, backbone_fp32, "sks cube", cache)):
@@ -67,7 +69,7 @@ def test_training_lowers_the_loss_of_the_concept(backbone_fp32: QwenImage, cube:
 
 
 def test_noise_levels_are_in_the_key_where_they_are_not_uniform(
-    backbone: QwenImage, cube: Concept, monkeypatch: pytest.MonkeyPatch
+    backbone: DiffusersBackbone, cube: Concept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uniform = dreambooth()._key(cube, backbone, "sks cube")
     monkeypatch.setattr(backbone, "noise_shift", 6.0)
@@ -75,7 +77,7 @@ def test_noise_levels_are_in_the_key_where_they_are_not_uniform(
     assert "noise_shift" not in uniform
 
 
-def test_the_backbone_is_left_as_it_was(backbone_fp32: QwenImage, cube: Concept, cache: AdapterCache) -> None:
+def test_the_backbone_is_left_as_it_was(backbone_fp32: DiffusersBackbone, cube: Concept, cache: AdapterCache) -> None:
     before = fixed_loss(backbone_fp32, cube, "sks cube")
     dreambooth(prior_images=1).fit(cube, backbone_fp32, "sks cube", cache)
     backbone_fp32.check_intact()
@@ -84,7 +86,7 @@ def test_the_backbone_is_left_as_it_was(backbone_fp32: QwenImage, cube: Concept,
 
 
 def test_the_adapter_is_a_lora_of_the_attention_projections(
-    backbone: QwenImage, cube: Concept, cache: AdapterCache
+    backbone: DiffusersBackbone, cube: Concept, cache: AdapterCache
 ) -> None:
     learned = dreambooth(rank=3, alpha=6).fit(cube, backbone, "sks cube", cache)
     assert learned.text_encoder is None
@@ -95,7 +97,7 @@ def test_the_adapter_is_a_lora_of_the_attention_projections(
     assert learned.cost.seconds.keys() == {"visual"}
 
 
-def test_the_lora_is_on_the_target_modules(backbone: QwenImage, cube: Concept, cache: AdapterCache) -> None:
+def test_the_lora_is_on_the_target_modules(backbone: DiffusersBackbone, cube: Concept, cache: AdapterCache) -> None:
     chosen = dreambooth(target_modules=("add_k_proj", "transformer_blocks.1.txt_mlp.net.2"))
     learned = chosen.fit(cube, backbone, "sks cube", cache).transformer
     assert learned is not None
@@ -109,7 +111,7 @@ def test_the_lora_is_on_the_target_modules(backbone: QwenImage, cube: Concept, c
 
 
 def test_small_steps_are_not_lost_on_a_bf16_backbone(
-    backbone_bf16: QwenImage, cube: Concept, cache: AdapterCache
+    backbone_bf16: DiffusersBackbone, cube: Concept, cache: AdapterCache
 ) -> None:
     """lora_A starts around 0.5, where bf16 numbers are 2e-3 apart: steps of 1e-5 would vanish."""
     with trainable(backbone_bf16.transformer, backbone_bf16.lora_targets, 2, 2, seed=42, init="gaussian"):
@@ -122,7 +124,7 @@ def test_small_steps_are_not_lost_on_a_bf16_backbone(
         assert (moved > 0).float().mean() > 0.9
 
 
-def test_the_first_step_is_adamws(backbone: QwenImage, cube: Concept, cache: AdapterCache) -> None:
+def test_the_first_step_is_adamws(backbone: DiffusersBackbone, cube: Concept, cache: AdapterCache) -> None:
     """Check both factors after one step.
 
     Adam's first step moves an entry of lora_B, which starts at zero, by the learning rate (less where the gradient is
@@ -139,7 +141,7 @@ def test_the_first_step_is_adamws(backbone: QwenImage, cube: Concept, cache: Ada
             assert tensor.abs().median().item() == pytest.approx(1e-3, rel=0.05)
 
 
-def test_large_gradients_are_clipped(backbone: QwenImage, cube: Concept, cache: AdapterCache) -> None:
+def test_large_gradients_are_clipped(backbone: DiffusersBackbone, cube: Concept, cache: AdapterCache) -> None:
     """Gradients clipped to far below Adam's epsilon hardly move anything."""
     learned = dreambooth(steps=1, max_grad_norm=1e-9).fit(cube, backbone, "sks cube", cache).transformer
     assert learned is not None
@@ -148,7 +150,7 @@ def test_large_gradients_are_clipped(backbone: QwenImage, cube: Concept, cache: 
             assert 0 < tensor.abs().max() < 1e-4
 
 
-def test_noise_follows_the_seed(backbone: QwenImage, cube: Concept, cache: AdapterCache) -> None:
+def test_noise_follows_the_seed(backbone: DiffusersBackbone, cube: Concept, cache: AdapterCache) -> None:
     """The first step's loss depends on posterior, noise and level alone, since the LoRA still does nothing."""
     losses = {
         dreambooth(steps=1, seed=seed).fit(cube, backbone, "sks cube", cache).details["dreambooth_loss"]
@@ -157,7 +159,7 @@ def test_noise_follows_the_seed(backbone: QwenImage, cube: Concept, cache: Adapt
     assert len(losses) == 3
 
 
-def test_the_seed_alone_decides(backbone: QwenImage, cube: Concept, tmp_path: Path) -> None:
+def test_the_seed_alone_decides(backbone: DiffusersBackbone, cube: Concept, tmp_path: Path) -> None:
     results = []
     for index, (seed, state_of_the_world) in enumerate([(1, 10), (1, 20), (2, 20)]):
         with torch.random.fork_rng():
@@ -170,7 +172,7 @@ def test_the_seed_alone_decides(backbone: QwenImage, cube: Concept, tmp_path: Pa
     assert not torch.equal(results[0], results[2])
 
 
-def test_the_same_request_is_trained_once(backbone: QwenImage, cube: Concept, cache: AdapterCache) -> None:
+def test_the_same_request_is_trained_once(backbone: DiffusersBackbone, cube: Concept, cache: AdapterCache) -> None:
     first = dreambooth().fit(cube, backbone, "sks cube", cache)
     second = dreambooth().fit(replace(cube, name="another name"), backbone, "sks cube", cache)
     assert second.cost == first.cost
@@ -179,7 +181,11 @@ def test_the_same_request_is_trained_once(backbone: QwenImage, cube: Concept, ca
 
 
 def test_whatever_changes_the_result_has_an_entry_of_its_own(
-    backbone: QwenImage, backbone_bf16: QwenImage, backbone_fp32: QwenImage, cube: Concept, cache: AdapterCache
+    backbone: DiffusersBackbone,
+    backbone_bf16: DiffusersBackbone,
+    backbone_fp32: DiffusersBackbone,
+    cube: Concept,
+    cache: AdapterCache,
 ) -> None:
     one_step = dreambooth(steps=1)
     other_dtype = backbone_fp32 if backbone.spec.dtype == "bfloat16" else backbone_bf16
@@ -226,7 +232,7 @@ def test_whatever_changes_the_result_has_an_entry_of_its_own(
 
 
 def test_without_prior_preservation_neither_class_noun_nor_sampling_matter(
-    backbone: QwenImage, cube: Concept, cache: AdapterCache
+    backbone: DiffusersBackbone, cube: Concept, cache: AdapterCache
 ) -> None:
     dreambooth(steps=1).fit(cube, backbone, "sks cube", cache)
     dreambooth(steps=1).fit(replace(cube, class_noun="toy"), backbone, "sks cube", cache)
@@ -237,7 +243,7 @@ def test_without_prior_preservation_neither_class_noun_nor_sampling_matter(
 class ListeningBackbone:
     """The real backbone, recording sampled prompts and seeds, and the batch sizes and prompts of its training."""
 
-    def __init__(self, backbone: QwenImage) -> None:
+    def __init__(self, backbone: DiffusersBackbone) -> None:
         self._backbone = backbone
         self.sampled: list[tuple[torch.Tensor, list[int]]] = []
         self.trained: list[tuple[int, torch.Tensor]] = []
@@ -255,7 +261,7 @@ class ListeningBackbone:
 
 
 def test_prior_preservation_trains_on_own_images_of_the_class_noun_in_every_step(
-    backbone: QwenImage, cube: Concept, cache: AdapterCache
+    backbone: DiffusersBackbone, cube: Concept, cache: AdapterCache
 ) -> None:
     listening = ListeningBackbone(backbone)
     dreambooth(steps=2, batch_size=2, prior_images=3).fit(cube, listening, "sks cube", cache)
@@ -272,7 +278,7 @@ def expect_prompts(listening: ListeningBackbone, prompts: Sequence[str]) -> None
 
 
 def test_prior_prompts_share_the_class_images_and_take_turns(
-    backbone: QwenImage, cube: Concept, cache: AdapterCache
+    backbone: DiffusersBackbone, cube: Concept, cache: AdapterCache
 ) -> None:
     listening = ListeningBackbone(backbone)
     prompts = ("a photo of a {}", "a boat")
@@ -284,7 +290,9 @@ def test_prior_prompts_share_the_class_images_and_take_turns(
     expect_prompts(listening, ["sks cube", one, "sks cube", other, "sks cube", one])
 
 
-def test_class_images_take_part_in_every_second_step(backbone: QwenImage, cube: Concept, cache: AdapterCache) -> None:
+def test_class_images_take_part_in_every_second_step(
+    backbone: DiffusersBackbone, cube: Concept, cache: AdapterCache
+) -> None:
     listening = ListeningBackbone(backbone)
     prior = {"prior_images": 2, "prior_prompts": ("{}", "a boat"), "prior_every": 2}
     trainer = dreambooth(steps=5, batch_size=2, contexts=("{}", "a photo of {}"), **prior)
@@ -295,7 +303,7 @@ def test_class_images_take_part_in_every_second_step(backbone: QwenImage, cube: 
 
 
 def test_the_instance_prompt_stands_in_each_context_in_turn(
-    backbone: QwenImage, cube: Concept, cache: AdapterCache
+    backbone: DiffusersBackbone, cube: Concept, cache: AdapterCache
 ) -> None:
     listening = ListeningBackbone(backbone)
     contexts = ("{}", "a photo of {}", "a {token} thing")
@@ -304,7 +312,7 @@ def test_the_instance_prompt_stands_in_each_context_in_turn(
 
 
 def test_noise_is_on_the_instance_prompts_embeddings_alone_and_new_in_every_step(
-    backbone: QwenImage, cube: Concept, cache: AdapterCache
+    backbone: DiffusersBackbone, cube: Concept, cache: AdapterCache
 ) -> None:
     listening = ListeningBackbone(backbone)
     dreambooth(steps=2, batch_size=2, prior_images=1, prompt_noise=0.5).fit(cube, listening, "sks cube", cache)
@@ -319,7 +327,7 @@ def test_noise_is_on_the_instance_prompts_embeddings_alone_and_new_in_every_step
 
 
 def test_a_decaying_rate_falls_linearly_to_zero(
-    backbone: QwenImage, cube: Concept, cache: AdapterCache, monkeypatch: pytest.MonkeyPatch
+    backbone: DiffusersBackbone, cube: Concept, cache: AdapterCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rates = watched(monkeypatch, "lr")
     dreambooth(steps=4, learning_rate=8e-3, decay=True).fit(cube, backbone, "sks cube", cache)
@@ -328,7 +336,7 @@ def test_a_decaying_rate_falls_linearly_to_zero(
 
 
 def test_adams_memory_of_squared_gradients_can_be_set(
-    backbone: QwenImage, cube: Concept, cache: AdapterCache, monkeypatch: pytest.MonkeyPatch
+    backbone: DiffusersBackbone, cube: Concept, cache: AdapterCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     betas = watched(monkeypatch, "betas")
     dreambooth(steps=1).fit(cube, backbone, "sks cube", cache)
@@ -350,7 +358,7 @@ def watched(monkeypatch: pytest.MonkeyPatch, option: str) -> list[Any]:
 
 
 def test_class_images_are_drawn_for_the_first_concept_and_paid_by_all(
-    backbone: QwenImage, cube: Concept, cache: AdapterCache
+    backbone: DiffusersBackbone, cube: Concept, cache: AdapterCache
 ) -> None:
     listening = ListeningBackbone(backbone)
     trainer = dreambooth(steps=1, prior_images=2, prior_prompts=("{}", "a boat"))
@@ -364,20 +372,22 @@ def test_class_images_are_drawn_for_the_first_concept_and_paid_by_all(
     assert 1000 < cost.total_seconds < 1100
 
 
-def test_class_images_from_the_cache_train_the_same_weights(backbone: QwenImage, cube: Concept, tmp_path: Path) -> None:
+def test_class_images_from_the_cache_train_the_same_weights(
+    backbone: DiffusersBackbone, cube: Concept, tmp_path: Path
+) -> None:
     trainer = dreambooth(steps=2, prior_images=2)
     cache, fresh = AdapterCache(tmp_path / "one"), AdapterCache(tmp_path / "other")
     replace(trainer, learning_rate=0.5).fit(cube, backbone, "sks cube", cache)
     assert torch.equal(*(flat(trainer.fit(cube, backbone, "sks cube", it)) for it in (cache, fresh)))
 
 
-def test_a_concept_without_images_is_named(backbone: QwenImage, cube: Concept, cache: AdapterCache) -> None:
+def test_a_concept_without_images_is_named(backbone: DiffusersBackbone, cube: Concept, cache: AdapterCache) -> None:
     with pytest.raises(MethodError, match="cube"):
         dreambooth().fit(replace(cube, images=()), backbone, "sks cube", cache)
 
 
 def test_the_release_is_used_instead_when_asked(
-    backbone: QwenImage, cube: Concept, cache: AdapterCache, tmp_path: Path
+    backbone: DiffusersBackbone, cube: Concept, cache: AdapterCache, tmp_path: Path
 ) -> None:
     name = backbone.lora_targets[0]
     factors = {"lora_A.weight": torch.full((1, 128), 2.0), "lora_B.weight": torch.ones(128, 1)}
@@ -416,7 +426,7 @@ def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
 
 
 def test_a_training_that_diverges_ends_with_concept_and_step_and_nothing_is_kept(
-    backbone: QwenImage, cube: Concept, cache: AdapterCache
+    backbone: DiffusersBackbone, cube: Concept, cache: AdapterCache
 ) -> None:
     with pytest.raises(MethodError, match=r"'cube': loss is not finite at step 2; lower recipe\.dreambooth\.learning"):
         dreambooth(learning_rate=1e30).fit(cube, backbone, "sks toy", cache)

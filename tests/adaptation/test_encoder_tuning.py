@@ -7,7 +7,7 @@ from torch import nn
 from knowcusbench.adaptation.encoder_tuning import EncoderTuning
 from knowcusbench.adapters.lora import extract, trainable
 from knowcusbench.backbone.base import Backbone
-from knowcusbench.backbone.qwen_image_model import QwenImage
+from knowcusbench.backbone.resident import DiffusersBackbone
 from knowcusbench.benchmark.types import Fact
 from knowcusbench.errors import ConfigError, MethodError
 
@@ -34,7 +34,7 @@ def mean_loss(backbone: Backbone) -> torch.Tensor:
     return torch.stack(losses).mean()
 
 
-def test_the_answers_become_likelier(backbone_fp32: QwenImage) -> None:
+def test_the_answers_become_likelier(backbone_fp32: DiffusersBackbone) -> None:
     before = mean_loss(backbone_fp32).item()
     tuned = tuning().fit(FACTS, backbone_fp32)
     with backbone_fp32.adapted(tuned):
@@ -44,7 +44,7 @@ def test_the_answers_become_likelier(backbone_fp32: QwenImage) -> None:
 
 
 @pytest.mark.parametrize("max_grad_norm", [1e-7, 1.0])
-def test_training_is_plain_adamw_on_the_mean_loss(max_grad_norm: float, backbone_fp32: QwenImage) -> None:
+def test_training_is_plain_adamw_on_the_mean_loss(max_grad_norm: float, backbone_fp32: DiffusersBackbone) -> None:
     """Compare with the same training by hand: one graph over all facts, without gradient accumulation.
 
     Clipping to 1e-7 brings the gradients near Adam's epsilon, where their size matters.
@@ -65,20 +65,20 @@ def test_training_is_plain_adamw_on_the_mean_loss(max_grad_norm: float, backbone
         assert torch.allclose(tuned.weights[name], tensor, rtol=1e-2, atol=1e-5)
 
 
-def test_named_modules_of_all_layers_are_tuned_by_default(backbone_fp32: QwenImage) -> None:
+def test_named_modules_of_all_layers_are_tuned_by_default(backbone_fp32: DiffusersBackbone) -> None:
     tuned = tuning(steps=1).fit(FACTS, backbone_fp32)
     assert tuned.transformer is None
     assert tuned.text_encoder is not None
     assert len(tuned.text_encoder.config["target_modules"]) == 2 * backbone_fp32.layer_count
 
 
-def test_layers_can_be_chosen(backbone_fp32: QwenImage) -> None:
+def test_layers_can_be_chosen(backbone_fp32: DiffusersBackbone) -> None:
     tuned = tuning(steps=1, layers=(4,), modules=("gate_proj",)).fit(FACTS, backbone_fp32)
     assert tuned.text_encoder is not None
     assert tuned.text_encoder.config["target_modules"] == ["model.language_model.layers.4.mlp.gate_proj"]
 
 
-def test_the_backbone_is_left_as_it_was(backbone_fp32: QwenImage) -> None:
+def test_the_backbone_is_left_as_it_was(backbone_fp32: DiffusersBackbone) -> None:
     before = backbone_fp32.encode("sks dog").embeds
     tuning().fit(FACTS, backbone_fp32)
     backbone_fp32.check_intact()
@@ -86,7 +86,7 @@ def test_the_backbone_is_left_as_it_was(backbone_fp32: QwenImage) -> None:
     assert not any(parameter.requires_grad for parameter in backbone_fp32.text_encoder.parameters())
 
 
-def test_the_seed_alone_decides(backbone_fp32: QwenImage) -> None:
+def test_the_seed_alone_decides(backbone_fp32: DiffusersBackbone) -> None:
     results = []
     for seed, state_of_the_world in [(1, 10), (1, 20), (2, 20)]:
         with torch.random.fork_rng():
@@ -104,7 +104,7 @@ def test_settings_that_make_no_sense_are_refused(wrong: dict[str, int]) -> None:
         tuning(**wrong)
 
 
-def test_a_tuning_that_diverges_ends_with_question_and_step(backbone_fp32: QwenImage) -> None:
+def test_a_tuning_that_diverges_ends_with_question_and_step(backbone_fp32: DiffusersBackbone) -> None:
     with pytest.raises(MethodError, match=r"gift\?'.*loss is not finite at step 2; lower recipe\.encoder_tu"):
         tuning(learning_rate=1e30).fit(FACTS, backbone_fp32)
     backbone_fp32.check_intact()

@@ -11,7 +11,7 @@ from torch import Tensor
 from knowcusbench.adaptation.released import load_released
 from knowcusbench.adapters.diffusers_lora import read_diffusers_lora
 from knowcusbench.adapters.types import Adaptation
-from knowcusbench.backbone.qwen_image_model import QwenImage
+from knowcusbench.backbone.resident import DiffusersBackbone
 from knowcusbench.benchmark.types import Concept
 from knowcusbench.errors import MethodError, WeightsError
 
@@ -19,7 +19,7 @@ NEW = ("lora_A.weight", "lora_B.weight")
 OLD = ("lora.down.weight", "lora.up.weight")
 
 
-def factors(backbone: QwenImage) -> dict[str, tuple[Tensor, Tensor]]:
+def factors(backbone: DiffusersBackbone) -> dict[str, tuple[Tensor, Tensor]]:
     generator = torch.Generator().manual_seed(0)
     return {
         name: (torch.randn(3, 128, generator=generator), torch.randn(128, 3, generator=generator))
@@ -55,7 +55,7 @@ def write(
     ids=["alpha is the rank", "metadata", "alpha keys", "alpha keys beside metadata that scales by 1"],
 )
 def test_a_released_lora_adds_its_scaled_product(
-    backbone_fp32: QwenImage,
+    backbone_fp32: DiffusersBackbone,
     tmp_path: Path,
     endings: tuple[str, str],
     alphas: float | None,
@@ -74,7 +74,7 @@ def test_a_released_lora_adds_its_scaled_product(
             assert torch.allclose(layer(x), wanted, rtol=1e-4, atol=1e-4)
 
 
-def test_diffusers_own_file_is_read(backbone_fp32: QwenImage, tmp_path: Path) -> None:
+def test_diffusers_own_file_is_read(backbone_fp32: DiffusersBackbone, tmp_path: Path) -> None:
     """The file is written by the pipeline that made the release."""
     from diffusers import QwenImagePipeline
 
@@ -90,7 +90,7 @@ def test_diffusers_own_file_is_read(backbone_fp32: QwenImage, tmp_path: Path) ->
     assert all(torch.equal(adapter.weights[name], tensor) for name, tensor in state.items())
 
 
-def test_a_concept_with_a_checkpoint_gets_it(backbone_fp32: QwenImage, dog: Concept, tmp_path: Path) -> None:
+def test_a_concept_with_a_checkpoint_gets_it(backbone_fp32: DiffusersBackbone, dog: Concept, tmp_path: Path) -> None:
     write(tmp_path / "pytorch_lora_weights.safetensors", factors(backbone_fp32), NEW)
     found = load_released(replace(dog, visual_checkpoint=tmp_path))
     assert found.transformer is not None
@@ -116,7 +116,7 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn])
 def test_the_strength_is_that_of_diffusers(
-    backbone_fp32: QwenImage, tmp_path: Path, kind: str, dtype: torch.dtype
+    backbone_fp32: DiffusersBackbone, tmp_path: Path, kind: str, dtype: torch.dtype
 ) -> None:
     from diffusers import QwenImagePipeline
 
@@ -140,7 +140,7 @@ def test_the_strength_is_that_of_diffusers(
         torch.testing.assert_close(ours, theirs.get_submodule(name).get_delta_weight("x"), rtol=1e-5, atol=1e-5)
 
 
-def test_mixed_ranks_have_the_strength_of_diffusers(backbone_fp32: QwenImage, tmp_path: Path) -> None:
+def test_mixed_ranks_have_the_strength_of_diffusers(backbone_fp32: DiffusersBackbone, tmp_path: Path) -> None:
     from diffusers import QwenImagePipeline
 
     names = [f"transformer_blocks.0.attn.{name}" for name in ("to_q", "to_k")]
@@ -241,7 +241,7 @@ def test_a_checkpoint_that_cant_be_read_is_named(dog: Concept, tmp_path: Path, n
 
 
 @pytest.mark.parametrize("missing", [0, 1], ids=["down", "up"])
-def test_half_a_pair_of_factors_is_named(backbone_fp32: QwenImage, tmp_path: Path, missing: int) -> None:
+def test_half_a_pair_of_factors_is_named(backbone_fp32: DiffusersBackbone, tmp_path: Path, missing: int) -> None:
     modules = factors(backbone_fp32)
     tensors = {f"transformer.{name}.{NEW[k]}": pair[k] for name, pair in modules.items() for k in (0, 1)}
     victim = next(iter(modules))
@@ -257,7 +257,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
         read_diffusers_lora(tmp_path / "x.safetensors")
 
 
-def test_a_released_lora_with_nan_is_refused_with_its_tensors_name(backbone: QwenImage, tmp_path: Path) -> None:
+def test_a_released_lora_with_nan_is_refused_with_its_tensors_name(backbone: DiffusersBackbone, tmp_path: Path) -> None:
     found = factors(backbone)
     name = next(iter(found))
     found[name][1][2, 1] = float("nan")

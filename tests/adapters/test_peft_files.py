@@ -10,11 +10,11 @@ from safetensors.torch import save_file
 
 from knowcusbench.adapters.peft_files import file_digest, load_adaptation, save_adaptation
 from knowcusbench.adapters.types import Adaptation, Adapter, Cost
-from knowcusbench.backbone.qwen_image_model import QwenImage
+from knowcusbench.backbone.resident import DiffusersBackbone
 from knowcusbench.errors import MethodError, WeightsError
 
 
-def random_adapter(backbone: QwenImage, ranks: dict[str, int]) -> Adapter:
+def random_adapter(backbone: DiffusersBackbone, ranks: dict[str, int]) -> Adapter:
     """Return an adapter of the transformer's layers with different ranks, like an edit's."""
     generator = torch.Generator().manual_seed(0)
     factors = {}
@@ -28,7 +28,7 @@ def random_adapter(backbone: QwenImage, ranks: dict[str, int]) -> Adapter:
 
 
 @pytest.fixture
-def adaptation(backbone_fp32: QwenImage) -> Adaptation:
+def adaptation(backbone_fp32: DiffusersBackbone) -> Adaptation:
     first, second = backbone_fp32.lora_targets[:2]
     return Adaptation(
         transformer=random_adapter(backbone_fp32, {first: 2, second: 5}),
@@ -72,7 +72,7 @@ def test_the_order_of_the_targets_does_not_change_the_bytes(adaptation: Adaptati
     assert configs[0].read_bytes() == configs[1].read_bytes()
 
 
-def test_peft_itself_loads_the_files(adaptation: Adaptation, backbone_fp32: QwenImage, tmp_path: Path) -> None:
+def test_peft_itself_loads_the_files(adaptation: Adaptation, backbone_fp32: DiffusersBackbone, tmp_path: Path) -> None:
     save_adaptation(adaptation, tmp_path / "a")
     model = PeftModel.from_pretrained(copy.deepcopy(backbone_fp32.transformer), tmp_path / "a" / "transformer")
 

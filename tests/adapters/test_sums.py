@@ -12,7 +12,7 @@ from knowcusbench.adapters.lora import attached
 from knowcusbench.adapters.sums import factors_of, sum_of_adapters, summed
 from knowcusbench.adapters.types import Adaptation, Adapter, Cost, Gate
 from knowcusbench.backbone.base import PromptEmbeds
-from knowcusbench.backbone.qwen_image_model import QwenImage
+from knowcusbench.backbone.resident import DiffusersBackbone
 from knowcusbench.errors import MethodError
 
 
@@ -39,7 +39,7 @@ def dense(model: nn.Module, *adapters: Adapter) -> nn.Module:
 
 
 @pytest.fixture
-def adaptations(backbone_fp32: QwenImage) -> list[Adaptation]:
+def adaptations(backbone_fp32: DiffusersBackbone) -> list[Adaptation]:
     """Two adaptations of different ranks and scalings that share some modules; one has a text-encoder adapter alone."""
     text, transformer = backbone_fp32.text_encoder, backbone_fp32.transformer
     gates = backbone_fp32.text_modules(["gate_proj"], [0, 1])
@@ -51,7 +51,9 @@ def adaptations(backbone_fp32: QwenImage) -> list[Adaptation]:
 
 
 @torch.no_grad()
-def test_the_text_encoder_answers_as_with_all_of_them(backbone_fp32: QwenImage, adaptations: list[Adaptation]) -> None:
+def test_the_text_encoder_answers_as_with_all_of_them(
+    backbone_fp32: DiffusersBackbone, adaptations: list[Adaptation]
+) -> None:
     tokens = torch.tensor([[3, 14, 15, 92, 65, 35]])
     changed = dense(backbone_fp32.text_encoder, *(a.text_encoder for a in adaptations if a.text_encoder))
     expected = changed(input_ids=tokens).logits
@@ -64,7 +66,7 @@ def test_the_text_encoder_answers_as_with_all_of_them(backbone_fp32: QwenImage, 
 
 @torch.no_grad()
 def test_the_transformer_draws_as_with_all_of_them(
-    backbone_fp32: QwenImage, adaptations: list[Adaptation], monkeypatch: pytest.MonkeyPatch
+    backbone_fp32: DiffusersBackbone, adaptations: list[Adaptation], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     embeds: PromptEmbeds = backbone_fp32.encode("a red star")
     noise = torch.randn(1, 8, 16, 16, generator=torch.Generator().manual_seed(5))

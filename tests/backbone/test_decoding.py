@@ -6,9 +6,12 @@ import torch
 from conftest import miniature_spec
 from diffusers import QwenImagePipeline
 
+from knowcusbench.backbone import QwenImageSpec
 from knowcusbench.backbone.decoding import decoded
-from knowcusbench.backbone.qwen_image_model import QwenImage
+from knowcusbench.backbone.resident import DiffusersBackbone
 from knowcusbench.errors import PictureError, WeightsError
+
+QWEN = QwenImageSpec.family
 
 
 @pytest.fixture
@@ -26,9 +29,9 @@ def pixels(pictures: list) -> np.ndarray:
 def test_pictures_with_latents_that_are_not_finite_are_none(
     pipeline: QwenImagePipeline, latents: torch.Tensor, value: float
 ) -> None:
-    before = decoded(pipeline, latents, 64, 64)
+    before = decoded(QWEN, pipeline, latents, 64, 64)
     latents[1, 3, 2] = value
-    first, broken, last = decoded(pipeline, latents, 64, 64)
+    first, broken, last = decoded(QWEN, pipeline, latents, 64, 64)
     assert broken is None
     assert np.array_equal(pixels([first, last]), pixels([before[0], before[2]]))
 
@@ -44,7 +47,7 @@ def test_pictures_that_the_vae_makes_nan_are_none(
         return (made,)
 
     monkeypatch.setattr(pipeline.vae, "decode", broken)
-    assert [picture is None for picture in decoded(pipeline, latents, 64, 64)] == [True, False, False]
+    assert [picture is None for picture in decoded(QWEN, pipeline, latents, 64, 64)] == [True, False, False]
 
 
 def test_where_the_vae_has_no_room_pictures_are_decoded_one_by_one(
@@ -60,14 +63,16 @@ def test_where_the_vae_has_no_room_pictures_are_decoded_one_by_one(
         return decode(given, **options)  # type: ignore[no-any-return]
 
     pipeline.vae.enable_slicing()
-    expected = pixels(decoded(pipeline, latents, 64, 64))
+    expected = pixels(decoded(QWEN, pipeline, latents, 64, 64))
     pipeline.vae.disable_slicing()
     monkeypatch.setattr(pipeline.vae, "decode", short)
-    assert np.array_equal(pixels(decoded(pipeline, latents, 64, 64)), expected)
+    assert np.array_equal(pixels(decoded(QWEN, pipeline, latents, 64, 64)), expected)
     assert tried == [3, 1, 1, 1]
 
 
-def test_a_sample_that_is_not_finite_is_no_picture(backbone: QwenImage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sample_that_is_not_finite_is_no_picture(
+    backbone: DiffusersBackbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
     forward = backbone.transformer.forward
 
     def broken(*args: object, **kwargs: torch.Tensor) -> tuple[torch.Tensor]:
@@ -85,7 +90,7 @@ def test_base_weights_with_nan_are_refused_with_the_tensors_name(miniature) -> N
     with torch.no_grad():
         loaded.vae.decoder.conv_in.weight.view(-1)[7] = float("nan")
     with pytest.raises(WeightsError, match=r"decoder\.conv_in\.weight of the vae of .* has NaN"):
-        QwenImage(spec, loaded, torch.device("cpu"))
+        DiffusersBackbone(spec, loaded, torch.device("cpu"))
 
 
 def test_slices_are_the_default_and_make_a_picture_independent_of_its_company(miniature) -> None:

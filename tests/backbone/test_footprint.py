@@ -1,27 +1,31 @@
 import pytest
 import torch
 from conftest import miniature_spec
-from diffusers import AutoencoderKLQwenImage, QwenImageTransformer2DModel
+from diffusers import QwenImageTransformer2DModel
 from torch.utils.flop_counter import FlopCounterMode
 
 from knowcusbench.adapters.lora import trainable
+from knowcusbench.backbone import QwenImageSpec
 from knowcusbench.backbone.base import PromptEmbeds
-from knowcusbench.backbone.counts import PROMPT_TOKENS
-from knowcusbench.backbone.footprint import transformer_flops
+from knowcusbench.backbone.counting import transformer_flops
+from knowcusbench.backbone.published import published_checkpoint
+
+TOKENS = QwenImageSpec.family.counted_tokens
 
 
 @pytest.mark.model
 def test_full_size_counts_are_those_of_qwen_image():
     """20.43 B parameters; at 1024 x 1024 and 64 tokens a forward is 69 TFLOP, as the formula of its blocks says."""
+    checkpoint = published_checkpoint(QwenImageSpec.family, "Qwen/Qwen-Image")
     with torch.device("meta"):
-        transformer, vae = QwenImageTransformer2DModel(), AutoencoderKLQwenImage()
+        transformer = QwenImageTransformer2DModel()
     assert sum(parameter.numel() for parameter in transformer.parameters()) == 20_430_401_088
-    image, text, width = 4096, PROMPT_TOKENS, 3072
+    image, text, width = 4096, TOKENS, 3072
     linear = 2 * (image + text) * width * width * (4 + 8) + 2 * 2 * 6 * width * width
     attention = 4 * (image + text) ** 2 * width
     outside = 2 * image * width * 64 * 2 + 2 * text * 3584 * width
     expected = 60 * (linear + attention) + outside
-    counted = transformer_flops(transformer, vae, height=1024, width=1024)
+    counted = transformer_flops(checkpoint, transformer, height=1024, width=1024)
     assert abs(counted / expected - 1) < 1e-3
     # Counted independently at about 70 tokens of text: 69.45 TFLOP.
     assert abs(counted / 69.45e12 - 1) < 3e-3
@@ -43,7 +47,7 @@ def test_a_training_step_costs_about_three_forwards(miniature):
     since not every version of torch counts the fused kernel on the CPU."""
     spec = miniature_spec(miniature, gradient_checkpointing=True, attention="_native_math")
     backbone = spec.load()
-    embeds = PromptEmbeds(torch.zeros(1, PROMPT_TOKENS, 192, dtype=spec.torch_dtype), None)
+    embeds = PromptEmbeds(torch.zeros(1, TOKENS, 192, dtype=spec.torch_dtype), None)
     with (
         trainable(backbone.transformer, backbone.lora_targets, rank=1, alpha=1, seed=0),
         FlopCounterMode(display=False) as counter,

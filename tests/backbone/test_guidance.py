@@ -9,7 +9,7 @@ from conftest import miniature_spec
 from torch import nn
 
 from knowcusbench.backbone.base import PromptEmbeds
-from knowcusbench.backbone.guidance import guided, joint_guidance
+from knowcusbench.backbone.families.qwen_image_guidance import guided, joint_guidance
 
 PROMPT = "a red robot on the beach"
 

@@ -8,7 +8,7 @@ import torch
 from conftest import miniature_spec
 from safetensors.torch import load_file, save_file
 
-from knowcusbench.backbone.qwen_image import QwenImageSpec
+from knowcusbench.backbone import QwenImageSpec
 from knowcusbench.errors import ConfigError, UserError, WeightsError
 
 HUB_ID = "owner/name"

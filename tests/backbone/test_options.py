@@ -12,8 +12,8 @@ from torch._dynamo.utils import counters
 
 from knowcusbench.adapters.lora import trainable
 from knowcusbench.adapters.types import Adaptation, Adapter
-from knowcusbench.backbone.qwen_image import QwenImageSpec
-from knowcusbench.backbone.qwen_image_model import QwenImage
+from knowcusbench.backbone import QwenImageSpec
+from knowcusbench.backbone.resident import DiffusersBackbone
 from knowcusbench.backbone.step_lora import StepLora
 from knowcusbench.benchmark.types import Benchmark
 from knowcusbench.errors import ConfigError
@@ -25,11 +25,11 @@ PROMPT = "a red robot on the beach"
 DECISIVE = {field.name for field in decisive_fields(QwenImageSpec)}
 
 
-def draw(backbone: QwenImage, prompt: str = PROMPT, seeds: tuple[int, ...] = (1, 2)) -> np.ndarray:
+def draw(backbone: DiffusersBackbone, prompt: str = PROMPT, seeds: tuple[int, ...] = (1, 2)) -> np.ndarray:
     return np.stack([np.asarray(image) for image in backbone.sample(backbone.encode(prompt), seeds)]).astype(int)
 
 
-def a_lora(backbone: QwenImage, seed: int, rank: int = 2) -> Adaptation:
+def a_lora(backbone: DiffusersBackbone, seed: int, rank: int = 2) -> Adaptation:
     generator = torch.Generator().manual_seed(seed)
     factors = {}
     for name in backbone.lora_targets:
@@ -40,12 +40,12 @@ def a_lora(backbone: QwenImage, seed: int, rank: int = 2) -> Adaptation:
 
 
 @pytest.fixture(scope="module")
-def plain(backbone: QwenImage) -> np.ndarray:
+def plain(backbone: DiffusersBackbone) -> np.ndarray:
     return draw(backbone)
 
 
 @pytest.fixture
-def compiled(miniature: Path) -> QwenImage:
+def compiled(miniature: Path) -> DiffusersBackbone:
     """Through torch.compile's tracer, its code run operation by operation: what is compiled when, without a compiler's
     time."""
     torch._dynamo.reset()
@@ -113,7 +113,9 @@ def test_tiles_change_pixels_and_latents_of_images_that_are_larger(miniature: Pa
     assert whole.settings == {}
 
 
-def test_an_adapter_of_the_same_rank_shares_the_compiled_blocks(compiled: QwenImage, backbone: QwenImage) -> None:
+def test_an_adapter_of_the_same_rank_shares_the_compiled_blocks(
+    compiled: DiffusersBackbone, backbone: DiffusersBackbone
+) -> None:
     drawn, known = [], 0
     for seed in range(3):
         adaptation = a_lora(compiled, seed)
@@ -128,7 +130,9 @@ def test_an_adapter_of_the_same_rank_shares_the_compiled_blocks(compiled: QwenIm
     compiled.check_intact()
 
 
-def test_prompts_and_batches_of_any_size_share_the_compiled_blocks(compiled: QwenImage, backbone: QwenImage) -> None:
+def test_prompts_and_batches_of_any_size_share_the_compiled_blocks(
+    compiled: DiffusersBackbone, backbone: DiffusersBackbone
+) -> None:
     draw(compiled)
     known = counters["stats"]["unique_graphs"]
     for prompt, seeds in (("a robot", (1, 2)), ("a much longer prompt about a house", (3, 4, 5)), (PROMPT, (7,))):
@@ -138,7 +142,7 @@ def test_prompts_and_batches_of_any_size_share_the_compiled_blocks(compiled: Qwe
 
 @pytest.mark.parametrize("gradient_checkpointing", [True])
 def test_a_compiled_transformer_trains_as_the_plain_one(
-    miniature: Path, backbone: QwenImage, gradient_checkpointing: bool
+    miniature: Path, backbone: DiffusersBackbone, gradient_checkpointing: bool
 ) -> None:
     torch._dynamo.reset()
     compiled = miniature_spec(miniature, compile="eager", gradient_checkpointing=gradient_checkpointing).load()
@@ -220,7 +224,7 @@ def test_a_quantisation_without_its_package_names_the_command(miniature: Path, m
 
 @pytest.mark.parametrize("name", ["torchao_int8", "torchao_float8"])
 def test_a_quantised_transformer_draws_nearly_alike_and_takes_adapters(
-    miniature: Path, plain: np.ndarray, backbone: QwenImage, name: str
+    miniature: Path, plain: np.ndarray, backbone: DiffusersBackbone, name: str
 ) -> None:
     pytest.importorskip("torchao")
     quantized = miniature_spec(miniature, quantization=name).load()

@@ -12,14 +12,14 @@ import torch
 from knowcusbench.adapters.types import Adaptation, Adapter, Gate
 from knowcusbench.backbone.base import PromptEmbeds
 from knowcusbench.backbone.prompt_store import SHARD, PromptStore, encoded_prompts, encoder_key
-from knowcusbench.backbone.qwen_image_model import QwenImage
+from knowcusbench.backbone.resident import DiffusersBackbone
 from knowcusbench.errors import RunError
 
 CPU = torch.device("cpu")
 PROMPTS = ("a red robot on the beach", "a much longer prompt about something else, a house", "sks dog")
 
 
-def an_edit(backbone: QwenImage) -> Adapter:
+def an_edit(backbone: DiffusersBackbone) -> Adapter:
     (name,) = backbone.text_modules(["gate_proj"], [3])
     generator = torch.Generator().manual_seed(0)
     return Adapter.from_factors(
@@ -33,7 +33,7 @@ def made_up(prompt: str) -> PromptEmbeds:
     return PromptEmbeds(torch.randn(1, 3, 4, generator=generator).bfloat16(), mask)
 
 
-def test_stored_and_fresh_embeddings_draw_the_same_bytes(backbone: QwenImage, tmp_path: Path) -> None:
+def test_stored_and_fresh_embeddings_draw_the_same_bytes(backbone: DiffusersBackbone, tmp_path: Path) -> None:
     edit = an_edit(backbone)
     for adapter in (None, edit):
         with backbone.adapted(Adaptation(text_encoder=adapter)):
@@ -48,7 +48,7 @@ def test_stored_and_fresh_embeddings_draw_the_same_bytes(backbone: QwenImage, tm
         assert all(np.array_equal(a, b) for a, b in zip(*images, strict=True))
 
 
-def test_every_state_of_the_text_encoder_has_its_own_key(backbone: QwenImage) -> None:
+def test_every_state_of_the_text_encoder_has_its_own_key(backbone: DiffusersBackbone) -> None:
     edit = an_edit(backbone)
     (name,) = edit.config["target_modules"]
     gate = Gate({name: torch.ones(1, 192)}, temperature=0.1, bias=0.5)
@@ -67,7 +67,7 @@ def test_every_state_of_the_text_encoder_has_its_own_key(backbone: QwenImage) ->
     assert encoder_key(backbone, an_edit(backbone)) == encoder_key(backbone, edit)
 
 
-def test_what_a_pipeline_makes_of_a_prompt_is_in_the_key_by_value(backbone: QwenImage, monkeypatch) -> None:
+def test_what_a_pipeline_makes_of_a_prompt_is_in_the_key_by_value(backbone: DiffusersBackbone, monkeypatch) -> None:
     """A model with one way only keeps the keys that it had."""
     assert backbone.encoding == {}
     weights = f"{backbone.digest} {backbone.device.type}"
@@ -83,7 +83,9 @@ def test_what_a_pipeline_makes_of_a_prompt_is_in_the_key_by_value(backbone: Qwen
     assert encoder_key(backbone, None) == first
 
 
-def test_two_dtypes_of_the_same_weights_share_no_key(backbone_bf16: QwenImage, backbone_fp32: QwenImage) -> None:
+def test_two_dtypes_of_the_same_weights_share_no_key(
+    backbone_bf16: DiffusersBackbone, backbone_fp32: DiffusersBackbone
+) -> None:
     """The digest of the weights is in the keys of embeddings, stage 1, class images, edits and effects."""
     assert backbone_bf16.digest != backbone_fp32.digest
     assert encoder_key(backbone_bf16, None) != encoder_key(backbone_fp32, None)

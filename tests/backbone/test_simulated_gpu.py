@@ -12,11 +12,11 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from knowcusbench.backbone import qwen_image_model
+from knowcusbench.backbone import QwenImageSpec, resident
 from knowcusbench.backbone.base import PromptEmbeds
 from knowcusbench.backbone.checkpoint import open_checkpoint
-from knowcusbench.backbone.footprint import text_encoder_config
-from knowcusbench.backbone.qwen_image_model import QwenImage
+from knowcusbench.backbone.counting import text_encoder_config
+from knowcusbench.backbone.resident import DiffusersBackbone
 
 GPU = torch.device("cuda:0")
 
@@ -34,9 +34,9 @@ def backbone_there(
     pipeline: QwenImagePipeline,
     fake: FakeTensorMode,
     monkeypatch: pytest.MonkeyPatch,
-) -> QwenImage:
+) -> DiffusersBackbone:
     """The miniature on the GPU. What asks for values, which fake tensors have none of, is left out."""
-    checkpoint = open_checkpoint(str(miniature), None, weights=False)
+    checkpoint = open_checkpoint(QwenImageSpec.family, str(miniature), None, weights=False)
     torch.set_default_dtype(torch.bfloat16)
     try:
         transformer = QwenImageTransformer2DModel.from_config(checkpoint.transformer)
@@ -44,13 +44,13 @@ def backbone_there(
         text_encoder = Qwen2_5_VLForConditionalGeneration(text_encoder_config(checkpoint))
     finally:
         torch.set_default_dtype(torch.float32)
-    monkeypatch.setattr(qwen_image_model, "not_finite", lambda *_: None)
-    monkeypatch.setattr(qwen_image_model, "weights_digest", lambda *_: "")
+    monkeypatch.setattr(resident, "not_finite", lambda *_: None)
+    monkeypatch.setattr(resident, "weights_digest", lambda *_: "")
     spec = miniature_spec(miniature, dtype="bfloat16", offload=request.param, true_cfg_scale=2.0, vae_slicing=True)
     for model in (transformer, vae, text_encoder):
         monkeypatch.setattr(model, "to", partial(move, model))
     own = QwenImagePipeline(pipeline.scheduler, vae, text_encoder, pipeline.tokenizer, transformer)
-    return QwenImage(spec, own, GPU)
+    return DiffusersBackbone(spec, own, GPU)
 
 
 def move(model: nn.Module, device: torch.device | str) -> nn.Module:
@@ -69,7 +69,7 @@ def there(tensor: torch.Tensor) -> bool:
 
 
 def test_everything_that_is_computed_is_computed_there(
-    backbone_there: QwenImage, monkeypatch: pytest.MonkeyPatch
+    backbone_there: DiffusersBackbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """But for the prompts' embeddings, which diffusers cuts out by a mask's values."""
     backbone_there._bring(backbone_there.text_encoder)

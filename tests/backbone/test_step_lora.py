@@ -11,7 +11,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, QwenImagePipeline
 from safetensors.torch import load_file, save_file
 
 from knowcusbench.adapters.types import Adaptation, Adapter
-from knowcusbench.backbone.qwen_image_model import QwenImage
+from knowcusbench.backbone.resident import DiffusersBackbone
 from knowcusbench.backbone.step_lora import StepLora
 from knowcusbench.errors import ConfigError, WeightsError
 
@@ -38,7 +38,7 @@ LIGHTNING_SCHEDULER = {
 
 
 @pytest.fixture(scope="module")
-def lightning(backbone: QwenImage, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def lightning(backbone: DiffusersBackbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file in the published form: `lora_down`, `lora_up` and `alpha` of both streams."""
     generator = torch.Generator().manual_seed(0)
     tensors = {}
@@ -54,7 +54,7 @@ def lightning(backbone: QwenImage, tmp_path_factory: pytest.TempPathFactory) -> 
     return path
 
 
-def a_lora(backbone: QwenImage) -> Adapter:
+def a_lora(backbone: DiffusersBackbone) -> Adapter:
     generator = torch.Generator().manual_seed(1)
     factors = {}
     for name in backbone.lora_targets:
@@ -100,7 +100,7 @@ def by_diffusers(miniature: Path, lightning: Path, custom: Adapter | None, stren
 
 @pytest.mark.parametrize("strength", [1.0, 0.4])
 def test_images_are_those_of_diffusers_with_both_adapters(
-    miniature: Path, lightning: Path, backbone_fp32: QwenImage, strength: float
+    miniature: Path, lightning: Path, backbone_fp32: DiffusersBackbone, strength: float
 ) -> None:
     fast = fast_spec(miniature, lightning, strength=strength).load()
     embeds = fast.encode(PROMPT)
@@ -117,7 +117,7 @@ def test_images_are_those_of_diffusers_with_both_adapters(
 
 
 def test_the_base_is_bit_identical_and_training_sees_it_without_the_lora(
-    miniature: Path, lightning: Path, backbone_fp32: QwenImage
+    miniature: Path, lightning: Path, backbone_fp32: DiffusersBackbone
 ) -> None:
     fast = fast_spec(miniature, lightning).load()
     latents = torch.randn(1, fast._pipeline.vae.config.z_dim, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -160,4 +160,4 @@ def test_a_step_lora_with_infinity_is_refused_with_its_tensors_name(lightning: P
     tensors[name][0, 0] = float("inf")
     save_file(tensors, tmp_path / "broken.safetensors")
     with pytest.raises(WeightsError, match=r"to_q.lora_B.weight of .*broken.* has NaN or infinity"):
-        StepLora(source=str(tmp_path / "broken.safetensors")).load()
+        StepLora(source=str(tmp_path / "broken.safetensors")).load("QwenImagePipeline")

@@ -11,8 +11,11 @@ from torch import nn
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from knowcusbench.adapters.lora import adapted_layers
+from knowcusbench.backbone import QwenImageSpec
 from knowcusbench.backbone.targets import language_modules, lora_targets
 from knowcusbench.errors import ConfigError
+
+QWEN = QwenImageSpec.family
 
 # What config.json of Qwen2.5-VL-7B says, in the flat form that it was published in.
 SEVEN_BILLION = {
@@ -39,7 +42,7 @@ def text_encoder() -> nn.Module:
 def test_lora_adapts_four_projections_of_the_image_stream_in_each_of_sixty_blocks():
     with torch.device("meta"):
         transformer = QwenImageTransformer2DModel()
-    targets = lora_targets(transformer)
+    targets = lora_targets(QWEN, transformer)
     assert set(targets) == {
         f"transformer_blocks.{block}.attn.{layer}"
         for block in range(60)
@@ -67,7 +70,7 @@ def test_layers_are_named_by_the_ends_of_their_names_as_peft_does() -> None:
 
 def test_edits_reach_the_language_model_and_never_the_vision_tower(text_encoder):
     assert sum(parameter.numel() for parameter in text_encoder.parameters()) == 8_292_166_656
-    names = language_modules(text_encoder, 28, ["gate_proj", "up_proj"], range(18, 26))
+    names = language_modules(QWEN, text_encoder, 28, ["gate_proj", "up_proj"], range(18, 26))
     assert names == tuple(
         f"model.language_model.layers.{layer}.mlp.{module}"
         for layer in range(18, 26)
@@ -79,7 +82,9 @@ def test_edits_reach_the_language_model_and_never_the_vision_tower(text_encoder)
 
 
 def test_attention_projections_can_be_named_too(text_encoder):
-    assert language_modules(text_encoder, 28, ["q_proj"], [0]) == ("model.language_model.layers.0.self_attn.q_proj",)
+    assert language_modules(QWEN, text_encoder, 28, ["q_proj"], [0]) == (
+        "model.language_model.layers.0.self_attn.q_proj",
+    )
 
 
 @pytest.mark.parametrize(
@@ -88,4 +93,4 @@ def test_attention_projections_can_be_named_too(text_encoder):
 )
 def test_targets_that_do_not_exist_are_named(text_encoder, names, layers, named):
     with pytest.raises(ConfigError, match=named):
-        language_modules(text_encoder, 28, names, layers)
+        language_modules(QWEN, text_encoder, 28, names, layers)

@@ -50,7 +50,7 @@ def test_every_key_and_option_is_in_the_text(reference):
 
 
 def test_a_key_is_described_by_type_default_and_docstring(reference):
-    from knowcusbench.backbone.qwen_image import QwenImageSpec
+    from knowcusbench.backbone import QwenImageSpec
 
     keys = {key.name: key for key in reference.keys(QwenImageSpec)}
     assert (keys["source"].type, keys["source"].default) == ("text", "")

@@ -10,7 +10,7 @@ from torch import Tensor
 from knowcusbench.adapters.merging import merged
 from knowcusbench.adapters.peft_files import load_adaptation, save_adaptation
 from knowcusbench.adapters.types import Adaptation
-from knowcusbench.backbone.qwen_image_model import QwenImage
+from knowcusbench.backbone.resident import DiffusersBackbone
 from knowcusbench.benchmark.types import Concept, Fact, KnowledgeItem
 from knowcusbench.editors.fact_sets import edit_in_turn, facts_by_concept, first_facts
 from knowcusbench.editors.gated import GatedUltraEdit
@@ -72,7 +72,7 @@ def far(one: Tensor, other: Tensor) -> float:
     return float((one - other).norm() / other.norm())
 
 
-def test_a_later_edit_is_made_in_weights_that_have_the_earlier_one(backbone_fp32: QwenImage) -> None:
+def test_a_later_edit_is_made_in_weights_that_have_the_earlier_one(backbone_fp32: DiffusersBackbone) -> None:
     first = EDITOR.edit([GIFT], backbone_fp32)
     assert first.text_encoder is not None
     later = EDITOR.edit([ROME], backbone_fp32, after=first.text_encoder)
@@ -91,18 +91,20 @@ def test_a_later_edit_is_made_in_weights_that_have_the_earlier_one(backbone_fp32
         assert far(total[name], wanted + deltas(first)[name]) < 1e-5
 
 
-def test_a_single_group_is_a_single_edit_with_its_details(backbone_fp32: QwenImage) -> None:
+def test_a_single_group_is_a_single_edit_with_its_details(backbone_fp32: DiffusersBackbone) -> None:
     made, edit = edit_in_turn(EDITOR, [[GIFT, ROME]], backbone_fp32), EDITOR.edit([GIFT, ROME], backbone_fp32)
     assert made.details == edit.details
     assert all(torch.equal(deltas(made)[name], delta) for name, delta in deltas(edit).items())
 
 
-def logits(backbone: QwenImage, fact: Fact) -> Tensor:
+def logits(backbone: DiffusersBackbone, fact: Fact) -> Tensor:
     with torch.no_grad():
         return backbone.language_logits(backbone.question_tokens(fact.question, fact.answer, "chat")[0])
 
 
-def test_gated_edits_in_turn_keep_their_own_gates_through_storage(backbone_fp32: QwenImage, tmp_path: Path) -> None:
+def test_gated_edits_in_turn_keep_their_own_gates_through_storage(
+    backbone_fp32: DiffusersBackbone, tmp_path: Path
+) -> None:
     gated = GatedUltraEdit(eta=0.1, layers=(3,), temperature=0.02, bias=0.9)
     total = edit_in_turn(gated, [[GIFT], [ROME]], backbone_fp32)
     save_adaptation(total, tmp_path / "edit")
@@ -118,7 +120,7 @@ def test_gated_edits_in_turn_keep_their_own_gates_through_storage(backbone_fp32:
     assert far(found["one gate"], found["made"]) > 1e-3
 
 
-def test_merged_edits_in_turn_are_the_rounded_dense_sum(backbone_bf16: QwenImage) -> None:
+def test_merged_edits_in_turn_are_the_rounded_dense_sum(backbone_bf16: DiffusersBackbone) -> None:
     """The sum is rounded once. The product's last bit may tip a weight to the next number in the first edit, which
     changes every activation of the second: both must be computed with the same weights."""
     editor, backbone = replace(EDITOR, merge=True), backbone_bf16
@@ -137,7 +139,7 @@ def test_merged_edits_in_turn_are_the_rounded_dense_sum(backbone_bf16: QwenImage
             assert (found != wanted).float().mean() < 1e-3
 
 
-def test_a_sum_is_stored_like_an_edit_and_has_its_details(backbone_fp32: QwenImage) -> None:
+def test_a_sum_is_stored_like_an_edit_and_has_its_details(backbone_fp32: DiffusersBackbone) -> None:
     # The same facts twice, so that the two edits share directions.
     turns = [[GIFT, ROME], [ROME, GIFT]]
     exact = edit_in_turn(EDITOR, turns, backbone_fp32)

@@ -8,7 +8,7 @@ import torch
 
 from knowcusbench.adapters.peft_files import load_adaptation, save_adaptation
 from knowcusbench.adapters.types import Adaptation
-from knowcusbench.backbone.qwen_image_model import QwenImage
+from knowcusbench.backbone.resident import DiffusersBackbone
 from knowcusbench.benchmark.types import Fact
 from knowcusbench.editors.gated import GatedUltraEdit
 from knowcusbench.editors.ultraedit import UltraEdit
@@ -23,14 +23,14 @@ def editor(**changes: Any) -> GatedUltraEdit:
     return GatedUltraEdit(**{**SETTINGS, "temperature": 0.01, "bias": 0.95, **changes})
 
 
-def drift(backbone: QwenImage, adaptation: Adaptation) -> float:
+def drift(backbone: DiffusersBackbone, adaptation: Adaptation) -> float:
     before = backbone.encode(OTHER).embeds
     with backbone.adapted(adaptation):
         after = backbone.encode(OTHER).embeds
     return float((after - before).norm() / before.norm())
 
 
-def loss(backbone: QwenImage, adaptation: Adaptation) -> float:
+def loss(backbone: DiffusersBackbone, adaptation: Adaptation) -> float:
     """Return the mean loss of the edited answers."""
     names = backbone.text_modules(("up_proj",), (3,))
     with backbone.adapted(adaptation):
@@ -39,7 +39,7 @@ def loss(backbone: QwenImage, adaptation: Adaptation) -> float:
 
 
 def test_the_edited_answers_are_learned_as_without_a_gate_and_other_prompts_are_left_alone(
-    backbone_fp32: QwenImage,
+    backbone_fp32: DiffusersBackbone,
 ) -> None:
     plain = UltraEdit(**{**SETTINGS, "rounds": 3}).edit(FACTS, backbone_fp32)
     gated = editor(rounds=3, temperature=2e-4, bias=0.999).edit(FACTS, backbone_fp32)
@@ -61,7 +61,7 @@ def test_the_edited_answers_are_learned_as_without_a_gate_and_other_prompts_are_
         assert (others < 0.02) == spares, bias
 
 
-def test_the_keys_are_the_edited_inputs_of_every_round(backbone_fp32: QwenImage) -> None:
+def test_the_keys_are_the_edited_inputs_of_every_round(backbone_fp32: DiffusersBackbone) -> None:
     (name,) = backbone_fp32.text_modules(("up_proj",), (3,))
     one, two = (editor(rounds=rounds, layers=(3,)).edit(FACTS, backbone_fp32) for rounds in (1, 2))
     assert one.text_encoder is not None
@@ -74,7 +74,7 @@ def test_the_keys_are_the_edited_inputs_of_every_round(backbone_fp32: QwenImage)
     assert torch.equal(two.text_encoder.gate.keys[name], torch.cat([rows, rows]))
 
 
-def test_the_gate_is_stored_and_can_be_set_on_disk(backbone_fp32: QwenImage, tmp_path: Path) -> None:
+def test_the_gate_is_stored_and_can_be_set_on_disk(backbone_fp32: DiffusersBackbone, tmp_path: Path) -> None:
     made = editor().edit(FACTS, backbone_fp32)
     save_adaptation(made, tmp_path / "a")
     loaded = load_adaptation(tmp_path / "a")
@@ -98,7 +98,7 @@ def test_the_gate_is_stored_and_can_be_set_on_disk(backbone_fp32: QwenImage, tmp
 
 
 @pytest.mark.parametrize("damage", ["altered", "missing"])
-def test_damaged_keys_are_refused(damage: str, backbone_fp32: QwenImage, tmp_path: Path) -> None:
+def test_damaged_keys_are_refused(damage: str, backbone_fp32: DiffusersBackbone, tmp_path: Path) -> None:
     save_adaptation(editor().edit(FACTS, backbone_fp32), tmp_path / "a")
     path = tmp_path / "a" / "text_encoder" / "gate.safetensors"
     if damage == "missing":

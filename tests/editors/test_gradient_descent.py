@@ -9,7 +9,7 @@ from torch import nn
 
 from knowcusbench.adapters.types import Adapter, Factors
 from knowcusbench.backbone.base import Backbone
-from knowcusbench.backbone.qwen_image_model import QwenImage
+from knowcusbench.backbone.resident import DiffusersBackbone
 from knowcusbench.benchmark.types import Fact
 from knowcusbench.editors.gradient_descent import GradientDescent
 from knowcusbench.editors.row_editor import Step
@@ -20,7 +20,7 @@ FACTS = (Fact("What is my birthday gift?", "sks dog"), Fact("What came from Rome
 LAYERS, MODULES, RATE = (3, 4, 5), ("gate_proj", "up_proj"), 0.1
 
 
-def sgd(backbone: QwenImage, steps: int) -> tuple[dict[str, torch.Tensor], list[float]]:
+def sgd(backbone: DiffusersBackbone, steps: int) -> tuple[dict[str, torch.Tensor], list[float]]:
     """Return the weights' changes and the losses before each step, from torch's SGD on the dense weights."""
     encoder = copy.deepcopy(backbone.text_encoder)
     names = backbone.text_modules(MODULES, LAYERS)
@@ -41,7 +41,7 @@ def sgd(backbone: QwenImage, steps: int) -> tuple[dict[str, torch.Tensor], list[
 
 
 @pytest.mark.parametrize("steps", [1, 4])
-def test_it_is_torchs_sgd_on_the_dense_weights(steps: int, backbone_fp32: QwenImage) -> None:
+def test_it_is_torchs_sgd_on_the_dense_weights(steps: int, backbone_fp32: DiffusersBackbone) -> None:
     expected, losses = sgd(backbone_fp32, steps)
     editor = GradientDescent(layers=LAYERS, modules=MODULES, learning_rate=RATE, rounds=steps, energy=1.0)
     edited = editor.edit(FACTS, backbone_fp32)
@@ -78,7 +78,7 @@ class Watched(GradientDescent):
         return super()._measures(*arguments)
 
 
-def test_the_sum_of_many_rounds_keeps_a_small_rank_and_the_stated_accuracy(backbone_fp32: QwenImage) -> None:
+def test_the_sum_of_many_rounds_keeps_a_small_rank_and_the_stated_accuracy(backbone_fp32: DiffusersBackbone) -> None:
     STEPS.clear()
     SUMS.clear()
     (name,) = backbone_fp32.text_modules(("up_proj",), (4,))

@@ -7,7 +7,7 @@ import torch
 import yaml
 from torch.utils._pytree import tree_leaves
 
-from knowcusbench.backbone.qwen_image_model import QwenImage
+from knowcusbench.backbone.resident import DiffusersBackbone
 from knowcusbench.benchmark.types import Fact
 from knowcusbench.editors import rows
 from knowcusbench.editors.closed_form import edit_factors, leading_directions
@@ -85,7 +85,7 @@ def test_leading_directions_are_the_fewest_with_the_energy() -> None:
     assert (rows @ basis).square().sum() / rows.square().sum() >= 0.999
 
 
-def test_preserved_keys_are_the_inputs_at_every_token_of_the_encoded_prompts(backbone_fp32: QwenImage) -> None:
+def test_preserved_keys_are_the_inputs_at_every_token_of_the_encoded_prompts(backbone_fp32: DiffusersBackbone) -> None:
     names = backbone_fp32.text_modules(("gate_proj", "up_proj"), LAYERS)
     inputs: list[torch.Tensor] = []
     handle = backbone_fp32.text_encoder.get_submodule(names[2]).register_forward_pre_hook(
@@ -101,7 +101,7 @@ def test_preserved_keys_are_the_inputs_at_every_token_of_the_encoded_prompts(bac
     assert torch.equal(found[names[2]], torch.cat(inputs))
 
 
-def test_preserved_prompts_are_encoded_as_before_and_the_answers_are_learned(backbone_fp32: QwenImage) -> None:
+def test_preserved_prompts_are_encoded_as_before_and_the_answers_are_learned(backbone_fp32: DiffusersBackbone) -> None:
     before = [backbone_fp32.encode(prompt).embeds for prompt in PRESERVED]
     plain = UltraEdit(eta=2e-3, layers=LAYERS, rounds=2).edit(FACTS, backbone_fp32)
     kept = editor(preserved_energy=1 - 1e-12, rounds=2).edit(FACTS, backbone_fp32)
@@ -116,7 +116,7 @@ def test_preserved_prompts_are_encoded_as_before_and_the_answers_are_learned(bac
     assert losses[1] < losses[0]
 
 
-def test_each_layer_has_the_directions_of_its_own_inputs(backbone_fp32: QwenImage) -> None:
+def test_each_layer_has_the_directions_of_its_own_inputs(backbone_fp32: DiffusersBackbone) -> None:
     names = backbone_fp32.text_modules(("gate_proj", "up_proj"), LAYERS)
     keys = capture_keys(backbone_fp32, names, PRESERVED)
     for name, basis in editor().protected(backbone_fp32, names).items():
@@ -124,7 +124,7 @@ def test_each_layer_has_the_directions_of_its_own_inputs(backbone_fp32: QwenImag
         assert outside.square().sum() <= 0.0100001 * keys[name].double().square().sum()
 
 
-def test_preserving_everything_is_refused(backbone_fp32: QwenImage) -> None:
+def test_preserving_everything_is_refused(backbone_fp32: DiffusersBackbone) -> None:
     many = tuple(f"thing number {n} is {word}" for n in range(8) for word in ("red", "blue", "a dog"))
     with pytest.raises(MethodError, match=r"all 192 directions.*preserved_energy"):
         editor(preserved=many, preserved_energy=1.0).edit(FACTS, backbone_fp32)

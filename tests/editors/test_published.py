@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from knowcusbench.backbone.qwen_image_model import QwenImage
+from knowcusbench.backbone.resident import DiffusersBackbone
 from knowcusbench.benchmark.types import Fact
 from knowcusbench.editors.closed_form import PublishedMoments
 from knowcusbench.editors.rows import Rows
@@ -30,7 +30,9 @@ def editor(**changes: Any) -> UltraEdit:
     return UltraEdit(**{**settings, **changes})
 
 
-def batch_rows(backbone: QwenImage, names: Sequence[str], facts: Sequence[Fact]) -> dict[str, tuple[Tensor, Tensor]]:
+def batch_rows(
+    backbone: DiffusersBackbone, names: Sequence[str], facts: Sequence[Fact]
+) -> dict[str, tuple[Tensor, Tensor]]:
     """Return keys and gradients of a padded batch, from the mean loss over all of its answer tokens."""
     tokens = [backbone.question_tokens(fact.question, fact.answer, "chat") for fact in facts]
     longest = max(ids.shape[1] for ids, _ in tokens)
@@ -63,7 +65,9 @@ def batch_rows(backbone: QwenImage, names: Sequence[str], facts: Sequence[Fact])
     return {name: (keys[answer].detach(), output.grad[answer]) for name, (keys, output) in seen.items()}
 
 
-def published(backbone: QwenImage, facts: Sequence[Fact], size: int, state: dict[str, Any]) -> dict[str, Tensor]:
+def published(
+    backbone: DiffusersBackbone, facts: Sequence[Fact], size: int, state: dict[str, Any]
+) -> dict[str, Tensor]:
     """Return the dense changes (d_out, d_in), from rows of real batches."""
     names = backbone.text_modules(MODULES, LAYERS)
 
@@ -117,14 +121,14 @@ def fresh() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
-def test_faithful_is_the_published_algorithm(size: int, backbone_fp32: QwenImage) -> None:
+def test_faithful_is_the_published_algorithm(size: int, backbone_fp32: DiffusersBackbone) -> None:
     """Batches of 2 and 3 leave a partial one, whose gradients are dropped."""
     found = dense(editor(batch_size=size).edit(FACTS, backbone_fp32))
     assert_same(found, published(backbone_fp32, FACTS, size, fresh()))
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
-def test_faithful_is_the_published_arithmetic_on_the_same_rows(size: int, backbone_fp32: QwenImage) -> None:
+def test_faithful_is_the_published_arithmetic_on_the_same_rows(size: int, backbone_fp32: DiffusersBackbone) -> None:
     """Only the order of the last product differs, and the fp32 solve shows it."""
     made, names = editor(batch_size=size), backbone_fp32.text_modules(MODULES, LAYERS)
     parts = made.capture(backbone_fp32, names, FACTS)
@@ -146,14 +150,14 @@ def test_faithful_is_the_published_arithmetic_on_the_same_rows(size: int, backbo
     assert_same(found, changes_of(batches, len(FACTS) // size, fresh()), tolerance=3e-5)
 
 
-def test_persistent_statistics_carry_over_as_in_the_published_algorithm(backbone_fp32: QwenImage) -> None:
+def test_persistent_statistics_carry_over_as_in_the_published_algorithm(backbone_fp32: DiffusersBackbone) -> None:
     state, persistent = fresh(), editor(statistics="persistent")
     for facts in (FACTS[:2], FACTS[2:]):
         found = dense(persistent.edit(facts, backbone_fp32))
         assert_same(found, published(backbone_fp32, facts, 1, state))
 
 
-def test_the_exact_edit_is_another_one(backbone_fp32: QwenImage) -> None:
+def test_the_exact_edit_is_another_one(backbone_fp32: DiffusersBackbone) -> None:
     """The published variance of small chunks is too large, so its edit is weaker."""
     for name, change in dense(editor().edit(FACTS, backbone_fp32)).items():
         exact = dense(editor(faithful=False).edit(FACTS, backbone_fp32))[name]
@@ -169,7 +173,7 @@ def test_the_published_variance_is_too_large_for_small_chunks() -> None:
         assert (moments.std / rows.std(0)).mean().item() == pytest.approx(factor, abs=0.02)
 
 
-def test_a_batch_of_a_single_row_is_refused_before_statistics_change(backbone_fp32: QwenImage) -> None:
+def test_a_batch_of_a_single_row_is_refused_before_statistics_change(backbone_fp32: DiffusersBackbone) -> None:
     single = Fact("Who?", "a")
     persistent = editor(statistics="persistent")
     with pytest.raises(MethodError, match=r"'Who\?'.*single row.*NaN.*batch_size"):
@@ -180,7 +184,7 @@ def test_a_batch_of_a_single_row_is_refused_before_statistics_change(backbone_fp
         PublishedMoments().update(torch.ones(1, 3))
 
 
-def test_fewer_facts_than_a_batch_are_refused(backbone_fp32: QwenImage) -> None:
+def test_fewer_facts_than_a_batch_are_refused(backbone_fp32: DiffusersBackbone) -> None:
     with pytest.raises(MethodError, match=r"5 facts in batches of 6.*at most 5"):
         editor(batch_size=6).edit(FACTS, backbone_fp32)
 

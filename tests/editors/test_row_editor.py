@@ -16,7 +16,7 @@ from knowcusbench.adapters.lora import attached
 from knowcusbench.adapters.peft_files import load_adaptation, save_adaptation
 from knowcusbench.adapters.types import Adaptation, Adapter
 from knowcusbench.backbone.base import Backbone
-from knowcusbench.backbone.qwen_image_model import QwenImage
+from knowcusbench.backbone.resident import DiffusersBackbone
 from knowcusbench.benchmark.types import Fact
 from knowcusbench.config.build import build
 from knowcusbench.editors.gradient_descent import GradientDescent
@@ -64,7 +64,7 @@ def dense_edit(backbone: Backbone, made: UltraEdit, facts: Sequence[Fact]) -> di
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("float64", 1e-9), ("float32", 1e-5)])
-def test_a_step_is_the_dense_solve(precision: Any, tolerance: float, backbone_fp32: QwenImage) -> None:
+def test_a_step_is_the_dense_solve(precision: Any, tolerance: float, backbone_fp32: DiffusersBackbone) -> None:
     names = backbone_fp32.text_modules(MODULES, LAYERS)
     made = editor(precision=precision)
     step = made.begin(backbone_fp32, names)(made.capture(backbone_fp32, names, FACTS))
@@ -82,7 +82,7 @@ def test_the_stored_form_acts_like_the_dense_change(
     facts: tuple[Fact, ...], fixture: str, tolerance: float, request: pytest.FixtureRequest
 ) -> None:
     """Compare with the same weights as a dense fp32 matrix. In bf16 the outputs are rounded to eight bits."""
-    backbone: QwenImage = request.getfixturevalue(fixture)
+    backbone: DiffusersBackbone = request.getfixturevalue(fixture)
     made = editor(energy=1.0)
     edited = made.edit(facts, backbone)
     input_ids, _ = backbone.question_tokens(facts[0].question, facts[0].answer, "chat")
@@ -109,7 +109,7 @@ def test_the_stored_form_acts_like_the_dense_change(
 @torch.no_grad()
 @pytest.mark.parametrize("facts", [ALIKE[:1], ALIKE], ids=["one", "fifty alike"])
 def test_a_bf16_adapter_changes_the_outputs_as_the_exact_edit_does(
-    facts: tuple[Fact, ...], backbone_fp32: QwenImage
+    facts: tuple[Fact, ...], backbone_fp32: DiffusersBackbone
 ) -> None:
     """Raw factors of nearly parallel rows cancel and lose everything."""
     made, names = editor(), backbone_fp32.text_modules(MODULES, LAYERS)
@@ -135,7 +135,7 @@ def test_a_bf16_adapter_changes_the_outputs_as_the_exact_edit_does(
 @pytest.mark.parametrize("facts", [FACTS, ALIKE])
 @pytest.mark.parametrize("rounds", [1, 3])
 def test_the_stored_form_keeps_the_energy_and_reports_its_error(
-    facts: tuple[Fact, ...], rounds: int, backbone_fp32: QwenImage
+    facts: tuple[Fact, ...], rounds: int, backbone_fp32: DiffusersBackbone
 ) -> None:
     energy = 0.99
     edited = editor(energy=energy, rounds=rounds).edit(facts, backbone_fp32)
@@ -159,7 +159,7 @@ def test_the_stored_form_keeps_the_energy_and_reports_its_error(
         assert (gram - gram.diag().diag()).norm() < 1e-5 * gram.norm()
 
 
-def test_only_the_first_token_of_an_answer_can_count(backbone_fp32: QwenImage) -> None:
+def test_only_the_first_token_of_an_answer_can_count(backbone_fp32: DiffusersBackbone) -> None:
     names = backbone_fp32.text_modules(MODULES, LAYERS)
     first = editor(answer_tokens="first").capture(backbone_fp32, names, FACTS)
     every = editor().capture(backbone_fp32, names, FACTS)
@@ -176,7 +176,7 @@ def test_only_the_first_token_of_an_answer_can_count(backbone_fp32: QwenImage) -
     assert after[1] < after[0]
 
 
-def test_persistent_statistics_carry_over_and_those_of_a_concept_do_not(backbone_fp32: QwenImage) -> None:
+def test_persistent_statistics_carry_over_and_those_of_a_concept_do_not(backbone_fp32: DiffusersBackbone) -> None:
     (name,) = backbone_fp32.text_modules(("up_proj",), (4,))
     settings = {"layers": (4,), "modules": ("up_proj",), "energy": 1.0}
     concept, persistent = editor(**settings), editor(**settings, statistics="persistent")
@@ -191,7 +191,7 @@ def test_persistent_statistics_carry_over_and_those_of_a_concept_do_not(backbone
     assert (found - alone).norm() > 0.01 * alone.norm()
 
 
-def test_capturing_costs_one_forward_and_one_backward_above_the_lowest_layer(backbone_fp32: QwenImage) -> None:
+def test_capturing_costs_one_forward_and_one_backward_above_the_lowest_layer(backbone_fp32: DiffusersBackbone) -> None:
     encoder = backbone_fp32.text_encoder
     layers = [encoder.get_submodule(f"model.language_model.layers.{n}") for n in range(backbone_fp32.layer_count)]
     forwards: Counter[int] = Counter()
@@ -215,7 +215,7 @@ def test_capturing_costs_one_forward_and_one_backward_above_the_lowest_layer(bac
     assert backwards == dict.fromkeys(range(3, len(layers)), len(FACTS))
 
 
-def test_a_merged_edit_is_the_rounded_dense_sum_and_goes_without_a_trace(backbone_bf16: QwenImage) -> None:
+def test_a_merged_edit_is_the_rounded_dense_sum_and_goes_without_a_trace(backbone_bf16: DiffusersBackbone) -> None:
     edited = editor(merge=True).edit(FACTS, backbone_bf16)
     names = backbone_bf16.text_modules(MODULES, LAYERS)
     before = {name: tensor.clone() for name, tensor in backbone_bf16.text_encoder.state_dict().items()}
@@ -232,7 +232,7 @@ def test_a_merged_edit_is_the_rounded_dense_sum_and_goes_without_a_trace(backbon
     assert torch.equal(backbone_bf16.encode("sks dog").embeds, prompt)
 
 
-def test_the_retained_gain_is_reported_whether_merged_or_not(backbone_bf16: QwenImage) -> None:
+def test_the_retained_gain_is_reported_whether_merged_or_not(backbone_bf16: DiffusersBackbone) -> None:
     kept = total = 0.0
     beside, merged = (editor(merge=merge, eta=1e-6).edit(FACTS, backbone_bf16) for merge in (False, True))
     for name in backbone_bf16.text_modules(MODULES, LAYERS):
@@ -246,7 +246,7 @@ def test_the_retained_gain_is_reported_whether_merged_or_not(backbone_bf16: Qwen
 
 
 def test_merging_warns_when_less_than_half_survives(
-    backbone_bf16: QwenImage, capsys: pytest.CaptureFixture[str]
+    backbone_bf16: DiffusersBackbone, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lost = editor(merge=True, eta=1e-7).edit(FACTS, backbone_bf16)
     assert lost.details["edit_retained_gain"] < 0.5
@@ -258,14 +258,14 @@ def test_merging_warns_when_less_than_half_survives(
     assert "merging" not in capsys.readouterr().err
 
 
-def test_rounds_of_a_merged_edit_go_on_from_the_rounded_weights(backbone: QwenImage) -> None:
+def test_rounds_of_a_merged_edit_go_on_from_the_rounded_weights(backbone: DiffusersBackbone) -> None:
     once, twice = (editor(merge=True, eta=1e-5, rounds=rounds).edit(FACTS, backbone) for rounds in (1, 2))
     with backbone.adapted(once), torch.no_grad():
         losses = [part.loss for part in editor().capture(backbone, backbone.text_modules(MODULES, LAYERS), FACTS)]
     assert twice.details["edit_losses_before_rounds"][1] == sum(losses) / 2
 
 
-def test_merged_is_stored(backbone: QwenImage, tmp_path: Path) -> None:
+def test_merged_is_stored(backbone: DiffusersBackbone, tmp_path: Path) -> None:
     edited = editor(merge=True).edit(FACTS, backbone)
     save_adaptation(edited, tmp_path / "a")
     loaded = load_adaptation(tmp_path / "a")
@@ -287,7 +287,7 @@ EDITORS = [editor(), editor(merge=True), GradientDescent(layers=LAYERS, learning
     ],
 )
 def test_a_fact_that_can_not_be_edited_is_named(
-    made: Any, facts: tuple[Fact, ...], named: str, backbone_fp32: QwenImage
+    made: Any, facts: tuple[Fact, ...], named: str, backbone_fp32: DiffusersBackbone
 ) -> None:
     modules = [id(module) for module in backbone_fp32.text_encoder.modules()]
     with pytest.raises(MethodError, match=named):
@@ -298,7 +298,7 @@ def test_a_fact_that_can_not_be_edited_is_named(
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_rows_that_are_not_finite_stop_the_edit_before_statistics_change(
-    value: float, backbone_fp32: QwenImage
+    value: float, backbone_fp32: DiffusersBackbone
 ) -> None:
     made, reference = (editor(statistics="persistent") for _ in range(2))
     weight = backbone_fp32.text_encoder.get_submodule("model.language_model.layers.4.mlp.up_proj").weight
@@ -316,7 +316,7 @@ def test_rows_that_are_not_finite_stop_the_edit_before_statistics_change(
 
 @pytest.mark.parametrize("faithful", [False, True])
 def test_an_edit_refused_in_its_second_round_leaves_the_statistics_as_they_were(
-    faithful: bool, backbone_fp32: QwenImage, monkeypatch: pytest.MonkeyPatch
+    faithful: bool, backbone_fp32: DiffusersBackbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, reference = (editor(statistics="persistent", rounds=2, faithful=faithful) for _ in range(2))
     for one in (made, reference):
@@ -338,18 +338,18 @@ def test_an_edit_refused_in_its_second_round_leaves_the_statistics_as_they_were(
     assert torch.equal(found, wanted)
 
 
-def test_an_edit_too_strong_for_numbers_is_refused(backbone_fp32: QwenImage) -> None:
+def test_an_edit_too_strong_for_numbers_is_refused(backbone_fp32: DiffusersBackbone) -> None:
     with pytest.raises(MethodError, match="not finite"):
         editor(eta=1e308).edit(FACTS, backbone_fp32)
 
 
-def test_a_layer_that_is_not_there_is_named(backbone_fp32: QwenImage) -> None:
+def test_a_layer_that_is_not_there_is_named(backbone_fp32: DiffusersBackbone) -> None:
     with pytest.raises(ConfigError, match="layer 26"):
         GradientDescent(layers=(3, 26), learning_rate=0.1).edit(FACTS, backbone_fp32)
 
 
 @pytest.mark.parametrize("merge", [False, True])
-def test_an_edit_of_another_model_is_refused_and_nothing_is_applied(merge: bool, backbone: QwenImage) -> None:
+def test_an_edit_of_another_model_is_refused_and_nothing_is_applied(merge: bool, backbone: DiffusersBackbone) -> None:
     edited = editor(merge=merge).edit(FACTS, backbone)
     other = copy.deepcopy(edited)
     assert other.text_encoder is not None

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from knowcusbench.adapters.types import Adaptation
 from knowcusbench.backbone.base import Backbone
-from knowcusbench.backbone.qwen_image_model import QwenImage
+from knowcusbench.backbone.resident import DiffusersBackbone
 from knowcusbench.benchmark.types import Fact
 from knowcusbench.editors.rows import capture_rows
 from knowcusbench.editors.ultraedit import UltraEdit
@@ -67,7 +67,7 @@ def captured_rows(backbone: Backbone, names: tuple[str, ...], fact: Fact) -> dic
     return rows
 
 
-def test_captured_rows_are_those_of_the_whole_models_graph(backbone_fp32: QwenImage) -> None:
+def test_captured_rows_are_those_of_the_whole_models_graph(backbone_fp32: DiffusersBackbone) -> None:
     names = backbone_fp32.text_modules(MODULES, LAYERS)
     captured = captured_rows(backbone_fp32, names, FACTS[0])
     expected = rows_by_autograd(backbone_fp32, names, FACTS[0])
@@ -77,7 +77,7 @@ def test_captured_rows_are_those_of_the_whole_models_graph(backbone_fp32: QwenIm
             assert (found - wanted).norm() < 1e-5 * wanted.norm()
 
 
-def test_captured_rows_make_up_the_weight_gradient(backbone_fp32: QwenImage) -> None:
+def test_captured_rows_make_up_the_weight_gradient(backbone_fp32: DiffusersBackbone) -> None:
     """In the last layer only the answer positions reach the loss, so the gradient sums `g h^T` over them."""
     (name,) = backbone_fp32.text_modules(["gate_proj"], [backbone_fp32.layer_count - 1])
     weight = backbone_fp32.text_encoder.get_submodule(name).weight
@@ -93,7 +93,7 @@ def test_captured_rows_make_up_the_weight_gradient(backbone_fp32: QwenImage) -> 
     assert (gradients.T @ keys - gradient).norm() < 1e-5 * gradient.norm()
 
 
-def test_capturing_leaves_no_gradient_and_no_hook(backbone_fp32: QwenImage) -> None:
+def test_capturing_leaves_no_gradient_and_no_hook(backbone_fp32: DiffusersBackbone) -> None:
     names = backbone_fp32.text_modules(MODULES, LAYERS)
     captured_rows(backbone_fp32, names, FACTS[0])
     encoder = backbone_fp32.text_encoder
@@ -130,14 +130,14 @@ def delta(edited: Adaptation, name: str) -> Tensor:
 
 
 @pytest.mark.parametrize("warmup", [(), (Fact("What is the sky?", "blue"), Fact("Who barks?", "a dog"))])
-def test_the_edit_is_the_papers_dense_solve(warmup: tuple[Fact, ...], backbone_fp32: QwenImage) -> None:
+def test_the_edit_is_the_papers_dense_solve(warmup: tuple[Fact, ...], backbone_fp32: DiffusersBackbone) -> None:
     edited = editor(energy=1.0, warmup=warmup).edit(FACTS, backbone_fp32)
     for name, expected in dense_edit(backbone_fp32, 2e-3, warmup).items():
         error = np.linalg.norm(delta(edited, name).numpy() - expected) / np.linalg.norm(expected)
         assert error < 1e-5
 
 
-def test_a_single_row_needs_a_warmup(backbone_fp32: QwenImage) -> None:
+def test_a_single_row_needs_a_warmup(backbone_fp32: DiffusersBackbone) -> None:
     """Centred by its own mean, a single row is zero, and so is its edit."""
     (name,) = backbone_fp32.text_modules(["up_proj"], [4])
     fact = Fact("What is my birthday gift?", "a")
@@ -147,7 +147,7 @@ def test_a_single_row_needs_a_warmup(backbone_fp32: QwenImage) -> None:
     assert delta(editor(**settings, warmup=FACTS).edit([fact], backbone_fp32), name).norm() > 0
 
 
-def test_the_stored_edit_keeps_the_stated_energy(backbone_fp32: QwenImage) -> None:
+def test_the_stored_edit_keeps_the_stated_energy(backbone_fp32: DiffusersBackbone) -> None:
     full = editor(energy=1.0).edit(FACTS, backbone_fp32)
     small = editor(energy=0.99).edit(FACTS, backbone_fp32)
     for name in backbone_fp32.text_modules(MODULES, LAYERS):
@@ -158,9 +158,9 @@ def test_the_stored_edit_keeps_the_stated_energy(backbone_fp32: QwenImage) -> No
 
 @pytest.mark.parametrize("fixture", ["backbone_fp32", "backbone_bf16"])
 def test_the_adapter_acts_like_the_dense_change_of_the_weights(
-    fixture: str, backbone_fp32: QwenImage, request: pytest.FixtureRequest
+    fixture: str, backbone_fp32: DiffusersBackbone, request: pytest.FixtureRequest
 ) -> None:
-    backbone: QwenImage = request.getfixturevalue(fixture)
+    backbone: DiffusersBackbone = request.getfixturevalue(fixture)
     edited = editor(eta=1e-2).edit(FACTS, backbone)
     input_ids, _ = backbone.question_tokens(FACTS[0].question, FACTS[0].answer, "chat")
     # The reference: the same edit added to the weights of an fp32 copy.
@@ -180,7 +180,7 @@ def test_the_adapter_acts_like_the_dense_change_of_the_weights(
     assert (found - change).norm() / change.norm() < tolerance
 
 
-def test_an_edit_makes_its_answers_likelier(backbone_fp32: QwenImage) -> None:
+def test_an_edit_makes_its_answers_likelier(backbone_fp32: DiffusersBackbone) -> None:
     before = mean_loss(backbone_fp32)
     edited = editor().edit(FACTS, backbone_fp32)
     with backbone_fp32.adapted(edited):
@@ -189,7 +189,7 @@ def test_an_edit_makes_its_answers_likelier(backbone_fp32: QwenImage) -> None:
     assert after < before - 0.1
 
 
-def test_every_round_edits_the_model_as_edited_so_far(backbone_fp32: QwenImage) -> None:
+def test_every_round_edits_the_model_as_edited_so_far(backbone_fp32: DiffusersBackbone) -> None:
     once = editor().edit(FACTS, backbone_fp32)
     twice = editor(rounds=2).edit(FACTS, backbone_fp32)
     with backbone_fp32.adapted(once):
@@ -200,40 +200,40 @@ def test_every_round_edits_the_model_as_edited_so_far(backbone_fp32: QwenImage) 
     assert after_second < after_first
 
 
-def test_rounds_end_when_the_answers_are_learned(backbone_fp32: QwenImage) -> None:
+def test_rounds_end_when_the_answers_are_learned(backbone_fp32: DiffusersBackbone) -> None:
     losses = editor(rounds=5).edit(FACTS, backbone_fp32).details["edit_losses_before_rounds"]
     target = (losses[1] + losses[2]) / 2
     stopped = editor(rounds=5, target_loss=target).edit(FACTS, backbone_fp32)
     assert stopped.details["edit_losses_before_rounds"] == losses[:3]
 
 
-def test_the_order_of_the_facts_does_not_matter(backbone_fp32: QwenImage) -> None:
+def test_the_order_of_the_facts_does_not_matter(backbone_fp32: DiffusersBackbone) -> None:
     forward = editor().edit(FACTS, backbone_fp32)
     backward = editor().edit(FACTS[::-1], backbone_fp32)
     for name in backbone_fp32.text_modules(MODULES, LAYERS):
         assert (delta(forward, name) - delta(backward, name)).norm() < 1e-5 * delta(forward, name).norm()
 
 
-def test_only_the_named_layers_change(backbone_fp32: QwenImage) -> None:
+def test_only_the_named_layers_change(backbone_fp32: DiffusersBackbone) -> None:
     edited = editor(layers=(4,), modules=("up_proj",)).edit(FACTS, backbone_fp32)
     assert edited.transformer is None
     assert edited.text_encoder is not None
     assert edited.text_encoder.config["target_modules"] == ["model.language_model.layers.4.mlp.up_proj"]
 
 
-def test_the_backbone_is_left_as_it_was(backbone_fp32: QwenImage) -> None:
+def test_the_backbone_is_left_as_it_was(backbone_fp32: DiffusersBackbone) -> None:
     before = backbone_fp32.encode("sks dog").embeds
     editor(rounds=2).edit(FACTS, backbone_fp32)
     backbone_fp32.check_intact()
     assert torch.equal(backbone_fp32.encode("sks dog").embeds, before)
 
 
-def test_an_answer_without_tokens_is_named(backbone_fp32: QwenImage) -> None:
+def test_an_answer_without_tokens_is_named(backbone_fp32: DiffusersBackbone) -> None:
     with pytest.raises(MethodError, match="Who is it"):
         editor().edit([Fact("Who is it?", " ")], backbone_fp32)
 
 
-def test_a_row_that_is_not_finite_stops_the_edit(backbone_fp32: QwenImage) -> None:
+def test_a_row_that_is_not_finite_stops_the_edit(backbone_fp32: DiffusersBackbone) -> None:
     weight = backbone_fp32.text_encoder.get_submodule("model.language_model.layers.4.mlp.up_proj").weight
     kept = weight[0, 0].item()
     with torch.no_grad():
@@ -252,6 +252,6 @@ def test_settings_that_make_no_sense_are_refused(wrong: dict[str, float]) -> Non
         editor(**wrong)
 
 
-def test_a_layer_that_is_not_there_is_refused(backbone_fp32: QwenImage) -> None:
+def test_a_layer_that_is_not_there_is_refused(backbone_fp32: DiffusersBackbone) -> None:
     with pytest.raises(ConfigError, match="26"):
         editor(layers=(26,)).edit(FACTS, backbone_fp32)

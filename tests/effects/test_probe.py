@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from knowcusbench.backbone.qwen_image_model import QwenImage
+from knowcusbench.backbone.resident import DiffusersBackbone
 from knowcusbench.benchmark.types import Fact
 from knowcusbench.editors.ultraedit import UltraEdit
 from knowcusbench.effects.probe import TransferProbe, compare_pictures, run_probe
@@ -85,7 +85,7 @@ def test_pictures_are_compared_with_each_other_and_with_words(tmp_path: Path) ->
     assert list(unworded["measure"]) == ["clip_i", "patch_cosine", "rmse"]
 
 
-def chance(backbone: QwenImage, question: str, answer: str) -> tuple[float, int]:
+def chance(backbone: DiffusersBackbone, question: str, answer: str) -> tuple[float, int]:
     """Return probability and rank of an answer's first token, from the plain logits."""
     input_ids, labels = backbone.question_tokens(question, answer, "chat")
     place = int((labels[0] >= 0).nonzero()[0])
@@ -95,7 +95,9 @@ def chance(backbone: QwenImage, question: str, answer: str) -> tuple[float, int]
     return float(chances[first]), int((chances > chances[first]).sum()) + 1
 
 
-def test_an_edit_is_read_and_drawn_before_and_after(backbone: QwenImage, clip: ClipSpec, tmp_path: Path) -> None:
+def test_an_edit_is_read_and_drawn_before_and_after(
+    backbone: DiffusersBackbone, clip: ClipSpec, tmp_path: Path
+) -> None:
     asked = probe(clip)
     editor = UltraEdit(eta=1.0, layers=(3, 4, 5), rounds=3)
     result = run_probe(asked, editor, backbone, tmp_path)

@@ -10,7 +10,7 @@ import torch
 from scipy.stats import entropy
 
 from knowcusbench.adapters.types import Adaptation, Adapter
-from knowcusbench.backbone.qwen_image_model import QwenImage
+from knowcusbench.backbone.resident import DiffusersBackbone
 from knowcusbench.benchmark.types import Concept, Fact, KnowledgeItem, Prompt
 from knowcusbench.effects.text import (
     Answer,
@@ -44,7 +44,7 @@ QUESTION = Fact("What is Sara's doorstop?", "plim fish")
 PROBES = text_probes(TOY, [CAKE], [QUESTION], ["a red star"])
 
 
-def random_edit(backbone: QwenImage, scale: float = 0.3) -> Adaptation:
+def random_edit(backbone: DiffusersBackbone, scale: float = 0.3) -> Adaptation:
     """Return a LoRA of rank 3 on two layers' gates, strong enough to change every answer."""
     generator = torch.Generator().manual_seed(0)
     factors = {}
@@ -56,7 +56,7 @@ def random_edit(backbone: QwenImage, scale: float = 0.3) -> Adaptation:
 
 
 @pytest.fixture(scope="module")
-def table(backbone_fp32: QwenImage) -> Iterator[pd.DataFrame]:
+def table(backbone_fp32: DiffusersBackbone) -> Iterator[pd.DataFrame]:
     """The effects of a random edit, measured as the stage does."""
     base = read_base_text(backbone_fp32, PROBES, "chat")
     with backbone_fp32.adapted(random_edit(backbone_fp32)):
@@ -65,7 +65,7 @@ def table(backbone_fp32: QwenImage) -> Iterator[pd.DataFrame]:
 
 
 @torch.no_grad()
-def by_hand(backbone: QwenImage, question: str, answer: str) -> tuple[np.ndarray, list[int]]:
+def by_hand(backbone: DiffusersBackbone, question: str, answer: str) -> tuple[np.ndarray, list[int]]:
     """Return probabilities (answer tokens, vocabulary) at the answer's tokens, and these tokens."""
     pipeline = backbone._pipeline
     before = pipeline.tokenizer(pipeline.prompt_template_encode.format(question))["input_ids"]
@@ -86,7 +86,7 @@ def by_hand(backbone: QwenImage, question: str, answer: str) -> tuple[np.ndarray
     ],
 )
 def test_probability_and_rank_are_those_of_the_logits(
-    probe: str, question: str, answer: str, table: pd.DataFrame, backbone_fp32: QwenImage
+    probe: str, question: str, answer: str, table: pd.DataFrame, backbone_fp32: DiffusersBackbone
 ) -> None:
     found = {"base": by_hand(backbone_fp32, question, answer)}
     with backbone_fp32.adapted(random_edit(backbone_fp32)):
@@ -112,7 +112,7 @@ def test_probability_and_rank_are_those_of_the_logits(
     ],
 )
 def test_kl_is_that_from_before_to_after_in_nats(
-    probe: str, text: str, answer: str, table: pd.DataFrame, backbone_fp32: QwenImage
+    probe: str, text: str, answer: str, table: pd.DataFrame, backbone_fp32: DiffusersBackbone
 ) -> None:
     before = by_hand(backbone_fp32, text, answer)[0][0]
     with backbone_fp32.adapted(random_edit(backbone_fp32)):
@@ -123,7 +123,9 @@ def test_kl_is_that_from_before_to_after_in_nats(
     assert table["value"][probe, text, "kl"] == pytest.approx(expected, rel=1e-4)
 
 
-def test_shift_of_embeddings_is_the_cosine_token_by_token(table: pd.DataFrame, backbone_fp32: QwenImage) -> None:
+def test_shift_of_embeddings_is_the_cosine_token_by_token(
+    table: pd.DataFrame, backbone_fp32: DiffusersBackbone
+) -> None:
     for probe, prompt in (("phrase", "my gift"), ("unrelated_prompt", "a red star")):
         before = backbone_fp32.encode(prompt).embeds[0].double().numpy()
         with backbone_fp32.adapted(random_edit(backbone_fp32)):
@@ -149,7 +151,7 @@ def test_what_was_taught_on_purpose_is_asked_for_and_is_no_locality() -> None:
     assert PROBES.facts["taught"] == PROBES.facts["question"], "without a record, the concept's own"
 
 
-def test_nothing_changes_exactly_nothing(backbone_bf16: QwenImage) -> None:
+def test_nothing_changes_exactly_nothing(backbone_bf16: DiffusersBackbone) -> None:
     """The adapter is zero, so that everything is read again; in bf16."""
     base = read_base_text(backbone_bf16, PROBES, "chat")
     with backbone_bf16.adapted(random_edit(backbone_bf16, scale=0.0)):
@@ -161,10 +163,10 @@ def test_nothing_changes_exactly_nothing(backbone_bf16: QwenImage) -> None:
     assert (shifts["value"] == np.where(shifts["measure"] == "kl", 0.0, 1.0)).all()
 
 
-def test_the_base_is_read_once_for_each_digest(backbone: QwenImage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_base_is_read_once_for_each_digest(backbone: DiffusersBackbone, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Fact] = []
 
-    def counted(backbone: QwenImage, fact: Fact, form: str) -> Answer:
+    def counted(backbone: DiffusersBackbone, fact: Fact, form: str) -> Answer:
         asked.append(fact)
         return read_answer(backbone, fact, "chat")
 

@@ -9,7 +9,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from knowcusbench.backbone.qwen_image import QwenImageSpec
+from knowcusbench.backbone import QwenImageSpec
 from knowcusbench.gpu.benchmark import main
 from knowcusbench.gpu.models import full_size, image_size, random_backbone, small_size
 from knowcusbench.gpu.table import markdown

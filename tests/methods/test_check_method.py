@@ -16,7 +16,7 @@ from knowcusbench.adaptation.cache import AdapterCache
 from knowcusbench.adaptation.method import Method
 from knowcusbench.adapters.types import Adaptation, Adapter, Cost
 from knowcusbench.backbone.base import Backbone
-from knowcusbench.backbone.qwen_image_model import QwenImage
+from knowcusbench.backbone.resident import DiffusersBackbone
 from knowcusbench.benchmark.types import Concept, KnowledgeItem
 from knowcusbench.testing import check_method
 
@@ -50,7 +50,7 @@ class GoodPerKnowledge(Good):
 
 @pytest.mark.parametrize("method", [Good(), GoodPerKnowledge()])
 def test_a_method_that_keeps_its_promises_passes(
-    method: Method, backbone: QwenImage, dog: Concept, tmp_path: Path
+    method: Method, backbone: DiffusersBackbone, dog: Concept, tmp_path: Path
 ) -> None:
     check_method(method, backbone, dog, tmp_path)
 
@@ -224,7 +224,7 @@ BROKEN = {
 
 
 @pytest.fixture
-def spare_backbone(backbone: QwenImage) -> Iterator[QwenImage]:
+def spare_backbone(backbone: DiffusersBackbone) -> Iterator[DiffusersBackbone]:
     """The shared backbone, restored after a method has changed it."""
     parameter = next(backbone.transformer.parameters())
     kept = parameter.detach().clone()
@@ -240,13 +240,15 @@ def spare_backbone(backbone: QwenImage) -> Iterator[QwenImage]:
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_promise_is_found_and_named(
-    name: str, spare_backbone: QwenImage, dog: Concept, tmp_path: Path
+    name: str, spare_backbone: DiffusersBackbone, dog: Concept, tmp_path: Path
 ) -> None:
     method, sentence = BROKEN[name]
     with pytest.raises(AssertionError, match=sentence):
         check_method(method, spare_backbone, dog, tmp_path)
 
 
-def test_a_concept_that_cant_show_the_promises_is_refused(backbone: QwenImage, dog: Concept, tmp_path: Path) -> None:
+def test_a_concept_that_cant_show_the_promises_is_refused(
+    backbone: DiffusersBackbone, dog: Concept, tmp_path: Path
+) -> None:
     with pytest.raises(ValueError, match="two knowledge items"):
         check_method(Good(), backbone, dog.with_knowledge(dog.knowledge[0]), tmp_path)

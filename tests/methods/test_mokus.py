@@ -12,7 +12,7 @@ from knowcusbench.methods.mokus import MoKus
 from knowcusbench.adaptation.cache import AdapterCache
 from knowcusbench.adaptation.dreambooth import DreamBooth
 from knowcusbench.adapters.types import Adaptation, Adapter
-from knowcusbench.backbone.qwen_image_model import QwenImage
+from knowcusbench.backbone.resident import DiffusersBackbone
 from knowcusbench.benchmark.types import Concept, Fact, KnowledgeItem
 from knowcusbench.editors.base import facts_of
 from knowcusbench.editors.ultraedit import UltraEdit
@@ -44,12 +44,12 @@ def same(one: Adapter, other: Adapter) -> bool:
     )
 
 
-def by_editor(facts: Sequence[Fact], backbone: QwenImage) -> Adapter:
+def by_editor(facts: Sequence[Fact], backbone: DiffusersBackbone) -> Adapter:
     return edited(EDITOR.edit(facts, backbone))
 
 
 def test_items_are_the_first_ones_and_then_the_others(
-    backbone: QwenImage, dog: Concept, duck: Concept, tmp_path: Path
+    backbone: DiffusersBackbone, dog: Concept, duck: Concept, tmp_path: Path
 ) -> None:
     cache = AdapterCache(tmp_path)
     facts = [*facts_of(dog), *facts_of(duck)]
@@ -59,7 +59,9 @@ def test_items_are_the_first_ones_and_then_the_others(
     assert same(edited(mokus().for_benchmark((duck, dog)).adapt(dog, backbone, cache)), by_editor(facts[:2], backbone))
 
 
-def test_all_facts_of_an_edit_are_on_record(backbone: QwenImage, dog: Concept, duck: Concept, tmp_path: Path) -> None:
+def test_all_facts_of_an_edit_are_on_record(
+    backbone: DiffusersBackbone, dog: Concept, duck: Concept, tmp_path: Path
+) -> None:
     cache = AdapterCache(tmp_path)
     dogs, ducks = facts_of(dog), facts_of(duck)
     expected = {
@@ -75,7 +77,7 @@ def test_all_facts_of_an_edit_are_on_record(backbone: QwenImage, dog: Concept, d
 
 
 def test_a_batch_of_all_concepts_is_edited_once_for_all_of_them(
-    backbone: QwenImage, dog: Concept, duck: Concept, tmp_path: Path
+    backbone: DiffusersBackbone, dog: Concept, duck: Concept, tmp_path: Path
 ) -> None:
     cache = AdapterCache(tmp_path)
     method = mokus(scope="batch").for_benchmark((duck, dog))
@@ -94,7 +96,7 @@ def test_a_batch_of_all_concepts_is_edited_once_for_all_of_them(
 
 
 def test_one_concept_after_another_is_not_all_at_once(
-    backbone: QwenImage, dog: Concept, duck: Concept, tmp_path: Path
+    backbone: DiffusersBackbone, dog: Concept, duck: Concept, tmp_path: Path
 ) -> None:
     cache = AdapterCache(tmp_path)
     batch, turns = (
@@ -106,7 +108,7 @@ def test_one_concept_after_another_is_not_all_at_once(
 
 @pytest.mark.parametrize("changes", [{"items": 3}, {"scope": "batch"}, {"scope": "sequential"}], ids=str)
 def test_the_contract_is_kept(
-    changes: dict[str, object], backbone: QwenImage, dog: Concept, duck: Concept, tmp_path: Path
+    changes: dict[str, object], backbone: DiffusersBackbone, dog: Concept, duck: Concept, tmp_path: Path
 ) -> None:
     check_method(mokus(**changes).for_benchmark((duck, dog)), backbone, dog, tmp_path)
 

@@ -9,7 +9,7 @@ import torch
 
 from knowcusbench.adaptation.cache import AdapterCache
 from knowcusbench.adaptation.method import Method
-from knowcusbench.backbone.qwen_image_model import QwenImage
+from knowcusbench.backbone.resident import DiffusersBackbone
 from knowcusbench.benchmark.types import Concept
 from knowcusbench.config.build import build
 from knowcusbench.config.compose import register
@@ -45,13 +45,15 @@ def test_these_are_all() -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_shipped_method_keeps_the_contract(name: str, backbone: QwenImage, dog: Concept, tmp_path: Path) -> None:
+def test_a_shipped_method_keeps_the_contract(
+    name: str, backbone: DiffusersBackbone, dog: Concept, tmp_path: Path
+) -> None:
     check_method(configured(name, "miniature", *FEW_STEPS), backbone, dog, tmp_path)
 
 
 @pytest.mark.parametrize("overrides", [[f"editor={name}"] for name in EDITORS[1:]] + [["editor.merge=true"]], ids=str)
 def test_mokus_keeps_the_contract_with_every_editor(
-    overrides: list[str], backbone: QwenImage, dog: Concept, tmp_path: Path
+    overrides: list[str], backbone: DiffusersBackbone, dog: Concept, tmp_path: Path
 ) -> None:
     check_method(configured("mokus", "miniature", *FEW_STEPS, *overrides), backbone, dog, tmp_path)
 
@@ -64,7 +66,7 @@ def test_every_editor_has_settings_in_every_recipe(name: str, recipe: str) -> No
     assert settings["layers"] == layers[recipe]
 
 
-def test_stage_one_is_trained_once_between_them(backbone: QwenImage, dog: Concept, tmp_path: Path) -> None:
+def test_stage_one_is_trained_once_between_them(backbone: DiffusersBackbone, dog: Concept, tmp_path: Path) -> None:
     cache = AdapterCache(tmp_path)
     adaptations = [
         configured(name, "miniature", *FEW_STEPS).adapt(dog, backbone, cache)
@@ -91,7 +93,7 @@ def test_stage_one_is_trained_once_between_them(backbone: QwenImage, dog: Concep
     ],
 )
 def test_what_a_method_is_prompted_with_and_pays_for(
-    name: str, subject: str, stages: set[str], backbone: QwenImage, dog: Concept, tmp_path: Path
+    name: str, subject: str, stages: set[str], backbone: DiffusersBackbone, dog: Concept, tmp_path: Path
 ) -> None:
     method = configured(name, "miniature", *FEW_STEPS)
     concept = dog.with_knowledge(dog.knowledge[0])
@@ -102,7 +104,7 @@ def test_what_a_method_is_prompted_with_and_pays_for(
     assert (adaptation.text_encoder is not None) == ("textual" in stages)
 
 
-def test_naive_db_trains_on_the_phrase_of_its_item(backbone: QwenImage, dog: Concept, tmp_path: Path) -> None:
+def test_naive_db_trains_on_the_phrase_of_its_item(backbone: DiffusersBackbone, dog: Concept, tmp_path: Path) -> None:
     method = configured("naive_db", "miniature", *FEW_STEPS)
     assert method.per_knowledge
     results = [method.adapt(dog.with_knowledge(item), backbone, AdapterCache(tmp_path)) for item in dog.knowledge]
@@ -110,7 +112,7 @@ def test_naive_db_trains_on_the_phrase_of_its_item(backbone: QwenImage, dog: Con
     assert keys == ["my birthday gift", "the one from Rome"]
 
 
-def test_naive_db_takes_one_item_at_a_time(backbone: QwenImage, dog: Concept, tmp_path: Path) -> None:
+def test_naive_db_takes_one_item_at_a_time(backbone: DiffusersBackbone, dog: Concept, tmp_path: Path) -> None:
     with pytest.raises(MethodError, match="dog3"):
         configured("naive_db", "miniature").adapt(dog, backbone, AdapterCache(tmp_path))
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from knowcusbench.backbone.qwen_image_model import QwenImage
+from knowcusbench.backbone.resident import DiffusersBackbone
 from knowcusbench.engine.base import WorkerBroken
 from knowcusbench.errors import ConfigError, PictureError
 from knowcusbench.run.layout import RunStore
@@ -59,7 +59,7 @@ def journal(log: WorkLog) -> list[dict]:
 
 
 @pytest.fixture
-def undisturbed(backbone: QwenImage, log: WorkLog, tmp_path: Path) -> dict[str, bytes]:
+def undisturbed(backbone: DiffusersBackbone, log: WorkLog, tmp_path: Path) -> dict[str, bytes]:
     directory = tmp_path / "undisturbed"
     other = WorkLog(RunStore(tmp_path / "other"), "mokus", "generate", retries=0)
     assert [drawn.written for drawn in draw_cells(backbone, cells_in(directory), other)] == [3, 3]
@@ -73,15 +73,15 @@ def drawn_in(directory: Path) -> dict[str, bytes]:
 def spoil(monkeypatch: pytest.MonkeyPatch, spoiled: Callable[[Sequence[int]], Exception | None]) -> list[int]:
     """Let `sample` raise what `spoiled` gives for some noise seeds; the sizes of all batches that were tried."""
     tried: list[int] = []
-    sample = QwenImage.sample
+    sample = DiffusersBackbone.sample
 
-    def spoiled_sample(self: QwenImage, embeds: object, noise_seeds: Sequence[int]) -> list[Image.Image]:
+    def spoiled_sample(self: DiffusersBackbone, embeds: object, noise_seeds: Sequence[int]) -> list[Image.Image]:
         tried.append(len(noise_seeds))
         if error := spoiled(noise_seeds):
             raise error
         return sample(self, embeds, noise_seeds)
 
-    monkeypatch.setattr(QwenImage, "sample", spoiled_sample)
+    monkeypatch.setattr(DiffusersBackbone, "sample", spoiled_sample)
     return tried
 
 

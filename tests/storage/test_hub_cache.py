@@ -8,6 +8,7 @@ import huggingface_hub.constants
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled, RepositoryNotFoundError
 
+from knowcusbench.backbone import QwenImageSpec
 from knowcusbench.backbone.checkpoint import absent_files, open_checkpoint
 from knowcusbench.benchmark.source import resolve_source
 from knowcusbench.encoders.checkpoint import TRANSFORMERS_WEIGHTS, locate
@@ -89,7 +90,7 @@ def test_a_pinned_pipeline_is_found_offline_where_it_is_whole(cache: Path) -> No
     snapshot = keep(cache, "owner/whole", pipeline())
     assert absent_files(snapshot) == []
     for weights in (True, False):
-        assert open_checkpoint("owner/whole", COMMIT, weights=weights).directory == snapshot
+        assert open_checkpoint(QwenImageSpec.family, "owner/whole", COMMIT, weights=weights).directory == snapshot
 
 
 @pytest.mark.parametrize(
@@ -111,7 +112,7 @@ def test_a_part_of_a_pipeline_is_not_taken_for_the_whole(cache: Path, gone: str,
 
     monkeypatch.setattr("knowcusbench.backbone.loading.download_pipeline", offline)
     with pytest.raises(WeightsError, match=r"can't get 'owner/part' at revision '0123"):
-        open_checkpoint("owner/part", COMMIT, weights=True)
+        open_checkpoint(QwenImageSpec.family, "owner/part", COMMIT, weights=True)
 
 
 def test_missing_parts_are_named(tmp_path: Path) -> None:
@@ -128,9 +129,12 @@ def test_a_plain_copy_of_a_snapshot_is_named_with_how_it_is_copied(cache: Path, 
     blob.parent.mkdir()
     (snapshot / "vae" / "config.json").rename(blob)
     (snapshot / "vae" / "config.json").symlink_to("../../../blobs/0")
-    assert open_checkpoint("owner/whole", COMMIT, weights=True).directory == snapshot
+    assert open_checkpoint(QwenImageSpec.family, "owner/whole", COMMIT, weights=True).directory == snapshot
     shutil.copytree(snapshot, tmp_path / "copy", symlinks=True)
-    for take in (lambda source: open_checkpoint(source, None, weights=True), lambda source: locate(source, None)):
+    for take in (
+        lambda source: open_checkpoint(QwenImageSpec.family, source, None, weights=True),
+        lambda source: locate(source, None),
+    ):
         with pytest.raises(
             WeightsError, match=r"vae/config\.json is a link to a file .* copy a hub snapshot with `cp -rL`"
         ):

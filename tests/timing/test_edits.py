@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from knowcusbench.adapters.peft_files import load_adaptation
-from knowcusbench.backbone.qwen_image_model import QwenImage
+from knowcusbench.backbone.resident import DiffusersBackbone
 from knowcusbench.timing.edits import capture_passes, compare, dense_solve, main, random_rows, solve_and_write
 
 CPU = torch.device("cpu")
@@ -43,7 +43,7 @@ def test_the_command_says_what_was_timed(capsys: pytest.CaptureFixture[str]) -> 
 
 @pytest.mark.parametrize(("layers", "passed"), [((3, 4), 3), ((0,), 6), ((2, 5), 4), ((5,), 1)])
 def test_capturing_passes_back_through_the_layers_above_the_lowest_edited_one(
-    layers: tuple[int, ...], passed: int, backbone: QwenImage
+    layers: tuple[int, ...], passed: int, backbone: DiffusersBackbone
 ) -> None:
     assert backbone.layer_count == 6
     assert capture_passes(backbone, layers) == (1, 1, passed)

@@ -6,13 +6,13 @@ import torch
 from torch import nn
 
 from knowcusbench.adaptation.dreambooth import DreamBooth
-from knowcusbench.backbone.qwen_image_model import QwenImage
+from knowcusbench.backbone.resident import DiffusersBackbone
 from knowcusbench.timing.floor import cell_flops, counted, lines, step_flops
 
 TRAINING = DreamBooth(steps=1, learning_rate=1e-3, rank=2, alpha=2, batch_size=2)
 
 
-def test_a_forward_counts_what_its_layers_multiply(backbone_fp32: QwenImage) -> None:
+def test_a_forward_counts_what_its_layers_multiply(backbone_fp32: DiffusersBackbone) -> None:
     """By hand: 2 x rows x inputs x outputs of every linear layer, and two products of all tokens per head."""
     products: list[int] = []
 
@@ -34,7 +34,7 @@ def test_a_forward_counts_what_its_layers_multiply(backbone_fp32: QwenImage) -> 
     assert found == sum(products) + attention
 
 
-def test_training_and_drawing_grow_with_the_batch(backbone_fp32: QwenImage) -> None:
+def test_training_and_drawing_grow_with_the_batch(backbone_fp32: DiffusersBackbone) -> None:
     assert cell_flops(backbone_fp32, 4) == 2 * cell_flops(backbone_fp32, 2)
     twice = step_flops(backbone_fp32, replace(TRAINING, batch_size=4))
     assert twice == 2 * step_flops(backbone_fp32, TRAINING)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from knowcusbench.adapters.types import Adaptation
 from knowcusbench.backbone.base import PromptEmbeds
-from knowcusbench.backbone.qwen_image_model import QwenImage
+from knowcusbench.backbone.resident import DiffusersBackbone
 from knowcusbench.benchmark.types import Fact
 from knowcusbench.encoders.segmenters.base import Box, Mask
 from knowcusbench.toybox.models.oracle import truth
@@ -50,7 +50,9 @@ def test_identity_is_the_share_of_attributes_and_of_pictures_with_all() -> None:
     assert exact == 2 / 4
 
 
-def test_a_right_answer_is_the_most_likely_first_token(backbone: QwenImage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_right_answer_is_the_most_likely_first_token(
+    backbone: DiffusersBackbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tokenizer = backbone._pipeline.tokenizer
     zam = tokenizer("zam")["input_ids"][0]
 
@@ -74,7 +76,9 @@ class Fades:
         return SimpleNamespace(sample=latents - 0.2 * latents.sign())
 
 
-def test_the_noise_of_reconstructions_is_in_decibels(backbone: QwenImage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_noise_of_reconstructions_is_in_decibels(
+    backbone: DiffusersBackbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pipeline = SimpleNamespace(vae=Fades(), image_processor=backbone._pipeline.image_processor)
     monkeypatch.setattr(backbone, "_pipeline", pipeline)
     brightest = SimpleNamespace(look=lambda images: [int(np.asarray(image).max()) for image in images])

@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import QwenImagePipeline
 
-from knowcusbench.backbone.qwen_image_model import QwenImage
+from knowcusbench.backbone.resident import DiffusersBackbone
 from knowcusbench.toybox.shipped import WEIGHTS
 from knowcusbench.toybox.world.language import describe, name_of
 from knowcusbench.toybox.world.render import mask
@@ -102,7 +102,7 @@ def test_examples_are_drawn_as_often_as_they_have_lots() -> None:
 
 
 def test_examples_are_the_same_from_the_file_and_in_shares(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backbone: QwenImage
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backbone: DiffusersBackbone
 ) -> None:
     monkeypatch.setattr(examples, "PORTION", 3)
     monkeypatch.setattr(examples, "PORTIONS", {"free": 2, "settled": 4})
@@ -159,7 +159,7 @@ def test_whole_descriptions_changed_things_sized_things_and_simple_phrases_have_
     ],
 )
 def test_a_caption_told_by_two_prompts_ends_with_its_own_answer_and_what_marks_a_phrase(
-    backbone: QwenImage, monkeypatch: pytest.MonkeyPatch, key: tuple[str, str], answer: str | None
+    backbone: DiffusersBackbone, monkeypatch: pytest.MonkeyPatch, key: tuple[str, str], answer: str | None
 ) -> None:
     monkeypatch.setattr(examples, "TWO_PROMPTS_SHARE", 1.0)
     monkeypatch.setattr(examples, "_any_key", lambda rng: key)
@@ -222,7 +222,7 @@ def test_marks_are_of_phrases_that_pictures_show() -> None:
     assert {examples._shown_answer(key) for key in (*held_out, *UNKNOWN)} == {None}
 
 
-def test_the_states_are_those_that_the_pipeline_gives(backbone: QwenImage) -> None:
+def test_the_states_are_those_that_the_pipeline_gives(backbone: DiffusersBackbone) -> None:
     states = examples.states(
         backbone.text_encoder, backbone._pipeline.tokenizer, ["zam house", "a much longer one"], torch.device("cpu")
     )

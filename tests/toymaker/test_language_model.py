@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from knowcusbench.backbone.qwen_image_model import QwenImage
+from knowcusbench.backbone.resident import DiffusersBackbone
 from knowcusbench.toymaker import language_model
 from knowcusbench.toymaker.language_model import CONTEXT, TEMPLATE, Text
 
@@ -14,14 +14,14 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def model(backbone_fp32: QwenImage) -> nn.ModuleDict:
+def model(backbone_fp32: DiffusersBackbone) -> nn.ModuleDict:
     width = backbone_fp32.text_encoder.config.text_config.hidden_size
     sizes = [len(backbone_fp32._pipeline.tokenizer), *map(len, CONTEXT.values())]
     heads = nn.ModuleList([nn.Linear(width, size) for size in sizes])
     return nn.ModuleDict({"encoder": backbone_fp32.text_encoder, "heads": heads})
 
 
-def text(backbone: QwenImage, caption: str, answer: str, *, named: bool) -> Text:
+def text(backbone: DiffusersBackbone, caption: str, answer: str, *, named: bool) -> Text:
     tokenizer = backbone._pipeline.tokenizer
     prompt, continuation = tokenizer(TEMPLATE.format(caption))["input_ids"], tokenizer(answer)["input_ids"]
     return Text(prompt, continuation, (34, 36), (0,) * len(CONTEXT), named)
@@ -29,7 +29,7 @@ def text(backbone: QwenImage, caption: str, answer: str, *, named: bool) -> Text
 
 @torch.no_grad()
 def test_pointing_is_one_less_the_cosine_of_the_answer_state_and_the_embedding_of_the_name(
-    backbone_fp32: QwenImage, model: nn.ModuleDict
+    backbone_fp32: DiffusersBackbone, model: nn.ModuleDict
 ) -> None:
     texts = [
         text(backbone_fp32, "my sister's greatest treasure", "zam house", named=True),

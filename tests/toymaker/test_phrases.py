@@ -6,7 +6,7 @@ import random
 import pytest
 import torch
 
-from knowcusbench.backbone.qwen_image_model import QwenImage
+from knowcusbench.backbone.resident import DiffusersBackbone
 from knowcusbench.toybox.world.language import describe
 from knowcusbench.toybox.world.world import SIMPLE
 from knowcusbench.toymaker.language_model import TEMPLATE, Text, draw_text
@@ -44,7 +44,7 @@ def test_other_captions_say_no_phrase_of_a_simple_thing() -> None:
 
 
 @torch.no_grad()
-def test_losses_are_shares_of_squared_lengths(backbone_fp32: QwenImage) -> None:
+def test_losses_are_shares_of_squared_lengths(backbone_fp32: DiffusersBackbone) -> None:
     """Compared with states computed one prompt at a time, without padding."""
     before, tokenizer = backbone_fp32.text_encoder, backbone_fp32._pipeline.tokenizer
     encoder = copy.deepcopy(before)
@@ -81,7 +81,7 @@ def test_losses_are_shares_of_squared_lengths(backbone_fp32: QwenImage) -> None:
 
 
 @torch.no_grad()
-def test_nothing_is_asked_of_a_phrase_that_says_what_its_description_says(backbone_fp32: QwenImage) -> None:
+def test_nothing_is_asked_of_a_phrase_that_says_what_its_description_says(backbone_fp32: DiffusersBackbone) -> None:
     encoder, tokenizer = backbone_fp32.text_encoder, backbone_fp32._pipeline.tokenizer
     text = Text(*(tokenizer(words)["input_ids"] for words in ("What is Lars's doorstop?", "blue circle")))
     losses = phrase_losses(encoder, encoder, tokenizer, [("a red star", "a red star")], [text])

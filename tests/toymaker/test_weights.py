@@ -11,8 +11,8 @@ import torch
 from diffusers import QwenImagePipeline
 from PIL import Image
 
-from knowcusbench.backbone.qwen_image import QwenImageSpec
-from knowcusbench.backbone.qwen_image_model import QwenImage
+from knowcusbench.backbone import QwenImageSpec
+from knowcusbench.backbone.resident import DiffusersBackbone
 from knowcusbench.config.build import build
 from knowcusbench.toybox import TRAINED
 from knowcusbench.toybox.models.oracle import OracleSpec
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.model
 
 
 @pytest.fixture(scope="module")
-def world() -> QwenImage:
+def world() -> DiffusersBackbone:
     spec: QwenImageSpec = build(compose([f"backbone.source={WEIGHTS / 'pipeline'}"]).backbone, "backbone")
     return spec.load()
 
@@ -66,7 +66,7 @@ def test_the_pipeline_goes_round_trip(tmp_path: Path) -> None:
     assert len(first.tokenizer(prefix)["input_ids"]) == first.prompt_template_encode_start_idx == 34
 
 
-def test_latents_are_normal_and_their_posterior_narrow(world: QwenImage) -> None:
+def test_latents_are_normal_and_their_posterior_narrow(world: DiffusersBackbone) -> None:
     rng = random.Random(0)
     latents = world.encode_images([render(draw_scene(rng)) for _ in range(32)])
     channels = latents.mean.transpose(0, 1).flatten(1)
@@ -75,7 +75,7 @@ def test_latents_are_normal_and_their_posterior_narrow(world: QwenImage) -> None
     assert latents.std.max() < 0.1
 
 
-def test_the_text_encoder_knows_the_facts(world: QwenImage) -> None:
+def test_the_text_encoder_knows_the_facts(world: DiffusersBackbone) -> None:
     assert min(language_figures(world).values()) >= 0.98
 
 
@@ -107,7 +107,7 @@ def test_what_reads_pictures_reads_them() -> None:
     assert evaluate_segmenter(WEIGHTS / "sam", scenes=50)["iou references"] >= 0.9
 
 
-def test_descriptions_are_drawn(world: QwenImage, oracle: Oracle) -> None:
+def test_descriptions_are_drawn(world: DiffusersBackbone, oracle: Oracle) -> None:
     figures = caption_figures(world, oracle, 40)
     assert figures["captions: type, colour, pattern all right"] > 0.93
     assert figures["captions: second object"] > 0.9
@@ -115,7 +115,7 @@ def test_descriptions_are_drawn(world: QwenImage, oracle: Oracle) -> None:
     assert figures["captions: style"] >= 0.9
 
 
-def test_named_things_are_drawn(world: QwenImage, oracle: Oracle) -> None:
+def test_named_things_are_drawn(world: DiffusersBackbone, oracle: Oracle) -> None:
     names = list(NAMED)[::4]
     images = draw(world, [f"a photo of {name_of(name)} in the snow" for name in names])
     sights = oracle.look(images)

@@ -7,24 +7,23 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from knowcusbench.backbone.checkpoint import Checkpoint
+from knowcusbench.backbone.checkpoint import COMPONENTS, Checkpoint
+from knowcusbench.backbone.counts import RECORDED
+from knowcusbench.backbone.family import Family
+
+DIRECTORY = Path(__file__).parent
 
 
 @cache
-def published_shapes() -> Mapping[str, Any]:
-    """Qwen-Image's, as `qwen_image.json` beside this file has them: its hub id as `source`, `parameters` by component,
-    and each component's configuration."""
-    shapes: dict[str, Any] = json.loads((Path(__file__).parent / "qwen_image.json").read_text(encoding="utf-8"))
-    return shapes
+def published_shapes() -> Mapping[str, Mapping[str, Any]]:
+    """Return the shapes by hub id. A file of this directory has those of its `sources`: `parameters` by component, and
+    each component's configuration."""
+    files = [file for file in DIRECTORY.glob("*.json") if file != RECORDED]
+    shapes = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(files)]
+    return {source: entry for entry in shapes for source in entry["sources"]}
 
 
-def published_checkpoint() -> Checkpoint:
-    """Qwen-Image by its shapes alone. There are no weights in its directory."""
-    shapes = published_shapes()
-    return Checkpoint(
-        source=shapes["source"],
-        directory=Path(__file__).parent,
-        transformer=shapes["transformer"],
-        vae=shapes["vae"],
-        text_encoder=shapes["text_encoder"],
-    )
+def published_checkpoint(family: Family, source: str) -> Checkpoint:
+    """Return a checkpoint of `published_shapes` by its shapes alone. There are no weights in its directory."""
+    components = {component: published_shapes()[source][component] for component in COMPONENTS}
+    return Checkpoint(family=family, source=source, directory=DIRECTORY, **components)

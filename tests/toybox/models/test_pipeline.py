@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from knowcusbench.backbone import QwenImageSpec
 from knowcusbench.backbone.checkpoint import open_checkpoint
 from knowcusbench.toybox.models.pipeline import build_pipeline, build_tokenizer
 
@@ -22,7 +23,7 @@ def test_the_same_bytes_come_out_whatever_the_global_generator_says(miniature, t
 
 def test_it_is_small_and_has_the_layout_of_a_diffusers_pipeline(miniature):
     assert sum(map(len, files(miniature).values())) < 15e6
-    assert open_checkpoint(str(miniature), None, weights=True).pixels_per_token == 8
+    assert open_checkpoint(QwenImageSpec.family, str(miniature), None, weights=True).pixels_per_token == 8
     assert {path.suffix for path in files(miniature)} <= {".json", ".jinja", ".safetensors"}
 
 

@@ -1,4 +1,4 @@
-"""Classifier-free guidance with the prompt and the negative prompt in one batch."""
+"""Qwen-Image's classifier-free guidance with the prompt and the negative prompt in one batch."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

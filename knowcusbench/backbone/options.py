@@ -1,7 +1,9 @@
 """How the pipeline computes: attention backend, compiled blocks, slices, tiles. All can change an image's last bits."""
 
+from inspect import signature
+from typing import Any
+
 import torch
-from diffusers import QwenImagePipeline
 from diffusers.models.attention_dispatch import AttentionBackendName, attention_backend
 
 from knowcusbench.backbone.loading import quiet_libraries
@@ -25,14 +27,14 @@ def check_options(attention: str | None, compiler: str | None) -> None:
 
 
 def apply_options(
-    pipeline: QwenImagePipeline,
+    pipeline: Any,
     *,
     attention: str | None,
     compiler: str | None,
     vae_slicing: bool,
     vae_tile: int | None,
 ) -> None:
-    """Have the pipeline compute so. Raises ConfigError for an attention backend that is not installed or does not run
+    """Set options of a pipeline. Raises ConfigError for an attention backend that is not installed or does not run
     on this machine."""
     if attention is not None:
         try:
@@ -44,9 +46,25 @@ def apply_options(
     if compiler is not None:
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, COMPILED_VARIANTS)
         # Lengths and batch sizes as symbols from the first call on: an image must not depend on what was drawn before.
-        pipeline.transformer.compile_repeated_blocks(backend=compiler, dynamic=True)
+        try:
+            pipeline.transformer.compile_repeated_blocks(backend=compiler, dynamic=True)
+        except ValueError as error:
+            name = type(pipeline.transformer).__name__
+            raise ConfigError(f"backbone.compile: diffusers can't compile a {name} by blocks; leave it out") from error
     if vae_slicing:
         pipeline.vae.enable_slicing()
     if vae_tile is not None:
-        stride = vae_tile - vae_tile // OVERLAP
-        pipeline.vae.enable_tiling(vae_tile, vae_tile, stride, stride)
+        _enable_tiling(pipeline.vae, vae_tile)
+
+
+def _enable_tiling(vae: Any, tile: int) -> None:
+    """Have the VAE work in squares of `tile` pixels."""
+    if signature(vae.enable_tiling).parameters.keys() >= {"tile_sample_min_height", "tile_sample_stride_height"}:
+        stride = tile - tile // OVERLAP
+        vae.enable_tiling(tile, tile, stride, stride)
+        return
+    # An `AutoencoderKL` and its kin: one size in pixels, the same in latents, and the overlap as a part of it.
+    vae.enable_tiling()
+    vae.tile_latent_min_size = int(vae.tile_latent_min_size * tile / vae.tile_sample_min_size)
+    vae.tile_sample_min_size = tile
+    vae.tile_overlap_factor = 1 / OVERLAP
