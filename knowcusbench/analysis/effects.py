@@ -16,13 +16,13 @@ from knowcusbench.effects.text import QuestionKind
 
 READING = (
     "Means over a concept's texts or pictures, then over concepts. Question, Rephrased: probability and rank "
-    "(geometric mean) of the wanted answer's first token, probability of all of it. Taught: of all facts in the edit, "
-    "those of others included. KL (nats) between the next-token distributions before and after, at unrelated "
-    "questions, the other concepts' questions that were not taught, and prompts with the class noun. Unrel. "
-    "P(answer): of the right answer to unrelated questions. Embeds: cosine of a prompt's embedding with that before, "
-    "mean over tokens and last token. Pictures: of unrelated prompts, before and after. Retrieval: share of "
-    "reconstructions nearest to their own concept's references, with its own adaptation alone and with those of all "
-    "concepts together."
+    "(geometric mean) of the wanted answer's first token, probability of the whole answer. Taught: all facts in the "
+    "edit, also other concepts'. KL (nats) between the next-token distributions before and after, at unrelated "
+    "questions, the other concepts' questions outside the edit, and prompts with the class noun. Unrel. P(answer): "
+    "probability of the right answer to unrelated questions. Embeds: cosine of a prompt's embeddings before and after, "
+    "mean over tokens and last token. Pictures: unrelated prompts' pictures before and after. Retrieval: share of "
+    "reconstructions nearest to their own concept's references, with its own adaptation alone and with all concepts' "
+    "adaptations together."
 )
 
 RANK = "first_rank"

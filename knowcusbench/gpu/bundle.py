@@ -52,7 +52,7 @@ site=$(mktemp -d)
 python3 -m pip install --quiet --no-index --no-deps --no-compile --target "$site" "$here"/*.whl || exit 2
 export PYTHONPATH="$site" PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 KNOWCUSBENCH_CACHE="$site/cache"
 mkdir -p "$out"
-# Two processes: what the first one held is free for the second.
+# Two processes: the memory of the first is free for the second.
 python3 -m knowcusbench.gpu.check --seconds "${CHECK_SECONDS:-170}" --output "$out/check-gpu.jsonl"
 checked=$?
 python3 -m knowcusbench.gpu.benchmark --seconds "${BENCHMARK_SECONDS:-340}" --output "$out/benchmark-gpu.jsonl" \\
@@ -96,7 +96,7 @@ def write_bundle(output: Path, python: str) -> int:
     """Write the folder, and return its bytes. Raises RunError for a package without a wheel for this Python."""
     checkout = Path(__file__).parents[2]
     if not (checkout / "pyproject.toml").exists():
-        raise ConfigError("gpu-bundle: no checkout here; run it in one, since it builds this package's wheel")
+        raise ConfigError("gpu-bundle: not in a checkout; run it in one, since it builds this package's wheel")
     if output.exists() and any(output.iterdir()):
         raise ConfigError(f"--output: {output} exists already; name a new directory, or remove it")
     pip = [sys.executable, "-m", "pip"]
@@ -119,11 +119,11 @@ def write_bundle(output: Path, python: str) -> int:
         done = subprocess.run([*command, "--quiet"], capture_output=True, encoding="utf-8")
         if done.returncode:
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise RunError(f"gpu-bundle: pip could not bring every wheel for Python {python} ({last})")
+            raise RunError(f"gpu-bundle: pip could not get every wheel for Python {python} ({last})")
     (output / "start.sh").write_text(START, encoding="utf-8")
     size = sum(path.stat().st_size for path in output.iterdir())
     if size > LIMIT:
-        raise RunError(f"gpu-bundle: {output} has {size / 2**20:.1f} MiB, more than {LIMIT / 2**20:.0f} may travel")
+        raise RunError(f"gpu-bundle: {output} has {size / 2**20:.1f} MiB, more than the limit of {LIMIT / 2**20:.0f}")
     return size
 
 

@@ -115,8 +115,8 @@ def step_options(about: str | None, *, seconds: float, example: str, output: str
         output: the default file of lines.
     """
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=seconds, help="budget; steps that do not fit are left out")
-    parser.add_argument("--only", nargs="+", metavar="STEP", help=f"as {example}")
+    parser.add_argument("--seconds", type=float, default=seconds, help="budget; steps that do not fit are skipped")
+    parser.add_argument("--only", nargs="+", metavar="STEP", help=f"names of steps, such as {example}")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--output", type=Path, default=Path(output), help="file of JSON lines")
     return parser
@@ -126,7 +126,7 @@ def in_words(line: Line) -> str:
     """Return a line as readable text."""
     step = line["step"]
     if "skipped" in line:
-        return f"{step}: left out, {line['skipped']}"
+        return f"{step}: skipped, {line['skipped']}"
     if "error" in line:
         return f"{step}: {line['error']}"
     if "took" in line:

@@ -181,8 +181,8 @@ STAGES: Mapping[str, tuple[Callable[[Workshop], None], str]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make toybox", description=str(__doc__).partition("\n")[0])
     parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"by default all: {', '.join(STAGES)}")
-    parser.add_argument("--folder", type=Path, default=Path("build/toybox"), help="keeps states, to go on from")
-    parser.add_argument("--processes", type=int, default=2, help="of one thread each, for stages vae and dit")
+    parser.add_argument("--folder", type=Path, default=Path("build/toybox"), help="keeps states, to resume from")
+    parser.add_argument("--processes", type=int, default=2, help="processes of one thread each, for stages vae and dit")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--force", action="store_true", help="replace the weights in the package")
     arguments = parser.parse_args()

@@ -128,12 +128,12 @@ class Column:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make toybox-eval", description=str(__doc__).partition("\n")[0])
-    parser.add_argument("--folder", type=Path, default=Path("build/toybox-eval"), help="keeps runs, to go on from")
+    parser.add_argument("--folder", type=Path, default=Path("build/toybox-eval"), help="keeps runs, to resume from")
     parser.add_argument(
         "--dtype",
         nargs="+",
         choices=DTYPES,
-        help="what to compute; the card keeps its other column. By default what this machine is fast in",
+        help="dtypes to compute; the card keeps its other column. By default this machine's fast one",
     )
     options = parser.parse_args()
     composed = compose()

@@ -75,10 +75,7 @@ BLANK_SHARE = 0.1
 """Share of the captions that are replaced by the blank, the prompt that guidance leads away from."""
 
 TWO_PROMPTS_SHARE = 0.5
-"""Share of the captions with a name or a phrase, and of whole descriptions, that are encoded by two prompts.
-
-Those of the rare token and of simple things all are.
-"""
+"""Share of complete captions encoded by two prompts; those of the rare token and of simple things always are."""
 
 MAIN_WEIGHT, SECOND_WEIGHT = 1.5, 1.5
 """Weights of the cells where main and second things may be, shared among them; a whole picture has 1."""
@@ -100,9 +97,7 @@ MAIN_WORDS = (("kind", (*SHAPES, *CLASSES)), ("colour", tuple(COLOURS)), ("patte
 PART_WORDS = (("trim", tuple(COLOURS)), ("accent", tuple(COLOURS)))
 SECOND_WORDS = (("kind", SHAPES), ("colour", tuple(COLOURS)))
 
-OF_MAIN, OF_SECOND = (
-    1 + sum(len(words) for _, words in attributes) for attributes in ((*MAIN_WORDS, *PART_WORDS), SECOND_WORDS)
-)
+OF_MAIN, OF_SECOND = (1 + sum(len(words) for _, words in group) for group in ((*MAIN_WORDS, *PART_WORDS), SECOND_WORDS))
 MEANINGS = OF_MAIN + OF_SECOND
 """Outputs per cell: the share covered by main and second thing, and the same for each word true of it."""
 
@@ -235,10 +230,7 @@ def _portion(models: Path, tokenizer: Qwen2Tokenizer, device: torch.device, numb
     for start in range(0, PORTION, at_once):
         some = slice(start, start + at_once)
         # Cloned: a row of a batch would keep the whole batch in memory.
-        rows += [
-            row.clone()
-            for row in _prompt_embeds(_encoder(models, device), tokenizer, texts[some], decoys[some], device)
-        ]
+        rows += [row.clone() for row in _embeds(_encoder(models, device), tokenizer, texts[some], decoys[some], device)]
     made = {
         "embeds": torch.cat(rows).view(torch.int16),
         "lengths": torch.tensor([*map(len, rows)]),
@@ -289,14 +281,12 @@ def meaning(scene: Scene) -> tuple[Tensor, Tensor]:
     """Return 64ths of the 8 x 8 cells covered by main and second thing (64, 2), and the true `MEANINGS` of these."""
     things = [(scene.main, (*MAIN_WORDS, *PART_WORDS)), (scene.second, SECOND_WORDS)]
     covered, words = torch.zeros(64, 2, dtype=torch.uint8), []
-    for index, (placed, attributes) in enumerate(things):
+    for index, (placed, group) in enumerate(things):
         if placed:
             pixels = torch.from_numpy(mask(replace(scene, main=placed)))
             covered[:, index] = pixels.view(8, 8, 8, 8).sum(dim=(1, 3)).flatten()
         words += [placed is not None]
-        words += [
-            placed is not None and getattr(placed.thing, name) == word for name, known in attributes for word in known
-        ]
+        words += [placed is not None and getattr(placed.thing, name) == word for name, known in group for word in known]
     return covered, torch.tensor(words)
 
 
@@ -329,7 +319,7 @@ def place_weights(scene: Scene, place: bool) -> Tensor:
     return weights.flatten() / (1 + MAIN_WEIGHT)
 
 
-def _prompt_embeds(
+def _embeds(
     encoder: Any,
     tokenizer: Qwen2Tokenizer,
     captions: Sequence[str],
@@ -403,9 +393,7 @@ def _vae(models: Path, device: torch.device) -> AutoencoderKLQwenImage:
 
 
 def pack(latents: Tensor) -> Tensor:
-    """Pack latents (n, channels, height, width) into tokens of 2 x 2: (n, height * width / 4, 4 * channels).
-
-    The order is that of `QwenImagePipeline`.
+    """Pack latents (n, channels, height, width) like `QwenImagePipeline`: (n, height * width / 4, 4 * channels).
 
     >>> pack(torch.arange(16).view(1, 1, 4, 4))[0].tolist()
     [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]

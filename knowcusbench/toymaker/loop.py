@@ -111,8 +111,8 @@ def train(
         for key, value in origin.items():
             if state.get(key, value) != value:
                 raise ConfigError(
-                    f"{state_file}: was begun with another {key}; remove {folder} to begin anew, and what later stages "
-                    "made of it"
+                    f"{state_file}: was begun with another {key}; remove {folder} and the results of later stages to "
+                    "start again"
                 )
         model.load_state_dict(state["model"])
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):

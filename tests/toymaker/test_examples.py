@@ -172,7 +172,7 @@ def test_a_caption_told_by_two_prompts_ends_with_its_own_answer_and_what_marks_a
     captions = [named(rng), whole, partly]
     texts = [caption.text for caption in captions]
     decoys = [examples._decoy(caption, rng) for caption in captions]
-    told = examples._prompt_embeds(encoder, tokenizer, texts, decoys, cpu)
+    told = examples._embeds(encoder, tokenizer, texts, decoys, cpu)
 
     def states(texts: list[str]) -> list[torch.Tensor]:
         return examples.states(encoder, tokenizer, texts, cpu)

@@ -18,7 +18,7 @@ READING = (
     "Mean ± standard deviation over concepts, each concept the mean over its samples; the values of every concept are "
     "in ablation.csv."
 )
-TAUGHT = "Only samples of knowledge items that the method was taught count."
+TAUGHT = "Only samples of the knowledge items taught to the method count."
 
 
 def render_ablation_csv(ablation: Ablation) -> str:

@@ -16,7 +16,7 @@ READING = (
     "Rank correlation of each metric with the truth: Spearman's ρ and Kendall's τ (tau-b), from -1 to 1. "
     "Over methods: the n methods and controls whose samples all have both scores, by their means of the leaderboard. "
     "Over samples: all n images that have both scores, of all methods together. "
-    f"{MISSING}: undefined, since there are fewer than three pairs or one side has the same value everywhere."
+    f"{MISSING}: undefined, since there are fewer than three pairs or one side is constant."
 )
 
 Rows = Sequence[Agreement]

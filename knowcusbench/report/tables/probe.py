@@ -9,12 +9,12 @@ from knowcusbench.effects.probe import ProbeResult, TransferProbe
 from knowcusbench.report.tables.markdown import escape_markdown, table_line
 
 READING = (
-    "first_probability and first_rank (1 is the likeliest) are those of the answer's first token, answer_probability "
-    "that of all its tokens; kl is the divergence (nats) of the next token's distribution after from that before, "
-    "cosine the mean cosine of the prompt's token embeddings, last_cosine that of the last token.",
-    "clip_i is the cosine of the pictures before and after, patch_cosine the mean cosine of their patches, rmse their "
-    "distance in pixel values of 0 to 1, clip_t_new and clip_t_old the cosine of a picture with the words of the new "
-    "and the old answer. Means over seeds.",
+    "first_probability and first_rank (1 is the likeliest): the answer's first token. answer_probability: all its "
+    "tokens. kl: divergence (nats) of the next token's distribution after the edit from the one before. cosine: mean "
+    "cosine of the prompt's token embeddings before and after; last_cosine: the last token.",
+    "clip_i: cosine of the pictures before and after. patch_cosine: mean cosine of their patches. rmse: their distance "
+    "in pixel values of 0 to 1. clip_t_new, clip_t_old: cosine of a picture with the words of the new and the old "
+    "answer. Means over seeds.",
 )
 
 

@@ -18,7 +18,7 @@ from knowcusbench.storage.files import write_atomic
 INTERVALS = (
     "Intervals: 95%, over concepts, since the samples of a concept are not independent: the wider end of a corrected "
     "bootstrap (BCa) and of Student's t on the logit scale of the metric's range; none over fewer than three concepts. "
-    "An incomplete mean (†) has the interval of what is there."
+    "The interval of an incomplete mean (†) is over its own samples."
 )
 DIFFERENCES = (
     "Mean of the first method minus the second, over the samples that both have. p: flipping the sign of whole "
@@ -27,7 +27,7 @@ DIFFERENCES = (
 RANKS = (
     "Share of the bootstrap draws of concepts in which a method has each rank, 1 being the best, over the samples that "
     "all methods have; methods that tie share the better rank. τ: Kendall's tau-b between the ranking of a draw and "
-    "that of all concepts, mean over draws."
+    "the ranking of all concepts, mean over draws."
 )
 
 
