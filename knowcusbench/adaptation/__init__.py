@@ -1,4 +1,4 @@
-"""Methods and what they are made of."""
+"""The contract of methods, and the trainings and caches that they share."""
 
 import lazy_loader
 

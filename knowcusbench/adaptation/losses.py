@@ -11,7 +11,7 @@ from knowcusbench.storage.finite import not_finite
 if TYPE_CHECKING:
     from torch import Tensor
 
-LOOKED_AT = 25
+CHECK_EVERY = 25
 """Steps between two checks of the losses on a GPU, each of which waits for the GPU to finish its work."""
 
 
@@ -27,13 +27,13 @@ class Losses:
         self._trained = trained
         self._remedy = remedy
         self._losses: list[Tensor] = []
-        self._seen = 0
+        self._checked = 0
 
     def add(self, loss: Tensor) -> None:
         """Record the loss of the next step. On a GPU it may be checked some steps later."""
         self._losses.append(loss.detach())
-        if loss.device.type == "cpu" or len(self._losses) - self._seen == LOOKED_AT:
-            self._look()
+        if loss.device.type == "cpu" or len(self._losses) - self._checked == CHECK_EVERY:
+            self._check()
 
     def mean(self, steps: slice) -> float:
         """Return the mean loss of a slice of the steps."""
@@ -43,19 +43,19 @@ class Losses:
 
     def trained(self, adapter: Adapter) -> Adapter:
         """Return the trained adapter after checking it too: the last loss was computed before the last step."""
-        self._look()
+        self._check()
         if name := not_finite(adapter.weights):
             raise MethodError(
                 f"{self._trained}: {name} is not finite after step {len(self._losses)}; lower {self._remedy}"
             )
         return adapter
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         import torch
 
-        if unseen := self._losses[self._seen :]:
+        if unseen := self._losses[self._checked :]:
             finite = torch.stack(unseen).isfinite().tolist()
             if not all(finite):
-                step = self._seen + finite.index(False) + 1
+                step = self._checked + finite.index(False) + 1
                 raise MethodError(f"{self._trained}: loss is not finite at step {step}; lower {self._remedy}")
-        self._seen = len(self._losses)
+        self._checked = len(self._losses)

@@ -19,7 +19,7 @@ PREFIX = "transformer."
 """The prefix that diffusers puts before the module names of a transformer's LoRA."""
 
 
-SPELLINGS = {
+FACTOR_SUFFIXES = {
     ".lora_A.weight": ".lora_A.weight",
     ".lora_B.weight": ".lora_B.weight",
     ".lora.down.weight": ".lora_A.weight",
@@ -28,7 +28,7 @@ SPELLINGS = {
 """Suffixes of a factor's name in diffusers' files, old and new, and our names for them."""
 
 
-OTHERS = (
+OTHER_TRAINERS = (
     (r"lora_unet_", "kohya-ss or musubi-tuner"),
     (r"lora_te\d*_", "kohya-ss"),
     (r"diffusion_model\.", "ai-toolkit or ComfyUI"),
@@ -51,7 +51,7 @@ _WITHOUT_EFFECT |= {"peft_type", "task_type", "inference_mode", "base_model_name
 _WITHOUT_EFFECT |= {"peft_version", "megatron_core", "qalora_group_size", "eva_config"}
 
 
-_STARTS = (True, False, None, "gaussian", "orthogonal", "eva")
+_INITIALISATIONS = (True, False, None, "gaussian", "orthogonal", "eva")
 """Values of `init_lora_weights` that leave the model's own weights alone."""
 
 
@@ -110,13 +110,13 @@ def _numbers(path: Path, name: str, tensor: Tensor) -> Tensor:
 
 
 def _refuse_other_format(path: Path, name: str) -> None:
-    for beginning, whose in OTHERS:
+    for beginning, trainer in OTHER_TRAINERS:
         if re.match(beginning, name.removeprefix(PREFIX)):
             raise WeightsError(
-                f"{path}: {name!r} is a name of {whose}, expected diffusers' form; convert it as docs/running.md says"
+                f"{path}: {name!r} is a name of {trainer}, expected diffusers' form; convert it as docs/running.md says"
             )
     if name.startswith("text_encoder"):
-        raise WeightsError(f"{path}: {name!r} is of a text encoder; only a transformer's LoRA can be used")
+        raise WeightsError(f"{path}: {name!r} belongs to a text encoder; only a transformer's LoRA can be used")
 
 
 def _factors(
@@ -131,10 +131,10 @@ def _factors(
                 raise WeightsError(f"{path}: {name} has shape {tuple(tensor.shape)}, expected one number")
             alphas[name.removesuffix(".alpha")] = float(tensor)
             continue
-        ending = next((ending for ending in SPELLINGS if name.endswith(ending)), None)
+        ending = next((ending for ending in FACTOR_SUFFIXES if name.endswith(ending)), None)
         if ending is None:
             raise WeightsError(f"{path}: {name!r} is not part of a transformer's LoRA")
-        (downs if "lora_A" in SPELLINGS[ending] else ups)[name.removesuffix(ending)] = tensor
+        (downs if "lora_A" in FACTOR_SUFFIXES[ending] else ups)[name.removesuffix(ending)] = tensor
     return downs, ups, alphas
 
 
@@ -159,10 +159,10 @@ def _metadata_scaling(path: Path, header: Mapping[str, str]) -> Callable[[str, i
         raise WeightsError(f"{path}: its {METADATA} can't be used ({error})") from error
 
     def scaling(module: str, rank: int) -> float:
-        said = config.rank_pattern.get(get_pattern_key(config.rank_pattern.keys(), module), config.r)
-        if said != rank:
+        expected = config.rank_pattern.get(get_pattern_key(config.rank_pattern.keys(), module), config.r)
+        if expected != rank:
             raise WeightsError(
-                f"{path}: {module} is of rank {rank}, and the metadata says {said}; mend r or rank_pattern"
+                f"{path}: {module} has rank {rank}, but the metadata says {expected}; correct r or rank_pattern"
             )
         alpha = config.alpha_pattern.get(get_pattern_key(config.alpha_pattern.keys(), module), config.lora_alpha)
         return float(alpha) / (math.sqrt(rank) if config.use_rslora else rank)
@@ -177,7 +177,7 @@ def _refuse_fields(path: Path, fields: Mapping[str, Any]) -> None:
     defaults = LoraConfig().to_dict()
     for name, value in fields.items():
         if name == "init_lora_weights":
-            usable = value in _STARTS
+            usable = value in _INITIALISATIONS
         else:
             usable = name in _READ | _WITHOUT_EFFECT or not value or value == defaults.get(name)
         if not usable:

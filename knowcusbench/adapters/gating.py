@@ -30,19 +30,19 @@ def install_gate(layer: LoraLayer, adapter_name: str, gate: Gate, module: str) -
     keys = gate.keys[module].to(layer.get_base_layer().weight.device)
     ranks, counts = zip(*gate.parts.get(module, ((layer.r[adapter_name], len(keys)),)), strict=True)
     parts = list(zip(ranks, torch.split(keys, list(counts)), strict=True))
-    seen: list[Tensor] = []
+    pending: list[Tensor] = []
 
-    def look(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+    def compute_openness(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
         inputs = arguments[0]
         opened = [
             # The model may have moved to another device meanwhile; the keys do not move with it.
             openness(inputs, own.to(inputs.device), gate.temperature, gate.bias).expand(*inputs.shape[:-1], rank)
             for rank, own in parts
         ]
-        seen[:] = [torch.cat(opened, dim=-1)]
+        pending[:] = [torch.cat(opened, dim=-1)]
 
     def scale(_: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return output * seen.pop().to(output.dtype)
+        return output * pending.pop().to(output.dtype)
 
-    layer.register_forward_pre_hook(look)
+    layer.register_forward_pre_hook(compute_openness)
     layer.lora_A[adapter_name].register_forward_hook(scale)

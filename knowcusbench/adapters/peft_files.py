@@ -48,7 +48,7 @@ def save_adaptation(adaptation: Adaptation, directory: Path) -> None:
     }
     for name, adapter in adapters.items():
         if odd := not_finite(adapter.tensors):
-            raise MethodError(f"the {name}'s adapter has NaN or infinity in {odd}; nothing was kept at {directory}")
+            raise MethodError(f"the {name}'s adapter has NaN or infinity in {odd}; nothing was saved at {directory}")
     with atomic_path(directory) as temporary:
         temporary.mkdir()
         record = {
@@ -72,7 +72,7 @@ def save_adaptation(adaptation: Adaptation, directory: Path) -> None:
             text = json_text(record, indent=2)
         except ValueError as error:
             raise MethodError(
-                f"the adaptation's details or cost have no place in JSON ({error}); nothing was kept at {directory}"
+                f"the adaptation's details or cost can't be written as JSON ({error}); nothing was saved at {directory}"
             ) from error
         (temporary / RECORD_FILE).write_text(text + "\n", encoding="utf-8")
 

@@ -128,12 +128,12 @@ def _refuse_contradictions(items: Sequence[KnowledgeItem], where: str, findings:
         if item.phrase and text_key(item.phrase) in phrases:
             findings.fault(where, f"duplicate knowledge {item.phrase!r}")
         phrases.add(text_key(item.phrase))
-        answer = answers.setdefault(_asked(item.question), item.answer)
+        answer = answers.setdefault(_question_key(item.question), item.answer)
         if answer != item.answer:
             findings.fault(where, f"two answers to {item.question!r}: {answer!r} and {item.answer!r}")
 
 
-def _asked(question: str) -> str:
+def _question_key(question: str) -> str:
     """Return a question without differences that do not matter, such as its final mark and the blank before it."""
     return text_key(question).rstrip(" ?")
 

@@ -114,7 +114,7 @@ def _images(tree: ReleaseTree, folder: Path) -> tuple[Path, ...]:
         if path.suffix.lower() in UNREAD_SUFFIXES:
             tree.findings.fault(tree.where(path), CONVERT)
         else:
-            tree.findings.note(tree.where(path), "not an image, passed over")
+            tree.findings.note(tree.where(path), "not an image, ignored")
     if not images:
         tree.findings.fault(tree.where(folder), "no images")
     elif len(images) not in USUAL_IMAGE_COUNTS:
@@ -157,7 +157,7 @@ def _read_knowledge(tree: ReleaseTree) -> dict[str, dict[int, KnowledgeRecord]]:
     for path in tree.entries(tree.root / KNOWLEDGE_FOLDER):
         where = tree.where(path)
         if path.suffix != ".json" or path.is_dir():
-            tree.findings.note(where, "not a JSON file, passed over")
+            tree.findings.note(where, "not a JSON file, ignored")
             continue
         value = tree.read_json(path)
         values = [] if value is None else knowledge_values(value, where, tree.findings)
@@ -199,7 +199,7 @@ def _refuse_strays(
             findings.fault(f"{KNOWLEDGE_FOLDER}/{name}.json", reason)
     for name in checkpoints:
         if name not in concepts:
-            findings.note(f"{CHECKPOINT_FOLDER}/{name}", f"{reason}, passed over")
+            findings.note(f"{CHECKPOINT_FOLDER}/{name}", f"{reason}, ignored")
 
 
 def _note_oddities(concepts: Sequence[Concept], findings: Findings) -> None:

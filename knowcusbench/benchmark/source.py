@@ -55,5 +55,5 @@ def _snapshot(repo: str, revision: str | None) -> Path:
         return hub_snapshot(repo, revision, download, None, repo_type="dataset")
     except (OSError, HFValidationError) as error:
         raise BenchmarkError(
-            f"benchmark.repo={repo} at {revision} can't be had from the hub or its cache: {hub_problem(error)}"
+            f"benchmark.repo={repo} at {revision} is not available from the hub or its cache: {hub_problem(error)}"
         ) from error

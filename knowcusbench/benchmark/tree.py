@@ -37,7 +37,7 @@ def parse_json(data: bytes) -> Any:
     return json.loads(data.decode("utf-8-sig"), object_pairs_hook=unique)
 
 
-def is_passed_over(name: str) -> bool:
+def is_ignored(name: str) -> bool:
     """Return whether a file or folder is not the user's own: hidden, or added to archives by macOS."""
     return name.startswith(".") or name == "__MACOSX"
 
@@ -46,7 +46,7 @@ class ReleaseTree:
     """The files of a benchmark directory.
 
     A symbolic link is followed only if it ends inside the directory, or inside the blob folders of the Hugging Face
-    cache that holds the directory as a snapshot. Names for which `is_passed_over` holds are ignored.
+    cache that holds the directory as a snapshot. Names for which `is_ignored` holds are ignored.
     """
 
     def __init__(self, root: Path, findings: Findings) -> None:
@@ -71,7 +71,7 @@ class ReleaseTree:
         except OSError as error:
             self.findings.fault(self.where(folder), f"can't be listed: {error.strerror}")
             return []
-        return [path for name in names if not is_passed_over(name) and self._is_usable(path := folder / name)]
+        return [path for name in names if not is_ignored(name) and self._is_usable(path := folder / name)]
 
     def folders(self, folder: Path) -> dict[str, Path]:
         """Return the visible folders in a folder, by name."""

@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from knowcusbench.analysis.reduction import MEANS, concept_means, score_intervals
 from knowcusbench.benchmark.layout import CONVERT, IMAGE_SUFFIXES, UNREAD_SUFFIXES
-from knowcusbench.benchmark.tree import is_passed_over
+from knowcusbench.benchmark.tree import is_ignored
 from knowcusbench.benchmark.types import Concept, Task
 from knowcusbench.cli.prompts_file import read_prompts
 from knowcusbench.config.build import build
@@ -96,7 +96,7 @@ def read_folder(images: Path, prompts: Path, references: Path | None) -> Folder:
 
 def _references(directory: Path) -> dict[str, tuple[Path, ...]]:
     """Reference images by concept; those that lie in the directory itself belong to the concept ""."""
-    folders = sorted(path for path in directory.iterdir() if path.is_dir() and not is_passed_over(path.name))
+    folders = sorted(path for path in directory.iterdir() if path.is_dir() and not is_ignored(path.name))
     found = {"" if folder == directory else folder.name: _pictures(folder) for folder in (directory, *folders)}
     found = {name: files for name, files in found.items() if files}
     if not found:
@@ -106,7 +106,7 @@ def _references(directory: Path) -> dict[str, tuple[Path, ...]]:
 
 def _pictures(folder: Path) -> tuple[Path, ...]:
     """The reference images in a folder. Raises ConfigError for one that can't be read."""
-    files = sorted(path for path in folder.iterdir() if path.is_file() and not is_passed_over(path.name))
+    files = sorted(path for path in folder.iterdir() if path.is_file() and not is_ignored(path.name))
     for path in files:
         if path.suffix.lower() in UNREAD_SUFFIXES:
             raise ConfigError(f"--references: {path}: {CONVERT}")
@@ -116,7 +116,7 @@ def _pictures(folder: Path) -> tuple[Path, ...]:
 def _pictures_below(folder: Path) -> Iterator[Path]:
     """The images of a folder and its sub-folders, those of formats that are not read included."""
     for path in folder.rglob("*"):
-        hidden = any(is_passed_over(part) for part in path.relative_to(folder).parts)
+        hidden = any(is_ignored(part) for part in path.relative_to(folder).parts)
         if path.suffix.lower() in IMAGE_SUFFIXES | UNREAD_SUFFIXES and not hidden:
             yield path
 

@@ -29,7 +29,7 @@ Step = Callable[[Sequence["FactRows"]], Factors]
 
 AnswerTokens = Literal["all", "first"]
 
-LITTLE = 0.5
+LOW_GAIN = 0.5
 """Share of a merged edit that must survive; below it a warning is printed."""
 
 
@@ -172,7 +172,7 @@ class RowEditor(Editor):
             for dtype in (torch.float32, torch.bfloat16)
         }
         gain = retained_gain(backbone.text_encoder, found)
-        if self.merge and gain < LITTLE:
+        if self.merge and gain < LOW_GAIN:
             tqdm.write(
                 f"knowcusbench: merging keeps {gain:.0%} of the edit in weights of this dtype; editor.merge=false "
                 "keeps all of it",

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-REMEMBERED = 1024
+CACHE_SIZE = 1024
 """Answers and embeddings of the base model held in memory: 0.6 GiB with Qwen-Image's vocabulary of 152,064."""
 
 
@@ -160,8 +160,8 @@ def read_text(backbone: Backbone, probes: TextProbes, form: QuestionForm) -> Tex
     )
 
 
-_base_answers: Memo[tuple[str, QuestionForm, Fact], Answer] = Memo(REMEMBERED)
-_base_embeds: Memo[tuple[str, str], Tensor] = Memo(REMEMBERED)
+_base_answers: Memo[tuple[str, QuestionForm, Fact], Answer] = Memo(CACHE_SIZE)
+_base_embeds: Memo[tuple[str, str], Tensor] = Memo(CACHE_SIZE)
 
 
 def read_base_text(backbone: Backbone, probes: TextProbes, form: QuestionForm) -> TextReading:

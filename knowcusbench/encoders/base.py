@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from PIL import Image
 
-from knowcusbench.encoders.batching import FilledBatches, batches
+from knowcusbench.encoders.batching import PaddedBatches, batches
 from knowcusbench.encoders.checkpoint import Dtype, locate, version
 from knowcusbench.encoders.store import MEMORY, EmbeddingStore
 from knowcusbench.machine.device import keep_fp32, resolve_device
@@ -73,8 +73,8 @@ class EncoderSpec(ABC):
     def key(self) -> str:
         """Digest (16 hex digits) of everything that determines an embedding: class and version, settings and
         weights."""
-        said = json.dumps([settings(self), sorted(self.weights().items())])
-        return hashlib.sha256(said.encode()).hexdigest()[:16]
+        content = json.dumps([settings(self), sorted(self.weights().items())])
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 @cache
@@ -90,7 +90,7 @@ class ImageEncoder(ABC):
     """
 
     def __init__(self, spec: EncoderSpec) -> None:
-        self._batches = FilledBatches(spec.batch_size, spec.device)
+        self._batches = PaddedBatches(spec.batch_size, spec.device)
         keep_fp32(resolve_device(spec.device), spec.dtype)
         self._kept = EmbeddingStore(Path(spec.store).expanduser() / spec.key if spec.store else None)
 

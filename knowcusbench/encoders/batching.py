@@ -11,14 +11,14 @@ from knowcusbench.machine.device import resolve_device
 if TYPE_CHECKING:
     import torch
 
-LEAST = 8
+MIN_BATCH = 8
 """Smallest batch on the CPU. Fewer rows use other kernels, whose last bits differ: up to five of them, by model and
 processor. Batches of any size from eight up agree."""
 
 T = TypeVar("T")
 
 
-class FilledBatches:
+class PaddedBatches:
     """Runs an encoder in batches whose results do not depend on the rest of the batch.
 
     A batch is padded to a size at which a result is the same to its last bit in any batch: a GPU's kernels depend on
@@ -43,27 +43,27 @@ class FilledBatches:
         """
         from knowcusbench.machine.out_of_memory import free_memory, is_out_of_memory
 
-        start, least = 0, 1 if self._on_gpu else LEAST
+        start, least = 0, 1 if self._on_gpu else MIN_BATCH
         while start < len(values):
             batch = values[start : start + self.size]
             try:
-                computed = compute(filled(batch, self.size if self._on_gpu else LEAST))[: len(batch)]
+                computed = compute(padded(batch, self.size if self._on_gpu else MIN_BATCH))[: len(batch)]
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
                 if self.size <= least:
                     what = f"a batch of {max(len(batch), least)} images or texts"
-                    raise _no_room(self._device, what) from error
+                    raise _out_of_memory(self._device, what) from error
             else:
                 start += len(batch)
                 yield computed
                 continue
-            # Not while the exception holds on to what filled the memory.
+            # Outside `except`: the exception keeps the tensors that filled the memory alive.
             self.size = max(least, self.size // 2)
             free_memory()
 
 
-def in_room(compute: Callable[[], T], device: torch.device, what: str) -> T:
+def retry_out_of_memory(compute: Callable[[], T], device: torch.device, what: str) -> T:
     """Return `compute()` for work that can't be halved; if memory runs out, free memory and try once more.
 
     Args:
@@ -78,17 +78,17 @@ def in_room(compute: Callable[[], T], device: torch.device, what: str) -> T:
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-    # Not while the exception holds on to what filled the memory.
+    # Outside `except`: the exception keeps the tensors that filled the memory alive.
     free_memory()
     try:
         return compute()
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        raise _no_room(device, what) from error
+        raise _out_of_memory(device, what) from error
 
 
-def _no_room(device: torch.device, what: str) -> MetricError:
+def _out_of_memory(device: torch.device, what: str) -> MetricError:
     return MetricError(
         f"no memory is left on {device} for {what}; score with a command of its own (knowcusbench score), on a larger "
         "device or with device=cpu"
@@ -105,10 +105,10 @@ def batches(values: Sequence[T], size: int) -> Iterator[Sequence[T]]:
         yield values[start : start + size]
 
 
-def filled(batch: Sequence[T], size: int) -> list[T]:
+def padded(batch: Sequence[T], size: int) -> list[T]:
     """Pad a batch to at least `size` values by repeating its last one.
 
-    >>> filled([1, 2], 4)
+    >>> padded([1, 2], 4)
     [1, 2, 2, 2]
     """
     return [*batch, *[batch[-1]] * (size - len(batch))]

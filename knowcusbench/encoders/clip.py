@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from PIL import Image
 
 from knowcusbench.encoders.base import EncoderSpec, ImageTextEncoder
-from knowcusbench.encoders.batching import batches, in_room
+from knowcusbench.encoders.batching import batches, retry_out_of_memory
 from knowcusbench.encoders.checkpoint import loading, locate
 from knowcusbench.machine.device import resolve_device
 
@@ -96,7 +96,7 @@ class ClipEncoder(OpenClipEncoder):
 
         with torch.inference_mode():
             features = [
-                in_room(partial(self._patches, batch), self._device, f"a batch of {len(batch)} images")
+                retry_out_of_memory(partial(self._patches, batch), self._device, f"a batch of {len(batch)} images")
                 for batch in batches(images, self._batches.size)
             ]
             return torch.cat(features).float().cpu()

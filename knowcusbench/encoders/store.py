@@ -39,7 +39,7 @@ class EmbeddingStore:
         self._tables: list[Rows] = []
         self._index: dict[str, tuple[int, int]] = {}
         self._seen: set[str] = set()
-        self._look()
+        self._refresh()
 
     def fetch(self, keys: Sequence[str], compute: Callable[[list[str]], Rows]) -> Rows:
         """Return the rows (keys, width) of `keys`, computing those that are missing.
@@ -54,7 +54,7 @@ class EmbeddingStore:
 
     def _fetch(self, keys: list[str], compute: Callable[[list[str]], Rows]) -> list[Rows]:
         if not self._index.keys() >= set(keys):
-            self._look()
+            self._refresh()
         new = [key for key in keys if key not in self._index]
         computed = dict(zip(new, self._keep(new, compute(new)), strict=True)) if new else {}
         return [computed[key] if key in computed else self._row(key) for key in keys]
@@ -78,7 +78,7 @@ class EmbeddingStore:
             self._open(self._directory / f"{name}{KEYS}")
         return rows
 
-    def _look(self) -> None:
+    def _refresh(self) -> None:
         """Open files of keys added since the last call."""
         for file in sorted(self._directory.glob(f"[!.]*{KEYS}")) if self._directory else ():
             if file.name not in self._seen:

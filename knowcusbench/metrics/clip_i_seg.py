@@ -128,8 +128,8 @@ class SubjectEmbedder:
         """Return 16 hex digits over everything that determines a row; the metric's version covers the compositing
         code."""
         metric = self._metric
-        said = [metric.encoder.key, metric.segmenter.key, metric.background, metric.crop, *versioned(metric)]
-        return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
+        content = [metric.encoder.key, metric.segmenter.key, metric.background, metric.crop, *versioned(metric)]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
     def embed(self, subjects: Sequence[tuple[Path, str]]) -> dict[tuple[Path, str], SubjectEmbedding]:
         """Return embeddings of subjects, each an image file and the class noun of the subject to find in it."""

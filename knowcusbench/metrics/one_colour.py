@@ -33,17 +33,17 @@ def score_and_note(metric: Metric, items: Sequence[ScoreItem]) -> list[Score]:
 
 def _one_colour(path: Path) -> bool:
     """Return whether all pixels of an image are equal. Raises ImageError for one that can't be read."""
-    return _look(path, content_digest(path))[0]
+    return _inspect(path, content_digest(path))[0]
 
 
 def recorded_sample(path: Path) -> str:
     """Return the sample id recorded in an image file; empty if there is none. Raises ImageError for an unreadable
     file."""
-    return _look(path, content_digest(path))[1]
+    return _inspect(path, content_digest(path))[1]
 
 
 @lru_cache(maxsize=1 << 16)
-def _look(path: Path, _digest: str) -> tuple[bool, str]:
+def _inspect(path: Path, _digest: str) -> tuple[bool, str]:
     """Return whether an image has one colour, and its recorded sample; decoded once for all metrics."""
     decoded = decode_image(path)
     return all(least == most for least, most in decoded.image.getextrema()), decoded.sample  # type: ignore[misc]

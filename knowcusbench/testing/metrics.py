@@ -13,7 +13,7 @@ from knowcusbench.errors import ImageError, UserError
 from knowcusbench.metrics.base import Metric, Score, ScoreItem
 from knowcusbench.testing.common import global_random_state, other_global_random_state, require
 
-CLOSE = 1e-5
+TOLERANCE = 1e-5
 """Tolerance between two scores of one image: another batch may change the last bits."""
 
 
@@ -76,7 +76,7 @@ def check_scores(metric: Metric, items: Sequence[ScoreItem]) -> list[Score]:
             f"details must be floats by name; those of {item.sample_id} are {one.details!r}",
         )
     low, high = metric.bounds
-    room = CLOSE * max(1.0, *(abs(one.value) for one in scores))
+    room = TOLERANCE * max(1.0, *(abs(one.value) for one in scores))
     require(
         all(low - room <= one.value <= high + room for one in scores),
         f"scores must be within bounds, {low} to {high}; they are {[one.value for one in scores]}",
@@ -132,6 +132,6 @@ def _same(found: Sequence[Score], wanted: Sequence[Score], broken: str) -> None:
     for one, other in zip(found, wanted, strict=True):
         difference = abs(one.value - other.value)
         require(
-            difference <= CLOSE * max(1.0, abs(other.value)) and one.note == other.note,
+            difference <= TOLERANCE * max(1.0, abs(other.value)) and one.note == other.note,
             f"{broken}: {one} and {other}",
         )

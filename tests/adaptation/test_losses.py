@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from knowcusbench.adaptation.losses import LOOKED_AT, Losses
+from knowcusbench.adaptation.losses import CHECK_EVERY, Losses
 from knowcusbench.adapters.types import Adapter
 from knowcusbench.errors import MethodError
 
@@ -22,10 +22,10 @@ class OnGpu:
         return torch.tensor(self._value)
 
 
-@pytest.mark.parametrize("broken", [3, LOOKED_AT, LOOKED_AT + 1])
+@pytest.mark.parametrize("broken", [3, CHECK_EVERY, CHECK_EVERY + 1])
 def test_the_step_is_the_first_that_is_not_finite_also_where_it_is_seen_later(broken: int) -> None:
     losses = Losses("concept 'dog'", "the.rate")
-    seen = -(-broken // LOOKED_AT) * LOOKED_AT
+    seen = -(-broken // CHECK_EVERY) * CHECK_EVERY
     for step in range(1, seen):
         losses.add(OnGpu(float("nan") if step >= broken else 1.0))
     with pytest.raises(MethodError, match=rf"^concept 'dog': loss is not finite at step {broken}; lower the\.rate$"):

@@ -196,7 +196,7 @@ def test_metadata_that_changes_the_meaning_is_refused_by_its_field(tmp_path: Pat
         ({"base_model.model.blocks.0.to_q.lora_A.weight": torch.ones(3, 8)}, "a name of PEFT"),
         ({"blocks.0.to_q.lora_A.default.weight": torch.ones(3, 8)}, "a name of PEFT or DiffSynth"),
         ({"blocks.0.to_q.lora_down.weight": torch.ones(3, 8)}, "a name of lightx2v"),
-        ({"text_encoder.blocks.0.to_q.lora_A.weight": torch.ones(3, 8)}, "of a text encoder"),
+        ({"text_encoder.blocks.0.to_q.lora_A.weight": torch.ones(3, 8)}, "belongs to a text encoder"),
     ],
 )
 def test_tensors_that_are_no_plain_lora_are_named(tmp_path: Path, changes: dict[str, Tensor], message: str) -> None:

@@ -162,7 +162,7 @@ def test_numbers_that_are_not_finite_are_neither_kept_nor_read(
     assert adaptation.transformer is not None
     name = next(reversed(adaptation.transformer.weights))
     adaptation.transformer.weights[name][0, 0] = value
-    with pytest.raises(MethodError, match=f"{name}; nothing was kept"):
+    with pytest.raises(MethodError, match=f"{name}; nothing was saved"):
         save_adaptation(adaptation, tmp_path / "bad")
     assert not (tmp_path / "bad").exists()
 
@@ -176,6 +176,6 @@ def test_numbers_that_are_not_finite_are_neither_kept_nor_read(
 
 
 def test_details_that_json_does_not_know_are_refused(adaptation: Adaptation, tmp_path: Path) -> None:
-    with pytest.raises(MethodError, match="nothing was kept"):
+    with pytest.raises(MethodError, match="nothing was saved"):
         save_adaptation(Adaptation(adaptation.transformer, details={"loss": float("nan")}), tmp_path / "a")
     assert list(tmp_path.iterdir()) == []

@@ -233,7 +233,7 @@ def test_hidden_files_and_other_files_are_passed_over(release: Any) -> None:
     benchmark = load_benchmark(release.write())
 
     assert len(benchmark.concepts[0].images) == 4
-    assert benchmark.notes == ("concept_image/dog/credits.txt: not an image, passed over",)
+    assert benchmark.notes == ("concept_image/dog/credits.txt: not an image, ignored",)
 
 
 def test_loading_does_not_decode_images(release: Any) -> None:

@@ -94,7 +94,7 @@ def test_a_plain_copy_of_a_snapshot_says_how_it_is_copied(hub_cache: Path, tmp_p
         ("no/such/folder", None, None, "benchmark.path=no/such/folder: no such directory"),
         (None, "someone/KnowCusBench", None, "benchmark.revision must be a commit or a tag, found none"),
         (None, "someone/KnowCusBench", "main", "found the branch 'main', which moves"),
-        (None, "someone/KnowCusBench", "v9", "benchmark.repo=someone/KnowCusBench at v9 can't be had"),
+        (None, "someone/KnowCusBench", "v9", "benchmark.repo=someone/KnowCusBench at v9 is not available"),
         (None, "someone/Other", COMMIT, "benchmark.repo=someone/Other at"),
         (None, "not//an id", COMMIT, "benchmark.repo=not//an id at"),
     ],

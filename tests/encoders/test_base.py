@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from knowcusbench.config.build import build
 from knowcusbench.config.compose import compose_config
-from knowcusbench.encoders.batching import FilledBatches
+from knowcusbench.encoders.batching import PaddedBatches
 from knowcusbench.errors import MetricError
 from knowcusbench.storage.images import read_image
 
@@ -70,7 +70,7 @@ def gpu(monkeypatch):
 )
 def test_a_batch_is_filled(gpu, device, size, sizes):
     compute = Device(64)
-    assert [v for part in FilledBatches(size, device).run(compute, range(10)) for v in part] == list(range(0, 20, 2))
+    assert [v for part in PaddedBatches(size, device).run(compute, range(10)) for v in part] == list(range(0, 20, 2))
     assert compute.sizes == sizes
 
 
@@ -84,7 +84,7 @@ def test_a_batch_is_filled(gpu, device, size, sizes):
     ],
 )
 def test_a_batch_without_room_is_halved_and_so_are_later_ones(gpu, error):
-    compute, batches = Device(3, error), FilledBatches(8, "cuda")
+    compute, batches = Device(3, error), PaddedBatches(8, "cuda")
     assert [value for part in batches.run(compute, range(5)) for value in part] == [0, 2, 4, 6, 8]
     assert list(batches.run(compute, [1])) == [[2]]
     assert compute.sizes == [8, 4, 2, 2, 2, 2]
@@ -94,13 +94,13 @@ def test_a_batch_without_room_is_halved_and_so_are_later_ones(gpu, error):
 def test_no_room_for_the_smallest_batch_is_one_line(gpu, device, sizes):
     compute = Device(0, MemoryError())
     with pytest.raises(MetricError, match=rf"no memory is left on {device} for a batch of {sizes[-1]} images"):
-        list(FilledBatches(sizes[0], device).run(compute, range(100)))
+        list(PaddedBatches(sizes[0], device).run(compute, range(100)))
     assert compute.sizes == sizes
 
 
 def test_another_error_is_not_taken_for_memory(gpu):
     with pytest.raises(RuntimeError, match="shapes"):
-        list(FilledBatches(8, "cuda").run(Device(0, RuntimeError("shapes do not fit")), [1]))
+        list(PaddedBatches(8, "cuda").run(Device(0, RuntimeError("shapes do not fit")), [1]))
 
 
 @pytest.mark.parametrize("name", ["clip", "preference"])

@@ -6,7 +6,7 @@ from functools import cache, partial
 
 from PIL import Image
 
-from knowcusbench.encoders.batching import in_room
+from knowcusbench.encoders.batching import retry_out_of_memory
 from knowcusbench.encoders.checkpoint import TRANSFORMERS_WEIGHTS, load_transformers, loading, locate, version
 from knowcusbench.encoders.segmenters.base import Box, BoxFinder, BoxSpec
 from knowcusbench.errors import MetricError
@@ -71,12 +71,12 @@ class GroundingDino:
     def find(self, images: Sequence[Image.Image], class_noun: str) -> list[Box | None]:
         if not class_noun.strip():
             raise MetricError(
-                "Grounding DINO: what to find in an image without a class noun? Name it in the column 'class_noun', or "
-                "choose encoders/segmenter/boxes=whole_image"
+                "Grounding DINO: an image has no class noun to find; give it in the column 'class_noun', or choose "
+                "encoders/segmenter/boxes=whole_image"
             )
         # One by one: a batch pads images to the largest, which changes the boxes.
         what = "an image in Grounding DINO"
-        return [in_room(partial(self._find, image, class_noun), self._device, what) for image in images]
+        return [retry_out_of_memory(partial(self._find, image, class_noun), self._device, what) for image in images]
 
     def _find(self, image: Image.Image, class_noun: str) -> Box | None:
         # The model was trained on lower case with a full stop after every phrase.

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from knowcusbench.encoders.batching import FilledBatches, in_room
+from knowcusbench.encoders.batching import PaddedBatches, retry_out_of_memory
 from knowcusbench.encoders.checkpoint import (
     TRANSFORMERS_WEIGHTS,
     Dtype,
@@ -101,7 +101,7 @@ class TransformersSam:
         import torch
         from transformers import SamModel, SamProcessor
 
-        self._batches = FilledBatches(spec.batch_size, spec.device)
+        self._batches = PaddedBatches(spec.batch_size, spec.device)
         self._device = resolve_device(spec.device)
         keep_fp32(self._device, "float32")
         directory = locate(spec.source, spec.revision, TRANSFORMERS_WEIGHTS)
@@ -163,7 +163,7 @@ class SegmentAnything:
         return [
             empty_mask(image)
             if is_too_narrow(image, longest)
-            else in_room(partial(self._predict, image, box), self._device, "an image in segment-anything")
+            else retry_out_of_memory(partial(self._predict, image, box), self._device, "an image in segment-anything")
             for image, box in zip(images, boxes, strict=True)
         ]
 

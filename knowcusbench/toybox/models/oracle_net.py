@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from knowcusbench.encoders.batching import FilledBatches
+from knowcusbench.encoders.batching import PaddedBatches
 from knowcusbench.encoders.checkpoint import loading, locate
 from knowcusbench.encoders.store import MEMORY
 from knowcusbench.errors import WeightsError
@@ -189,7 +189,7 @@ class Oracle:
     """A resident oracle. Its results for files are cached."""
 
     def __init__(self, spec: OracleSpec) -> None:
-        self._batches = FilledBatches(spec.batch_size, spec.device)
+        self._batches = PaddedBatches(spec.batch_size, spec.device)
         self._device = resolve_device(spec.device)
         self._memo: Memo[str, Sight] = Memo(MEMORY)
         directory = locate(spec.source, None)
