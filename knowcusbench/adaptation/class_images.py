@@ -1,6 +1,5 @@
 """Class images for prior preservation (DreamBooth, arXiv 2208.12242), drawn once and shared."""
 
-import hashlib
 import json
 import time
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from PIL import Image
 from knowcusbench.adapters.cost import Meter
 from knowcusbench.adapters.peft_files import entry_name
 from knowcusbench.backbone.base import Backbone
+from knowcusbench.storage.digests import text_digest
 from knowcusbench.storage.files import atomic_path, json_text
 from knowcusbench.storage.images import read_image
 
@@ -65,6 +65,4 @@ def class_seeds(prompt: str, count: int) -> list[int]:
     >>> class_seeds("a dog", 2) == class_seeds("a dog", 3)[:2]
     True
     """
-    return [
-        int(hashlib.sha256(f"class image {prompt} {index}".encode()).hexdigest()[:15], 16) for index in range(count)
-    ]
+    return [int(text_digest(f"class image {prompt} {index}", 15), 16) for index in range(count)]

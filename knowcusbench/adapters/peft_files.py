@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from knowcusbench.adapters.types import Adaptation, Adapter, Cost, Gate
 from knowcusbench.errors import MethodError, WeightsError
+from knowcusbench.storage.digests import json_digest
 from knowcusbench.storage.files import atomic_path, is_remote, json_text
 from knowcusbench.storage.finite import not_finite
 
@@ -79,7 +80,7 @@ def save_adaptation(adaptation: Adaptation, directory: Path) -> None:
 
 def entry_name(key: Mapping[str, Any]) -> str:
     """Return the directory name of a key's result in a content-addressed store; the key holds JSON values only."""
-    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
+    return json_digest(key, 32, sort_keys=True)
 
 
 def is_saved(directory: Path) -> bool:

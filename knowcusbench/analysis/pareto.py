@@ -3,33 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from knowcusbench.analysis.types import Column, Leaderboard, RowKind
 
-if TYPE_CHECKING:
-    pass
-
 PARETO = ["column", "label", "kind", "cost", "value", "low", "high", "front"]
 
 
-def on_front(points: Sequence[tuple[float, float]]) -> list[bool]:
-    """Return for each point (cost, quality) whether it is on the Pareto front.
+def pareto_front(points: Sequence[tuple[float, float]], *, higher_is_better: bool = True) -> list[int]:
+    """Return the indices of the points (cost, quality) on the Pareto front, cheapest first.
 
-    A point is off the front if another one is as cheap and better, or as good and cheaper.
+    No other point is as good or better in both and better in one.
 
-    >>> on_front([(1, 0.2), (2, 0.5), (3, 0.4)])
-    [True, True, False]
+    >>> pareto_front([(1, 0.2), (2, 0.5), (3, 0.4)])
+    [0, 1]
     """
-    return [
-        not any(
-            cost <= own_cost and quality >= own_quality and (cost, quality) != (own_cost, own_quality)
-            for cost, quality in points
-        )
-        for own_cost, own_quality in points
-    ]
+    sign = -1 if higher_is_better else 1
+    order = sorted(range(len(points)), key=lambda place: (points[place][0], sign * points[place][1]))
+    front: list[int] = []
+    for place in order:
+        if not front or sign * points[place][1] < sign * points[front[-1]][1] or points[place] == points[front[-1]]:
+            front.append(place)
+    return front
 
 
 def pareto_table(board: Leaderboard, cost: Column) -> pd.DataFrame:
@@ -45,7 +42,6 @@ def pareto_table(board: Leaderboard, cost: Column) -> pd.DataFrame:
     for index, column in enumerate(board.columns):
         if column.task is None:
             continue
-        sign = 1 if column.higher_is_better else -1
         there = [
             (row, paid, cell)
             for row in board.rows
@@ -53,10 +49,11 @@ def pareto_table(board: Leaderboard, cost: Column) -> pd.DataFrame:
             and (paid := row.cells[keys.index(cost.key)].value) is not None
             and (cell := row.cells[index]).value is not None
         ]
-        methods = [(row.label, (paid, sign * (cell.value or 0))) for row, paid, cell in there if row.kind == "method"]
-        best = dict(zip((label for label, _ in methods), on_front([point for _, point in methods]), strict=True))
+        methods = [(row.label, (paid, cell.value or 0.0)) for row, paid, cell in there if row.kind == "method"]
+        higher = bool(column.higher_is_better)
+        best = {methods[place][0] for place in pareto_front([point for _, point in methods], higher_is_better=higher)}
         records += [
-            (column.key, row.label, row.kind.value, paid, cell.value, cell.low, cell.high, best.get(row.label, False))
+            (column.key, row.label, row.kind.value, paid, cell.value, cell.low, cell.high, row.label in best)
             for row, paid, cell in there
         ]
     return pd.DataFrame(records, columns=PARETO).astype({"low": float, "high": float})

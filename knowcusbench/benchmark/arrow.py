@@ -7,7 +7,6 @@ names, and the release's visual checkpoints are carried along.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
@@ -23,9 +22,10 @@ from knowcusbench.benchmark.layout import (
 from knowcusbench.benchmark.release import read_release, sound
 from knowcusbench.benchmark.tree import ReleaseTree
 from knowcusbench.benchmark.types import Benchmark, Concept
-from knowcusbench.errors import BenchmarkError
+from knowcusbench.errors import BenchmarkError, first_line
 from knowcusbench.storage.files import atomic_path
 from knowcusbench.storage.names import is_plain_name
+from knowcusbench.storage.tables import write_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -58,7 +58,7 @@ def import_dataset(directory: Path, root: Path) -> Benchmark:
     _refuse_existing(root)
     with atomic_path(root) as temporary:
         entries = [_write_concept(row, temporary) for row in _rows(directory)]
-        _write_json(temporary / DATASET_FILE, entries)
+        write_json(temporary / DATASET_FILE, entries)
         sound(read_release(temporary), directory)
     return sound(read_release(root), root)
 
@@ -127,8 +127,7 @@ def _rows(directory: Path) -> Iterator[dict[str, Any]]:
             # Read without `datasets`, which would copy everything into its cache first.
             table = pq.read_table(file).select(schema.names).cast(schema)
         except (pa.ArrowException, KeyError, OSError) as error:
-            reason = str(error).partition("\n")[0]
-            raise BenchmarkError(f"{file}: not a file of a benchmark data set: {reason}") from error
+            raise BenchmarkError(f"{file}: not a file of a benchmark data set: {first_line(error)}") from error
         yield from table.to_pylist()
 
 
@@ -150,7 +149,7 @@ def _write_concept(row: dict[str, Any], root: Path) -> dict[str, Any]:
         }
         for item in row["knowledge"]
     ]
-    _write_json(root / KNOWLEDGE_FOLDER / f"{name}.json", knowledge)
+    write_json(root / KNOWLEDGE_FOLDER / f"{name}.json", knowledge)
     prompts = [{"text": prompt["template"], "aspect": prompt["aspect"]} for prompt in row["prompts"]]
     return {"concept": name, "class": row["class"], "prompts": prompts}
 
@@ -166,8 +165,3 @@ def _write_file(root: Path, relative: PurePosixPath, data: bytes) -> None:
     path = root / relative
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

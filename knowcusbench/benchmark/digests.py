@@ -1,11 +1,11 @@
 """Digests of a benchmark's content, independent of its location and of its JSON formatting."""
 
 import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple
 
 from knowcusbench.benchmark.types import Concept
+from knowcusbench.storage.digests import json_digest
 
 
 def images_digest(images: Iterable[bytes]) -> str:
@@ -28,7 +28,7 @@ def concept_digests(concept: Concept) -> dict[str, str]:
         "knowledge": [astuple(item) for item in concept.knowledge],
         "prompts": [astuple(prompt) for prompt in concept.prompts],
     }
-    return {name: hashlib.sha256(json.dumps(part).encode()).hexdigest()[:8] for name, part in parts.items()}
+    return {name: json_digest(part, 8) for name, part in parts.items()}
 
 
 def benchmark_digest(concepts: Sequence[Concept]) -> str:
@@ -47,4 +47,4 @@ def benchmark_digest(concepts: Sequence[Concept]) -> str:
         )
         for concept in concepts
     ]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    return json_digest(content)

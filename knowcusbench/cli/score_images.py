@@ -3,12 +3,10 @@
 So a published number can be computed again under each protocol.
 """
 
-import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 import pandas as pd
 from omegaconf import DictConfig, OmegaConf
@@ -18,6 +16,7 @@ from knowcusbench.analysis.reduction import MEANS, concept_means, score_interval
 from knowcusbench.benchmark.layout import CONVERT, IMAGE_SUFFIXES, UNREAD_SUFFIXES
 from knowcusbench.benchmark.tree import is_ignored
 from knowcusbench.benchmark.types import Concept, Task
+from knowcusbench.cli.options import Parser
 from knowcusbench.cli.prompts_file import read_prompts
 from knowcusbench.config.build import build
 from knowcusbench.config.compose import compose_config, explain
@@ -34,17 +33,8 @@ from knowcusbench.storage.tables import write_json, writing
 
 CHUNK = 512
 
-OPTIONS = ("--images", "--prompts", "--references", "--output")
-
 DEFAULTS = ("encoders=published", "benchmark=directory", "benchmark.path=.")
 """Overrides unless others are given: the images of other programs are of the real world."""
-
-
-class Parser(argparse.ArgumentParser):
-    """Its errors are a ConfigError."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{self.prog}: {message}")
 
 
 @dataclass(frozen=True)
@@ -197,14 +187,12 @@ def _fault(item: ScoreItem) -> str:
 
 def main(arguments: Sequence[str]) -> None:
     """`knowcusbench score --images DIR --prompts FILE [--references DIR] [--output FILE] [overrides]`."""
-    parser = Parser(prog="knowcusbench score", add_help=False)
+    parser = Parser("score")
     parser.add_argument("--images", type=local_path, required=True)
     parser.add_argument("--prompts", type=local_path, required=True)
     parser.add_argument("--references", type=local_path)
     parser.add_argument("--output", type=local_path)
-    options, overrides = parser.parse_known_args(arguments)
-    if unknown := [word for word in overrides if word.startswith("-")]:
-        raise ConfigError(f"{unknown[0]}: no such option{did_you_mean(unknown[0], OPTIONS)}")
+    options, overrides = parser.parsed(arguments)
     if options.output and options.output.suffix != ".csv":
         raise ConfigError(f"--output: {options.output}: expected a file name that ends in .csv")
     chosen = {word.partition("=")[0] for word in overrides}

@@ -1,17 +1,15 @@
 """`knowcusbench export` and `knowcusbench leaderboard`."""
 
-import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
 
 from knowcusbench.analysis.leaderboard import build_leaderboard
 from knowcusbench.analysis.selection import chosen
+from knowcusbench.cli.options import Parser
 from knowcusbench.config.compose import compose_config, read_config
-from knowcusbench.config.schema import Config
-from knowcusbench.errors import ConfigError, did_you_mean
+from knowcusbench.errors import ConfigError
 from knowcusbench.report import render_console, write_by_backbone, write_report
 from knowcusbench.run.prepare import paper_choice, prepare
 from knowcusbench.run.recorded import recorded_config
@@ -24,31 +22,6 @@ from knowcusbench.share.merge import by_backbone, merged
 from knowcusbench.share.pack import pack, write_bundle
 from knowcusbench.storage.files import local_path
 from knowcusbench.storage.tables import writing
-
-
-class Parser(argparse.ArgumentParser):
-    """Its errors are a ConfigError, its options can't be shortened."""
-
-    def __init__(self, verb: str) -> None:
-        super().__init__(prog=f"knowcusbench {verb}", add_help=False, allow_abbrev=False)
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{self.prog}: {message}")
-
-    def parsed(self, arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-        """The options, and the overrides among the arguments. A path may have an equals sign in it."""
-        overrides = [word for word in arguments if "=" in word and not word.startswith("-") and not _is_path(word)]
-        options, unknown = self.parse_known_args([word for word in arguments if word not in overrides])
-        if unknown:
-            known = [name for action in self._actions for name in action.option_strings]
-            raise ConfigError(f"{unknown[0]}: no such option{did_you_mean(unknown[0], known)}")
-        return options, overrides
-
-
-def _is_path(word: str) -> bool:
-    section = word.lstrip("+~").partition("=")[0].partition(".")[0]
-    is_key = section in {entry.name for entry in fields(Config)}
-    return not is_key and (word.endswith(".zip") or local_path(word).exists())
 
 
 def export(arguments: Sequence[str]) -> None:

@@ -23,7 +23,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandat
 from knowcusbench.config.local_paths import with_absolute_paths
 from knowcusbench.config.overrides import as_typed, hint_of_quotes
 from knowcusbench.config.schema import SECTIONS, Config
-from knowcusbench.errors import ConfigError, did_you_mean
+from knowcusbench.errors import ConfigError, did_you_mean, first_line
 
 
 def register() -> None:
@@ -156,26 +156,26 @@ def explain(error: Exception) -> str:
     """Return one line for an error of Hydra's or OmegaConf's: what is wrong, where, and the nearest known name."""
     text = str(error)
     if isinstance(error, MissingConfigException):
-        return _explain_missing_option(text)
+        return _explain_missing_option(error)
     if ambiguous := re.search(r"Ambiguous value for argument '([^']+)'", text):
         return f"{ambiguous[1]}: several values; add -m to sweep over them, or brackets for a list"
     if isinstance(error, OverrideParseException):
-        reason = f"not an override, expected key=value ({text.partition(chr(10))[0]})"
+        reason = f"not an override, expected key=value ({first_line(error)})"
         return f"{error.override}: {reason}{hint_of_quotes(error.override)}"
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     key = str(getattr(cause, "full_key", None) or "")
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) and key:
         return f"{key}: unknown key{did_you_mean(key, _known_keys())}"
-    first = str(cause).partition("\n")[0]
+    first = first_line(cause)
     if key and "is not a ListConfig" in first:
         return f'{key}: a list is expected, as in "{key}=[a,b]"'
     return f"{key}: {first}" if key else first
 
 
-def _explain_missing_option(text: str) -> str:
-    wanted = re.search(r"Could not (?:find|load) '([^']+)'", text)
+def _explain_missing_option(error: Exception) -> str:
+    wanted = re.search(r"Could not (?:find|load) '([^']+)'", str(error))
     if not wanted:
-        return text.partition("\n")[0]
+        return first_line(error)
     group, _, option = wanted[1].rpartition("/")
     if option.startswith("submitit"):
         return f"{group}={option} needs Hydra's submitit launcher: pip install 'knowcusbench[slurm]'"
@@ -208,7 +208,7 @@ def read_config(composed: DictConfig) -> tuple[Config, dict[str, Any]]:
         raise ConfigError(f"{error.full_key} has no value; give it one: {error.full_key}=...") from error
     except OmegaConfBaseException as error:
         # OmegaConf puts the name of the original error in front of its message.
-        text = str(error).partition("\n")[0]
+        text = first_line(error)
         raise ConfigError(
             f"{error.full_key}: {text.rpartition('raised while resolving interpolation: ')[2]}"
         ) from error

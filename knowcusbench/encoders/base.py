@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -19,7 +17,7 @@ from knowcusbench.encoders.batching import PaddedBatches, batches
 from knowcusbench.encoders.checkpoint import Dtype, locate, version
 from knowcusbench.encoders.store import MEMORY, EmbeddingStore
 from knowcusbench.machine.device import keep_fp32, resolve_device
-from knowcusbench.storage.digests import Memo, content_digest
+from knowcusbench.storage.digests import Memo, content_digest, json_digest
 from knowcusbench.storage.images import read_image
 from knowcusbench.storage.versions import SPEED, settings
 
@@ -73,8 +71,7 @@ class EncoderSpec(ABC):
     def key(self) -> str:
         """Digest (16 hex digits) of everything that determines an embedding: class and version, settings and
         weights."""
-        content = json.dumps([settings(self), sorted(self.weights().items())])
-        return hashlib.sha256(content.encode()).hexdigest()[:16]
+        return json_digest([settings(self), sorted(self.weights().items())], 16)
 
 
 @cache

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from knowcusbench.engine.base import Engine, Job, Result, Worker, WorkerBroken
 from knowcusbench.engine.placement import Node, Share, drawers_beside, room
-from knowcusbench.errors import ConfigError, RunError, UserError
+from knowcusbench.errors import ConfigError, RunError, UserError, first_line
 
 LOOK = 1.0
 """Seconds between two looks at which workers have come and gone."""
@@ -309,7 +309,7 @@ class _Dispatch(Generic[Job, Result]):
                 raise (error.cause if isinstance(error.cause, UserError | OSError) else error) from None
             self._died(stream, str(error.cause))
         except self.pool.deaths as error:
-            self._died(stream, str(error).partition("\n")[0])
+            self._died(stream, first_line(error))
         else:
             # It does something: deaths are counted in a row.
             self.running[stream] = (worker, job, 0)

@@ -17,8 +17,8 @@ ROUNDS, ENOUGH_SECONDS = 8, 0.1
 """Limits of a short measurement: this many rounds, or two or more that have lasted this many seconds."""
 
 
-def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Return the wall-clock seconds of a call, kernels included."""
+def seconds(work: Callable[[], object], device: torch.device | None = None) -> float:
+    """Return the wall-clock seconds of a call, kernels on `device` included."""
     _wait(device)
     started = time.perf_counter()
     work()
@@ -80,6 +80,6 @@ def copy_bandwidth(device: torch.device) -> float:
     return 2 * source.nbytes / median_seconds(lambda: target.copy_(source), device, REPEATS)
 
 
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
+def _wait(device: torch.device | None) -> None:
+    if device and device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -24,7 +22,7 @@ from knowcusbench.metrics.base import Score, ScoreItem, finite_score
 from knowcusbench.metrics.bounds import Bounds, cosine_bounds
 from knowcusbench.metrics.image_similarity import ReferenceMetric
 from knowcusbench.metrics.protocol import ReferencePairing, paired_cosine
-from knowcusbench.storage.digests import content_digest
+from knowcusbench.storage.digests import content_digest, json_digest
 from knowcusbench.storage.images import read_image
 from knowcusbench.storage.versions import versioned
 
@@ -129,7 +127,7 @@ class SubjectEmbedder:
         code."""
         metric = self._metric
         content = [metric.encoder.key, metric.segmenter.key, metric.background, metric.crop, *versioned(metric)]
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+        return json_digest(content, 16)
 
     def embed(self, subjects: Sequence[tuple[Path, str]]) -> dict[tuple[Path, str], SubjectEmbedding]:
         """Return embeddings of subjects, each an image file and the class noun of the subject to find in it."""

@@ -1,6 +1,5 @@
 """A forecast of a command's work and of its duration on this machine, printed as the command's first line."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from knowcusbench.run.estimate import work_of
 from knowcusbench.run.jobs import adapt_jobs, adaptation_path, existing_images, interferes, missing_jobs
 from knowcusbench.run.layout import GENERATE
 from knowcusbench.run.run import Run
+from knowcusbench.storage.digests import text_digest
 from knowcusbench.storage.tables import read_json, read_lines, write_json
 
 SHARES = {("cpu", "float32"): 0.65, ("cpu", "bfloat16"): 0.08, ("cuda", "bfloat16"): 0.5}
@@ -116,4 +116,4 @@ def _path(run: Run, cache_dir: Path) -> Path:
     """Return the path of the record: the pace depends on the backbone and on the processor or GPU."""
     machine = hardware()
     text = f"{run.backbone!r} {machine['processor']} {machine['gpus']}"
-    return cache_dir.expanduser() / "pace" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+    return cache_dir.expanduser() / "pace" / f"{text_digest(text, 16)}.json"

@@ -4,8 +4,6 @@ A class is identified by its name and version, so that its file may move. Record
 instead.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from knowcusbench.benchmark.types import Benchmark
 from knowcusbench.config.build import import_target
 from knowcusbench.errors import ConfigError
 from knowcusbench.run.layout import RunStore
+from knowcusbench.storage.digests import json_digest
 from knowcusbench.storage.tables import read_json
 from knowcusbench.storage.versions import decisive_fields, version_of
 
@@ -90,7 +89,7 @@ def _addressed(node: Any, cache_dir: str) -> Any:
 
 
 def _digest(node: Any) -> str:
-    return hashlib.sha256(json.dumps(node, sort_keys=True).encode()).hexdigest()[:12]
+    return json_digest(node, 12, sort_keys=True)
 
 
 def read_identity(store: RunStore) -> dict[str, Any]:

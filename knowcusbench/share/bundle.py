@@ -25,7 +25,7 @@ from pydantic import ValidationError
 from knowcusbench.analysis.leaderboard import build_leaderboard
 from knowcusbench.analysis.published import PublishedTable, load_published
 from knowcusbench.analysis.types import Leaderboard, MetricHeading, ReportInput, RowKind
-from knowcusbench.errors import BundleError, RunError
+from knowcusbench.errors import BundleError, RunError, first_line
 from knowcusbench.report.tables.csv_json import render_json
 from knowcusbench.share.manifest import LEADERBOARD, MANIFEST, SCHEMA_VERSION, TABLES, Manifest, is_safe
 from knowcusbench.storage.digests import content_id
@@ -211,8 +211,7 @@ def _table(path: Path, name: str, data: bytes) -> pd.DataFrame:
             raise BundleError(f"{path}: {name} has other columns than a bundle's: {', '.join(file.schema_arrow.names)}")
         table = file.read()
     except (pa.ArrowException, OSError, ValueError) as error:
-        first = str(error).partition("\n")[0]
-        raise BundleError(f"{path}: {name} is damaged ({first})") from error
+        raise BundleError(f"{path}: {name} is damaged ({first_line(error)})") from error
     for field in table.schema:
         if table[field.name].null_count and field.type != pa.float64():
             raise BundleError(f"{path}: {name} has gaps in the column {field.name}")

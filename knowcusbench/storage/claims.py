@@ -10,7 +10,6 @@ claim superseded and must not write. If it is superseded between this check and 
 twice, and nothing worse happens.
 """
 
-import hashlib
 import json
 import os
 import socket
@@ -26,6 +25,7 @@ from typing import Any
 
 import psutil
 
+from knowcusbench.storage.digests import text_digest
 from knowcusbench.storage.files import create_exclusively, names_in, remove, write_atomic
 
 LEASE = 60.0
@@ -47,7 +47,7 @@ def piece_of(*names: str) -> str:
     >>> piece_of("draw", "dog3", "0")
     '1bca5596e75df1be'
     """
-    return hashlib.sha256("\0".join(names).encode()).hexdigest()[:16]
+    return text_digest("\0".join(names), 16)
 
 
 class Claims:

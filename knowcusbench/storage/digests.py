@@ -1,11 +1,12 @@
 """Digests of file contents, and memory of what was computed from them."""
 
 import hashlib
+import json
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from knowcusbench.errors import ImageError
 
@@ -59,13 +60,24 @@ def _digest(path: Path, _size: int, _mtime_ns: int) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def text_digest(text: str, digits: int = 64) -> str:
+    """Return the first hex digits of a text's SHA-256."""
+    return hashlib.sha256(text.encode()).hexdigest()[:digits]
+
+
+def json_digest(data: Any, digits: int = 64, *, sort_keys: bool = False) -> str:
+    """Return the first hex digits of the SHA-256 of JSON values. Results are stored under such digests: what is
+    hashed stays as `json.dumps` writes it by default."""
+    return text_digest(json.dumps(data, sort_keys=sort_keys), digits)
+
+
 def content_id(prefix: str, seed: int) -> str:
     """Return the first 16 hex digits of the SHA-256 of `prefix` followed by `seed`.
 
     >>> content_id("dog3", 0)
     'd2b5e5d4460ab7a6'
     """
-    return hashlib.sha256(f"{prefix}{seed}".encode()).hexdigest()[:16]
+    return text_digest(f"{prefix}{seed}", 16)
 
 
 def noise_seed(content: str) -> int:

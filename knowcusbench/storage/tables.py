@@ -1,17 +1,20 @@
 """JSON, JSON-lines and Parquet files, written whole or not at all."""
 
+from __future__ import annotations
+
 import errno
 import io
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from knowcusbench.errors import RunError
 from knowcusbench.storage.files import append, atomic_path, create_exclusively, json_text, names_in, write_atomic
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOENT, errno.ENOSPC, errno.EDQUOT}
 """Error numbers that mean that a user's directory can't be written."""
@@ -31,7 +34,7 @@ def writing() -> Iterator[None]:
         ) from error
 
 
-def write_json(path: Path, data: Mapping[str, Any]) -> None:
+def write_json(path: Path, data: Any) -> None:
     """Write an indented JSON file, replacing an existing one."""
     write_atomic(path, _json_bytes(data))
 
@@ -41,7 +44,7 @@ def create_json(path: Path, data: Mapping[str, Any]) -> bool:
     return create_exclusively(path, _json_bytes(data))
 
 
-def _json_bytes(data: Mapping[str, Any]) -> bytes:
+def _json_bytes(data: Any) -> bytes:
     return (json_text(data, indent=2) + "\n").encode()
 
 
@@ -76,6 +79,8 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 
 def read_table(path: Path) -> pd.DataFrame:
     """Read a Parquet file. Raises RunError if it is missing or damaged."""
+    import pandas as pd
+
     try:
         return pd.read_parquet(io.BytesIO(path.read_bytes()))
     except (ValueError, OSError) as error:

@@ -9,8 +9,7 @@ writes on another one. The shortest of several rounds counts, since other progra
 import argparse
 import shutil
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import groupby
@@ -26,6 +25,7 @@ from knowcusbench.backbone.loading import quiet_libraries
 from knowcusbench.config.compose import compose_config, read_config
 from knowcusbench.engine.base import Engine
 from knowcusbench.engine.ray import RayEngine
+from knowcusbench.machine.rates import seconds
 from knowcusbench.run.dtype import settle_dtype
 from knowcusbench.run.jobs import existing_images
 from knowcusbench.run.plan import Sample, samples
@@ -156,12 +156,6 @@ def workers(run: Run, rounds: int) -> None:
     one, two = (timed(RayEngine(workers=count)) for count in (1, 2))
     print(f"  one worker of Ray         {one:6.1f} s")
     print(f"  two workers of Ray        {two:6.1f} s  {one / two:.2f} times faster")
-
-
-def seconds(run: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    run()
-    return time.perf_counter() - started
 
 
 if __name__ == "__main__":

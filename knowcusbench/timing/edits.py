@@ -8,9 +8,7 @@ that capture a fact's rows are counted on the embedded text encoder.
 """
 
 import argparse
-import statistics
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -29,6 +27,7 @@ from knowcusbench.benchmark.types import Fact
 from knowcusbench.editors.closed_form import edit_factors, recompress
 from knowcusbench.editors.ultraedit import UltraEdit
 from knowcusbench.machine.device import resolve_device
+from knowcusbench.machine.rates import median_seconds
 from knowcusbench.toybox.shipped import WEIGHTS
 
 ETA = 1e-6
@@ -55,15 +54,6 @@ def solve_and_write(keys: Tensor, values: Tensor, matrices: int, directory: Path
     save_adaptation(Adaptation(text_encoder=Adapter.from_factors(factors)), directory)
 
 
-def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Return the wall-clock seconds of a call, kernels included."""
-    started = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - started
-
-
 def compare(
     rows: Sequence[int], inputs: int, outputs: int, matrices: int, repeats: int, device: torch.device
 ) -> pd.DataFrame:
@@ -75,17 +65,17 @@ def compare(
     lines = []
     for count in rows:
         keys, values = random_rows(count, inputs, outputs, device)
-        solve = median_seconds(lambda: edit_factors(keys, values), repeats * matrices, device)  # noqa: B023
+        solve = median_seconds(lambda: edit_factors(keys, values), device, repeats * matrices)  # noqa: B023
         with tempfile.TemporaryDirectory() as folder:
             places = [Path(folder) / str(number) for number in range(repeats + 1)]
             unused = iter(places)
             whole = median_seconds(
                 lambda: solve_and_write(keys, values, matrices, next(unused)),  # noqa: B023
-                repeats,
                 device,
+                repeats,
             )
             written = sum(file.stat().st_size for file in places[0].rglob("*") if file.is_file())
-        dense = median_seconds(lambda: dense_solve(keys, values), 1, device)  # noqa: B023
+        dense = median_seconds(lambda: dense_solve(keys, values), device, 1)  # noqa: B023
         lines.append(
             {
                 "rows": count,
@@ -99,12 +89,6 @@ def compare(
             }
         )
     return pd.DataFrame(lines)
-
-
-def median_seconds(work: Callable[[], object], repeats: int, device: torch.device) -> float:
-    """Return the median of `repeats` calls, after one that is not counted."""
-    seconds(work, device)
-    return statistics.median(seconds(work, device) for _ in range(repeats))
 
 
 def capture_passes(backbone: Backbone, layers: Sequence[int]) -> tuple[int, int, int]:

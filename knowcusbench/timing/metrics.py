@@ -9,8 +9,7 @@ import argparse
 import random
 import resource
 import tempfile
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +23,7 @@ from knowcusbench.config.compose import compose_config
 from knowcusbench.encoders.base import ImageEncoder, unit_norm
 from knowcusbench.encoders.segmenters.compositing import cut_out
 from knowcusbench.encoders.store import EmbeddingStore
+from knowcusbench.machine.rates import seconds
 from knowcusbench.metrics.base import Metric, ScoreItem
 from knowcusbench.metrics.clip_i import ClipI
 from knowcusbench.metrics.clip_i_seg import ClipISeg
@@ -130,10 +130,12 @@ def memory(folder: Path) -> None:
     before = resident()
     store = EmbeddingStore(folder)
     keys = [f"{number:064x}" for number in range(GRID)]
-    started = time.perf_counter()
-    for start in range(0, GRID, 512):
-        store.fetch(keys[start : start + 512], lambda missing: rows[: len(missing)])
-    took = time.perf_counter() - started
+
+    def fill() -> None:
+        for start in range(0, GRID, 512):
+            store.fetch(keys[start : start + 512], lambda missing: rows[: len(missing)])
+
+    took = seconds(fill)
     size = sum(file.stat().st_size for file in folder.iterdir())
     print(f"{GRID:,} embeddings of {WIDTH} numbers: {size / 1e6:.0f} MB in {len(list(folder.iterdir()))} files")
     print(f"  written in {took:.1f} s; at most {(resident() - before) / 1e6:.0f} MB more in memory")
@@ -143,12 +145,6 @@ def memory(folder: Path) -> None:
 def resident() -> float:
     """Return the peak memory of this process in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def seconds(run: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    run()
-    return time.perf_counter() - started
 
 
 if __name__ == "__main__":

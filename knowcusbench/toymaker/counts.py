@@ -1,6 +1,5 @@
 """Count the shapes that ship with the package, and write `counts.json`: `python -m knowcusbench.toymaker.counts`."""
 
-import json
 from dataclasses import asdict
 from typing import Any
 
@@ -9,7 +8,7 @@ from knowcusbench.backbone.checkpoint import Checkpoint, open_checkpoint
 from knowcusbench.backbone.counting import count_checkpoint
 from knowcusbench.backbone.counts import RECORDED, counts_digest
 from knowcusbench.backbone.published import published_checkpoint
-from knowcusbench.storage.files import write_atomic
+from knowcusbench.storage.tables import write_json
 from knowcusbench.toybox.shipped import WEIGHTS
 
 QWEN = QwenImageSpec.family
@@ -35,4 +34,4 @@ def count_shipped() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    write_atomic(RECORDED, (json.dumps(count_shipped(), indent=2) + "\n").encode())
+    write_json(RECORDED, count_shipped())

@@ -7,7 +7,7 @@ from typing import Any
 
 from knowcusbench.adapters.peft_files import RECORD_FILE, load_record
 from knowcusbench.config.build import build
-from knowcusbench.errors import UserError
+from knowcusbench.errors import UserError, first_line
 from knowcusbench.run.run import Run
 from knowcusbench.storage.tables import read_json
 from knowcusbench.tracking.base import Tracker
@@ -40,10 +40,9 @@ def tracked(node: Any, run: Run, resolved: Mapping[str, Any]) -> Iterator[Observ
             action()
         except Exception as error:
             failed = True
-            first = str(error).strip().partition("\n")[0]
             # Hydra has silenced all loggers.
             print(
-                f"knowcusbench: tracker: {type(error).__name__}: {first}; this command goes on without it",
+                f"knowcusbench: tracker: {type(error).__name__}: {first_line(error)}; this command goes on without it",
                 file=sys.stderr,
             )
 

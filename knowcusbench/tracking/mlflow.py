@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from knowcusbench.errors import ConfigError
+from knowcusbench.errors import ConfigError, first_line
 from knowcusbench.tracking.base import Tracker, imported
 
 
@@ -34,8 +34,9 @@ class MLflow(Tracker):
             experiment = known.experiment_id if known else self._make_experiment()
             self.run_id = self.client.create_run(experiment, run_name=name).info.run_id
         except mlflow.MlflowException as error:
-            first = str(error).strip().partition("\n")[0]
-            raise ConfigError(f"tracker: MLflow can't start at {self.uri!r} ({first}); check tracker.uri=") from error
+            raise ConfigError(
+                f"tracker: MLflow can't start at {self.uri!r} ({first_line(error)}); check tracker.uri="
+            ) from error
         self.client.log_dict(self.run_id, dict(config), "config.yaml")
         for key, value in _parameters(config):
             self.client.log_param(self.run_id, key, value)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from knowcusbench.errors import ConfigError
+from knowcusbench.errors import ConfigError, first_line
 from knowcusbench.storage.files import local_path
 from knowcusbench.storage.images import read_image
 from knowcusbench.tracking.base import Tracker, imported
@@ -44,8 +44,7 @@ class WandB(Tracker):
                 reinit="create_new",
             )
         except wandb.Error as error:
-            first = str(error).strip().partition("\n")[0]
-            raise ConfigError(f"tracker: wandb can't start ({first}); try tracker.mode=offline") from error
+            raise ConfigError(f"tracker: wandb can't start ({first_line(error)}); try tracker.mode=offline") from error
         # Its own steps can't go back, and every loss begins at 0.
         self.run.define_metric("step", hidden=True)
         self.run.define_metric("*", step_metric="step")

@@ -7,7 +7,7 @@ from PIL import Image
 
 from knowcusbench.analysis.columns import COSTS
 from knowcusbench.analysis.leaderboard import build_leaderboard
-from knowcusbench.analysis.pareto import on_front, pareto_table
+from knowcusbench.analysis.pareto import pareto_front, pareto_table
 from knowcusbench.report.figures.pareto import pareto_figure
 from knowcusbench.report.figures.style import write_figure
 
@@ -29,12 +29,20 @@ def board(report_input):
     return build_leaderboard(report_input(scores, costs=costs))
 
 
-def test_the_front_is_what_no_other_point_beats():
+@pytest.mark.parametrize("higher", [True, False])
+def test_the_front_is_what_no_other_point_beats(higher):
     random = np.random.default_rng(0)
-    for count in (1, 2, 40):
+    sign = 1 if higher else -1
+    for count in (1, 2, *[7] * 50, 40):
         points = [(float(cost), float(quality)) for cost, quality in random.integers(0, 8, (count, 2))]
-        beaten = [any((a < c and b >= d) or (a <= c and b > d) for a, b in points) for c, d in points]
-        assert on_front(points) == [not one for one in beaten]
+        found = pareto_front(points, higher_is_better=higher)
+        beaten = {
+            place
+            for place, (c, d) in enumerate(points)
+            if any((a < c and sign * b >= sign * d) or (a <= c and sign * b > sign * d) for a, b in points)
+        }
+        assert set(found) == set(range(count)) - beaten
+        assert [points[place][0] for place in found] == sorted(points[place][0] for place in found)
 
 
 def test_controls_and_rows_without_numbers_are_not_on_the_front(board):

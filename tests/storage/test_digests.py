@@ -1,6 +1,8 @@
 """Remembered values."""
 
-from knowcusbench.storage.digests import Memo
+import hashlib
+
+from knowcusbench.storage.digests import Memo, json_digest, text_digest
 
 
 def test_each_missing_key_is_computed_once_and_order_is_kept() -> None:
@@ -39,3 +41,11 @@ def test_the_least_recently_used_are_dropped() -> None:
 def test_more_keys_than_it_holds_are_all_answered() -> None:
     memo: Memo[int, int] = Memo(capacity=2)
     assert memo.fetch(range(5), lambda keys: [key + 1 for key in keys]) == [1, 2, 3, 4, 5]
+
+
+def test_results_are_kept_under_the_digest_of_plain_json() -> None:
+    data = {"b": 1.0, "a": [2, "é"]}
+    said = b'{"b": 1.0, "a": [2, "\\u00e9"]}'
+    assert json_digest(data) == hashlib.sha256(said).hexdigest()
+    assert json_digest(data, 12, sort_keys=True) == hashlib.sha256(b'{"a": [2, "\\u00e9"], "b": 1.0}').hexdigest()[:12]
+    assert text_digest("é", 8) == hashlib.sha256("é".encode()).hexdigest()[:8]

@@ -1,16 +1,15 @@
 """A store of the masks that scores were computed with, to be inspected with their images."""
 
-import hashlib
 import io
-import json
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from knowcusbench.encoders.segmenters.base import Mask, SegmenterSpec
+from knowcusbench.storage.digests import json_digest, text_digest
 from knowcusbench.storage.files import names_in, write_atomic
 from knowcusbench.storage.images import read_image
 from knowcusbench.storage.versions import settings
@@ -19,7 +18,7 @@ from knowcusbench.storage.versions import settings
 def mask_name(digest: str, class_noun: str) -> str:
     """Return the file name of an image's mask, from the image's digest (its first 16 digits count) and the class
     noun."""
-    return f"{digest[:16]}-{_short(class_noun)[:8]}.png"
+    return f"{digest[:16]}-{text_digest(class_noun, 8)}.png"
 
 
 @dataclass(frozen=True)
@@ -38,11 +37,11 @@ class MaskStore:
     @cached_property
     def directory(self) -> Path:
         """Directory of this segmenter's masks. Raises WeightsError if the segmenter's weights are unavailable."""
-        return self.root / f"{self._settings}-{_short(self.segmenter.key)}"
+        return self.root / f"{self._settings}-{text_digest(self.segmenter.key, 16)}"
 
     @cached_property
     def _settings(self) -> str:
-        return _short(json.dumps(settings(self.segmenter)))
+        return json_digest(settings(self.segmenter), 16)
 
     def keep(self, digest: str, class_noun: str, mask: Mask) -> None:
         """Store the mask of an image under the digest of the image's file."""
@@ -63,8 +62,3 @@ class MaskStore:
 def read_mask(path: Path) -> Mask:
     """Read a stored mask. Raises ImageError if it can't be read."""
     return np.asarray(read_image(path))[..., 0] > 0
-
-
-@lru_cache
-def _short(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,6 +1,5 @@
 """Rendering: Jinja2 with autoescape, and file names that are safe in any URL."""
 
-import hashlib
 import json
 import re
 from dataclasses import replace
@@ -14,6 +13,7 @@ from markupsafe import Markup
 
 from knowcusbench.analysis.columns import number
 from knowcusbench.analysis.footnotes import coverage, dagger
+from knowcusbench.storage.digests import text_digest
 
 UNSAFE = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 """Escapes of the characters that could end a script element or a line of JavaScript."""
@@ -61,4 +61,4 @@ def file_name(text: str) -> str:
     'na-ve-db-3a3bcf77'
     """
     plain = re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-")[:60]
-    return plain if plain and plain == text else f"{plain}-{hashlib.sha256(text.encode()).hexdigest()[:8]}".lstrip("-")
+    return plain if plain and plain == text else f"{plain}-{text_digest(text, 8)}".lstrip("-")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from knowcusbench.analysis.ablation import Ablation
+from knowcusbench.analysis.pareto import pareto_front
 from knowcusbench.analysis.types import Cell, Column, Leaderboard, Row, RowKind
 from knowcusbench.report.figures.style import import_matplotlib
 from knowcusbench.report.tables.ablation import shown_value
@@ -147,23 +148,6 @@ class ParetoPlot:
     front: str
     x_ticks: Sequence[tuple[float, str]]
     y_ticks: Sequence[tuple[float, str]]
-
-
-def pareto_front(points: Sequence[tuple[float, float]], *, higher_is_better: bool = True) -> list[int]:
-    """Return the indices of the points (cost, quality) on the Pareto front, cheapest first.
-
-    No other point is as good or better in both and better in one.
-
-    >>> pareto_front([(1, 0.2), (2, 0.5), (3, 0.4)])
-    [0, 1]
-    """
-    sign = -1 if higher_is_better else 1
-    order = sorted(range(len(points)), key=lambda place: (points[place][0], sign * points[place][1]))
-    front: list[int] = []
-    for place in order:
-        if not front or sign * points[place][1] < sign * points[front[-1]][1] or points[place] == points[front[-1]]:
-            front.append(place)
-    return front
 
 
 def pareto_plots(board: Leaderboard, cost_key: str) -> list[ParetoPlot]:

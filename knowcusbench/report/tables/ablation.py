@@ -1,7 +1,7 @@
 """An ablation as CSV, Markdown and LaTeX."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from knowcusbench.analysis.ablation import Ablation
@@ -12,7 +12,7 @@ from knowcusbench.analysis.reduction import Mean
 from knowcusbench.analysis.types import Cell, Counted
 from knowcusbench.report.tables.latex import environment, escape_latex
 from knowcusbench.report.tables.markdown import escape_markdown, table_line
-from knowcusbench.storage.files import write_atomic
+from knowcusbench.report.tables.tables import Renderers, write_formats
 
 READING = (
     "Mean ± standard deviation over concepts, each concept the mean over its samples; the values of every concept are "
@@ -103,18 +103,13 @@ def shown_value(value: float | str) -> str:
     return value if isinstance(value, str) else f"{value:g}"
 
 
-RENDERERS: dict[str, Callable[[Ablation], str]] = {
-    "ablation.csv": render_ablation_csv,
-    "ablation.md": render_ablation_markdown,
-    "ablation.tex": render_ablation_latex,
+RENDERERS: Renderers[Ablation] = {
+    "csv": render_ablation_csv,
+    "md": render_ablation_markdown,
+    "tex": render_ablation_latex,
 }
 
 
 def write_ablation(directory: Path, ablation: Ablation) -> list[Path]:
     """Write the table in every format to `directory`, replacing earlier ones, and return the paths."""
-    paths = []
-    for name, render in RENDERERS.items():
-        path = directory / name
-        write_atomic(path, render(ablation).encode())
-        paths.append(path)
-    return paths
+    return write_formats(directory, "ablation", RENDERERS, ablation)

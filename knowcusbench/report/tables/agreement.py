@@ -1,6 +1,6 @@
 """The agreement of metrics with the truth as CSV, Markdown and LaTeX."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from knowcusbench.analysis.agreement import Agreement, Correlation
 from knowcusbench.analysis.columns import MISSING, TASK_GROUPS
 from knowcusbench.report.tables.latex import environment, escape_latex
 from knowcusbench.report.tables.markdown import escape_markdown, table_line
-from knowcusbench.storage.files import write_atomic
+from knowcusbench.report.tables.tables import Renderers, write_formats
 
 READING = (
     "Rank correlation of each metric with the truth: Spearman's ρ and Kendall's τ (tau-b), from -1 to 1. "
@@ -87,10 +87,10 @@ def _shown(correlation: Correlation) -> tuple[str, str, str]:
     return f"{correlation.n:,}", number(correlation.spearman), number(correlation.kendall)
 
 
-RENDERERS: dict[str, Callable[[Rows], str]] = {
-    "agreement.csv": render_agreement_csv,
-    "agreement.md": render_agreement_markdown,
-    "agreement.tex": render_agreement_latex,
+RENDERERS: Renderers[Rows] = {
+    "csv": render_agreement_csv,
+    "md": render_agreement_markdown,
+    "tex": render_agreement_latex,
 }
 
 
@@ -99,12 +99,8 @@ def write_agreement(directory: Path, rows: Rows) -> list[Path]:
 
     Without rows there is no table, and earlier ones are removed.
     """
-    paths = []
-    for name, render in RENDERERS.items():
-        path = directory / name
-        if rows:
-            write_atomic(path, render(rows).encode())
-            paths.append(path)
-        else:
-            path.unlink(missing_ok=True)
-    return paths
+    if rows:
+        return write_formats(directory, "agreement", RENDERERS, rows)
+    for suffix in RENDERERS:
+        (directory / f"agreement.{suffix}").unlink(missing_ok=True)
+    return []

@@ -1,7 +1,8 @@
 """The files of the report."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import pandas as pd
 
@@ -11,7 +12,12 @@ from knowcusbench.report.tables.latex import render_latex
 from knowcusbench.report.tables.markdown import render_markdown
 from knowcusbench.storage.files import write_atomic
 
-RENDERERS: dict[str, Callable[[Leaderboard], str]] = {
+T = TypeVar("T")
+
+Renderers = Mapping[str, Callable[[T], str]]
+"""What a table is in each format, by the suffix of its file."""
+
+RENDERERS: Renderers[Leaderboard] = {
     "csv": render_csv,
     "json": render_json,
     "md": render_markdown,
@@ -26,12 +32,16 @@ def write_csv(path: Path, table: pd.DataFrame) -> None:
 
 def write_report(directory: Path, board: Leaderboard, name: str = "leaderboard") -> list[Path]:
     """Write the table in every format to `directory`, replacing earlier ones, and return the paths."""
-    written = []
-    for suffix, render in RENDERERS.items():
-        path = directory / f"{name}.{suffix}"
-        write_atomic(path, render(board).encode())
-        written.append(path)
-    return written
+    return write_formats(directory, name, RENDERERS, board)
+
+
+def write_formats(directory: Path, name: str, renderers: Renderers[T], table: T) -> list[Path]:
+    """Write `<name>.<suffix>` for every format to `directory`, replacing earlier ones, and return the paths."""
+    paths = []
+    for suffix, render in renderers.items():
+        paths.append(path := directory / f"{name}.{suffix}")
+        write_atomic(path, render(table).encode())
+    return paths
 
 
 def write_by_backbone(directory: Path, boards: Sequence[tuple[str, Leaderboard]]) -> list[Path]:

@@ -13,6 +13,7 @@ from knowcusbench.analysis.statistics import Statistics
 from knowcusbench.analysis.types import Leaderboard, ReportInput, RowKind
 from knowcusbench.report.pages import Failure, GalleryInput, PagesInput
 from knowcusbench.run.identity import read_identity
+from knowcusbench.run.jobs import existing_images
 from knowcusbench.run.layout import GENERATE
 from knowcusbench.run.recorded import read_recorded
 from knowcusbench.run.run import Run
@@ -63,7 +64,7 @@ def pages_input(
             competing=frozenset(row.label for row in board.rows if row.kind is RowKind.METHOD),
             columns=statistics.columns,
             scores=inputs.scores,
-            drawn={label: frozenset(_drawn(run, label)) for label in labels},
+            drawn={label: frozenset(existing_images(run, label)) for label in labels},
             failed={label: _failed(run, label) for label in labels},
             image=run.store.image,
             subjects=dict(_subjects(run)),
@@ -75,13 +76,6 @@ def pages_input(
         records=list(records.values()),
         files=sorted(name for name in names_in(run.store.report) if name.endswith(PUBLIC)),
     )
-
-
-def _drawn(run: Run, label: str) -> Iterator[str]:
-    """Yield the ids of the samples that a method has an image of."""
-    for concept in run.concepts:
-        folder = run.store.image(label, concept.name, "").parent
-        yield from (name.removesuffix(".png") for name in names_in(folder) if name.endswith(".png"))
 
 
 def _failed(run: Run, label: str) -> dict[str, Failure]:

@@ -18,6 +18,7 @@ from knowcusbench.errors import WeightsError
 from knowcusbench.machine.device import resolve_device
 from knowcusbench.storage.digests import Memo, content_digest
 from knowcusbench.storage.images import read_image
+from knowcusbench.storage.tables import write_json
 from knowcusbench.toybox.models.oracle import ATTRIBUTES, IDENTITY, OracleSpec, Sight
 from knowcusbench.toybox.world.scene import RESOLUTION, Placed
 
@@ -177,7 +178,7 @@ def build_oracle(directory: Path) -> None:
 def save_oracle(model: OracleNet, directory: Path) -> None:
     """Write `config.json` and `model.safetensors` (fp16)."""
     directory.mkdir(parents=True)
-    (directory / CONFIG_FILE).write_text(json.dumps({"attributes": ATTRIBUTES}, indent=2) + "\n", encoding="utf-8")
+    write_json(directory / CONFIG_FILE, {"attributes": ATTRIBUTES})
     tensors = {
         name: (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
         for name, tensor in model.state_dict().items()

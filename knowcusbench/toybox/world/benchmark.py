@@ -7,7 +7,6 @@ concept_mask/<concept>/NN.png      the exact mask of each reference (255 where t
                                    release layout, so readers of releases ignore it
 """
 
-import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 
 from knowcusbench.benchmark.layout import DATASET_FILE, IMAGE_FOLDER, KNOWLEDGE_FOLDER
 from knowcusbench.benchmark.types import RARE_TOKEN
+from knowcusbench.storage.tables import write_json
 from knowcusbench.toybox.world.concepts import NOVEL_CONCEPTS, NovelConcept
 from knowcusbench.toybox.world.draws import shuffled
 from knowcusbench.toybox.world.language import PROMPTS, knowledge_item
@@ -34,10 +34,10 @@ def build_benchmark(directory: Path, concepts: Sequence[NovelConcept] = NOVEL_CO
     dataset = []
     for concept in concepts:
         _write_references(directory, concept)
-        _write_json(directory / KNOWLEDGE_FOLDER / f"{concept.name}.json", knowledge(concept))
+        write_json(directory / KNOWLEDGE_FOLDER / f"{concept.name}.json", knowledge(concept))
         prompts = [{"text": prompt, "aspect": PROMPTS[prompt].aspect} for prompt in concept.prompts]
         dataset.append({"concept": concept.name, "class": concept.thing.kind, "prompts": prompts})
-    _write_json(directory / DATASET_FILE, dataset)
+    write_json(directory / DATASET_FILE, dataset)
 
 
 def knowledge(concept: NovelConcept) -> list[dict[str, Any]]:
@@ -69,8 +69,3 @@ def _write_references(directory: Path, concept: NovelConcept) -> None:
             path = directory / folder / concept.name / f"{number:02}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(encode_png(pixels))
-
-
-def _write_json(path: Path, data: Sequence[Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")

@@ -2,27 +2,9 @@
 
 import itertools
 
-import numpy as np
 import pytest
 
-from knowcusbench.report.pages.plots import WIDTH, axis, line_plots, pareto_front, place_labels
-
-
-@pytest.mark.parametrize("higher", [True, False])
-def test_the_front_is_what_nobody_beats(higher):
-    generator = np.random.default_rng(0)
-    for _ in range(50):
-        points = [tuple(map(float, point)) for point in generator.integers(0, 6, (7, 2))]
-        sign = 1 if higher else -1
-
-        def beats(one, other, sign=sign):
-            no_worse = one[0] <= other[0] and sign * one[1] >= sign * other[1]
-            return no_worse and one != other
-
-        expected = {place for place, point in enumerate(points) if not any(beats(other, point) for other in points)}
-        found = pareto_front(points, higher_is_better=higher)
-        assert set(found) == expected
-        assert [points[place][0] for place in found] == sorted(points[place][0] for place in found)
+from knowcusbench.report.pages.plots import WIDTH, axis, line_plots, place_labels
 
 
 def test_an_axis_is_linear_or_logarithmic():
