@@ -56,14 +56,15 @@ def _on_this_machine(place: str, otherwise: str) -> str:
 class PluginConfigs(SearchPathPlugin):
     """A Hydra plug-in that adds the configuration packages of other distributions to the search path.
 
-    A distribution names its package of YAML files (with `method/<name>.yaml` or `metrics/<name>.yaml` in it) by an
-    entry point of the group `knowcusbench.methods` or `knowcusbench.metrics`.
+    A distribution names its package of YAML files (`method/<name>.yaml`, `metrics/<name>.yaml`, any other group) by an
+    entry point of the group `knowcusbench.configs`. Two older names of this group are read too.
     """
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        for group in ("knowcusbench.methods", "knowcusbench.metrics"):
-            for entry_point in importlib.metadata.entry_points(group=group):
-                search_path.append(provider=entry_point.name, path=f"pkg://{entry_point.value}")
+        groups = ("knowcusbench.configs", "knowcusbench.methods", "knowcusbench.metrics")
+        found = [entry_point for group in groups for entry_point in importlib.metadata.entry_points(group=group)]
+        for package, name in {entry_point.value: entry_point.name for entry_point in found}.items():
+            search_path.append(provider=name, path=f"pkg://{package}")
 
 
 def compose_config(overrides: Sequence[str]) -> DictConfig:

@@ -342,7 +342,7 @@ def test_another_package_adds_a_method_and_a_metric(tmp_path, cache_dir, sample_
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: their_package\nVersion: 1.0\n")
     (metadata / "entry_points.txt").write_text(
-        "[knowcusbench.methods]\nshout = their_package.configs\n[knowcusbench.metrics]\nwidth = their_package.scores\n"
+        "[knowcusbench.configs]\nshout = their_package.configs\nwidth = their_package.scores\n"
     )
     words = ["bench", f"cache_dir={cache_dir}", f"benchmark.path={sample_benchmark}", *SMALL, "method=shout"]
     words[words.index("metrics=[clip_i]")] = "metrics=[clip_i,width]"
