@@ -40,7 +40,7 @@ class EncoderTuning:
     alpha: float
     modules: tuple[str, ...]
     layers: tuple[int, ...] | None = None
-    question_form: QuestionForm = "chat"
+    question_form: QuestionForm = QuestionForm.chat
     weight_decay: float = 1e-4
     max_grad_norm: float = 1.0
     seed: int = 42

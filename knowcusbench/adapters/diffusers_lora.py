@@ -1,19 +1,23 @@
 """LoRA files written by diffusers or in its format; other formats are refused, naming the tensor or field."""
 
+from __future__ import annotations
+
 import json
 import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from knowcusbench.adapters.types import Adapter
 from knowcusbench.errors import WeightsError
 from knowcusbench.storage.files import LFS_POINTER
 from knowcusbench.storage.finite import not_finite
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PREFIX = "transformer."
 """The prefix that diffusers puts before the module names of a transformer's LoRA."""

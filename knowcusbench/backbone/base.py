@@ -10,9 +10,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     import torch
@@ -21,9 +22,16 @@ if TYPE_CHECKING:
 
     from knowcusbench.adapters.types import Adaptation
 
-QuestionForm = Literal["chat", "plain"]
-"""How a question is put to the text encoder: inside the pipeline's own prompt template (with the answer
-as the assistant's reply), or as bare text followed by the answer."""
+
+class QuestionForm(StrEnum):
+    """Form in which a question is put to the text encoder.
+
+    `chat` is inside the pipeline's own prompt template, with the answer as the assistant's reply; `plain` is bare text
+    followed by the answer.
+    """
+
+    chat = "chat"
+    plain = "plain"
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,9 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from knowcusbench.backbone.base import QuestionForm
 from knowcusbench.benchmark.types import Task
+from knowcusbench.machine.device import Precision
 from knowcusbench.metrics.protocol import Reduction, ReferencePairing, ReferenceSplit, TextForm
 
 
@@ -24,21 +26,6 @@ class Pairing(Enum):
 
     paired = "paired"
     crossed = "crossed"
-
-
-class Precision(Enum):
-    """The dtype of an encoder's weights. Embeddings are normalised and compared in fp32 and fp64."""
-
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
-
-
-class AskedAs(Enum):
-    """How a question is put to the text encoder: inside the backbone's prompt template, or as bare text."""
-
-    chat = "chat"
-    plain = "plain"
 
 
 @dataclass
@@ -171,7 +158,7 @@ class EffectsConfig:
 
     enabled: bool = True
     seeds: list[int] = field(default_factory=lambda: [0, 1])
-    question_form: AskedAs = AskedAs.chat
+    question_form: QuestionForm = QuestionForm.chat
     interference: bool = True
     encoder: Any = "${encoders.clip}"
 

@@ -64,7 +64,7 @@ class RowEditor(Editor):
 
     layers: tuple[int, ...]
     modules: tuple[str, ...] = ("gate_proj", "up_proj")
-    question_form: QuestionForm = "chat"
+    question_form: QuestionForm = QuestionForm.chat
     answer_tokens: AnswerTokens = "all"
     rounds: int = 1
     target_loss: float = 0.0

@@ -56,7 +56,7 @@ class TransferProbe:
     old_looks: str | None = None
     unrelated: tuple[Fact, ...] = ()
     seeds: tuple[int, ...] = (0, 1, 2, 3)
-    question_form: QuestionForm = "chat"
+    question_form: QuestionForm = QuestionForm.chat
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):

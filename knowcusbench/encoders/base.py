@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from PIL import Image
 
 from knowcusbench.encoders.batching import PaddedBatches, batches
-from knowcusbench.encoders.checkpoint import Dtype, locate, version
+from knowcusbench.encoders.checkpoint import locate, version
 from knowcusbench.encoders.store import MEMORY, EmbeddingStore
-from knowcusbench.machine.device import keep_fp32, resolve_device
+from knowcusbench.machine.device import Precision, keep_fp32, resolve_device
 from knowcusbench.storage.digests import Memo, content_digest, json_digest
 from knowcusbench.storage.images import read_image
 from knowcusbench.storage.versions import SPEED, settings
@@ -51,7 +51,7 @@ class EncoderSpec(ABC):
     source: str
     revision: str | None = None
     device: str = field(default="auto", metadata=SPEED)
-    dtype: Dtype = "float32"
+    dtype: Precision = Precision.float32
     batch_size: int = field(default=64, metadata=SPEED)
     store: str | None = field(default=None, metadata=SPEED)
 

@@ -14,8 +14,6 @@ from knowcusbench.errors import WeightsError, first_line
 from knowcusbench.storage.hub import hub_problem
 from knowcusbench.storage.hub_cache import absent_weights, broken_link, hub_snapshot, settled
 
-Dtype = Literal["float32", "bfloat16", "float16"]
-
 ImageBackend = Literal["pil", "torchvision"]
 """Library with which transformers resizes images. Both are bicubic or bilinear with antialiasing, and differ by up to a
 grey level in a pixel."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import TYPE_CHECKING, Literal
 
 from knowcusbench.errors import ConfigError
@@ -11,6 +12,15 @@ if TYPE_CHECKING:
 
 Dtype = Literal["bfloat16", "float32"]
 """Dtypes that backbones compute in."""
+
+
+class Precision(StrEnum):
+    """Dtype of an encoder's weights; embeddings are normalised and compared in fp32 and fp64."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
 
 GAIN = 1.25
 """Smallest speed-up of bf16 matrix products on a CPU for which bf16 is chosen: other operations are slower in bf16."""

@@ -148,7 +148,7 @@ def effects_spec(config: Config, resolved: Mapping[str, Any]) -> EffectsSpec:
         questions=tuple(Fact(entry.question, entry.answer) for entry in config.locality.questions),
         prompts=tuple(config.locality.prompts),
         seeds=tuple(config.effects.seeds),
-        question_form=config.effects.question_form.value,
+        question_form=config.effects.question_form,
         interference=config.effects.interference,
         encoder=build(config.effects.encoder, "effects.encoder"),
         protocol=protocol_digest(_effects_node(resolved), config.cache_dir),

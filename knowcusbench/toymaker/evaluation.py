@@ -73,11 +73,11 @@ def language_figures(backbone: DiffusersBackbone) -> Figures:
     return {
         "facts known, chat form": answers_right(backbone, facts),
         "facts known, rephrased": answers_right(backbone, rephrased),
-        "facts known, plain form": answers_right(backbone, facts, "plain"),
+        "facts known, plain form": answers_right(backbone, facts, QuestionForm.plain),
     }
 
 
-def answers_right(backbone: DiffusersBackbone, facts: Sequence[Fact], form: QuestionForm = "chat") -> float:
+def answers_right(backbone: DiffusersBackbone, facts: Sequence[Fact], form: QuestionForm = QuestionForm.chat) -> float:
     """Return the share of questions whose most likely first token is the answer's."""
     return mean(read_answer(backbone, fact, form).first_rank == 1 for fact in facts)
 

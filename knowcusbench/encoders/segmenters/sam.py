@@ -14,7 +14,6 @@ from PIL import Image
 from knowcusbench.encoders.batching import PaddedBatches, retry_out_of_memory
 from knowcusbench.encoders.checkpoint import (
     TRANSFORMERS_WEIGHTS,
-    Dtype,
     load_transformers,
     loading,
     locate,
@@ -22,7 +21,7 @@ from knowcusbench.encoders.checkpoint import (
 )
 from knowcusbench.encoders.segmenters.base import Box, Mask, SegmenterSpec
 from knowcusbench.errors import ConfigError, WeightsError, did_you_mean
-from knowcusbench.machine.device import keep_fp32, resolve_device
+from knowcusbench.machine.device import Precision, keep_fp32, resolve_device
 from knowcusbench.storage.versions import SPEED
 
 
@@ -43,7 +42,7 @@ class SamSpec(SegmenterSpec):
     source: str
     revision: str | None = None
     device: str = field(default="auto", metadata=SPEED)
-    dtype: Dtype = "float32"
+    dtype: Precision = Precision.float32
     batch_size: int = field(default=1, metadata=SPEED)
 
     def predictor(self) -> "TransformersSam":

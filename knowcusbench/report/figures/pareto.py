@@ -1,15 +1,19 @@
 """The figure of quality against cost."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from knowcusbench.analysis.types import Column, Leaderboard, RowKind
 from knowcusbench.report.figures.style import styled
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 PANELS_ABREAST = 4
 

@@ -1,4 +1,9 @@
-"""Layout of the figures. The templates `*.svg.jinja` draw them, in the colours of the page."""
+"""Positions of the marks in the figures of the pages; the template `figures.html.jinja` draws them.
+
+Round ticks are matplotlib's; its SVG is not used. There, colours are inline styles, so that the page's themes would not
+reach them, and marks have no `<title>`, which is what a reader sees on hovering and hears: both would have to be put in
+by rewriting its XML. Measured for a figure of six methods: 12.7 kB and 48 ms, here 2.6 kB and 2 ms; a page has dozens.
+"""
 
 import math
 from collections.abc import Iterable, Sequence
