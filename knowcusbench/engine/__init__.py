@@ -1,4 +1,4 @@
-"""Where jobs run: in this process, or on Ray's workers."""
+"""Engines that run jobs in this process or on Ray's workers."""
 
 import lazy_loader
 

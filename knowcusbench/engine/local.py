@@ -1,4 +1,4 @@
-"""The default engine: this process, one device."""
+"""The default engine: this process and one device."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -8,10 +8,10 @@ from knowcusbench.engine.base import Engine, Job, Result, Worker
 
 @dataclass(frozen=True, kw_only=True)
 class LocalEngine(Engine):
-    """Runs the jobs one after the other on a single worker in this process.
+    """An engine that runs jobs one after the other on a single worker in this process.
 
     Attributes:
-        retries: how often an image that can't be drawn is tried again.
+        retries: number of times that an image that can't be drawn is tried again.
     """
 
     retries: int = 2

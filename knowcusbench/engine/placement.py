@@ -1,15 +1,15 @@
-"""How many workers a cluster has room for, and how its cores and GPUs are split between drawing and scoring."""
+"""The number of workers that fit in a cluster, with its cores and GPUs split between drawing and scoring."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 UNITS = 10_000
-"""A core or GPU has so many parts: Ray counts so, and whole numbers add up exactly."""
+"""Number of parts of a core or GPU. Ray counts in these, and whole numbers add up exactly."""
 
 
 @dataclass(frozen=True)
 class Share:
-    """What one worker takes of a node: processor cores, and a part of a GPU or whole ones."""
+    """The resources of one worker: processor cores, and a part of a GPU or whole GPUs."""
 
     cpus: float
     gpus: float
@@ -20,29 +20,36 @@ class Share:
 
 @dataclass(frozen=True)
 class Node:
-    """A machine of a cluster: its processor cores and GPUs."""
+    """A machine of a cluster, with its processor cores and GPUs."""
 
     cpus: float
     gpus: int
 
 
 def room(node: Node, share: Share) -> int:
-    """How many workers with this share a node has room for."""
+    """Return how many workers with this share fit on a node.
+
+    >>> room(Node(cpus=8, gpus=2), Share(cpus=1, gpus=0.5))
+    4
+    """
     return _scorers(node, share, 0, share)
 
 
 def drawers_beside(nodes: Sequence[Node], drawing: Share, scoring: Share, scorers: int) -> int:
-    """The largest number of drawing workers that leaves room for all `scorers`; 0 if there is none.
+    """Return the largest number of drawing workers that leaves room for all `scorers`; 0 if there is none.
 
     Ray gives a worker the fullest GPU that has room for it. So drawing workers are counted from the first GPU on, and
-    scoring workers take what they leave.
+    scoring workers take the rest.
+
+    >>> drawers_beside([Node(cpus=8, gpus=2)], Share(1, 0.75), Share(1, 0.25), scorers=2)
+    2
     """
     drawers = [room(node, drawing) for node in nodes]
     while drawers and sum(drawers) > 0:
         places = [_scorers(node, drawing, count, scoring) for node, count in zip(nodes, drawers, strict=True)]
         if sum(places) >= scorers:
             break
-        # Where one drawing worker less makes most room for scorers; of equal nodes, the one with most workers.
+        # Take the node where one drawing worker less makes most room for scorers; among equals, the busiest node.
         gains = [
             (_scorers(node, drawing, count - 1, scoring) - there if count else -1, count)
             for node, count, there in zip(nodes, drawers, places, strict=True)
@@ -52,7 +59,7 @@ def drawers_beside(nodes: Sequence[Node], drawing: Share, scoring: Share, scorer
 
 
 def _scorers(node: Node, drawing: Share, drawers: int, scoring: Share) -> int:
-    """How many workers with the share `scoring` fit beside so many drawing workers."""
+    """Return how many workers with the share `scoring` fit on a node with `drawers` drawing workers."""
     free = [UNITS] * node.gpus
     need, size = _parts(drawing.gpus), _parts(scoring.gpus)
     for _ in range(drawers if need else 0):

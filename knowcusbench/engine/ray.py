@@ -1,4 +1,4 @@
-"""Many workers on one machine or a cluster, by Ray."""
+"""Workers on one machine or a cluster, run by Ray."""
 
 import atexit
 import math
@@ -21,10 +21,10 @@ from knowcusbench.engine.placement import Node, Share, drawers_beside, room
 from knowcusbench.errors import ConfigError, RunError, UserError, first_line
 
 LOOK = 1.0
-"""Seconds between two looks at which workers have come and gone."""
+"""Seconds between two checks for workers that have started or died."""
 
 WORKER_MEMORY = 2 * 2**30
-"""Bytes of main memory without which there is no room for one more worker on the CPU: its libraries take half."""
+"""Bytes of main memory that one more worker on the CPU needs; its libraries take half."""
 
 
 CARRIED = re.compile(
@@ -32,27 +32,30 @@ CARRIED = re.compile(
 )
 SECRET = re.compile("TOKEN|KEY|SECRET|PASSW|CREDENTIAL")
 PATH = re.compile("_(HOME|CACHE|DIR)$")
-"""Which variables of the environment workers of a joined cluster get; those that name a folder."""
+"""Environment variables that workers of a joined cluster get (`CARRIED`) or never get (`SECRET`), and those that name a
+directory (`PATH`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RayEngine(Engine):
-    """Workers that live as long as the command, each with its own backbone. They take jobs as they become free; what a
-    worker that dies was at is done by another.
+    """Workers that live as long as the command, each with its own backbone.
+
+    Idle workers pull the next job; a job whose worker dies is retried on another worker.
 
     Attributes:
-        address: "auto" or an address joins a cluster that runs; null starts Ray on this machine.
-        workers: at most so many at once; null takes as many as there is room for (without GPUs, one for every two
-            gigabytes that Ray may use at most).
-        gpus_per_worker: GPUs of a worker; null is one where the cluster has any, or what a scoring worker leaves of it.
+        address: "auto" or an address joins a running cluster; null starts Ray on this machine.
+        workers: largest number of workers; null takes as many as fit (without GPUs, one for every two gigabytes that
+            Ray may use at most).
+        gpus_per_worker: GPUs of a worker; null is one where the cluster has any, or the part of it that a scoring
+            worker leaves.
         cpus_per_worker: processor cores of a worker.
-        score_workers: so many workers score what is drawn while others draw; 0 scores afterwards with all of them.
+        score_workers: number of workers that score images while others draw; 0 scores afterwards with all workers.
             Their cores and GPUs are set aside before drawing workers are counted.
-        gpus_per_score_worker: the GPUs of such a worker, as 0.25; 0 scores on the processor.
-        retries: how often an image that can't be drawn is tried again, and how often a job that its worker dies in
-            before any result is given to another one.
-        start_seconds: how long to wait for the first worker.
-        show_output: print what workers print.
+        gpus_per_score_worker: GPUs of a scoring worker, such as 0.25; 0 scores on the processor.
+        retries: number of times that an image that can't be drawn is tried again, and that a job is given to another
+            worker after its worker died before any result.
+        start_seconds: seconds to wait for the first worker.
+        show_output: whether to print the workers' output.
     """
 
     address: str | None = None
@@ -85,12 +88,12 @@ class RayEngine(Engine):
         return _pool(self).room()
 
     def shares(self, gpus: float) -> tuple[Share, Share]:
-        """What a drawing worker and a scoring worker take of a node, in a cluster with so many GPUs."""
+        """Return the shares of a drawing worker and a scoring worker in a cluster with this many GPUs."""
         scoring = Share(self.cpus_per_worker, self.gpus_per_score_worker)
         drawing = self.gpus_per_worker
         if drawing is None:
             beside = scoring.gpus if self.score_workers and scoring.gpus < 1 else 0
-            # Ray counts four digits.
+            # Ray counts in four decimals.
             drawing = round(1 - beside, 4) if gpus else 0
         return Share(self.cpus_per_worker, drawing), scoring
 
@@ -111,7 +114,7 @@ class RayEngine(Engine):
 
 
 class Host:
-    """What runs in a worker's process: it keeps the workers that were made there."""
+    """The actor in a worker's process, which keeps the workers made there."""
 
     def __init__(self, threads: int) -> None:
         import torch
@@ -123,7 +126,7 @@ class Host:
         return True
 
     def do(self, name: str, make_worker: Callable[[], Callable[[Any], Iterator[Any]]], job: Any) -> Iterator[Any]:
-        # Ray passes an object that it stores by reference; only the last few kinds of work are kept.
+        # Ray passes a stored object by reference. Only the last few kinds of work are kept.
         if name not in self._made:
             while len(self._made) >= 4:
                 self._made.pop(next(iter(self._made)))
@@ -132,13 +135,13 @@ class Host:
 
 
 class Pool:
-    """The workers of an engine in a Ray cluster: as many as there is room for, also when nodes come and go."""
+    """The workers of an engine in a Ray cluster: as many as fit, also when nodes join and leave."""
 
     def __init__(self, engine: RayEngine) -> None:
         self.ray = _ray(engine.address, engine.show_output)
         self.engine = engine
         raised = self.ray.exceptions
-        # What a call of a worker that is no more raises. Ray itself kills workers before a node runs out of memory.
+        # Errors of a call to a dead worker. Ray itself kills workers before a node runs out of memory.
         self.deaths: tuple[type[Exception], ...] = (
             raised.RayActorError,
             raised.OutOfMemoryError,
@@ -153,7 +156,7 @@ class Pool:
         self._lock = Lock()
 
     def room(self) -> int:
-        """How many workers the cluster has room for, beside those that score; at least one."""
+        """Return how many workers fit in the cluster after the scoring workers; at least one."""
         nodes, engine = self._nodes(), self.engine
         drawing, scoring = self._shares(nodes)
         count = drawers_beside(nodes, drawing, scoring, engine.score_workers)
@@ -163,8 +166,10 @@ class Pool:
         return max(1, min(count, engine.workers or count))
 
     def check(self) -> None:
-        """Raise ConfigError for workers that the cluster can't have at once. A cluster that other machines may still
-        join is waited for where it has no room for any worker."""
+        """Raise ConfigError for workers that the cluster can't run at once.
+
+        A joined cluster without room for any worker is accepted, since other machines may still join it.
+        """
         nodes, engine = self._nodes(), self.engine
         drawing, scoring = self._shares(nodes)
         has = f"the cluster has {sum(node.cpus for node in nodes):g} cores and {sum(node.gpus for node in nodes)} GPUs"
@@ -182,7 +187,7 @@ class Pool:
             )
 
     def acquire(self) -> Any | None:
-        """A worker that is free, or None."""
+        """Return an idle worker, or None."""
         with self._lock:
             self._refresh()
             if not self._idle:
@@ -192,13 +197,13 @@ class Pool:
             return worker
 
     def release(self, worker: Any) -> None:
-        """Take a worker back that is free again."""
+        """Return a worker to the idle ones."""
         with self._lock:
             self._busy.remove(worker)
             self._idle.append(worker)
 
     def discard(self, worker: Any) -> None:
-        """Forget a worker that died, and see that it is dead."""
+        """Forget a worker that died, and make sure that it is dead."""
         with self._lock:
             if worker in self._busy:
                 self._busy.remove(worker)
@@ -210,7 +215,7 @@ class Pool:
 
     def close(self) -> None:
         with self._lock:
-            # Where Ray was shut down its workers are gone, and asking it to end one would start it anew.
+            # After a shutdown of Ray the workers are gone, and a request to kill one would start Ray anew.
             if self.ray.is_initialized():
                 for worker in [*self._idle, *self._busy, *self._starting.values()]:
                     self.ray.kill(worker)
@@ -224,7 +229,7 @@ class Pool:
         return self.engine.shares(sum(node.gpus for node in nodes))
 
     def _threads(self, nodes: Sequence[Node], share: Share) -> int:
-        """The threads of a worker: as many as this process has, unless the workers of a node have fewer cores each."""
+        """Return a worker's number of threads: this process's, or less if a node has fewer cores per worker."""
         import torch
 
         scorers = math.ceil(self.engine.score_workers / max(1, len(nodes)))
@@ -233,7 +238,7 @@ class Pool:
         return max(1, min(torch.get_num_threads(), int(min(cores, default=1))))
 
     def _refresh(self) -> None:
-        """Start workers that there is room for, and take note of those that have started."""
+        """Start workers for which there is room, and collect those that have started."""
         if time.monotonic() - self._looked >= LOOK or not self.size:
             self._looked = time.monotonic()
             nodes = self._nodes()
@@ -258,7 +263,7 @@ class Pool:
 
 
 class _Dispatch(Generic[Job, Result]):
-    """Jobs on their way to the workers of a pool and back."""
+    """The jobs that wait for or run on the workers of a pool."""
 
     def __init__(
         self, pool: Pool, make_worker: Callable[[], Worker[Job, Result]], jobs: Sequence[Job], retries: int
@@ -269,7 +274,7 @@ class _Dispatch(Generic[Job, Result]):
         self.running: dict[Any, tuple[Any, Job, int]] = {}
 
     def results(self) -> Iterator[Result]:
-        # Once in the store of objects, and not with every job.
+        # Put the function into the object store once, instead of sending it with every job.
         shared = self.ray.put(self.make_worker)
         name = shared.hex()
         started = time.monotonic()
@@ -283,12 +288,12 @@ class _Dispatch(Generic[Job, Result]):
                     self._refuse_to_wait(started)
                     time.sleep(0.05)
                     continue
-                # Not for long while there is work for a worker that may be starting.
+                # Wait briefly while jobs are left for a worker that may be starting.
                 ready, _ = self.ray.wait(list(self.running), timeout=0.2 if self.waiting else LOOK)
                 for stream in ready:
                     yield from self._next(stream)
         finally:
-            # Left early, by an error or a signal: what still runs is of no use.
+            # After an early exit, by an error or a signal, the running jobs are of no use.
             for worker, _, _ in self.running.values():
                 self.pool.discard(worker)
 
@@ -305,13 +310,13 @@ class _Dispatch(Generic[Job, Result]):
             if not isinstance(error.cause, WorkerBroken):
                 del self.running[stream]
                 self.pool.discard(worker)
-                # A user's mistake is one line, without the worker's traceback.
+                # A user error is one line, without the worker's traceback.
                 raise (error.cause if isinstance(error.cause, UserError | OSError) else error) from None
             self._died(stream, str(error.cause))
         except self.pool.deaths as error:
             self._died(stream, first_line(error))
         else:
-            # It does something: deaths are counted in a row.
+            # The job makes progress, so its deaths are counted from 0 again.
             self.running[stream] = (worker, job, 0)
             yield result
 
@@ -339,8 +344,14 @@ class _Dispatch(Generic[Job, Result]):
 
 
 def carried_variables(environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables of a command that its workers on other machines need too: where the hub's files are, and how torch
-    and kernels compute. Never what may be secret: Ray writes them to its logs."""
+    """Return the environment variables of a command that its workers on other machines need too.
+
+    These say where the hub's files are, and how torch and its kernels compute. Possible secrets are never passed on:
+    Ray writes the variables to its logs.
+
+    >>> carried_variables({"HF_HUB_OFFLINE": "1", "HF_TOKEN": "hf_abc", "EDITOR": "vi"})
+    {'HF_HUB_OFFLINE': '1'}
+    """
     return {
         name: os.path.abspath(os.path.expanduser(value)) if PATH.search(name) else value
         for name, value in environment.items()
@@ -357,13 +368,13 @@ def _pool(engine: RayEngine) -> Pool:
 
 @lru_cache(maxsize=1)
 def _ray(address: str | None, show_output: bool) -> Any:
-    """Ray, connected to its cluster. Raises ConfigError if it is not installed or there is no cluster."""
+    """Return Ray, connected to its cluster. Raises ConfigError if Ray is not installed or there is no cluster."""
     try:
         import ray
     except ImportError as error:
         raise ConfigError("engine=ray needs Ray: pip install 'knowcusbench[cluster]'") from error
     if not ray.is_initialized():
-        # Ray that starts here has this process's environment and folder.
+        # A Ray started here has this process's environment and working directory.
         joins = {"address": address, "runtime_env": {"env_vars": carried_variables(os.environ)}}
         # Without "local" Ray would join whatever cluster was last started on this machine, or wait for a dead one.
         options: dict[str, Any] = joins if address else {"address": "local", "include_dashboard": False}

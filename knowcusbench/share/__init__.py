@@ -1,4 +1,4 @@
-"""Results that leave the machine: a run as a bundle that anybody can check, and bundles in one table."""
+"""Sharing results: a run packed as a bundle that anybody can check, and several bundles in one table."""
 
 from knowcusbench.share.bundle import Bundle, read_bundle
 from knowcusbench.share.hub import push, scores_dataset

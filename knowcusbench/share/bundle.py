@@ -1,8 +1,7 @@
-"""From a bundle that anybody may have made to tables that can be trusted as far as they go.
+"""Reading a bundle of unknown origin into checked tables.
 
-Nothing is unpacked, and nothing is believed: names, sizes, digests, columns and numbers are checked, samples' ids
-against their content, and the leaderboard against the scores. What can't be checked is whether the scores are those of
-the images.
+Nothing is unpacked and nothing is trusted: names, sizes, digests, columns and numbers are checked, samples' ids against
+their content, and the leaderboard against the scores. Whether the scores belong to the images can't be checked.
 """
 
 import hashlib
@@ -31,19 +30,19 @@ from knowcusbench.share.manifest import LEADERBOARD, MANIFEST, SCHEMA_VERSION, T
 from knowcusbench.storage.digests import content_id
 
 MAX_MANIFEST = 16 * 2**20
-"""Bytes."""
+"""Largest size of a manifest in bytes."""
 
 MAX_CELLS = 200_000_000
-"""Rows times columns of a table. The paper's grid by six methods and eleven metrics has 160 million; a Parquet file of
-some kilobytes can have any number."""
+"""Largest number of rows times columns of a table. The paper's grid by six methods and eleven metrics has 160 million
+cells; a Parquet file of some kilobytes can declare any number."""
 
 OWN_ROWS = {kind.value for kind in RowKind} - {RowKind.PUBLISHED.value}
-"""Kinds of rows that follow from the scores; published ones come with the program."""
+"""Kinds of leaderboard rows that follow from the scores; published rows come with the program."""
 
 
 @dataclass(frozen=True)
 class Files:
-    """The files of a bundle: sizes by name, and how one is read."""
+    """The files of a bundle: their sizes by name, and a function that reads one."""
 
     sizes: Mapping[str, int]
     read: Callable[[str], bytes]
@@ -51,11 +50,11 @@ class Files:
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """The results of a run, checked.
+    """The checked results of a run.
 
     Attributes:
-        path: where they were read.
-        manifest: what they are.
+        path: the file or directory they were read from.
+        manifest: the bundle's description.
         tables: the tables by name, with the columns of `TABLES`.
     """
 
@@ -65,16 +64,16 @@ class Bundle:
 
     @property
     def group(self) -> str:
-        """Who made the results; the file's name if they did not say."""
+        """The group that made the results; the file's name if the manifest names none."""
         return self.manifest.group or self.path.stem
 
     @property
     def scores(self) -> pd.DataFrame:
-        """One row per method, sample and metric."""
+        """The scores, one row per method, sample and metric."""
         return self.tables["scores.parquet"]
 
     def report_input(self) -> ReportInput:
-        """What a leaderboard of this bundle alone is built from."""
+        """Return the input of a leaderboard of this bundle alone."""
         manifest = self.manifest
         return ReportInput(
             run=manifest.run,
@@ -97,7 +96,7 @@ class Bundle:
 def read_bundle(path: Path) -> Bundle:
     """Read a bundle, a zip file or a directory, and check everything in it.
 
-    Raises BundleError, naming file and part, for anything that is not as it should be.
+    Raises BundleError, naming file and part, for any fault.
     """
     with _opened(path) as files:
         manifest = _manifest(path, files)
@@ -137,7 +136,8 @@ def _reader(directory: Path) -> Callable[[str], bytes]:
 
 
 def _zipped(path: Path, archive: zipfile.ZipFile) -> dict[str, int]:
-    """Names and sizes. What is stored as it is can't be larger than the file, so no size has to be believed."""
+    """Return sizes by name. Uncompressed parts can't be larger than the file, so that no declared size has to be
+    trusted."""
     entries = archive.infolist()
     for entry in entries:
         if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
@@ -222,8 +222,11 @@ def _table(path: Path, name: str, data: bytes) -> pd.DataFrame:
 
 
 def _check_scores(bundle: Bundle) -> None:
-    """Scores are of the methods, metrics and protocols that the manifest names, one of each for a sample, and a
-    sample's id is the hash of its content."""
+    """Check the scores against the manifest and themselves.
+
+    Their methods, metrics and protocols are those of the manifest, a sample has one score by each, and a sample's id is
+    the hash of its content.
+    """
     path, manifest, scores = bundle.path, bundle.manifest, bundle.scores
     tasks = [task.value for task in manifest.planned]
     known: dict[str, Collection[str]] = {"method": manifest.methods, "metric": manifest.metrics, "task": tasks}
@@ -246,8 +249,10 @@ def _check_scores(bundle: Bundle) -> None:
 
 
 def _check_leaderboard(path: Path, board: Leaderboard, data: bytes) -> None:
-    """The numbers of the bundle's leaderboard are those that follow from its scores. Intervals are not compared: they
-    come from random draws, and are always computed again."""
+    """Check that the bundle's leaderboard has the numbers that follow from its scores.
+
+    Intervals are not compared: they come from random draws and are always computed again.
+    """
     said, found = _cells(_json(path, LEADERBOARD, data)), _cells(json.loads(render_json(board)))
     if said is None or found is None or said.keys() != found.keys():
         raise BundleError(f"{path}: {LEADERBOARD} has other rows or columns than its scores")
@@ -265,7 +270,7 @@ def _shown(value: Any, count: list[Any]) -> str:
 
 
 def _cells(document: Mapping[str, Any]) -> dict[tuple[str, str], tuple[Any, Any, Any]] | None:
-    """(value, n, expected) by label and column of a rendered leaderboard; None for something else."""
+    """Return (value, n, expected) by label and column of a rendered leaderboard; None for any other document."""
     try:
         return {
             (str(row["label"]), str(column)): (cell["value"], cell["n"], cell["expected"])
@@ -278,7 +283,7 @@ def _cells(document: Mapping[str, Any]) -> dict[tuple[str, str], tuple[Any, Any,
 
 
 def _same(value: float | None, claimed: Any) -> bool:
-    """Equal but for the last digits, which depend on the machine."""
+    """Return whether two values are equal up to the last digits, which depend on the machine."""
     if value is None or not isinstance(claimed, int | float):
         return value is claimed
     return math.isclose(value, claimed, rel_tol=1e-9, abs_tol=1e-12)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import datasets
 
 HTTP_ERROR: Any = HfHubHTTPError.__bases__[0]
-"""What the hub's client raises where nobody answers: of its own HTTP library, which changes with its version."""
+"""The hub client's error if nobody answers. It comes from the client's HTTP library, which changes with its version."""
 
 CARD = """\
 ---
@@ -31,10 +31,9 @@ per method, sample and metric. `knowcusbench leaderboard FOLDER...` checks them 
 
 
 def push(parts: Mapping[str, bytes], repo: str, folder: str, *, private: bool = True, api: HfApi | None = None) -> str:
-    """Upload a bundle's parts to `folder` of a data set repository on the hub, made if there is none, and return the
-    address of the commit.
+    """Upload a bundle's parts to `folder` of a data set repository on the hub, and return the commit's URL.
 
-    Raises BundleError where the hub can't be reached or does not let us.
+    The repository is created if it does not exist. Raises BundleError if the hub can't be reached or refuses.
     """
     api = api or HfApi()
     if constants.HF_HUB_OFFLINE:
@@ -58,7 +57,10 @@ def push(parts: Mapping[str, bytes], repo: str, folder: str, *, private: bool = 
 
 
 def scores_dataset(scores: pd.DataFrame) -> "datasets.Dataset":
-    """A bundle's scores, one row per method, sample and metric, for `save_to_disk`, `to_json`, filters and plots."""
+    """Return a bundle's scores, one row per method, sample and metric, as a `datasets.Dataset`.
+
+    It has `save_to_disk`, `to_json` and filters, and can be plotted.
+    """
     import datasets
 
     return datasets.Dataset.from_pandas(scores, preserve_index=False)

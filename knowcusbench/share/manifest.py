@@ -1,14 +1,14 @@
-"""What a bundle holds, and how it says so: its manifest and the columns of its tables.
+"""The format of a bundle: its manifest and the columns of its tables.
 
-    manifest.json                  schema version, who and what, SHA-256 and size of every other part
+    manifest.json                  schema version, group and run, SHA-256 and size of every other part
     scores.parquet                 one row per method, sample and metric
     floors.parquet, ceilings.parquet, costs.parquet
-    leaderboard.json               the numbers that follow from them
-    run.json, configs/<label>.yaml what was asked for
-    provenance/<time>-<label>.json with what it was made
+    leaderboard.json               the numbers that follow from these tables
+    run.json, configs/<label>.yaml the configurations
+    provenance/<time>-<label>.json versions, hardware and commands
     images/<label>/<concept>.png   a few samples
 
-A bundle is a zip file, nothing in it compressed again, or the same files in a directory.
+A bundle is a zip file of uncompressed parts, or the same files in a directory.
 """
 
 import re
@@ -23,6 +23,7 @@ from knowcusbench.benchmark.types import Task
 from knowcusbench.metrics.protocol import Reduction
 
 SCHEMA_VERSION = 2
+"""Version of the bundle format."""
 
 MANIFEST = "manifest.json"
 LEADERBOARD = "leaderboard.json"
@@ -65,14 +66,18 @@ TABLES = {
 """The tables and their columns. A sample's id is the hash of its concept, task, phrase, prompt and seed."""
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=300, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028-\u202e]*$")]
-"""What is printed: no control characters."""
+"""A text that is printed: it has no control characters."""
 
 
 GROUP = r"^[^\x00-\x1f\x7f-\x9f/\\]{0,100}$"
 
 
 def is_group(name: str) -> bool:
-    """Whether a group can be called so."""
+    """Return whether a group can have this name.
+
+    >>> is_group("lab-a"), is_group("lab/a")
+    (True, False)
+    """
     return re.fullmatch(GROUP, name) is not None
 
 
@@ -81,14 +86,14 @@ class _Model(BaseModel):
 
 
 class Part(_Model):
-    """SHA-256 and size of a file."""
+    """The SHA-256 and size of a file."""
 
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
     bytes: Annotated[int, Field(ge=0)]
 
 
 class Heading(_Model):
-    """How a metric is shown: the range of its scores (None for one without), and the digits after the point."""
+    """The heading of a metric: title, range of its scores (None if unbounded), and number of decimals."""
 
     title: Name
     tasks: tuple[Task, ...]
@@ -104,24 +109,24 @@ class Heading(_Model):
 
 
 class Manifest(_Model):
-    """What a bundle is.
+    """The description of a bundle.
 
     Attributes:
-        schema_version: of this form.
-        group: who made the results; empty if they did not say.
+        schema_version: version of the bundle format.
+        group: the group that made the results; empty if unnamed.
         run: the run's name.
         knowcusbench: the version that wrote the bundle.
-        benchmark: digest of what was evaluated.
-        grid: which samples were made.
-        backbone: settings of the backbone, less where its weights lay.
+        benchmark: digest of the benchmark.
+        grid: settings of the grid of samples.
+        backbone: settings of the backbone, without the source of its weights.
         weights: digest of the backbone's weights; None if unknown.
-        concepts: how many there are in the grid.
+        concepts: number of concepts in the grid.
         planned: number of samples by task.
-        reduction: how samples become one number.
-        methods: label -> what it is compared as.
-        metrics: name -> how it is shown, in the order of the columns.
-        protocols: metric -> digest of how it was computed.
-        parts: every other file.
+        reduction: how scores become one number.
+        methods: role of each method, by label.
+        metrics: heading of each metric, by name, in the order of the columns.
+        protocols: digest of how each metric was computed.
+        parts: SHA-256 and size of every other file.
     """
 
     schema_version: int
@@ -142,7 +147,11 @@ class Manifest(_Model):
 
 
 def is_safe(name: str) -> bool:
-    """Whether a part's name stays inside the directory that it is put into, on any system."""
+    """Return whether a part's name stays inside its directory, on any system.
+
+    >>> is_safe("images/mokus/dog3.png"), is_safe("../run.json"), is_safe("C:run.json")
+    (True, False, False)
+    """
     path = PurePosixPath(name)
     return (
         bool(name)

@@ -1,4 +1,4 @@
-"""Bundles of several groups in one leaderboard."""
+"""Merging bundles of several groups into one leaderboard."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,10 +12,10 @@ from knowcusbench.share.bundle import Bundle
 
 
 def merged(bundles: Sequence[Bundle]) -> ReportInput:
-    """What a leaderboard of all bundles is built from. Labels of several groups are "<group>: <label>".
+    """Return the input of a leaderboard of all bundles. With several groups, a label becomes "<group>: <label>".
 
-    Raises BundleError, naming two bundles and what differs, where they have not the same benchmark, grid, backbone,
-    reduction or protocol of a metric, and where a group has a label twice.
+    Raises BundleError, naming two bundles and the difference, if they differ in benchmark, grid, backbone, reduction or
+    the protocol of a metric, and if a group has a label twice.
     """
     first, *others = bundles
     for other in others:
@@ -34,7 +34,7 @@ def merged(bundles: Sequence[Bundle]) -> ReportInput:
         scores=_joined([part.scores for part in parts]).astype({"method": "category", "metric": "category"}),
         expected=_joined([part.expected for part in parts]),
         costs=_joined([part.costs for part in parts]),
-        # The same references, scored by each group.
+        # Every group scored the same references, so the mean is taken.
         ceilings=ceilings.groupby(["metric", "concept"], sort=False)["value"].mean().reset_index(),
         floors=_joined([part.floors for part in parts]),
         published=parts[0].published,
@@ -128,7 +128,7 @@ def _check_together(first: Bundle, other: Bundle, before: Mapping[str, Any], now
 
 
 def _conditions(bundle: Bundle) -> dict[str, Any]:
-    """What all tables of a comparison have in common."""
+    """Return the settings that all tables of a comparison must share."""
     manifest = bundle.manifest
     return {
         "benchmark": manifest.benchmark,

@@ -1,4 +1,4 @@
-"""From a run directory to a bundle."""
+"""Packing a run directory into a bundle."""
 
 import hashlib
 import importlib.metadata
@@ -35,22 +35,22 @@ from knowcusbench.stages.report.examples import example
 from knowcusbench.storage.files import atomic_path
 
 WHERE = ("source", "revision")
-"""Keys of a backbone that say where its weights lay: their digest says what they are."""
+"""Keys of a backbone that name the source of its weights. The digest identifies the weights instead."""
 
 EPOCH = (1980, 1, 1, 0, 0, 0)
-"""The time of every file in a zip: same run, same bytes."""
+"""Time of every file in a zip, fixed so that the same run gives the same bytes."""
 
 
 def pack(run: Run, group: str = "", images: int = 4) -> dict[str, bytes]:
-    """The parts of a run's bundle by name, the manifest first.
+    """Return the parts of a run's bundle by name, the manifest first.
 
     Args:
-        run: with scores.
-        group: who made the results.
-        images: of how many concepts one sample by every method goes along.
+        run: a run with scores.
+        group: the group that made the results.
+        images: number of concepts of which one sample by every method is included.
 
     The same run gives the same bytes. Paths of the home directory are cut to "~". Raises BundleError for a run without
-    scores, and for labels that can't be file names everywhere.
+    scores, and for labels that can't be file names on every system.
     """
     inputs = report_input(run)
     if inputs.scores.empty:
@@ -100,14 +100,14 @@ def pack(run: Run, group: str = "", images: int = 4) -> dict[str, bytes]:
 
 
 def write_bundle(path: Path, parts: Mapping[str, bytes]) -> None:
-    """Write the parts as a zip file, whole or not at all. Nothing is compressed: pictures and tables are already."""
+    """Write the parts as a zip file, whole or not at all. Nothing is compressed: images and tables already are."""
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         for name, data in parts.items():
             archive.writestr(zipfile.ZipInfo(name, EPOCH), data)
 
 
 def write_folder(directory: Path, parts: Mapping[str, bytes]) -> None:
-    """Write the parts as files below `directory`, which must not have any yet."""
+    """Write the parts as files below `directory`, in which none of them may exist."""
     for name, data in parts.items():
         path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -131,7 +131,7 @@ def _tables(run: Run, inputs: ReportInput) -> dict[str, bytes]:
 
 
 def table_bytes(name: str, table: pd.DataFrame) -> bytes:
-    """The Parquet file of one of `TABLES`."""
+    """Return the Parquet file of one of `TABLES`."""
     schema = TABLES[name]
     plain = table[schema.names].astype({field.name: "str" for field in schema if field.type == pa.string()})
     buffer = io.BytesIO()
@@ -140,7 +140,7 @@ def table_bytes(name: str, table: pd.DataFrame) -> bytes:
 
 
 def _records(run: Run) -> dict[str, bytes]:
-    """What was asked for and with what it was made, without the home directory's name."""
+    """Return the run's configurations and provenance, without the home directory's name."""
     root = run.store.root
     files = [run.store.identity, *map(run.store.config, run.store.labels()), *sorted((root / "provenance").glob("*"))]
     home = str(Path.home()).encode()

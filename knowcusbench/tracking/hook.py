@@ -1,4 +1,4 @@
-"""What trackers get to see: the configuration, seconds of stages, training losses, and the leaderboard's numbers."""
+"""The calls to a tracker: configuration, seconds of stages, training losses and the leaderboard's numbers."""
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -13,17 +13,18 @@ from knowcusbench.storage.tables import read_json
 from knowcusbench.tracking.base import Tracker
 
 ARTIFACTS = ("leaderboard.csv", "leaderboard.md", "pictures.png")
+"""Files of the report that are logged."""
 
 Observe = Callable[[str, float], None]
+"""A function to call after every stage, with its name and seconds."""
 
 
 @contextmanager
 def tracked(node: Any, run: Run, resolved: Mapping[str, Any]) -> Iterator[Observe]:
-    """A function to call after every stage with its name and seconds; it does nothing where `node`, the configuration
-    of the tracker, is None.
+    """Yield a function to call after every stage, with its name and seconds.
 
-    A tracker that fails to start stops the command. One that fails later is told about in one line and left alone:
-    results do not depend on it.
+    It does nothing if `node`, the tracker's configuration, is None. A tracker that fails to start stops the command. A
+    tracker that fails later is reported in one line and not called again, since results do not depend on it.
     """
     if node is None:
         yield lambda stage, seconds: None
@@ -40,7 +41,7 @@ def tracked(node: Any, run: Run, resolved: Mapping[str, Any]) -> Iterator[Observ
             action()
         except Exception as error:
             failed = True
-            # Hydra has silenced all loggers.
+            # `print`, because Hydra has silenced all loggers.
             print(
                 f"knowcusbench: tracker: {type(error).__name__}: {first_line(error)}; this command goes on without it",
                 file=sys.stderr,
@@ -67,7 +68,7 @@ def _observe(tracker: Tracker, run: Run, stage: str, seconds: float) -> None:
 
 
 def _losses(run: Run) -> Iterator[tuple[str, list[float]]]:
-    """What adaptations record of their losses, one number or many: "loss/<concept>[/<item>]/<name>"."""
+    """Yield the losses that adaptations recorded, one number or many each, as "loss/<concept>[/<item>]/<name>"."""
     for concept in run.concepts:
         for item in (None, *range(len(concept.knowledge))):
             directory = run.store.adaptation(run.label, concept.name, item)
@@ -84,7 +85,7 @@ def _losses(run: Run) -> Iterator[tuple[str, list[float]]]:
 
 
 def _numbers(run: Run) -> dict[str, float]:
-    """The method's row of the leaderboard: "leaderboard/<column>"."""
+    """Return the method's row of the leaderboard, as "leaderboard/<column>"."""
     board = read_json(run.store.report / "leaderboard.json")
     own = [row["cells"] for row in board["rows"] if row["label"] == run.label and row["kind"] in ("method", "control")]
     return {

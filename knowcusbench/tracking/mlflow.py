@@ -1,4 +1,4 @@
-"""MLflow."""
+"""A tracker for MLflow."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,13 +11,13 @@ from knowcusbench.tracking.base import Tracker, imported
 
 @dataclass(kw_only=True)
 class MLflow(Tracker):
-    """A run of an experiment.
+    """A run of an MLflow experiment.
 
     Attributes:
-        uri: of the tracking server; a database as "sqlite:///mlflow.db" is one too. None leaves it to
+        uri: URI of the tracking server, or of a database such as "sqlite:///mlflow.db". None leaves it to
             MLFLOW_TRACKING_URI.
-        experiment: its name; made if there is none.
-        artifacts: the directory of the files of an experiment that is made; None leaves it to the server.
+        experiment: the experiment's name; it is created if it does not exist.
+        artifacts: directory for the files of a created experiment; None leaves it to the server.
     """
 
     uri: str | None = None
@@ -58,7 +58,7 @@ class MLflow(Tracker):
 
 
 def _parameters(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The method's own settings, by which runs are compared; the rest is in `config.yaml`."""
+    """Yield the method's own settings, by which runs are compared; the others are in `config.yaml`."""
     for key in ("method", "editor", "recipe", "grid"):
         yield from _leaves(config.get(key), key)
 
@@ -68,5 +68,5 @@ def _leaves(node: Any, key: str) -> Iterator[tuple[str, str]]:
         for name, value in node.items():
             yield from _leaves(value, f"{key}.{name}")
     else:
-        # MLflow's limit.
+        # MLflow limits a value to 500 characters.
         yield key, str(node)[:500]

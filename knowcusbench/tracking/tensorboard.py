@@ -1,4 +1,4 @@
-"""TensorBoard: event files in a directory."""
+"""A tracker for TensorBoard, which writes event files."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ class TensorBoard(Tracker):
     """Event files in `directory`/<run>/<method>; `tensorboard --logdir DIRECTORY` shows them.
 
     Attributes:
-        directory: of all runs.
+        directory: the directory of all runs.
     """
 
     directory: str

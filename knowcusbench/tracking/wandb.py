@@ -1,4 +1,4 @@
-"""Weights & Biases."""
+"""A tracker for Weights & Biases."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,10 +16,10 @@ class WandB(Tracker):
     """A run of a project. None leaves a field to wandb's own settings and environment variables.
 
     Attributes:
-        project: its name.
+        project: the project's name.
         entity: the user or team that it belongs to.
         mode: "offline" writes the run below `directory`, for `wandb sync`; "disabled" writes nothing.
-        directory: where wandb keeps its files.
+        directory: the directory of wandb's files.
     """
 
     project: str = "knowcusbench"
@@ -45,7 +45,7 @@ class WandB(Tracker):
             )
         except wandb.Error as error:
             raise ConfigError(f"tracker: wandb can't start ({first_line(error)}); try tracker.mode=offline") from error
-        # Its own steps can't go back, and every loss begins at 0.
+        # wandb's own steps can't decrease, and every loss begins at step 0.
         self.run.define_metric("step", hidden=True)
         self.run.define_metric("*", step_metric="step")
 
