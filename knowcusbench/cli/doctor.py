@@ -1,4 +1,4 @@
-"""`knowcusbench doctor`: what this machine has, what the chosen configuration needs, and what to do about the rest."""
+"""`knowcusbench doctor`: this machine, the needs of the chosen configuration, and remedies for what is missing."""
 
 import importlib.metadata
 import platform
@@ -35,16 +35,18 @@ OPTIONAL = {
     "kernels": "attention kernels from the hub (backbone.attention=flash_hub, _flash_3_hub)",
     "ray": "several GPUs or machines",
 }
-"""Packages that switch something on, and what."""
+"""Optional packages, each with what it enables."""
 
 CONTEXT = 2 * GIB
-"""What a GPU loses to its driver's context, workspaces of kernels and fragmentation."""
+"""Bytes that a GPU loses to its driver's context, kernels' workspaces and fragmentation."""
 
 LORA_RANK = 16
-"""Of a recipe that says nothing of one; it hardly matters."""
+"""LoRA rank for a recipe that names none. The rank hardly matters for the estimate."""
 
 
 class Mark(Enum):
+    """Marks of findings in the report."""
+
     ok = "ok"
     warning = "!!"
     missing = "NO"
@@ -52,7 +54,7 @@ class Mark(Enum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report: what was looked at, and what it is. `missing` keeps the configuration from running."""
+    """One line of the report: a mark, the subject and a text. `missing` keeps the configuration from running."""
 
     mark: Mark
     subject: str
@@ -65,7 +67,7 @@ class Finding:
 def doctor(config: Config, resolved: Mapping[str, Any]) -> None:
     """Print the report, section by section.
 
-    Raises RunError if the configuration can't run on this machine as it is.
+    Raises RunError if the configuration can't run on this machine.
     """
     spec: BackboneSpec = build(config.backbone, "backbone")
     sections: dict[str, Callable[[], Iterator[Finding]]] = {
@@ -89,7 +91,8 @@ def doctor(config: Config, resolved: Mapping[str, Any]) -> None:
 
 
 def _reported(look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    """A mistake of the user's in one section does not keep the others from being looked at."""
+    """Yield a section's findings. A user error in it becomes a finding, so that the other sections are still
+    reported."""
     try:
         yield from look()
     except UserError as error:
@@ -97,7 +100,7 @@ def _reported(look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
 
 
 def packages(distribution: str) -> Iterator[Finding]:
-    """Python, the distribution's requirements, and optional packages."""
+    """Report Python, the distribution's requirements and optional packages."""
     python = importlib.metadata.metadata(distribution)["Requires-Python"]
     fits = Requirement(f"python{python}").specifier.contains(platform.python_version())
     yield Finding(Mark.ok if fits else Mark.missing, "python", f"{platform.python_version()}, {python} is needed")
@@ -126,7 +129,7 @@ def _version(name: str) -> str | None:
 
 
 def hardware(device: str) -> Iterator[Finding]:
-    """Processor, memory and the device that is computed on."""
+    """Report the processor, memory and the device used for computing."""
     main = psutil.virtual_memory()
     yield Finding(
         Mark.ok, "processor", f"{psutil.cpu_count()} cores, {size(main.available)} of {size(main.total)} memory free"
@@ -150,7 +153,8 @@ def hardware(device: str) -> Iterator[Finding]:
 
 
 def weights(spec: BackboneSpec, metrics: Mapping[str, Any]) -> Iterator[Finding]:
-    """Whether the hub can be asked, and whether the checkpoints of the backbone and the metrics are here."""
+    """Report whether the hub can be asked, and whether the checkpoints of the backbone and the metrics are on this
+    machine."""
     offline = huggingface_hub.constants.HF_HUB_OFFLINE
     yield Finding(Mark.ok, "hub", "offline (HF_HUB_OFFLINE): nothing is downloaded" if offline else "online")
     token = huggingface_hub.get_token() is not None
@@ -187,13 +191,15 @@ def _checkpoint(source: str, revision: str | None, user: str, files: Sequence[st
 
 
 def _absent(directory: Path, files: Sequence[str]) -> list[str]:
-    """What a checkpoint's directory lacks, as far as its index files tell. `files` are names or globs of its weights,
-    none for a processor."""
+    """Return the files that a checkpoint's directory lacks, as far as its index files tell.
+
+    `files` are names or globs of its weights; a processor has none.
+    """
     if (directory / "model_index.json").exists():
         return absent_files(directory)
     if not files:
         return [] if any(directory.glob("*.json")) else ["*.json"]
-    # A repository of several LoRAs may have them in folders.
+    # A repository of several LoRAs may have them in subdirectories.
     return absent_weights(directory, files) if not any(directory.glob("*/*.safetensors")) else []
 
 
@@ -202,7 +208,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _sources(node: Any) -> Iterator[tuple[str, str | None, Sequence[str]]]:
-    """The checkpoints that metrics name, wherever in their configuration: source, revision and files of weights."""
+    """Yield the checkpoints named anywhere in the metrics' configuration: source, revision and weight files."""
     if not isinstance(node, Mapping):
         return
     if isinstance(source := node.get("source"), str):
@@ -214,7 +220,8 @@ def _sources(node: Any) -> Iterator[tuple[str, str | None, Sequence[str]]]:
 
 
 def model(spec: BackboneSpec, resolved: Mapping[str, Any]) -> Iterator[Finding]:
-    """The backbone at its full shapes, without storage: parameters, and the layers that are edited and adapted."""
+    """Report the backbone at its full shapes, without storage: parameters, and the layers that are edited and
+    adapted."""
     skeleton = spec.skeleton()
     yield Finding(Mark.ok, "shapes", skeleton.source)
     for name, module in (("transformer", skeleton.transformer), ("text_encoder", skeleton.text_encoder)):
@@ -239,7 +246,7 @@ def _summary(names: tuple[str, ...]) -> str:
 
 
 def memory(spec: BackboneSpec, config: Config, resolved: Mapping[str, Any]) -> Iterator[Finding]:
-    """What encoding, drawing and training need, and which options make it fit."""
+    """Report the memory for encoding, drawing and training, and options that make it fit."""
     device = resolve_device(config.device)
     free = torch.cuda.mem_get_info(device)[0] - CONTEXT if device.type == "cuda" else psutil.virtual_memory().available
     rank = int(resolved["recipe"].get("dreambooth", {}).get("rank", LORA_RANK))
@@ -268,14 +275,15 @@ def memory(spec: BackboneSpec, config: Config, resolved: Mapping[str, Any]) -> I
 
 
 def _scoring(config: Config, free: int, device: torch.device) -> Finding:
-    """The encoders of all metrics, without the backbone: it is let go where it leaves too little for them."""
+    """Return the finding on the encoders of all metrics, without the backbone: it is unloaded if it leaves too little
+    memory."""
     count = scoring_bytes(build(node, f"metrics.{name}") for name, node in config.metrics.items())
     mark = Mark.ok if count <= free else Mark.warning
     return Finding(mark, "scoring", f"{size(count)} without the backbone, {size(free)} are free on {device}")
 
 
 def _without_checkpointing(spec: BackboneSpec, rank: int, free: int) -> Iterator[Finding]:
-    """Gradient checkpointing computes every forward of training twice: needless where memory has room."""
+    """Report if gradient checkpointing, which computes every forward of training twice, could be off."""
     if isinstance(spec, DiffusersSpec) and spec.gradient_checkpointing:
         count = replace(spec, gradient_checkpointing=False).memory(rank).training
         if count <= free:
@@ -284,7 +292,7 @@ def _without_checkpointing(spec: BackboneSpec, rank: int, free: int) -> Iterator
 
 
 def plan(config: Config, resolved: Mapping[str, Any]) -> Iterator[Finding]:
-    """Disk and time of the plan."""
+    """Report the disk space and time of the plan."""
     run = planned(config, resolved, makes_results=False)
     work = work_of(run)
     device = resolve_device(config.device)
@@ -298,7 +306,7 @@ def plan(config: Config, resolved: Mapping[str, Any]) -> Iterator[Finding]:
         f"{len(run.plan):,} images{more} and {work.passes:,} training passes: at least {least} on one device, at "
         f"{rate / 1e12:.3g} TFLOP/s (a matrix product here)",
     )
-    # Embeddings are kept beside the images, but not in an object store.
+    # Embeddings are kept next to the images, but not in an object store.
     remote = is_remote(run.store.root)
     need = work.image_bytes + (0 if remote else work.embeds_bytes)
     if remote:

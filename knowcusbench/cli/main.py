@@ -1,7 +1,7 @@
 """The command: `knowcusbench <verb> [overrides]`.
 
-The verbs of a run take Hydra overrides; `check` and `convert` take paths. A user's mistake is one line on standard
-error and exit code 2.
+The verbs of a run take Hydra overrides; `check` and `convert` take paths. A user error is one line on standard error
+and exit code 2.
 """
 
 import io
@@ -64,8 +64,11 @@ VERBS = (*RUN_VERBS, "new-method", "export", "leaderboard", "check", "convert")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command and exit: 0 done, 2 a user's mistake, 3 done but for some images, 130 interrupted (SIGINT), 143
-    told to stop (SIGTERM)."""
+    """Run the command and exit with a code.
+
+    The codes are 0 (done), 2 (user error), 3 (done, but some images are missing), 130 (interrupted by SIGINT) and 143
+    (stopped by SIGTERM).
+    """
     if arguments is None:
         _speak_utf8()
         arguments = sys.argv[1:]
@@ -75,16 +78,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with terminable(), exit_on_user_error():
             _dispatch(arguments)
     except KeyboardInterrupt:
-        print("knowcusbench: interrupted; run the same command again to go on", file=sys.stderr)
+        print("knowcusbench: interrupted; run the same command again to continue", file=sys.stderr)
         sys.exit(130)
     except Terminated:
-        print("knowcusbench: told to stop (SIGTERM); run the same command again to go on", file=sys.stderr)
+        print("knowcusbench: stopped by SIGTERM; run the same command again to continue", file=sys.stderr)
         sys.exit(EXIT_CODE)
 
 
 def _speak_utf8() -> None:
-    """Read and write UTF-8 whatever the locale says, this process and those that it starts. A process whose names of
-    files are in another encoding starts anew, since only a start changes that."""
+    """Make this process and its children read and write UTF-8, whatever the locale.
+
+    A process whose file names have another encoding restarts itself, since that is set only at the start.
+    """
     if sys.getfilesystemencoding() != "utf-8":
         os.environ["PYTHONUTF8"] = "1"
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
@@ -94,8 +99,10 @@ def _speak_utf8() -> None:
 
 
 def _grow_gpu_memory_by_pages() -> None:
-    """Have torch's allocator of GPU memory, which reads this when it starts, extend what it holds page by page. Blocks
-    of fixed size leave gaps between the sizes of encoding, drawing, training and scoring."""
+    """Make torch's GPU allocator extend its segments page by page, by a variable that it reads when it starts.
+
+    Blocks of fixed size leave gaps between the sizes of encoding, drawing, training and scoring.
+    """
     if not {"PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"} & os.environ.keys():
         os.environ["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
 
@@ -131,7 +138,7 @@ def _dispatch(arguments: list[str]) -> None:
 
 
 def _complete(rest: list[str]) -> None:
-    """Complete the verb ourselves, and let Hydra complete the overrides behind it."""
+    """Complete the verb ourselves, and let Hydra complete the overrides after it."""
     words = os.environ.get("COMP_LINE", "").split(" ")
     if rest[:1] and rest[0].startswith("query=") and len(words) <= 2:
         print("\n".join(verb for verb in VERBS if verb.startswith(words[-1])))

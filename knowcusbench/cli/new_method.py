@@ -1,4 +1,4 @@
-"""A method that runs, its YAML and its test: in a checkout of knowcusbench, or as a package of its own."""
+"""A new method that runs, with its YAML and test, in a checkout of knowcusbench or as a package of its own."""
 
 import importlib.metadata
 import keyword
@@ -18,7 +18,7 @@ CHECKOUT = {
     "method.yaml.jinja": "configs/method/{name}.yaml",
     "test_method.py.jinja": "tests/methods/test_{name}.py",
 }
-"""Template -> file of a checkout."""
+"""Path in a checkout for each template."""
 
 PACKAGE = {
     "pyproject.toml.jinja": "{name}/pyproject.toml",
@@ -28,15 +28,15 @@ PACKAGE = {
     "method.yaml.jinja": "{name}/{package}/configs/method/{name}.yaml",
     "test_method.py.jinja": "{name}/tests/test_{name}.py",
 }
-"""Template -> file of a package, which adds the method by an entry point."""
+"""Path in a package, which adds the method by an entry point, for each template."""
 
 
 def new_method(name: str, directory: Path) -> list[Path]:
     """Write a method called `name`, and return the files.
 
-    In a checkout of knowcusbench (`directory` or one above it) they go where its own methods are; elsewhere they become
-    an installable package `directory/name`. Raises ConfigError for a name that can't be a module's or is taken, and for
-    files that are there already.
+    In a checkout of knowcusbench (`directory` or one of its parents) they are written next to its own methods;
+    elsewhere they become an installable package `directory/name`. Raises ConfigError for a name that can't be a
+    module's or is taken, and for files that exist already.
     """
     _check_name(name)
     checkout = _checkout(directory)
@@ -64,7 +64,7 @@ def new_method(name: str, directory: Path) -> list[Path]:
 
 
 def next_steps(name: str, files: list[Path], directory: Path) -> str:
-    """What to type now."""
+    """Return the commands to run next, after the list of files."""
     shown = [path.relative_to(directory) if path.is_relative_to(directory) else path for path in files]
     project = next((path.parent for path in shown if path.name == "pyproject.toml"), None)
     test = next(path for path in shown if path.name == f"test_{name}.py")
@@ -89,7 +89,7 @@ def _check_name(name: str) -> None:
 
 
 def _checkout(directory: Path) -> Path | None:
-    """The checkout of knowcusbench that a directory lies in."""
+    """Return the checkout of knowcusbench that contains a directory, or None."""
     for parent in (directory.resolve(), *directory.resolve().parents):
         project = parent / "pyproject.toml"
         if project.is_file() and re.search(

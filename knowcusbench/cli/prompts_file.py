@@ -1,4 +1,4 @@
-"""The file that says what images show: CSV, JSON or JSON lines, read as it is written or refused with the row."""
+"""The file that says what images show: CSV, JSON or JSON lines, read exactly as written or refused with the row."""
 
 import csv
 import json
@@ -19,7 +19,7 @@ COLUMNS = {
     "phrase": ("phrase", "knowledge"),
     "subject": ("subject",),
 }
-"""The columns of a prompts file, with the names that are understood. The first two must be there."""
+"""Columns of a prompts file, with their accepted names. The first two are required."""
 
 
 def read_prompts(path: Path) -> list[dict[str, str]]:
@@ -27,8 +27,8 @@ def read_prompts(path: Path) -> list[dict[str, str]]:
 
     A prompt names the concept as in a benchmark (`read_template`), or not at all.
 
-    Raises ConfigError, naming the file and the row, for what is no text, for a row with more or fewer fields than the
-    header, and for a prompt that is blank or names the concept twice.
+    Raises ConfigError, naming the file and the row, for a value that is no text, for a row with more or fewer fields
+    than the header, and for a prompt that is blank or names the concept twice.
     """
     readers = {".csv": _csv, ".json": _json, ".jsonl": _json_lines}
     suffix = path.suffix.lower()
@@ -47,7 +47,7 @@ def read_prompts(path: Path) -> list[dict[str, str]]:
 
 
 def _csv(path: Path) -> Iterator[dict[str, Any]]:
-    # Line breaks inside of quotes are the field's own: no line may be taken apart before the reader sees it.
+    # Line breaks inside quotes belong to the field, so the reader itself must split the lines.
     with path.open(newline="", encoding="utf-8-sig") as file:
         rows = (row for row in csv.reader(file, strict=True) if row)
         header = next(rows, [])
@@ -79,7 +79,7 @@ def _json(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    # At line feeds alone: a JSON text may hold other characters that end lines elsewhere.
+    # Split at line feeds only: JSON text may contain other characters that end lines elsewhere.
     for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
         if line.strip():
             try:
@@ -108,7 +108,7 @@ def _row(record: Any, where: str) -> dict[str, str]:
 
 
 def _text(value: Any, column: str, where: str) -> str:
-    # Folders may be numbered; `True` is an int of Python's.
+    # Concept directories may be numbered; `True` is an int in Python.
     if column == "concept" and isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str):

@@ -1,4 +1,4 @@
-"""The verbs of a run: composing the configuration with Hydra and calling the stages."""
+"""The verbs of a run: compose the configuration with Hydra and call the stages."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -18,24 +18,26 @@ from knowcusbench.errors import ConfigError, IncompleteError, exit_on_user_error
 from knowcusbench.storage.names import file_name
 
 METHOD_SECTIONS = ("method", "editor", "recipe")
-"""The parts of the configuration that may differ between the methods of one run."""
+"""Sections of the configuration that may differ between the methods of one run."""
 
 
 def run_verb(verb: str, arguments: Sequence[str]) -> None:
-    """Compose the configuration from Hydra command-line arguments and run a verb with it, once per job of
-    a sweep. Raises ConfigError for anything wrong with the configuration."""
+    """Compose the configuration from Hydra's command-line arguments and run a verb with it, once per job of a sweep.
+
+    Raises ConfigError for any fault in the configuration.
+    """
     prepare_hydra()
     arguments = _readable(arguments)
-    # Hydra's parser wants all overrides in one piece; people write -m anywhere.
+    # Hydra's parser wants all overrides in one block, but users write -m anywhere.
     sys.argv = ["knowcusbench", *sorted(arguments, key=_is_override)]
 
     incomplete: list[str] = []
 
     def job(composed: DictConfig) -> None:
-        # A launcher may have brought it into another process.
+        # A launcher may run the job in another process.
         register()
         with exit_on_user_error():
-            # Here, since composing a configuration, or refusing it, takes none of the stages.
+            # Imported here because composing or refusing a configuration needs no stages.
             from knowcusbench.run.recorded import recorded_config
             from knowcusbench.stages.run import run_stages
 
@@ -44,7 +46,7 @@ def run_verb(verb: str, arguments: Sequence[str]) -> None:
                 words = HydraConfig.get().overrides.task
                 run_stages(verb, recorded_config(composed, words) if verb == "report" else composed)
             except IncompleteError as error:
-                # The other methods of a sweep come first.
+                # The sweep's other methods run before the error is raised.
                 incomplete.append(str(error))
 
     decorated = hydra.main(version_base="1.3", config_path="pkg://knowcusbench.configs", config_name="config")
@@ -59,9 +61,11 @@ def run_verb(verb: str, arguments: Sequence[str]) -> None:
 
 
 def _run_without_sweep(job: Callable[[DictConfig], None], overrides: Sequence[str]) -> bool:
-    """Run the job as `hydra.main` does, and return True; do nothing and return False for options besides overrides, and
-    for a configuration that asks for a sweep or can't be composed. `hydra.main` takes a third of a second more, since
-    it composes once just to learn whether it is a sweep."""
+    """Run the job as `hydra.main` does, and return True; return False without running it if `hydra.main` must do it.
+
+    That is so for options besides overrides, and for a configuration that asks for a sweep or can't be composed.
+    `hydra.main` takes a third of a second longer, since it composes once only to learn whether it is a sweep.
+    """
     if not all(map(_is_override, overrides)):
         return False
     with hydra.initialize_config_module("knowcusbench.configs", version_base="1.3", job_name="knowcusbench"):
@@ -84,18 +88,19 @@ def _run_without_sweep(job: Callable[[DictConfig], None], overrides: Sequence[st
             hydra_context=HydraContext(config_loader=loader, callbacks=callbacks),
         )
         callbacks.on_run_end(config=composed, config_name="config", job_return=done)
-        # It raises what the job has raised.
+        # Reading the value raises the job's error.
         _ = done.return_value
     return True
 
 
 def _swept_keys(arguments: Sequence[str]) -> set[str]:
-    """The keys that a sweep varies."""
+    """Return the keys that a sweep varies."""
     return {override.key_or_group for override in _overrides(arguments) if override.is_sweep_override()}
 
 
 def _label(swept: set[str]) -> str:
-    """The method's name, and in a sweep over its hyper-parameters their values: `mokus,recipe.ultraedit.eta=0.001`."""
+    """Return the method's name, and in a sweep over hyper-parameters their values:
+    `mokus,recipe.ultraedit.eta=0.001`."""
     hydra_config = HydraConfig.get()
     varied = [
         override

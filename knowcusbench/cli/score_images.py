@@ -1,4 +1,4 @@
-"""Scoring a folder of images that any other program made: `knowcusbench score --images DIR --prompts FILE`.
+"""Scoring a directory of images from any other program: `knowcusbench score --images DIR --prompts FILE`.
 
 So a published number can be computed again under each protocol.
 """
@@ -32,6 +32,7 @@ from knowcusbench.storage.names import text_key
 from knowcusbench.storage.tables import write_json, writing
 
 CHUNK = 512
+"""Number of images scored at a time."""
 
 DEFAULTS = ("encoders=published", "benchmark=directory", "benchmark.path=.")
 """Overrides unless others are given: the images of other programs are of the real world."""
@@ -39,11 +40,11 @@ DEFAULTS = ("encoders=published", "benchmark=directory", "benchmark.path=.")
 
 @dataclass(frozen=True)
 class Folder:
-    """Images with what is known of them.
+    """Images with their prompts, concepts and references.
 
     Attributes:
-        items: one per row of the prompts file, in its order; `sample_id` is the image's path in the folder.
-        left_out: how many images of the folder have no row.
+        items: one per row of the prompts file, in its order; `sample_id` is the image's path in the directory.
+        left_out: number of images in the directory without a row.
     """
 
     items: tuple[ScoreItem, ...]
@@ -51,23 +52,23 @@ class Folder:
 
     @property
     def concepts(self) -> tuple[Concept, ...]:
-        """The concepts with images, as far as metrics have to know them."""
+        """The concepts with images, as far as metrics need to know them."""
         found = {item.concept: item for item in self.items}
         return tuple(Concept(name, item.class_noun, item.references, (), ()) for name, item in found.items())
 
 
 def read_folder(images: Path, prompts: Path, references: Path | None) -> Folder:
-    """The images of a folder.
+    """Read the images of a directory.
 
     Args:
         images: a directory, with sub-directories or without.
         prompts: CSV, JSON (a list of objects, or an object of prompts by image) or JSON lines, with the columns of
-            `COLUMNS` (`read_prompts`). An image is a path in `images`. Without the column "concept" the sub-directory
-            that an image lies in is its concept, where `references` has one of that name.
+            `COLUMNS` (`read_prompts`). An image is a path in `images`. Without the column "concept", an image's concept
+            is its sub-directory, if `references` has one of that name.
         references: a directory of reference images, for rows that name no concept, or with one sub-directory of them
-            for each concept. Hidden files and folders are passed over, here and in `images`.
+            for each concept. Hidden files and directories are skipped, here and in `images`.
 
-    Raises ConfigError, naming the file and what is wrong.
+    Raises ConfigError, naming the file and the fault.
     """
     for option, path in (("--images", images), ("--references", references)):
         if path and not path.is_dir():
@@ -85,7 +86,7 @@ def read_folder(images: Path, prompts: Path, references: Path | None) -> Folder:
 
 
 def _references(directory: Path) -> dict[str, tuple[Path, ...]]:
-    """Reference images by concept; those that lie in the directory itself belong to the concept ""."""
+    """Return reference images by concept; those in the directory itself belong to the concept ""."""
     folders = sorted(path for path in directory.iterdir() if path.is_dir() and not is_ignored(path.name))
     found = {"" if folder == directory else folder.name: _pictures(folder) for folder in (directory, *folders)}
     found = {name: files for name, files in found.items() if files}
@@ -95,7 +96,7 @@ def _references(directory: Path) -> dict[str, tuple[Path, ...]]:
 
 
 def _pictures(folder: Path) -> tuple[Path, ...]:
-    """The reference images in a folder. Raises ConfigError for one that can't be read."""
+    """Return the reference images in a directory. Raises ConfigError for one that can't be read."""
     files = sorted(path for path in folder.iterdir() if path.is_file() and not is_ignored(path.name))
     for path in files:
         if path.suffix.lower() in UNREAD_SUFFIXES:
@@ -104,7 +105,7 @@ def _pictures(folder: Path) -> tuple[Path, ...]:
 
 
 def _pictures_below(folder: Path) -> Iterator[Path]:
-    """The images of a folder and its sub-folders, those of formats that are not read included."""
+    """Yield the images of a directory and its sub-directories, including those of formats that are not read."""
     for path in folder.rglob("*"):
         hidden = any(is_ignored(part) for part in path.relative_to(folder).parts)
         if path.suffix.lower() in IMAGE_SUFFIXES | UNREAD_SUFFIXES and not hidden:
@@ -117,7 +118,7 @@ def _item(row: Mapping[str, str], images: Path, gallery: Mapping[str, tuple[Path
         raise ConfigError(f"{where}: {image} is no file")
     concept, known = row["concept"], [name for name in gallery if name]
     if concept:
-        # Their own, under whatever spelling of the name; never those of the root, which belong to nobody.
+        # The concept's own references, under any spelling of its name; never those of the root, which have no concept.
         spelled = {text_key(name): name for name in known}
         concept = concept if concept in known else spelled.get(text_key(concept), concept)
     else:
@@ -145,9 +146,9 @@ def _item(row: Mapping[str, str], images: Path, gallery: Mapping[str, tuple[Path
 
 
 def score_folder(folder: Folder, metrics: Mapping[str, Metric]) -> pd.DataFrame:
-    """Scores with the columns image, concept, metric, value, note and details.
+    """Return scores with the columns image, concept, metric, value, note and details.
 
-    Raises ConfigError for a metric that needs references or class nouns where there are none.
+    Raises ConfigError for a metric that needs references or class nouns if they are missing.
     """
     for metric in metrics.values():
         if metric.uses_references and not all(item.references for item in folder.items):
@@ -177,7 +178,7 @@ def _scores(items: Sequence[ScoreItem], metric: Metric) -> pd.DataFrame:
 
 
 def _fault(item: ScoreItem) -> str:
-    """What keeps an image from being scored; empty for a sound one."""
+    """Return why an image can't be scored; empty for a sound image."""
     try:
         recorded_sample(item.image)
     except ImageError as error:
@@ -186,7 +187,7 @@ def _fault(item: ScoreItem) -> str:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """`knowcusbench score --images DIR --prompts FILE [--references DIR] [--output FILE] [overrides]`."""
+    """Run `knowcusbench score --images DIR --prompts FILE [--references DIR] [--output FILE] [overrides]`."""
     parser = Parser("score")
     parser.add_argument("--images", type=local_path, required=True)
     parser.add_argument("--prompts", type=local_path, required=True)
@@ -231,7 +232,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _metrics(config: DictConfig) -> tuple[dict[str, Metric], dict[str, str]]:
-    """The metrics of a configuration, and the digests of how they are computed."""
+    """Return the metrics of a configuration, and the digests of how they are computed."""
     try:
         nodes = OmegaConf.to_container(config.metrics, resolve=True, throw_on_missing=True, enum_to_str=True)
     except OmegaConfBaseException as error:
@@ -245,8 +246,11 @@ def _metrics(config: DictConfig) -> tuple[dict[str, Metric], dict[str, str]]:
 def summarise(
     scores: pd.DataFrame, metrics: Mapping[str, Metric], digests: Mapping[str, str], reduction: Reduction
 ) -> pd.DataFrame:
-    """One row per metric: its mean by `reduction`, the 95% interval over concepts, how many images and concepts, how
-    many scores carry a note, and the protocol's digest."""
+    """Return one row per metric.
+
+    Its columns are the mean by `reduction`, the 95% interval over concepts, the numbers of images and concepts, the
+    number of scores with a note, and the protocol's digest.
+    """
     table = scores.assign(method="images", task=Task.GENERATION.value)
     of_concepts, bounds = concept_means(table), {name: metric.bounds for name, metric in metrics.items()}
     means, intervals = MEANS[reduction](of_concepts), score_intervals(of_concepts, reduction, bounds)

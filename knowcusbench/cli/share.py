@@ -1,4 +1,4 @@
-"""`knowcusbench export` and `knowcusbench leaderboard`."""
+"""The verbs `knowcusbench export` and `knowcusbench leaderboard`."""
 
 import sys
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ from knowcusbench.storage.tables import writing
 
 
 def export(arguments: Sequence[str]) -> None:
-    """`knowcusbench export [OUTPUT.zip] [options] run.name=NAME`: pack a run into a bundle."""
+    """Run `knowcusbench export [OUTPUT.zip] [options] run.name=NAME`: pack a run into a bundle."""
     parser = Parser("export")
     parser.add_argument("output", type=local_path, nargs="?")
     parser.add_argument("--group", default="")
@@ -40,7 +40,7 @@ def export(arguments: Sequence[str]) -> None:
         raise ConfigError(f"{output}: expected a file name that ends in .zip")
     if not is_group(options.group):
         raise ConfigError(
-            f"--group: {options.group!r} can't be a group's name; it has / or signs that can't be printed"
+            f"--group: {options.group!r} can't be a group's name; it has / or characters that can't be printed"
         )
     if options.dataset and options.dataset.exists():
         raise ConfigError(f"--dataset: {options.dataset} exists already; name a new directory")
@@ -63,14 +63,16 @@ def export(arguments: Sequence[str]) -> None:
 
 
 def recorded_run(overrides: Sequence[str]) -> Run:
-    """The run that lies in the directory, opened to read."""
+    """Return the run in a directory, opened only to read."""
     config, resolved = read_config(recorded_config(compose_config(overrides), overrides))
     return prepare(config, resolved, makes_results=False)
 
 
 def leaderboard(arguments: Sequence[str]) -> None:
-    """`knowcusbench leaderboard BUNDLE... [--output DIR] [report.columns=...]`: check bundles, and show them in one
-    table for each backbone."""
+    """Run `knowcusbench leaderboard BUNDLE... [--output DIR] [report.columns=...]`.
+
+    Checks bundles and shows them in one table for each backbone.
+    """
     parser = Parser("leaderboard")
     parser.add_argument("bundles", type=local_path, nargs="+")
     parser.add_argument("--output", type=local_path)

@@ -1,4 +1,4 @@
-"""Stopping when a scheduler says so: SIGTERM ends the command in time, and nothing that was finished is lost."""
+"""Stopping at a scheduler's request: SIGTERM ends the command in time, and no finished work is lost."""
 
 import os
 import signal
@@ -10,25 +10,25 @@ from contextlib import contextmanager
 from types import FrameType
 
 EXIT_CODE = 128 + signal.SIGTERM
-"""What a shell reports of a process that SIGTERM ended; schedulers take it for "stopped", not for "failed"."""
+"""Exit code that a shell reports for a process ended by SIGTERM. Schedulers read it as "stopped", not as "failed"."""
 
 GRACE = 8.0
 """Seconds after which the process ends in any case. Slurm waits 30 between SIGTERM and SIGKILL, others 10."""
 
 
 class Terminated(BaseException):
-    """Raised wherever the main thread is when SIGTERM arrives. The batch that is being drawn is dropped."""
+    """An exception raised in the main thread when SIGTERM arrives. The batch that is being drawn is dropped."""
 
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Turn SIGTERM into `Terminated` for the duration of a block, in the main thread."""
+    """Turn SIGTERM into `Terminated` during a block in the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    # Python raises only once a call into a library comes back, and that may not be in time: the number of the signal
-    # also goes into this socket at once, and to a thread that ends the process if nothing else does. Files appear
-    # whole or not at all, so that is safe.
+    # Python raises the exception only after a call into a library returns, which may be too late. The signal's number
+    # is also written to this socket at once, where a thread reads it and ends the process if nothing else does. Files
+    # appear whole or not at all, so that is safe.
     here, there = socket.socketpair()
     there.setblocking(False)
     threading.Thread(target=_end_in_time, args=(here,), daemon=True).start()

@@ -60,7 +60,7 @@ def hint_of_quotes(word: str) -> str:
         OverridesParser.create().parse_overrides([quoted])
     except HydraException:
         return ""
-    return f"; quote a text with signs of Hydra's grammar: {shlex.quote(quoted)}"
+    return f"; quote a text with special characters of Hydra's grammar: {shlex.quote(quoted)}"
 
 
 def takes_text(hint: Any) -> bool:

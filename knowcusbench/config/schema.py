@@ -18,7 +18,7 @@ from knowcusbench.metrics.protocol import Reduction, ReferencePairing, Reference
 
 
 class Pairing(Enum):
-    """How concepts and prompts are paired.
+    """Pairings of concepts with prompts.
 
     `paired`: each concept with its own prompts (the paper's grid). `crossed`: every concept with every prompt of the
     benchmark.
@@ -65,7 +65,7 @@ class GridConfig:
     """The grid of samples to make.
 
     Attributes:
-        pairing: how concepts and prompts are paired.
+        pairing: which prompts each concept is drawn with.
         tasks: any of "reconstruction" and "generation".
         seeds: one image per sample and seed.
         concepts: names or globs of the concepts to include.
@@ -100,7 +100,7 @@ class ProtocolConfig:
         scale: the factor on CLIP-T's cosine.
         image_scale: the factor on cosines with reference images.
         clamp: whether negative cosines with texts count as zero.
-        precision: the dtype of encoders' weights.
+        precision: how precisely encoders compute.
         reduction: how scores become one number.
     """
 
@@ -151,7 +151,7 @@ class EffectsConfig:
     Attributes:
         enabled: whether `bench` includes them; the verb `effects` always does.
         seeds: one image per unrelated prompt and seed.
-        question_form: how questions are put to the text encoder.
+        question_form: the form of the questions.
         interference: whether to draw the reconstruction samples with the adaptations of all concepts at once.
         encoder: the CLIP encoder that compares images.
     """
@@ -211,7 +211,7 @@ class AblationConfig:
     Attributes:
         name: the ablation's name.
         title: the varied setting, in words.
-        scale: how the values lie on an axis.
+        scale: the axis of the values.
         values: all values in order, or a mapping from names to values.
         value: the value that this method of the run has.
         taught: number of knowledge items that the method was taught; only samples of these items count. null counts

@@ -181,9 +181,9 @@ class Pool:
                 )
         elif not drawers_beside(nodes, drawing, scoring, engine.score_workers):
             raise ConfigError(
-                f"engine: no room for a drawing worker with {drawing} beside {engine.score_workers} scoring workers "
-                f"with {scoring} each: {has}. Ask for less with engine.score_workers=, engine.gpus_per_score_worker=, "
-                "engine.gpus_per_worker= or engine.cpus_per_worker="
+                f"engine: no room for a drawing worker with {drawing} in addition to {engine.score_workers} scoring "
+                f"workers with {scoring} each: {has}. Ask for less with engine.score_workers=, "
+                "engine.gpus_per_score_worker=, engine.gpus_per_worker= or engine.cpus_per_worker="
             )
 
     def acquire(self) -> Any | None:
@@ -328,7 +328,7 @@ class _Dispatch(Generic[Job, Result]):
         else:
             name = textwrap.shorten(str(job), 160, placeholder=" ...")
             tqdm.write(
-                f"knowcusbench: {name}: left out, since {deaths + 1} workers died at it ({reason})", file=sys.stderr
+                f"knowcusbench: {name}: left out because {deaths + 1} workers died doing it ({reason})", file=sys.stderr
             )
 
     def _refuse_to_wait(self, started: float) -> None:

@@ -40,7 +40,10 @@ def _check_identity(store: RunStore, identity: dict[str, Any], *, makes_results:
         )
     if raised and makes_results:
         changed = ", ".join(sorted({key.split(".")[1] for key in raised}))
-        say(f"{store.root} has scores of other versions of {changed}: each method's are computed again as it is scored")
+        say(
+            f"{store.root} has scores of other versions of {changed}: each method's scores are computed again when it "
+            "is scored"
+        )
     if is_open or (raised and makes_results) or set(identity["metrics"]) - set(metrics):
         write_json(store.identity, {**identity, "metrics": {**record.get("metrics", {}), **identity["metrics"]}})
 
@@ -84,8 +87,8 @@ def warn_of_another_torch(store: RunStore) -> None:
     before, now = recorded_weights(store).get("first_torch"), version("torch")
     if before and before != now:
         say(
-            f"{store.root} was begun with torch {before}, this is {now}: the last bits of new images may differ from "
-            f"those there, and training more; install torch {before} to go on alike"
+            f"{store.root} was begun with torch {before}, this is {now}: low-order bits of new images may differ from "
+            f"the existing ones, and new adapters by more; install torch {before} to get identical results"
         )
 
 

@@ -34,7 +34,7 @@ def settle_dtype(composed: DictConfig, *, measure: bool) -> tuple[DictConfig, st
         if fast == (recorded or fast):
             line += f" ({measured(device)})"
         else:
-            line += f", though {fast} is faster here ({measured(device)}); another run.name= takes that"
+            line += f", though {fast} is faster here ({measured(device)}); choose another run.name= for that"
     settled.backbone.dtype = recorded or fast
     return settled, line
 

@@ -40,7 +40,7 @@ def settle_commits(run: Run) -> Run:
                 if now[branch] != recorded[branch]:
                     say(
                         f"{run.store.root}: {branch} was at {recorded[branch]} when the run began and is at "
-                        f"{now[branch]} now; the run stays with the former, another run.name= takes the latter"
+                        f"{now[branch]} now; the run keeps the former; choose another run.name= for the latter"
                     )
     return with_recorded_commits(run)
 

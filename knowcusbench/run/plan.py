@@ -72,7 +72,7 @@ def select_concepts(benchmark: Benchmark, grid: GridConfig) -> tuple[Concept, ..
         if not 0 <= grid.held_out < max(len(concept.images), 1):
             raise ConfigError(
                 f"grid.held_out: {grid.held_out} of the {len(concept.images)} reference images of {concept.name} can't "
-                "be held out; at least one must be shown to the methods"
+                "be held out; methods need at least one"
             )
         knowledge = _first(concept.knowledge, grid.knowledge_items, f"{concept.name}: knowledge_items")
         if not all(item.phrase for item in knowledge):

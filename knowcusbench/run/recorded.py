@@ -78,7 +78,7 @@ def method_record(store: RunStore, label: str, concepts: Sequence[Concept]) -> M
     try:
         method: Method = build(config["method"], f"{store.config(label)}: method")
     except ConfigError as error:
-        say(f"{error}; {label} counts as a method, and what stood for its concepts in prompts can't be shown")
+        say(f"{error}; {label} is treated as a method, and its words for concepts in prompts can't be shown")
         return MethodRecord(Role.METHOD, decisive(config["method"], config["cache_dir"]), {})
     # Every class was of version 1 when no records were written.
     return record_of(method, config, concepts, version=lambda cls: 1)
@@ -133,7 +133,7 @@ def _refuse_without_effect(word: str, composed: DictConfig, recorded: Sequence[A
     if said not in [_plain(config, key) for config in recorded]:
         hint = "; report.columns= chooses what is shown" if key == "metrics" else ""
         raise ConfigError(
-            f"{word}: has no effect here, the run's own {key} holds; only run.*, report.*, tracker.* and "
+            f"{word}: has no effect here: the run's own {key} is used; only run.*, report.*, tracker.* and "
             f"benchmark.path can be chosen{hint}"
         )
 

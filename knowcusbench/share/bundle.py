@@ -146,7 +146,7 @@ def _zipped(path: Path, archive: zipfile.ZipFile) -> dict[str, int]:
     if len(sizes) < len(entries):
         raise BundleError(f"{path}: has a part twice")
     if sum(sizes.values()) > path.stat().st_size:
-        raise BundleError(f"{path}: its parts are said to be larger than the file")
+        raise BundleError(f"{path}: its parts claim to be larger than the file")
     return sizes
 
 
@@ -245,7 +245,7 @@ def _check_scores(bundle: Bundle) -> None:
     content = ["sample_id", "concept", "task", "phrase", "prompt", "seed"]
     for identity, *prefix, seed in scores[content].drop_duplicates().itertuples(index=False):
         if content_id(json.dumps(prefix), seed) != identity:
-            raise BundleError(f"{path}: the id of sample {identity} is not the hash of what it is said to be")
+            raise BundleError(f"{path}: the id of sample {identity} is not the hash of its content")
 
 
 def _check_leaderboard(path: Path, board: Leaderboard, data: bytes) -> None:

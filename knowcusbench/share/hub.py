@@ -52,7 +52,7 @@ def push(parts: Mapping[str, bytes], repo: str, folder: str, *, private: bool = 
             )
     except (OSError, ValueError, HTTP_ERROR) as error:
         reason = " ".join(str(error).split())
-        raise BundleError(f"--push {repo}: the hub did not take it: {reason}") from error
+        raise BundleError(f"--push {repo}: the hub refused: {reason}") from error
     return str(done.commit_url)
 
 

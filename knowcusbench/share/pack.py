@@ -65,7 +65,7 @@ def pack(run: Run, group: str = "", images: int = 4) -> dict[str, bytes]:
     for name in parts:
         if not is_safe(name):
             raise BundleError(
-                f"{run.store.root}: {name!r} can't be the name of a file everywhere; choose another run.label="
+                f"{run.store.root}: {name!r} can't be a file name on every system; choose another run.label="
             )
     identity = read_identity(run.store)
     manifest = Manifest(

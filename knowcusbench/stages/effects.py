@@ -356,7 +356,7 @@ def _references(run: Run, encoder: ClipEncoder) -> dict[str, Tensor]:
     for concept in run.concepts:
         if not concept.images:
             raise MetricError(
-                f"concept {concept.name!r}: there are no reference images; effects.interference=false does without"
+                f"concept {concept.name!r}: there are no reference images; add some, or set effects.interference=false"
             )
     embeddings = {concept.name: encoder.embed_files(concept.images) for concept in run.concepts}
     return {name: torch.stack(list(found.values())) for name, found in embeddings.items()}

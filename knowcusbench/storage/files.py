@@ -48,7 +48,7 @@ def location(text: str) -> Path:
         place = UPath(text, use_listings_cache=False)
         _ = place.fs
     except (ValueError, ImportError) as error:
-        raise ConfigError(f"{text}: can't be used as a place for files ({error})") from error
+        raise ConfigError(f"{text}: can't be used as a directory ({error})") from error
     # UPath has the methods of Path but does not derive from it.
     return cast(Path, place)
 
@@ -126,7 +126,7 @@ def create_exclusively(path: Path, data: bytes) -> bool:
         return False
     except (NotImplementedError, ValueError) as error:
         raise ConfigError(
-            f"{path}: this file system can't create a file only where there is none ({error}); keep the run on another"
+            f"{path}: this file system can't create a file exclusively ({error}); keep the run on another one"
         ) from error
     return True
 

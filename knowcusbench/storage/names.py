@@ -115,7 +115,7 @@ def name_fault(name: str) -> str | None:
 def check_name(name: str, key: str) -> None:
     """Raise ConfigError, naming `key`, for a name that can't be part of a path."""
     if reason := name_fault(name):
-        raise ConfigError(f"{key}: {name!r} can't be a file's name, it {reason}; choose another {key}=")
+        raise ConfigError(f"{key}: {name!r} can't be a file name: it {reason}; choose another {key}=")
 
 
 def file_name(text: str) -> str:

@@ -30,7 +30,7 @@ def writing() -> Iterator[None]:
             raise
         raise RunError(
             f"can't write {error.filename} ({error.strerror or error}); free space or rights there, or "
-            "choose another place with run.root= or cache_dir="
+            "choose another directory with run.root= or cache_dir="
         ) from error
 
 

@@ -43,7 +43,8 @@ def tracked(node: Any, run: Run, resolved: Mapping[str, Any]) -> Iterator[Observ
             failed = True
             # `print`, because Hydra has silenced all loggers.
             print(
-                f"knowcusbench: tracker: {type(error).__name__}: {first_line(error)}; this command goes on without it",
+                f"knowcusbench: tracker: {type(error).__name__}: {first_line(error)}; this command continues without "
+                "it",
                 file=sys.stderr,
             )
 

@@ -1,4 +1,4 @@
-"""The doctor says what is missing, and whether the configuration can run."""
+"""The doctor reports what is missing, and whether the configuration can run."""
 
 import importlib.metadata
 import json
@@ -55,7 +55,7 @@ def test_what_was_measured_is_shown_and_counted_with(consult, monkeypatch, rate,
     shown = "1.00" if rate == 1e9 else "900"
     assert f"fp32 80, bf16 {shown} GFLOP/s on cpu: backbone.dtype=auto is {dtype}" in report
     assert f"at {0.08 if dtype == 'float32' else 0.9:g} TFLOP/s" in report
-    # All parameters, and 1.8 MiB that are computed in between.
+    # All parameters, and 1.8 MiB of intermediate values.
     encoding = float(re.search(r"encoding +([0-9.]+) MiB", report)[1])
     assert encoding > (40 if dtype == "float32" else 20)
     assert (encoding > 40) == (dtype == "float32")
@@ -71,7 +71,7 @@ def test_full_size_without_its_weights_is_explained(consult, sample_benchmark) -
     for text in ("20,430,401,088 parameters", "8,292,166,656 parameters", "240 layers", "16 matrices [(18944, 3584)]"):
         assert text in report
     assert "yuvalkirstain/PickScore_v1 is not on this machine" in report
-    # 6 unrelated prompts, 2 seeds, without and with 4 adaptations; 4 concepts' 5 items alone, 5 seeds, with all.
+    # 6 unrelated prompts x 2 seeds, without and with 4 adaptations; 4 concepts' 5 items x 5 seeds, with all of them.
     beside = 6 * 2 * 5 + 4 * 5 * 5
     assert f"650 images, {beside} more of the effects and 2,000 training passes" in report
     # 8-bit RGB, and prompts of 64 tokens of 3584 numbers in bf16: 4 concepts' items alone and in their prompts.
@@ -86,7 +86,7 @@ def test_a_run_in_an_object_store_is_no_matter_of_this_disk(consult) -> None:
 
 
 def on_a_gpu(monkeypatch, free: int) -> None:
-    """A machine with a GPU that has so many bytes free, as far as the doctor asks."""
+    """Pretend that the machine has a GPU with this many free bytes."""
     memory = psutil.virtual_memory()
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory._replace(available=128 * 2**30))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -115,7 +115,7 @@ def test_an_option_is_named_that_makes_it_fit(consult, sample_benchmark, monkeyp
     assert "NVIDIA Test" in report
     assert "fp32 50,000, bf16 500,000 GFLOP/s on cuda: backbone.dtype=auto is bfloat16" in report
     assert "at 500 TFLOP/s" in report
-    # 69.45 TFLOP a forward: 50 steps with guidance for each of 650 + 160 pictures, three for each training pass.
+    # 69.45 TFLOP a forward: 50 steps with guidance for each of 650 + 160 images, three for each training pass.
     hours = float(re.search(r"at least ([0-9.]+) hours on one device", report)[1])
     assert hours == pytest.approx((810 * 100 + 2000 * 3) * 69.45e12 / 500e12 / 3600, rel=0.03)
     line = next((line for line in report.splitlines() if line.startswith("  NO  memory")), None)

@@ -1,4 +1,4 @@
-"""A command that only reads or prints loads nothing that it does not need: by `sys.modules` of a fresh process."""
+"""A command that only reads or prints imports nothing that it does not need, by `sys.modules` of a fresh process."""
 
 import pytest
 from fresh_process import COMPUTING, DRAWING, TABLES, in_fresh_process
@@ -43,7 +43,7 @@ def test_check_loads_no_tables(sample_benchmark):
 def test_convert_computes_nothing(sample_benchmark, tmp_path):
     ended = in_fresh_process("convert", sample_benchmark, tmp_path / "there")
     assert ended.code == 0
-    # Its tables are those of `datasets`.
+    # The target's tables are written by the `datasets` library.
     assert ended.loaded & (COMPUTING - {"datasets"} | DRAWING | {"hydra"}) == set()
 
 
@@ -60,7 +60,7 @@ PHOTOGRAPHS = ("benchmark=directory", "benchmark.path={sample_benchmark}")
     ],
 )
 def test_plan_needs_no_model(words, sample_benchmark, tmp_path):
-    """In an empty cache too, since the counts of known backbones are recorded."""
+    """Holds in an empty cache too, since the counts of known backbones ship with the package."""
     overrides = [word.format(sample_benchmark=sample_benchmark) for word in words]
     ended = in_fresh_process("plan", f"run.root={tmp_path}", f"cache_dir={tmp_path}/cache", *overrides)
     assert ended.code == 0, ended.error

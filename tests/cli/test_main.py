@@ -1,4 +1,4 @@
-"""The command as a user types it: what works, and what a mistake says."""
+"""The command as a user types it: what works, and what errors say."""
 
 import json
 import os
@@ -115,9 +115,9 @@ WRONG_WORDS = [
     (("bench", "device=warp"), "device: 'warp' is not a device"),
     (("bench", "run.root=/proc/runs"), "can't write /proc/runs"),
     (("bench", "cache_dir=/proc/cache"), "can't write /proc/cache"),
-    (("plan", "run.label=v1/base"), "run.label: 'v1/base' can't be a file's name, it has a path separator"),
+    (("plan", "run.label=v1/base"), "run.label: 'v1/base' can't be a file name: it has a path separator"),
     (("plan", "run.label=../../esc"), "run.label: '../../esc' can't be"),
-    (("plan", "run.name="), "run.name: '' can't be a file's name, it is empty"),
+    (("plan", "run.name="), "run.name: '' can't be a file name: it is empty"),
     (("report", "run.name=../climbed"), "run.name: '../climbed' can't be"),
     (("plan", "grid.concepts=[]"), "grid.concepts: expected at least one"),
     (("plan", "grid.seeds=[99999999999999999999]"), "grid.seeds: 99999999999999999999 is no 64-bit number"),
@@ -290,7 +290,7 @@ def test_choosing_the_backbone_chooses_its_recipe_and_encoders(call):
 
 @pytest.mark.command
 def test_another_package_adds_a_method_and_a_metric(tmp_path, cache_dir, sample_benchmark):
-    """A distribution with one class, one YAML and an entry point for each, on the path as an installed one would be."""
+    """Puts a distribution on the path as if installed: one class, one YAML file and one entry point for each."""
     package = tmp_path / "site" / "their_package"
     for group in ("configs/method", "scores/metrics"):
         (package / group).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""`new-method` writes what runs, in a package of its own and in a checkout."""
+"""`new-method` writes code that runs, in a package of its own and in a checkout."""
 
 import importlib.util
 import os
@@ -104,12 +104,12 @@ def test_the_written_method_keeps_the_contract(tmp_path, backbone, dog):
 
 @pytest.mark.command
 def test_the_package_installs_runs_and_passes_its_test(tmp_path):
-    """In a fresh environment that sees this one's packages, from `new-method` to the leaderboard."""
+    """Works in a fresh environment that sees this one's packages, from `new-method` to the leaderboard."""
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv" / "bin" / "python"
     (site,) = (tmp_path / "venv" / "lib").glob("python*/site-packages")
     seen = [path for path in sys.path if path.endswith("site-packages")]
-    # The checkout first: this environment's own finder of knowcusbench may not work from another one.
+    # Put the checkout first: this environment's finder of knowcusbench may not work from another environment.
     (site / "these.pth").write_text("\n".join(f"import site; site.addsitedir({path!r})" for path in seen) + "\n")
     environment = {**os.environ, "KNOWCUSBENCH_CACHE": str(tmp_path / "cache")}
 

@@ -1,4 +1,4 @@
-"""The rows of a prompts file: what was written, or a refusal that names the row."""
+"""The rows of a prompts file: exactly as written, or a refusal that names the row."""
 
 import json
 from pathlib import Path

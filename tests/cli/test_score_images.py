@@ -191,7 +191,7 @@ def test_bad_images_are_named(score, folder: Path, capsys) -> None:
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    """One picture, and references of a dog and a duck, of which nobody looks at the pixels."""
+    """One image, and references of a dog and a duck, whose pixels don't matter."""
     for name in ("images/0.png", "references/dog/0.png", "references/duck/0.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (2, 2)).save(tmp_path / name)

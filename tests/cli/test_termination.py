@@ -1,4 +1,4 @@
-"""SIGTERM: the command ends in time, with a code that schedulers understand, and can be gone on with."""
+"""On SIGTERM the command ends in time, with an exit code that schedulers understand, and can be continued."""
 
 import os
 import signal
@@ -26,7 +26,7 @@ def test_the_block_is_left_where_it_is_and_signals_are_as_before():
 
 @pytest.fixture(autouse=True)
 def no_end(monkeypatch):
-    """The thread that ends the process would end the tests."""
+    """The thread that ends the process would end the tests too."""
     monkeypatch.setattr(termination, "GRACE", 1e6)
 
 
@@ -66,10 +66,10 @@ def test_a_command_that_is_told_to_stop_can_be_gone_on_with(short_bench):
     while len(drawn := list(run.rglob("images/*/*/*.png"))) < 3 and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    # As long as Slurm waits before it kills; a busy processor needs most of it.
+    # Slurm waits this long before it kills; a busy processor needs most of it.
     _, error = process.communicate(timeout=30)
     assert process.returncode == 143
-    assert error.splitlines()[-1] == "knowcusbench: told to stop (SIGTERM); run the same command again to go on"
+    assert error.splitlines()[-1] == "knowcusbench: stopped by SIGTERM; run the same command again to continue"
     assert "Traceback" not in error
     assert not list(run.rglob("*.claim"))
     assert not list(run.rglob(".*.tmp"))

@@ -1,4 +1,4 @@
-"""Paths of a configuration: absolute for whatever is built, as typed for what a run is."""
+"""Paths in a configuration: absolute in the objects that are built, as typed in a run's identity."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ WORDS = (
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of the command, with two checkpoints in it."""
+    """The command's working directory, with two checkpoints in it."""
     for name in ("clip", "backbone"):
         (tmp_path / "models" / name).mkdir(parents=True)
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""What is typed for a text stays as it is typed."""
+"""A value for a text key is kept as it was typed."""
 
 import shlex
 

@@ -28,7 +28,7 @@ HERE = __name__
 
 @pytest.fixture(autouse=True)
 def importable(monkeypatch):
-    """Under pytest's importlib mode a test module is not importable by name."""
+    """Make this module importable by name, which pytest's importlib mode does not."""
     import sys
 
     monkeypatch.setitem(sys.modules, "made_up", sys.modules[HERE])
@@ -77,7 +77,7 @@ def test_the_nearest_known_word_is_suggested():
 
 
 def test_a_command_without_a_sweep_is_composed_once(monkeypatch, tmp_path):
-    """Also where what is for Hydra itself goes with it."""
+    """Holds also together with options for Hydra itself."""
     composed, run = [], []
     load = ConfigLoaderImpl.load_configuration
     monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", lambda *a, **k: composed.append(a) or load(*a, **k))

@@ -1,4 +1,4 @@
-"""The split of cores and GPUs: what is counted is what fits, by trying all."""
+"""The split of cores and GPUs: the count is checked against trying all splits."""
 
 from itertools import product
 from types import SimpleNamespace
@@ -12,7 +12,7 @@ from knowcusbench.errors import ConfigError
 
 
 def fits(node: Node, workers: list[Share]) -> bool:
-    """Whether a node has room for these workers, each put where Ray puts it: on the fullest GPU that has room."""
+    """Return whether a node has room for these workers, each on the fullest GPU with room, as Ray places them."""
     cores, free = round(node.cpus * 100), [100] * node.gpus
     for worker in workers:
         cores -= round(worker.cpus * 100)

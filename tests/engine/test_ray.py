@@ -1,4 +1,4 @@
-"""Ray's workers: all jobs are done, whoever dies."""
+"""Ray's workers finish all jobs, whichever of them die."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ WORKERS = 2
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    """A cluster whose first node has no cores to work with."""
+    """A cluster whose first node has no cores for workers."""
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     yield cluster
     ray.shutdown()
@@ -130,7 +130,7 @@ def test_a_job_that_kills_every_worker_is_left_out(engine, capsys):
         return work
 
     assert sorted(engine.run(make_poisoned, range(4))) == [0, 2, 3]
-    assert "knowcusbench: 1: left out, since 3 workers died at it" in capsys.readouterr().err
+    assert "knowcusbench: 1: left out because 3 workers died doing it" in capsys.readouterr().err
 
 
 def test_a_broken_worker_is_replaced(engine, tmp_path):
@@ -179,7 +179,7 @@ def test_a_bug_shows_where_it_is(engine):
 
 
 def test_a_node_that_is_removed_and_one_that_is_added(cluster, engine, tmp_path):
-    """Two nodes; one goes in the middle: all jobs are done. Then one more: there are more workers.
+    """Of two nodes one is removed midway, and all jobs are done. Then a node is added, and there are more workers.
 
     Jobs are slow until the second node has worked: how long its workers take to start depends on the machine.
     """
@@ -208,7 +208,7 @@ def test_a_node_that_is_removed_and_one_that_is_added(cluster, engine, tmp_path)
 
 
 def wait_for(condition):
-    """Ray takes note of nodes after a while."""
+    """Ray notices nodes only after a while."""
     deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline

@@ -1,4 +1,4 @@
-"""Ray's workers in a cluster that has GPUs, as far as Ray is told, and was not started in the command's folder."""
+"""Ray's workers in a cluster that declares GPUs to Ray and was not started in the command's directory."""
 
 import os
 from collections.abc import Iterator
@@ -20,13 +20,13 @@ ENGINE = RayEngine(cpus_per_worker=0.5, score_workers=2, gpus_per_score_worker=0
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Where the cluster was started, and where the command runs."""
+    """The directory where the cluster was started, and the one where the command runs."""
     return tmp_path_factory.mktemp("cluster"), tmp_path_factory.mktemp("command")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def address(folders: tuple[Path, Path]) -> Iterator[str]:
-    """A cluster of one node with two GPUs, that this process has joined."""
+    """A cluster of one node with two GPUs, which this process has joined."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folders[0])
         cluster = Cluster(
@@ -44,7 +44,7 @@ def address(folders: tuple[Path, Path]) -> Iterator[str]:
 
 @pytest.fixture
 def seen():
-    """A worker that yields its process, its GPUs as Ray and as CUDA have them, and its threads."""
+    """A worker that yields its process, its GPUs as seen by Ray and by CUDA, and its threads."""
 
     def make():
         def work(job):
@@ -65,7 +65,7 @@ def test_scoring_workers_find_room_beside_those_that_draw(seen, monkeypatch) -> 
     assert {tuple(gpus) for _, gpus, _, _ in drawing.values()} <= {(0,), (1,)}
     assert {visible for _, _, visible, _ in scoring.values()} <= {"0", "1"}
     assert not drawing.keys() & scoring.keys()
-    # Four cores, two drawing and two scoring workers.
+    # Four cores for two drawing and two scoring workers.
     assert {threads for *_, threads in drawing.values()} == {1}
 
 
@@ -80,10 +80,13 @@ def test_a_worker_without_gpus_sees_none(seen) -> None:
     [
         (
             {"score_workers": 5, "gpus_per_score_worker": 0.5},
-            "no room for a drawing worker with 0.5 cores and 0.5 GPUs beside 5 scoring workers with 0.5 cores and 0.5 "
-            "GPUs each: the cluster has 4 cores and 2 GPUs",
+            "no room for a drawing worker with 0.5 cores and 0.5 GPUs in addition to 5 scoring workers with 0.5 "
+            "cores and 0.5 GPUs each: the cluster has 4 cores and 2 GPUs",
         ),
-        ({"score_workers": 8, "gpus_per_score_worker": 0}, "beside 8 scoring workers with 0.5 cores and 0 GPUs each"),
+        (
+            {"score_workers": 8, "gpus_per_score_worker": 0},
+            "in addition to 8 scoring workers with 0.5 cores and 0 GPUs each",
+        ),
         ({"gpus_per_worker": 3}, "no room for a worker with 0.5 cores and 3 GPUs: the cluster has 4 cores and 2 GPUs"),
     ],
 )

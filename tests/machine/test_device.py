@@ -1,4 +1,4 @@
-"""Which dtype a device is fast in: by measured products on a CPU, by what the GPU has."""
+"""The fast dtype of a device: by measured products on a CPU, by its support on a GPU."""
 
 import os
 import platform
@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
     [
         (155e9, 1000e9, "bfloat16"),
         (75e9, 1.2e9, "float32"),
-        # Near a tie what is no product decides: it is slower in bf16.
+        # Near a tie the other operations decide, which are slower in bf16.
         (100e9, 125e9, "bfloat16"),
         (100e9, 124e9, "float32"),
     ],
@@ -45,7 +45,7 @@ def test_another_kind_of_device_computes_in_fp32() -> None:
 
 
 def test_a_short_measurement_agrees_with_a_long_one() -> None:
-    """Of other shapes, as a whole instead of the best; where the processor is far from a tie."""
+    """Measures other shapes, in total instead of the best time; only where the processor is far from a tie."""
 
     def taken(dtype: torch.dtype) -> float:
         left, right = torch.ones(300, 448, dtype=dtype), torch.ones(448, 300, dtype=dtype)
@@ -70,7 +70,7 @@ def test_measuring_leaves_the_global_generator_alone() -> None:
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="of this kind of processor")
 def test_a_processor_that_emulates_bf16_takes_fp32() -> None:
-    """With the instructions of AVX2 alone."""
+    """Runs with AVX2 instructions only."""
     said = "import torch; from knowcusbench.machine.device import fast_dtype; print(fast_dtype(torch.device('cpu')))"
     only = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
     done = subprocess.run([sys.executable, "-c", said], env=os.environ | only, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""What is called fp32 is computed in fp32 on a GPU."""
+"""On a GPU, fp32 is computed in fp32."""
 
 from collections.abc import Iterator
 
@@ -14,7 +14,7 @@ from knowcusbench.machine.device import keep_fp32
 
 @pytest.fixture(autouse=True)
 def rounding() -> Iterator[None]:
-    """TF32 on, as convolutions have it by default and some programs set it for products; afterwards as it was."""
+    """TF32 on, the default for convolutions and some programs' setting for products; restored afterwards."""
     flags = (torch.backends.cudnn, torch.backends.cuda.matmul)
     before = [flag.allow_tf32 for flag in flags]
     for flag in flags:

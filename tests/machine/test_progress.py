@@ -38,7 +38,7 @@ def test_lines_tell_rate_and_time_left_from_what_this_command_has_done(monkeypat
     with Progress("generate", 520, done=20, unit="image", stream=out, every=1e9) as progress:
         progress.update(50)
         clock[0] += 25.0
-        # 50 of the 500 that were left took 25 s: 2 a second, and 225 s for the other 450.
+        # 50 of the 500 remaining took 25 s: 2 a second, and 225 s for the other 450.
         assert progress.line() == "70 of 520 images done, 25.0 seconds, 2.0/s, about 3.8 minutes left, 1 worker"
 
 

@@ -1,4 +1,4 @@
-"""`backbone.dtype=auto`: settled once a run, by its first results, and kept."""
+"""`backbone.dtype=auto`: settled once a run, by its first results, and then kept."""
 
 import json
 from pathlib import Path
@@ -30,13 +30,13 @@ def composed(tmp_path: Path, sample_benchmark: Path):
 
 @pytest.fixture
 def run_json(tmp_path: Path):
-    """The dtype that the run has recorded."""
+    """Return the dtype that the run has recorded."""
     return lambda: json.loads((tmp_path / "run" / "run.json").read_text())["backbone"]["dtype"]
 
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch):
-    """`machine("float32")`: one that is fast in this dtype."""
+    """`machine("float32")`: pretend that the machine is fast in this dtype."""
 
     def fast_in(dtype: str) -> None:
         monkeypatch.setattr("knowcusbench.machine.device.fast_dtype", lambda _: dtype)
@@ -69,7 +69,7 @@ def test_a_run_goes_on_in_its_dtype_and_says_where_that_is_slow(composed, machin
     said = capsys.readouterr().err
     assert run_json() == "bfloat16"
     assert "backbone.dtype: bfloat16, as the run was begun, though float32 is faster here" in said
-    assert "another run.name= takes that" in said
+    assert "choose another run.name= for that" in said
 
 
 def test_another_dtype_that_is_asked_for_is_refused(composed, machine) -> None:
@@ -87,7 +87,7 @@ def test_a_plan_measures_nothing_and_leaves_the_dtype_open(composed, machine, mo
     machine("float32")
     run_stages("adapt", composed())
     assert run_json() == "float32"
-    # From now on a plan counts with it.
+    # From now on a plan uses it.
     monkeypatch.setattr("knowcusbench.machine.device.fast_dtype", lambda _: pytest.fail("measured"))
     capsys.readouterr()
     run_stages("plan", composed())

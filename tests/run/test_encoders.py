@@ -1,4 +1,4 @@
-"""A branch of an encoder stands for one commit in all of a run."""
+"""A branch of an encoder stands for one commit throughout a run."""
 
 import json
 import pickle
@@ -45,7 +45,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def commit(hub: Path, name: str, revision: str, *files: str) -> None:
-    """Put a commit of a repository into the cache, and its main branch there."""
+    """Put a commit of a repository into the cache, and point its main branch to it."""
     repository = hub / f"models--{name.replace('/', '--')}"
     (repository / "snapshots" / revision).mkdir(parents=True)
     for file in files:
@@ -60,7 +60,7 @@ PICK = ("config.json", "model.safetensors")
 
 @pytest.fixture
 def part(hub: Path, tmp_path: Path) -> Part:
-    """Metrics and effects whose encoders name the main branch, one of them without a word, one by its commit."""
+    """Return metrics and effects whose encoders name the main branch, explicitly, by default and by its commit."""
     commit(hub, "tests/clip", FIRST, *CLIP)
     commit(hub, "tests/pick", FIRST, *PICK)
     commit(hub, "tests/pinned", FIRST, *CLIP)
@@ -81,7 +81,7 @@ def test_a_branch_is_settled_once_recorded_and_the_same_in_every_worker(part: Pa
     for name in part.metrics:
         worker = pickle.loads(pickle.dumps(settled.metrics[name]))
         assert worker.weights() == settled.metrics[name].weights() == part.metrics[name].weights()
-        # What was embedded before stays valid.
+        # Earlier embeddings stay valid.
         assert worker.encoder.key == part.metrics[name].encoder.key
     assert settled.metrics["clip_i"].encoder.revision == "main"
     assert capsys.readouterr().err == ""

@@ -19,7 +19,7 @@ STAGES = ("adapt", "generate", "score", "effects", "report")
 
 @pytest.fixture
 def run(tmp_path: Path, cache_dir: Path) -> Run:
-    """A run that is planned, and nothing of it done."""
+    """A planned run of which nothing is done."""
     words = (f"run.root={tmp_path}", "run.label=mokus", f"cache_dir={cache_dir}", "backbone.dtype=float32")
     return planned(*read_config(compose_config(words)), makes_results=True)
 
@@ -34,7 +34,9 @@ def test_it_tells_what_is_missing_how_long_it_takes_and_where_results_appear(run
     line = forecast(run, STAGES, tmp_path)
     work = work_of(run)
     minutes = (work.training + work.sampling) / (module.SHARES["cpu", "float32"] * product_rate) / 60
-    assert line.startswith(f"mokus: 8 adaptations, 520 images, {work.beside} pictures of effects, scores (CLIP-I, ")
+    assert line.startswith(
+        f"mokus: 8 adaptations, 520 images, {work.effect_images} pictures of effects, scores (CLIP-I, "
+    )
     assert f"; about {minutes:.1f} minutes with 1 worker (guessed from a float32 matrix product here); " in line
     assert line.endswith(f"results in {run.store.root}")
 
@@ -56,8 +58,8 @@ def test_the_next_command_reckons_with_what_this_one_measured(run, tmp_path, pro
     append_line(run.store.journal("mokus", "w"), {"stage": "generate", "concept": "x", "prompts": 3, "seconds": 20.0})
     append_line(run.store.journal("mokus", "w"), {"stage": "generate", "concept": "x", "images": 100, "seconds": 80.0})
     keep_pace(run, tmp_path)
-    # 520 images and those of the effects, a second each: encoding counts as drawing.
-    seconds = 520 + work.beside
+    # 520 images and those of the effects take a second each: encoding counts as drawing.
+    seconds = 520 + work.effect_images
     line = forecast(run, ["generate", "effects"], tmp_path)
     assert f"about {seconds / 60:.1f} minutes with 1 worker (measured by earlier commands here)" in line
 

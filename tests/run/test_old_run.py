@@ -1,4 +1,4 @@
-"""A run that was made before classes counted by name and version opens, reports and goes on."""
+"""A run made before classes were identified by name and version opens, reports and continues."""
 
 import re
 import shutil
@@ -18,7 +18,7 @@ from knowcusbench.storage.tables import read_json, read_table, write_json, write
 from knowcusbench.toybox.shipped import weights_version
 
 MADE_WITH = "75938e50134d"
-"""The shipped weights that it was made with."""
+"""Version of the shipped weights that the run was made with."""
 
 WORDS = (
     "method=base",
@@ -67,7 +67,7 @@ def test_it_goes_on_and_keeps_the_scores_of_versions_that_were_not_raised(
     removed, kept = store.image("base", "dog3", plan["reconstruction"]), plan["generation"]
     removed.unlink()
     for metric in METRICS:
-        # What is computed again is no longer this number.
+        # A score that is computed again no longer has this value.
         path = store.scores("base", metric)
         write_table(path, read_table(path).assign(value=marked))
     ceiling = store.ceilings("clip_i").read_bytes()
@@ -111,7 +111,7 @@ def test_what_was_not_recorded_is_said_and_not_compared(tmp_path: Path, capfd: p
     assert "did not record backbone.store" in capfd.readouterr().err
     with pytest.raises(RunError, match=r"backbone._version_: 1 there, 2 now"):
         _check_identity(store, {**now, "backbone": {**now["backbone"], "_version_": 2}})
-    # In a record of today nothing is left out.
+    # A present record leaves nothing out.
     write_json(store.identity, {**now, "backbone": model})
     with pytest.raises(RunError, match=r"backbone.store: None there, 'b' now"):
         _check_identity(store, now)

@@ -50,7 +50,7 @@ def test_the_id_changes_with_every_part_of_the_content(made_up_benchmark):
 
 
 def test_ids_do_not_change_between_versions():
-    """Pinned: a change here would make every earlier run directory useless."""
+    """The values are pinned: a change here would make every earlier run directory useless."""
     from knowcusbench.storage.digests import content_id
 
     assert content_id('["dog", "reconstruction", "my gift", "{}"]', 0) == "90ccd0ad74c0c555"

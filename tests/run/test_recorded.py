@@ -1,4 +1,4 @@
-"""What only reads a run: overrides that it would not heed are refused."""
+"""Commands that only read a run refuse overrides that would have no effect."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from knowcusbench.run.recorded import recorded_config
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of which only the configurations of two methods are there."""
+    """A run with nothing but the configurations of two methods."""
     root = tmp_path_factory.mktemp("runs")
     (root / "run" / "configs").mkdir(parents=True)
     for method in ("base", "anchor"):

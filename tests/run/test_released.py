@@ -1,4 +1,4 @@
-"""The released checkpoints that a method took are part of what a run is."""
+"""The released checkpoints that a method uses are part of a run's identity."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A run directory in an object store: the same results as on a disk."""
+"""A run directory in an object store has the same results as on a disk."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +12,7 @@ Command = Callable[..., int]
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
-    """The URL of an empty bucket on a server of this process that speaks S3."""
+    """The URL of an empty bucket on an S3 server in this process."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             patch.setenv(name, "testing")
@@ -27,7 +27,7 @@ def bucket() -> Iterator[str]:
 
 
 def stored() -> dict[str, tuple[str, str]]:
-    """Every object's digest and time."""
+    """Return every object's digest and time."""
     found = s3fs.S3FileSystem(use_listings_cache=False).find("bucket/runs/run", detail=True)
     return {
         name.removeprefix("bucket/runs/run/"): (entry["ETag"], entry["LastModified"]) for name, entry in found.items()
@@ -82,4 +82,4 @@ def test_a_deleted_image_is_drawn_again(bucket: str, command: Command) -> None:
 
 def test_a_place_that_is_not_there_is_one_line(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     assert command("bench", "gopher://bucket/runs", "method=mokus") == 2
-    assert "gopher://bucket/runs: can't be used as a place for files" in capsys.readouterr().err
+    assert "gopher://bucket/runs: can't be used as a directory" in capsys.readouterr().err

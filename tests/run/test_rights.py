@@ -1,4 +1,4 @@
-"""A run directory that may not be written any more."""
+"""A run directory that has become read-only."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ import pytest
 from knowcusbench.cli.main import main
 
 ORDINARY = ("setpriv", "--bounding-set=-dac_override,-dac_read_search,-fowner")
-"""To root a file's mode says nothing, unless it goes without these rights."""
+"""A command prefix without root's capabilities, since root ignores a file's mode."""
 
 
 @pytest.mark.command

@@ -1,4 +1,4 @@
-"""What a method is compared as is what its class declares, wherever that lies."""
+"""A method's role is the one that its class declares, wherever the class lies."""
 
 import sys
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ from knowcusbench.run.recorded import method_record, record_of, write_recorded
 
 @dataclass(frozen=True, kw_only=True)
 class Base(Method):
-    """A method of somebody else's, in a file of theirs that has a control's name."""
+    """A third party's method, in a file with the name of a control."""
 
     def adapt(self, concept: Concept, *_: object) -> Adaptation:
         return Adaptation()
@@ -75,7 +75,7 @@ def test_role_and_subjects_are_read_without_the_method_s_code(
     monkeypatch.delitem(sys.modules, "theirs.base")
     assert recorded(store, [dog]) == made
     assert made.subjects == {dog.name: ["their dog"] * len(dog.knowledge)}
-    # A record of an earlier version has neither.
+    # An earlier version recorded neither.
     store.config("base").write_text(yaml.safe_dump(RESOLVED))
     found = recorded(store, [dog])
     assert (found.role, found.subjects) == (Role.METHOD, {})

@@ -1,4 +1,4 @@
-"""The backbone and the metrics' encoders: they share a GPU, and what is missing is found before anything is drawn."""
+"""The backbone and the metrics' encoders share a GPU, and missing parts are reported before anything is drawn."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ GIB = 2**30
 
 
 class Spec:
-    """A backbone's specification that counts how often it is loaded."""
+    """A backbone specification that counts how often it is loaded."""
 
     def __init__(self) -> None:
         self.loaded = 0

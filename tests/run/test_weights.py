@@ -1,4 +1,4 @@
-"""What a run remembers of the weights and the library that made it."""
+"""A run's record of its weights and libraries."""
 
 import json
 from importlib.metadata import version

@@ -1,4 +1,4 @@
-"""Bundles that were altered, each in one way: every one must be refused, and say why."""
+"""Bundles altered in one way each: every one must be refused, with the reason."""
 
 import io
 import json
@@ -62,7 +62,7 @@ def test_a_directory_with_the_same_files_is_a_bundle_too(parts, bundle, tmp_path
 
 
 def test_a_flipped_bit_anywhere_is_noticed(bundle, parts):
-    """In the zip's own structures or in a part: never read as if nothing had happened."""
+    """The bit is in the zip's own structures or in a part; the bundle is never read as if it were intact."""
     whole = bundle.read_bytes()
     reference = read_bundle(bundle)
     for place in range(len(whole) // 100, len(whole), len(whole) // 40):
@@ -71,7 +71,7 @@ def test_a_flipped_bit_anywhere_is_noticed(bundle, parts):
             found = read_bundle(bundle)
         except BundleError:
             continue
-        # A time stamp of the zip's directory, for example.
+        # For example, the bit may be in a time stamp of the zip's directory.
         assert found.manifest == reference.manifest
         assert found.scores.equals(reference.scores)
 
@@ -92,8 +92,8 @@ def test_what_is_no_bundle_is_refused(tmp_path):
 
 
 def test_an_altered_score_is_refused(forged, parts, bundle, table, changed):
-    """By its digest; and where the digests were made to fit, by the leaderboard; and where that was too, by nothing:
-    then it is another result."""
+    """The digest reveals it, or the leaderboard if the digests were adapted. If both were, it is simply another
+    result."""
     values = table(parts)["value"].to_numpy().copy()
     values[0] += 0.001
     altered = changed(parts, value=values)
@@ -147,7 +147,7 @@ def test_a_manifest_that_is_not_true_is_refused(forged, entries, said):
 SCORES = [
     (lambda t: t.assign(protocol="0" * 12), "are of protocol '000000000000'"),
     (lambda t: pd.concat([t, t[:1]]), "has more than one clip_"),
-    (lambda t: t.assign(concept="reef_fish"), "is not the hash of what it is said to be"),
+    (lambda t: t.assign(concept="reef_fish"), "is not the hash of its content"),
     (lambda t: t.assign(seed=t["seed"] + 1), "is not the hash"),
     (lambda t: t.assign(value=np.inf), "infinite"),
     (lambda t: t[:0], "other rows or columns|leaderboard.json says"),
@@ -181,7 +181,7 @@ def test_a_table_of_another_form_is_refused(forged, parts):
 
 
 def test_a_table_that_would_fill_the_memory_is_refused_before_it_is_read(forged, monkeypatch):
-    """A million equal rows are some kilobytes of Parquet."""
+    """A million equal rows take some kilobytes of Parquet."""
     monkeypatch.setattr("knowcusbench.share.bundle.MAX_CELLS", 3_999_999)
     text = pa.array(["clip_i"] * 1_000_000)
     made = pa.table({"metric": text, "task": text, "concept": text, "value": pa.array(np.zeros(1_000_000))})
@@ -222,7 +222,7 @@ def test_safe_names_are_what_a_run_has():
 
 
 def test_a_size_that_is_not_true_is_refused(bundle, parts):
-    """A zip that says that a part is of four gibibytes."""
+    """A zip claims that a part has four gibibytes."""
     whole = bundle.read_bytes()
     size = len(parts["scores.parquet"]).to_bytes(4, "little")
     assert whole.count(size * 2) == 2

@@ -1,4 +1,4 @@
-"""`export` and `leaderboard` as they are typed."""
+"""`export` and `leaderboard` as a user types them."""
 
 import json
 import re

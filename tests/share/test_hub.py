@@ -1,4 +1,4 @@
-"""Pushing to a hub: the real client against a server of ours that speaks as much of the hub's protocol as it needs."""
+"""Pushing to a hub, with the real client against a small server that speaks the needed part of the hub's protocol."""
 
 import base64
 import json
@@ -16,7 +16,7 @@ from knowcusbench.share.hub import push, scores_dataset
 
 
 class Hub(BaseHTTPRequestHandler):
-    """Keeps the files of every commit in `server.files`."""
+    """A server that keeps the files of every commit in `server.files`."""
 
     def log_message(self, *_):
         pass
@@ -65,7 +65,7 @@ def hub(monkeypatch):
     server = HTTPServer(("127.0.0.1", 0), Hub)
     server.address = f"http://127.0.0.1:{server.server_port}"
     server.calls, server.created, server.files, server.status = [], [], {}, 200
-    # What HF_ENDPOINT sets when the client is imported.
+    # The value that HF_ENDPOINT sets when the client is imported.
     monkeypatch.setattr(constants, "ENDPOINT", server.address)
     template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace("https://huggingface.co", server.address)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
@@ -83,7 +83,7 @@ def test_the_hub_gets_every_part_and_a_card(hub, parts, tmp_path):
     assert hub.files == {f"lab a/small/{name}": data for name, data in parts.items()}
     (created,) = hub.created
     assert (created["name"], created["organization"], created["type"]) == ("results", "lab", "dataset")
-    # The client's versions say it in two ways.
+    # Versions of the client word it in two ways.
     assert created.get("private") or created.get("visibility") == "private"
     assert {token for _, token in hub.calls} == {"Bearer hf_secret"}
     for name, data in hub.files.items():
@@ -103,7 +103,7 @@ def test_the_card_finds_the_scores_of_every_folder(hub, parts, tmp_path):
 
 def test_what_the_hub_refuses_is_one_line(hub, parts):
     hub.status = 403
-    with pytest.raises(BundleError, match=r"--push lab/results: the hub did not take it: .*403") as error:
+    with pytest.raises(BundleError, match=r"--push lab/results: the hub refused: .*403") as error:
         push(parts, "lab/results", "one", api=HfApi(endpoint=hub.address, token="t"))
     assert "\n" not in str(error.value)
     with pytest.raises(BundleError, match="--push no/good/name"):
@@ -112,7 +112,7 @@ def test_what_the_hub_refuses_is_one_line(hub, parts):
 
 def test_a_hub_that_does_not_answer_is_one_line(hub, parts):
     nobody = HfApi(endpoint="http://127.0.0.1:9", token="t")
-    with pytest.raises(BundleError, match="the hub did not take it"):
+    with pytest.raises(BundleError, match="the hub refused"):
         push(parts, "lab/results", "one", api=nobody)
 
 

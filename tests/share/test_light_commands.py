@@ -1,9 +1,9 @@
-"""What reads a finished run, or bundles of runs, computes nothing: by `sys.modules` of a fresh process."""
+"""Commands that read a finished run or bundles import nothing that computes, by `sys.modules` of a fresh process."""
 
 from fresh_process import COMPUTING, in_fresh_process
 
 NOTEBOOK = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
-"""What a notebook sets for its commands; the module is not installed here."""
+"""The variable that a notebook sets for its commands; its module is not installed here."""
 
 
 def where_of(run_words):

@@ -1,4 +1,4 @@
-"""Ablations and the probe as commands: what they leave, and what running them again does."""
+"""Ablations and the probe as commands: their files, and the effect of running them again."""
 
 import json
 from collections.abc import Callable
@@ -25,7 +25,7 @@ ITEMS = ("ablation=items", "recipe.ablation.items=[1,7]", "metrics=[clip_i]", "r
 
 @pytest.fixture(scope="module")
 def ablated(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The root of a run of 1 and 7 facts in one edit, and of the base."""
+    """The root of a run with 1 and 7 facts in one edit, and with the base."""
     root = tmp_path_factory.mktemp("ablated")
     assert command("bench", root, *ITEMS) == 0
     assert command("bench", root, "method=base", "metrics=[clip_i]") == 0
@@ -33,7 +33,7 @@ def ablated(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def times(root: Path) -> dict[str, int]:
-    """When every adaptation, image and score was written."""
+    """Return when every adaptation, image and score was written."""
     kept = [path for folder in ("adaptations", "images", "scores") for path in (root / folder).rglob("*.*")]
     return {str(path.relative_to(root)): path.stat().st_mtime_ns for path in kept}
 
@@ -67,7 +67,7 @@ def test_the_table_counts_the_samples_of_taught_items(ablated: Path) -> None:
     run = ablated / "run"
     table = pd.read_csv(run / "report" / "ablation.csv", dtype={"setting": "str"})
     plan = pd.read_parquet(run / "plan.parquet").set_index("id")
-    # 2 items x 2 seeds a concept and task, of which one item was taught at first.
+    # 2 items x 2 seeds per concept and task; one item was taught at first.
     counts = table[table["column"] == "reconstruction_clip_i"].groupby("label")["n"].sum().to_dict()
     assert counts == {"items=1": 4, "items=7": 8, "base": 8}
     scores = pd.read_parquet(run / "scores" / "items=1" / "clip_i.parquet").set_index("sample_id").join(plan)

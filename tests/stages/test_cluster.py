@@ -1,4 +1,4 @@
-"""Runs with several workers: the bytes are those of one."""
+"""Runs with several workers give the same bytes as runs with one."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +12,7 @@ RESULTS = ("adaptations", "images", "scores", "floors", "effects", "together", "
 
 @pytest.fixture(scope="module")
 def ray_words() -> Iterator[tuple[str, ...]]:
-    """What runs a command on workers of a quarter of a core, in a Ray of this machine."""
+    """Overrides that run a command on workers with a quarter of a core each, in a Ray of this machine."""
     yield "engine=ray", "engine.cpus_per_worker=0.25"
     ray.shutdown()
 
@@ -21,7 +21,7 @@ def ray_words() -> Iterator[tuple[str, ...]]:
 def test_the_number_of_workers_changes_no_byte(
     ray_words: tuple[str, ...], command: Command, finished_run: Path, tmp_path: Path
 ) -> None:
-    """All stages, with a cache in which nothing was trained yet."""
+    """Runs all stages, with a cache in which nothing was trained yet."""
     words = ("method=mokus", "engine.workers=2", f"cache_dir={tmp_path / 'cache'}")
     assert command("bench", tmp_path, *ray_words, *words) == 0
     run = tmp_path / "run"

@@ -1,4 +1,4 @@
-"""Drawing when something goes wrong: short memory, failing samples, other processes."""
+"""Drawing under trouble: short memory, failing samples, other processes."""
 
 import json
 import os
@@ -29,7 +29,7 @@ OUT_OF_MEMORY = [
     RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
     RuntimeError("CUDA driver error: out of memory"),
 ]
-"""As torch, the CUDA runtime and driver, cuBLAS, cuDNN, Python and the CPU's allocator say it."""
+"""Out-of-memory errors of torch, the CUDA runtime and driver, cuBLAS, cuDNN, Python and the CPU's allocator."""
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +43,7 @@ def log(tmp_path: Path) -> WorkLog:
 
 
 def cells_in(directory: Path) -> list[list[Picture]]:
-    """Two prompts with three seeds each."""
+    """Return two prompts with three seeds each."""
     return [
         [
             Picture(f"{prompt}{seed:015}", f"a {prompt} dog", seed, directory / f"{prompt}{seed}.png", {}, wanted=True)
@@ -71,7 +71,8 @@ def drawn_in(directory: Path) -> dict[str, bytes]:
 
 
 def spoil(monkeypatch: pytest.MonkeyPatch, spoiled: Callable[[Sequence[int]], Exception | None]) -> list[int]:
-    """Let `sample` raise what `spoiled` gives for some noise seeds; the sizes of all batches that were tried."""
+    """Make `sample` raise what `spoiled` returns for some noise seeds; return the sizes of all batches that were
+    tried."""
     tried: list[int] = []
     sample = DiffusersBackbone.sample
 

@@ -1,4 +1,4 @@
-"""What the effects stage leaves in a run, and what running it again does."""
+"""The effects stage's files in a run, and the effect of running it again."""
 
 import shutil
 from pathlib import Path
@@ -23,18 +23,18 @@ FOLDERS = ("effects", "together", "interference", "unrelated")
 
 @pytest.fixture
 def run(finished_run: Path, tmp_path: Path) -> Path:
-    """A copy of the finished run with the files' times."""
+    """A copy of the finished run that keeps the files' times."""
     return Path(shutil.copytree(finished_run, tmp_path / "run"))
 
 
 def results(root: Path) -> dict[str, tuple[bytes, int]]:
-    """Content and time of all files of the stage."""
+    """Return content and time of all files of the stage."""
     found = [path for folder in FOLDERS for path in (root / folder).rglob("*") if path.is_file()]
     return {str(path.relative_to(root)): (path.read_bytes(), path.stat().st_mtime_ns) for path in found}
 
 
 def changed(before: dict[str, tuple[bytes, int]], after: dict[str, tuple[bytes, int]]) -> set[str]:
-    """The files that were written again."""
+    """Return the files that were written again."""
     assert before.keys() == after.keys()
     return {name for name in before if before[name][1] != after[name][1]}
 
@@ -59,7 +59,7 @@ def test_every_adaptation_has_its_tables_and_pictures(finished_run):
 
 
 def test_the_base_moves_nothing(finished_run):
-    """Its pictures are drawn anew, so this also shows that drawing is repeatable."""
+    """The base's images are drawn anew, so this also shows that drawing is repeatable."""
     text = table(finished_run, "base", "dog3", "text")
     assert (text["value"] == text["base"])[text["base"].notna()].all()
     assert (text.loc[text["measure"] == "kl", "value"] == 0).all()
@@ -120,7 +120,7 @@ def change(adapter: Adapter | None) -> torch.Tensor:
 
 
 def test_an_edit_that_several_concepts_share_is_in_their_sum_once(tmp_path):
-    """As with scope=batch: a transformer of its own for every concept, and one text encoder for all but the last."""
+    """As with scope=batch: each concept has its own transformer, and all but the last share one text encoder."""
     visual, edits = [lora(seed) for seed in range(3)], [lora(7), lora(7), lora(8)]
     parts = tuple(tmp_path / str(number) for number in range(3))
     for part, transformer, text_encoder in zip(parts, visual, edits, strict=True):
@@ -213,7 +213,7 @@ def test_other_unrelated_prompts_are_measured_anew_and_not_mixed_with_the_old(ru
 
 
 def test_the_report_has_the_means_of_the_tables(finished_run):
-    """By hand: texts, then concepts."""
+    """Means by hand: over texts, then over concepts."""
     board = pd.read_csv(finished_run / "report" / "effects.csv").set_index("label")
     assert set(METHODS) < set(board.index)
     by_hand = []

@@ -1,4 +1,4 @@
-"""The embedded benchmark from plan to report: metrics of its own stand beside the others and judge them."""
+"""The embedded benchmark from plan to report, with its own metrics next to the others as their judges."""
 
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def test_the_oracle_stands_beside_the_other_metrics(report: Path) -> None:
     by_task = scores.join(samples[["task", "concept"]], on="sample_id").groupby(["task", "concept"])["value"].mean()
     for task in ("reconstruction", "generation"):
         assert table.loc["leak", f"{task}_oracle_concept"] == pytest.approx(by_task[task].mean())
-    # Nobody has told the base anything of the concepts; it still follows prompts about a class noun.
+    # The base knows nothing of the concepts, but still follows prompts about a class noun.
     assert table.loc["base", "reconstruction_oracle_exact"] == 0
     assert table.loc["base", "generation_oracle_prompt"] > 0.5
 

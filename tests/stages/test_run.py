@@ -1,4 +1,4 @@
-"""A run from its plan to its leaderboard: what it leaves, and what running it again does."""
+"""A run from its plan to its leaderboard: its files, and the effect of running it again."""
 
 import importlib.metadata
 import json
@@ -28,19 +28,19 @@ METHODS = {"base", "leak", "anchor", "mokus", "naive_db", "enc_ft"}
 
 @pytest.fixture
 def run(finished_run: Path, tmp_path: Path) -> Path:
-    """A copy of the finished run with the files' times."""
+    """A copy of the finished run that keeps the files' times."""
     return Path(shutil.copytree(finished_run, tmp_path / "run"))
 
 
 def files(root: Path) -> dict[str, bytes]:
-    """All results of a run by path; not what every command and process adds for itself."""
+    """Return all results of a run by path, without the records that every command and process adds."""
     own = {"provenance", "provenance.html", "journal", "sweeps"}
     kept = (path for path in root.rglob("*") if path.is_file() and not own & set(path.relative_to(root).parts))
     return {str(path.relative_to(root)): _placeless(path) for path in kept}
 
 
 def _placeless(path: Path) -> bytes:
-    """A file's bytes; of the gallery, without the commands that draw again: they name the place of the run."""
+    """Return a file's bytes; of the gallery, without the commands that draw again, which name the run's directory."""
     return re.sub(rb'"command":.*?\]}', b"", path.read_bytes()) if path.suffix == ".html" else path.read_bytes()
 
 
@@ -65,7 +65,7 @@ def test_every_column_of_the_leaderboard_is_filled(finished_run):
     board = pd.read_csv(finished_run / "report" / "leaderboard.csv")
     ours = board[board["kind"].isin(["method", "control"])]
     assert set(ours["label"]) == METHODS
-    # Two concepts have no intervals.
+    # Two concepts are too few for intervals.
     numbers = ours.drop(columns=["label", "kind", "incomplete", "approximate"])
     numbers = numbers[[name for name in numbers if not name.endswith(("_low", "_high"))]]
     assert numbers.shape[1] == 10
@@ -133,7 +133,7 @@ def test_stage_one_is_trained_once_for_all_that_share_it(finished_run):
 
 
 def test_the_leaderboard_is_the_macro_mean_of_the_scores(finished_run):
-    """By hand: samples, then concepts, unweighted."""
+    """Means by hand: over samples, then over concepts, unweighted."""
     plan = pd.read_parquet(finished_run / "plan.parquet").set_index("id")
     table = pd.read_parquet(finished_run / "scores" / "enc_ft" / "clip_i.parquet").set_index("sample_id")
     values = {"dog3": [], "duck_toy": []}
@@ -204,7 +204,7 @@ def test_a_changed_image_is_scored_again(run, command):
 
 
 def test_images_do_not_depend_on_the_rest_of_the_grid(run, command, tmp_path):
-    """One concept, one item, one seed, drawn in a run of their own."""
+    """One concept, one item and one seed are drawn in a run of their own."""
     alone = tmp_path / "alone"
     smaller = ("grid.concepts=[duck_toy]", "grid.knowledge_items=1", "grid.seeds=[1]", "method=base")
     assert command("adapt", alone, *smaller) == 0
@@ -284,7 +284,7 @@ def test_missing_images_are_counted_in_the_report_not_averaged_over(run, command
 
 
 def test_a_report_needs_nothing_but_the_run(run, monkeypatch, capsys):
-    """Not the overrides that the run was made with, and it adds no method."""
+    """It needs none of the overrides that the run was made with, and adds no method."""
     from knowcusbench.cli.main import main
 
     before = (run / "report" / "leaderboard.csv").read_bytes()
@@ -304,7 +304,7 @@ def test_planning_adds_no_method_to_a_run(run, command):
 
 
 def test_where_the_cache_lies_makes_no_difference(run, command, cache_dir, tmp_path):
-    """The embedded encoders and backbone are known by what they are, so scores of two machines can meet."""
+    """The embedded encoders and backbone are identified by content, so scores of two machines can be compared."""
     moved = shutil.copytree(cache_dir, tmp_path / "moved")
     before = files(run)
     assert command("bench", run.parent, "method=base", f"cache_dir={moved}") == 0
@@ -335,13 +335,13 @@ def test_held_out_references_that_nobody_held_out_are_refused_before_anything_is
 
 
 def test_a_floor_is_the_score_beside_the_next_concept(finished_run):
-    """Of two concepts each is the other's: their mean is that of one's images with the other's references."""
+    """Of two concepts each is the other's next: their mean is that of one's images with the other's references."""
     plan = pd.read_parquet(finished_run / "plan.parquet").set_index("id")
     own = pd.read_parquet(finished_run / "scores" / "base" / "clip_i.parquet").set_index("sample_id")
     floor = pd.read_parquet(finished_run / "floors" / "base" / "clip_i.parquet").set_index("sample_id")
     assert set(own.index) == set(floor.index) == set(plan.index)
     assert (own["value"] - floor["value"]).abs().min() > 0
-    # One prompt each: there is no other to compare with.
+    # With one prompt each there is no other to compare with.
     assert not (finished_run / "floors" / "base" / "clip_t.parquet").exists()
 
 

@@ -1,4 +1,4 @@
-"""Scoring beside drawing: when it fails it is said, and nothing is lost."""
+"""Scoring during drawing: a failure is reported, and nothing is lost."""
 
 import threading
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""What becomes of an image that can't be scored: a row without a number that says why, and no other row lost."""
+"""An image that can't be scored gets a row with the reason and no value, and no other row is lost."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from knowcusbench.storage.images import read_image
 
 @dataclass(frozen=True, kw_only=True)
 class Brightness(Metric):
-    """The mean of an image's pixels and its references'."""
+    """The mean of the pixels of an image and its references."""
 
     name: ClassVar[str] = "brightness"
     title: ClassVar[str] = "Brightness"

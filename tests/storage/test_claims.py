@@ -1,4 +1,4 @@
-"""Claims: one owner at a time, across threads, processes and deaths."""
+"""Claims: one owner at a time, across threads, processes and crashes."""
 
 import json
 import multiprocessing
@@ -74,7 +74,7 @@ def test_a_claim_of_a_dead_process_is_free_at_once(tmp_path: Path) -> None:
 
 def test_only_claims_of_dead_processes_are_removed(tmp_path: Path) -> None:
     claims = Claims(tmp_path)
-    claims.remove_dead()  # Before there is anything.
+    claims.remove_dead()  # Works on an empty directory.
     claim_and_die(tmp_path, "dead")
     (tmp_path / "half.0.claim").write_text('{"host": ')
     with claims.of("alive") as claim:
@@ -119,7 +119,7 @@ def test_of_many_threads_one_wins(directory: Path) -> None:
 
 
 def _work(directory: str, log: str) -> None:
-    """Do 200 pieces, each unless it is done, and log what was done."""
+    """Do those of 200 pieces that are not done, and log them."""
     claims, done = Claims(Path(directory) / "claims"), Path(directory) / "done"
     for piece in range(200):
         if not (done / str(piece)).exists():
@@ -138,6 +138,6 @@ def test_processes_share_work_and_do_none_twice(tmp_path: Path) -> None:
         worker.start()
     for worker in workers:
         worker.join()
-    # What one finds claimed it passes over; nobody is left to do it only if its owner did.
+    # A process skips claimed pieces; each of those is done by its owner.
     _work(str(tmp_path), str(tmp_path / "log"))
     assert sorted(map(int, (tmp_path / "log").read_text().split())) == list(range(200))

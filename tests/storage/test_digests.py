@@ -1,4 +1,4 @@
-"""Remembered values."""
+"""Memory of computed values."""
 
 import hashlib
 
@@ -29,7 +29,7 @@ def test_the_least_recently_used_are_dropped() -> None:
 
     memo.fetch([1, 2], square)
     memo.fetch([1], square)
-    memo.fetch([3], square)  # 2 is the oldest now, and goes
+    memo.fetch([3], square)  # 2 is the oldest now, and is dropped
     computed.clear()
 
     assert memo.fetch([1, 3], square) == [1, 9]

@@ -1,4 +1,4 @@
-"""Text is UTF-8 whatever the locale of the machine."""
+"""Text is read and written as UTF-8, whatever the machine's locale."""
 
 import ast
 import os
@@ -14,7 +14,7 @@ PROGRAMS = ("run", "Popen", "check_output", "check_call", "call")
 
 
 def unencoded(source: str) -> Iterator[int]:
-    """The lines of calls that read or write text by the locale's encoding."""
+    """Return the lines of calls that read or write text in the locale's encoding."""
     for node in ast.walk(ast.parse(source)):
         if not isinstance(node, ast.Call):
             continue
@@ -26,7 +26,7 @@ def unencoded(source: str) -> Iterator[int]:
         if of_a_path or (name == "open" and modes and not any("b" in mode for mode in modes)):
             wanting = "encoding" not in given
         else:
-            # `text=` of other functions is the text itself.
+            # In other functions, `text=` is the text itself.
             asked = any(word.arg == "text" and getattr(word.value, "value", None) is True for word in node.keywords)
             wanting = name in PROGRAMS and asked and "encoding" not in given
         if wanting:

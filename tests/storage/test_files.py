@@ -69,7 +69,7 @@ def test_remove_does_not_follow_links(tmp_path):
 
 @pytest.fixture
 def remote(tmp_path):
-    """A place in fsspec's file system in memory, which has no directories of its own and no rename."""
+    """A path in fsspec's in-memory file system, which has no real directories and no rename."""
     return location(f"memory://{tmp_path.name}")
 
 

@@ -1,4 +1,4 @@
-"""One line for what the hub or its libraries say."""
+"""Errors of the hub and its libraries, each in one line."""
 
 import re
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""Repositories of the hub: what is here and whole is found without a network, whatever the client's version."""
+"""Hub repositories: a complete local copy is found without a network, whatever the client's version."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache of a client that, as of version 1.33, asks the network for a commit's list of files first."""
+    """An empty cache of a client that asks the network for a commit's list of files first, as version 1.33 does."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     original = huggingface_hub.snapshot_download
@@ -35,7 +35,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def keep(cache: Path, name: str, files: dict[str, str], kind: str = "models") -> Path:
-    """Put files of a repository into the cache, at one commit that is its main branch."""
+    """Put files of a repository into the cache, at one commit to which its main branch points."""
     repository = cache / f"{kind}--{name.replace('/', '--')}"
     snapshot = repository / "snapshots" / COMMIT
     for file, text in files.items():
@@ -75,7 +75,7 @@ def test_a_processor_needs_no_weights(cache: Path) -> None:
 
 
 def pipeline(**without: str) -> dict[str, str]:
-    """The files of a pipeline in names only."""
+    """Create the files of a pipeline with names but no contents."""
     classes = {"transformer": "QwenImageTransformer2DModel", "vae": "AutoencoderKLQwenImage"}
     classes |= {"text_encoder": "Qwen2_5_VLForConditionalGeneration", "tokenizer": "Qwen2Tokenizer"}
     index = {"_class_name": "QwenImagePipeline", "image_encoder": [None, None]}

@@ -11,7 +11,7 @@ from PIL import ExifTags, Image, ImageFile
 from knowcusbench.errors import ImageError
 from knowcusbench.storage.images import MAX_PIXELS, decode_image, read_image
 
-# What a viewer does to the stored rows for each EXIF orientation (EXIF 2.32, table 6), in numpy's terms.
+# The transformation of the stored rows for each EXIF orientation (EXIF 2.32, table 6), in numpy's terms.
 ORIENTATIONS = {
     1: lambda stored: stored,
     2: lambda stored: stored[:, ::-1],
@@ -36,12 +36,12 @@ def pixels(path: Path) -> NDArray[np.uint8]:
 
 
 def over_white(color: NDArray[np.int64], alpha: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Rounded to nearest; all integers, so exact."""
+    """Round to nearest; exact, since all values are integers."""
     return (alpha * color + (255 - alpha) * 255 + 127) // 255
 
 
 def png(width: int, height: int, bit_depth: int, color_type: int, rows: bytes) -> bytes:
-    """A PNG file made by hand; each row begins with its filter type, 0."""
+    """Return a PNG file made by hand; each row begins with its filter type, 0."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -70,7 +70,7 @@ def test_exif_orientation_is_applied(tmp_path: Path, noise: NDArray[np.uint8], o
 
 
 def test_alpha_is_composited_on_white(tmp_path: Path) -> None:
-    """Every pair of a value and an alpha, against exact integer arithmetic."""
+    """Compares every pair of a value and an alpha with exact integer arithmetic."""
     alpha, value = np.meshgrid(np.arange(256), np.arange(256))
     rgba = np.stack([value, value, 255 - value, alpha], axis=-1).astype(np.uint8)
     Image.fromarray(rgba).save(tmp_path / "a.png")
@@ -164,7 +164,7 @@ def test_cmyk_becomes_rgb(tmp_path: Path) -> None:
 def test_exif_that_cant_be_written_again_does_no_harm(
     tmp_path: Path, noise: NDArray[np.uint8], tag: int, kind: int, value: bytes
 ) -> None:
-    """An EXIF block made by hand: orientation 6, and one more entry."""
+    """Return an EXIF block made by hand, with orientation 6 and one more entry."""
     place = value + b"\0" * (4 - len(value)) if len(value) <= 4 else struct.pack("<I", 8 + 2 + 2 * 12 + 4)
     entries = [
         struct.pack("<HHII", ExifTags.Base.Orientation, 3, 1, 6),
@@ -211,7 +211,7 @@ def test_the_first_frame_of_an_animation_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("mode", "neutral"), [("YCbCr", 128), ("LAB", 0)])
 def test_other_colour_spaces_become_rgb(tmp_path: Path, mode: str, neutral: int) -> None:
-    """Greys have no colour in either: their lightness alone says what they are. TIFF's a* and b* are signed."""
+    """Greys have no colour in either space, so lightness alone identifies them. TIFF's a* and b* are signed."""
     greys = np.repeat(np.array([[0, 255]], dtype=np.uint8)[..., None], 3, axis=-1)
     greys[..., 1:] = neutral
     Image.fromarray(greys, mode).save(tmp_path / "a.tif")

@@ -1,4 +1,4 @@
-"""Names and words of users: what is the same, what is meant, what can be a file's name."""
+"""Names and texts of users: which are the same, what a pattern matches, and what can be a file name."""
 
 import unicodedata
 
@@ -61,7 +61,7 @@ def test_names_of_folders_are_spelled_as_in_the_records() -> None:
 )
 def test_a_name_that_leads_elsewhere_or_nowhere_is_refused(name: str) -> None:
     assert not is_plain_name(name)
-    with pytest.raises(ConfigError, match=r"^run\.label: .* can't be a file's name, it (is|has|begins)"):
+    with pytest.raises(ConfigError, match=r"^run\.label: .* can't be a file name: it (is|has|begins)"):
         check_name(name, "run.label")
 
 

@@ -1,4 +1,4 @@
-"""What decides a result: names, versions and fields of classes, never where they lie."""
+"""The parts of a class that decide a result: name, version and fields, never its module path."""
 
 import hashlib
 import json
@@ -31,7 +31,7 @@ NODE = {"_target_": "knowcusbench.metrics.ClipI", "encoder": ENCODER}
 
 @pytest.fixture
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """A module of another name."""
+    """Return a module with another name."""
     module = ModuleType("elsewhere")
     monkeypatch.setitem(sys.modules, "elsewhere", module)
     return module
@@ -89,7 +89,7 @@ def test_a_setting_that_is_called_version_is_no_version_of_the_class() -> None:
 
 
 def test_embeddings_of_before_there_were_versions_are_found_again(tmp_path: Path) -> None:
-    """The key as it was made when there were none."""
+    """Return the key as it was before there were versions."""
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     spec = ClipSpec(source=str(tmp_path), store="/anywhere", batch_size=3)
     said = [
@@ -100,7 +100,7 @@ def test_embeddings_of_before_there_were_versions_are_found_again(tmp_path: Path
 
 
 class MeanColour(ImageEncoder):
-    """Embeds an image as its mean colour, and counts images."""
+    """An embedder that returns an image's mean colour and counts images."""
 
     embedded = 0
 
@@ -123,7 +123,7 @@ class MeanColourSpec(EncoderSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class LeftHalfSpec(SegmenterSpec):
-    """Segments whatever is on the left."""
+    """A segmenter that returns the left half."""
 
     version: ClassVar[int] = 1
 
@@ -151,7 +151,7 @@ def test_an_encoder_of_a_raised_version_embeds_again(file: Path, monkeypatch: py
     monkeypatch.setattr(MeanColour, "embedded", 0)
 
     def embedded() -> bool:
-        """Whether anything is, by what is like another process."""
+        """Return whether anything is computed by an object like another process's."""
         before = MeanColour.embedded
         spec.build().embed_files([file])
         return MeanColour.embedded > before

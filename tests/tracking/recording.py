@@ -1,4 +1,4 @@
-"""A tracker that remembers, and one that breaks."""
+"""A tracker that records its calls, and one that fails."""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -1,4 +1,4 @@
-"""What trackers hear of a real command, and that the three that ship pass it on."""
+"""The calls that trackers get from a real command, and how the three shipped trackers pass them on."""
 
 import json
 import re
@@ -29,7 +29,7 @@ RECORDER = "+tracker._target_=tracking.recording.Recorder"
 
 @pytest.fixture(scope="module")
 def where(tmp_path_factory):
-    """Where a run lies that was made with a tracker listening, and what it heard."""
+    """The root of a run that was made with a tracker, and the calls that the tracker recorded."""
     root = tmp_path_factory.mktemp("runs")
     words = (f"run.root={root}", "run.name=tracked", f"cache_dir={root}/cache")
     main(["bench", *words, *GRID, RECORDER])
@@ -39,7 +39,7 @@ def where(tmp_path_factory):
 
 @pytest.fixture
 def call(where, capsys, tmp_path, monkeypatch):
-    """Runs a command; nothing may be left where it was called, as MLflow does by itself in `mlruns/`."""
+    """Run a command; it must leave nothing in the working directory, where MLflow by itself writes `mlruns/`."""
     monkeypatch.chdir(tmp_path)
 
     def run(*words):
@@ -86,7 +86,7 @@ def test_a_tracker_that_breaks_does_not_stop_the_command(call):
     code, error = call("report", RECORDER, "+tracker.breaks=true")
     assert code == 0
     (line,) = [line for line in error.splitlines() if "tracker" in line]
-    assert line == "knowcusbench: tracker: ConnectionError: nobody; this command goes on without it"
+    assert line == "knowcusbench: tracker: ConnectionError: nobody; this command continues without it"
     assert [kind for kind, *_ in Recorder.heard] == ["start"]
 
 

@@ -1,4 +1,4 @@
-"""From scores to the masks in the report's gallery, and what it tells of those that were not kept."""
+"""The masks of scored images in the report's gallery, and its notes on masks that were not kept."""
 
 import html
 import json
@@ -34,7 +34,7 @@ SMALL = (
 
 @pytest.fixture(scope="module")
 def run(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with a cache of its own. A test leaves it as it found it, but for the report."""
+    """A run with its own cache. A test restores everything but the report."""
     root = tmp_path_factory.mktemp("masks")
     assert command("bench", root, f"cache_dir={root}/cache", small=SMALL) == 0
     return root / "run"
@@ -93,7 +93,7 @@ def test_masks_that_were_not_kept_are_told_and_the_remedy_brings_them(run: Path,
     assert not table.exists()
     program, *words = shlex.split(scoring)
     assert program == "knowcusbench"
-    # A process of its own has no embeddings in memory.
+    # A new process has no embeddings in memory.
     _embedder.cache_clear()
     main(words)
     assert table.read_bytes() == before

@@ -1,4 +1,4 @@
-"""What the report leaves for a paper, of a real run."""
+"""The report's files for a paper, from a real run."""
 
 import re
 import shutil
@@ -59,7 +59,7 @@ def test_figures_show_the_chosen_concepts_methods_and_cost(command, root):
     assert command("report", root) == 0
     two = Image.open(paper / "pictures.png").size
     assert one[0] == two[0]
-    # One row of four pictures; two rows of seven.
+    # One row of four images; two rows of seven.
     assert one[1] != two[1]
     for name in ("pictures", "pareto"):
         assert (paper / f"{name}.pdf").read_bytes().startswith(b"%PDF")

@@ -1,4 +1,4 @@
-"""What the report makes of scores, floors and timings in a run directory."""
+"""The report made from scores, floors and timings in a run directory."""
 
 import json
 import re
@@ -24,7 +24,7 @@ SMALL = (
     "effects.enabled=false",
     "method=base",
 )
-"""Of each concept 8 images in 4 cells."""
+"""Overrides of a run with 8 images in 4 cells per concept."""
 
 
 @pytest.fixture(scope="module")
@@ -36,12 +36,12 @@ def drawn(command: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(drawn: Path, tmp_path: Path) -> Path:
-    """A copy of the run with the files' times."""
+    """A copy of the run that keeps the files' times."""
     return Path(shutil.copytree(drawn, tmp_path / "run"))
 
 
 def drawing(run: Path) -> pd.DataFrame:
-    """The lines of the journal about samples, one per batch, and one per concept about encoding its prompts."""
+    """Return the journal's lines about samples, one per batch, and about encoding, one per concept."""
     lines = [json.loads(line) for path in (run / "journal" / "base").iterdir() for line in path.open()]
     return pd.DataFrame([line for line in lines if line["stage"] == "generate"])
 
@@ -63,7 +63,7 @@ def test_every_batch_leaves_its_timing_and_the_leaderboard_the_mean(drawn: Path)
 
 
 def test_images_drawn_again_are_timed_too_and_have_the_same_bytes(run: Path, command: Command) -> None:
-    """One of a cell of two: both are drawn."""
+    """One image of a cell of two is removed, so both are drawn."""
     image = sorted((run / "images" / "base" / "dog3").iterdir())[0]
     before = image.read_bytes()
     image.unlink()
@@ -81,7 +81,7 @@ def test_images_drawn_again_are_timed_too_and_have_the_same_bytes(run: Path, com
 def test_an_image_that_was_damaged_after_its_score_is_told_and_what_can_be_shown_is(
     run: Path, command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of every image of a concept, so that the one which stands for it in the pictures is among them."""
+    """All images of a concept are damaged, so that its example in the image grid is among them."""
     damaged = sorted((run / "images" / "base" / "dog3").iterdir())
     before = board(run)
     for path in damaged:
@@ -95,7 +95,7 @@ def test_an_image_that_was_damaged_after_its_score_is_told_and_what_can_be_shown
     assert any(str(path) in line for path in damaged)
     assert "altered=8" in board(run).loc["base", "incomplete"]
     assert board(run).loc["base", "generation_clip_i"] == before.loc["base", "generation_clip_i"]
-    # Scoring what is there leaves them out, names the first, and says so by its code.
+    # Scoring leaves them out, names the first, and reports it by its exit code.
     assert command("score", run.parent, small=SMALL) == 3
     error = capsys.readouterr().err
     assert error.count("not scored:") == 6
@@ -112,7 +112,8 @@ def test_images_without_a_timing_have_no_cost(run: Path, command: Command) -> No
 
 
 def test_the_command_in_the_gallery_draws_the_image_again_with_the_same_bytes(run: Path) -> None:
-    """As a shell would run it, where the run is now. The command that drew it knew its own already."""
+    """Runs the command as a shell would, with the run's present directory. The command that drew the image had its
+    own."""
     assert '"command":[]' not in (run / "report" / "gallery" / "duck_toy.html").read_text()
     assert main_exit("report", f"run.root={run.parent}", "run.name=run") == 0
     page = (run / "report" / "gallery" / "duck_toy.html").read_text()
