@@ -17,6 +17,7 @@ from knowcusbench.benchmark.types import Task
 from knowcusbench.errors import BundleError
 from knowcusbench.report.tables.csv_json import render_json
 from knowcusbench.run.checks import recorded_weights
+from knowcusbench.run.examples import example
 from knowcusbench.run.identity import read_identity
 from knowcusbench.run.plan import counts
 from knowcusbench.run.results import report_input
@@ -31,7 +32,6 @@ from knowcusbench.share.manifest import (
     Part,
     is_safe,
 )
-from knowcusbench.stages.report.examples import example
 from knowcusbench.storage.files import atomic_path
 
 WHERE = ("source", "revision")

@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_map
 from knowcusbench.adaptation.flow_matching import draw_sigmas
 from knowcusbench.adapters.lora import attached, trainable
 from knowcusbench.adapters.types import Adaptation, Adapter
-from knowcusbench.backbone.base import PromptEmbeds
+from knowcusbench.backbone.base import PromptEmbeds, QuestionForm
 from knowcusbench.backbone.checkpoint import COMPONENTS
 from knowcusbench.backbone.loading import quiet_libraries
 from knowcusbench.backbone.noise import initial_noise
@@ -189,7 +189,7 @@ def check_latents(backbone: DiffusersBackbone) -> None:
 
 def check_questions(backbone: DiffusersBackbone) -> None:
     """A question of form "chat" goes through the text encoder as a prompt does, and its tokens are marked in it."""
-    input_ids, labels = backbone.question_tokens(PROMPT, "robot", "chat")
+    input_ids, labels = backbone.question_tokens(PROMPT, "robot", QuestionForm.chat)
     asked = int((labels[0] >= 0).nonzero()[0]) + 1
     inputs: list[Tensor] = []
     layer = backbone.text_encoder.get_submodule(backbone.family.decoder_layer.format(1))
@@ -215,7 +215,7 @@ def check_questions(backbone: DiffusersBackbone) -> None:
 
 def check_reach(backbone: DiffusersBackbone) -> None:
     """`reach` says which decoder layers move an embedding, and which share of it."""
-    input_ids, _ = backbone.question_tokens(PROMPT, "robot", "chat")
+    input_ids, _ = backbone.question_tokens(PROMPT, "robot", QuestionForm.chat)
     require(len(backbone.reach) == backbone.layer_count, "reach must have an entry for each decoder layer")
 
     @torch.no_grad()

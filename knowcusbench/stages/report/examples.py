@@ -1,29 +1,15 @@
-"""The example samples of a run: one per concept, drawn by every method."""
+"""The image grid of a run: a reference and an example of every concept, drawn by every method."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from knowcusbench.benchmark.types import Concept, Prompt, Task
+from knowcusbench.benchmark.types import Prompt
 from knowcusbench.errors import ImageError
 from knowcusbench.machine.progress import say_once
 from knowcusbench.report.figures.pictures import PictureRow
+from knowcusbench.run.examples import EXAMPLES, example
 from knowcusbench.run.run import Run
 from knowcusbench.storage.images import read_image
-
-PICTURE_ROWS = 8
-"""Number of concepts in an image grid, unless others are chosen."""
-
-
-def example(run: Run, concept: Concept) -> dict[str, Any]:
-    """Return the plan's example sample for a concept: one of its first seed, with a different prompt for each
-    concept."""
-    own = run.plan[run.plan["concept"] == concept.name]
-    generated = own[own["task"] == Task.GENERATION.value]
-    among = generated if len(generated) else own
-    firsts = among[among["seed"] == among["seed"].iloc[0]]
-    number = [one.name for one in run.concepts].index(concept.name) % PICTURE_ROWS
-    return dict(firsts.iloc[number * len(firsts) // PICTURE_ROWS])
 
 
 def picture_rows(
@@ -31,11 +17,11 @@ def picture_rows(
 ) -> tuple[list[str], list[PictureRow]]:
     """Return the columns and rows of an image grid: for each concept a reference, then its example by every label.
 
-    By default the grid has all labels, and the first `PICTURE_ROWS` concepts.
+    By default the grid has all labels, and the first `EXAMPLES` concepts.
     """
     labels = list(run.methods) if labels is None else labels
     rows = []
-    for concept in map(run.concept, concepts) if concepts is not None else run.concepts[:PICTURE_ROWS]:
+    for concept in map(run.concept, concepts) if concepts is not None else run.concepts[:EXAMPLES]:
         sample = example(run, concept)
         drawn = [_readable(run.store.image(label, concept.name, sample["id"])) for label in labels]
         phrase = concept.knowledge[sample["knowledge"]].phrase
