@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from PIL import ImageFont
 
 from knowcusbench.machine.progress import say
-from knowcusbench.report.figures.style import import_matplotlib
+from knowcusbench.report.figures.backend import import_matplotlib
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

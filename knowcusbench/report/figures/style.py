@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from knowcusbench.report.figures.backend import import_matplotlib
+from knowcusbench.report.figures.fonts import use_fallbacks
 from knowcusbench.storage.files import atomic_path
 
 if TYPE_CHECKING:
@@ -16,21 +16,6 @@ if TYPE_CHECKING:
 
 STYLE: Any = {"text.parse_math": False, "pdf.fonttype": 42}
 """Settings of `matplotlib.rc_context`: a `$` in a label is a `$`, and the text of a PDF is text."""
-
-
-@cache
-def import_matplotlib() -> None:
-    """Import matplotlib, whatever `MPLBACKEND` says.
-
-    A notebook sets it, for its shell commands too, to a back end that may be missing from this environment; matplotlib
-    then refuses to be imported. Figures are written to files, which needs no back end.
-    """
-    backend = os.environ.pop("MPLBACKEND", None)
-    try:
-        import matplotlib  # noqa: F401
-    finally:
-        if backend is not None:
-            os.environ["MPLBACKEND"] = backend
 
 
 @contextmanager
@@ -49,9 +34,6 @@ def styled() -> Iterator[None]:
 @styled()
 def write_figure(directory: Path, name: str, figure: Figure, dpi: int = 150) -> list[Path]:
     """Write `<name>.png` and `<name>.pdf` to `directory`, replacing earlier ones, and return the paths."""
-    # Imported here: fonts are searched only where a figure is drawn.
-    from knowcusbench.report.figures.fonts import use_fallbacks
-
     use_fallbacks(figure)
     if figure.get_layout_engine():
         # Lay out once, not for each format.

@@ -13,7 +13,7 @@ from itertools import groupby
 from knowcusbench.analysis.ablation import Ablation
 from knowcusbench.analysis.pareto import pareto_front
 from knowcusbench.analysis.types import Cell, Column, Leaderboard, Row, RowKind
-from knowcusbench.report.figures.style import import_matplotlib
+from knowcusbench.report.figures.backend import import_matplotlib
 from knowcusbench.report.tables.ablation import shown_value
 
 WIDTH = 360
