@@ -20,7 +20,6 @@ class PublishedTable(StrEnum):
     MAIN = "mokus_table1"
     KNOWLEDGE_ITEMS = "mokus_table2"
     ETA = "mokus_eta"
-    WISE = "mokus_wise"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,16 +9,13 @@ position. So the transformer learns to take the identity of a thing from the ans
 knowledge edit changes, and learns nothing about any thing from phrases elsewhere.
 
 A phrase's hidden state = its answer's state + a phrase-specific residual. A transformer trained on few phrases keys on
-the residual and fails on new phrases. So where the other phrase belongs to a fact that pictures show, its residual is
-added to the state of the answer position.
+the residual and fails on new phrases. So the residual of a phrase whose fact pictures show is added to the answer's.
 
 The thing of an edited or held-out fact is encoded at the answer position alone. So captions of the rare token, and of
-simple things, have no words of their own: all are encoded by two prompts, simple things by another simple thing's
-phrase.
+simple things, have no words of their own: all are encoded by two prompts, simple things by the phrase of another.
 
 Tiny things and second things cover few of the 64 cells, so they hardly count in the mean error. The cells where things
-of their size may be have a higher weight: all such cells if the caption does not mention the background, which
-determines the position.
+of their size may be weigh more: all such cells if the caption does not mention the background, which places them.
 """
 
 import random

@@ -15,6 +15,7 @@ from knowcusbench.analysis.types import MetricHeading
 from knowcusbench.benchmark.types import Task
 from knowcusbench.report.figures.ablation import ablation_figure, write_ablation_figure
 from knowcusbench.report.tables.ablation import (
+    reading,
     render_ablation_csv,
     render_ablation_latex,
     render_ablation_markdown,
@@ -141,8 +142,8 @@ def test_the_tables_have_a_row_per_value_in_order_and_the_controls_below() -> No
 
 
 def test_what_was_not_taught_is_told_only_where_something_was_left_out() -> None:
-    assert "were taught" not in render_ablation_markdown(made(settings=[Setting(label="items=1", value=1)]))
-    assert "was taught count" in render_ablation_markdown(made())
+    assert "taught to the method count" not in render_ablation_markdown(made(settings=[Setting(label="items=1", value=1)]))
+    assert "taught to the method count" in render_ablation_markdown(made())
 
 
 def test_a_mean_of_fewer_concepts_than_others_have_is_marked() -> None:
@@ -158,6 +159,19 @@ def test_a_mean_of_fewer_concepts_than_others_have_is_marked() -> None:
     assert "- † base (control): 1 of 2 concepts in Recon. CLIP-I, Train (s)" in text
     assert "† 1:" not in text
     assert r"0.300$^{\dagger}$" in render_ablation_latex(ablation)
+
+
+def test_published_values_of_the_setting_are_quoted() -> None:
+    metrics = {**METRICS, "clip_t": MetricHeading(title="CLIP-T", tasks=frozenset({Task.GENERATION}))}
+    quoted = (
+        "Published (MoKus, arXiv 2603.12743, Table 2), by value: 1: Gen. CLIP-T 0.304, Train (s) 331.3; "
+        "3: Gen. CLIP-T 0.305, Train (s) 345.1; 5: Gen. CLIP-T 0.305, Train (s) 360."
+    )
+    assert f"- {quoted}\n" in render_ablation_markdown(made(metrics=metrics))
+    assert quoted in render_ablation_latex(made(metrics=metrics))
+    eta = "Published (MoKus, arXiv 2603.12743, ablation of eta (the task is not stated)), by value: 1e-4: CLIP-I 0.557."
+    assert reading(made(name="eta"))[-1] == eta
+    assert not any("Published" in line for line in reading(made(name="layers")))
 
 
 def test_nothing_measured_is_no_error(tmp_path: Path) -> None:

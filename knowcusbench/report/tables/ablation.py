@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 
 from knowcusbench.analysis.ablation import Ablation
 from knowcusbench.analysis.columns import number
 from knowcusbench.analysis.footnotes import dagger, gaps
 from knowcusbench.analysis.leaderboard import mean_cell
+from knowcusbench.analysis.published import PublishedTable, load_published
 from knowcusbench.analysis.reduction import Mean
 from knowcusbench.analysis.types import Cell, Counted
 from knowcusbench.report.tables.latex import environment, escape_latex
@@ -19,6 +21,9 @@ READING = (
     "in ablation.csv."
 )
 TAUGHT = "Only samples of the knowledge items taught to the method count."
+
+PUBLISHED = {"eta": PublishedTable.ETA, "items": PublishedTable.KNOWLEDGE_ITEMS}
+"""Published tables of the same setting, by the name of the ablation."""
 
 
 def render_ablation_csv(ablation: Ablation) -> str:
@@ -56,10 +61,25 @@ def _latex(text: str) -> str:
 
 
 def reading(ablation: Ablation) -> list[str]:
-    """Explain the table, and list values that lack concepts that others have."""
+    """Explain the table, list values that lack concepts that others have, and quote published ones."""
     lines = [READING, TAUGHT] if any(setting.taught for setting in ablation.settings) else [READING]
     missing = (gaps(title, ablation.columns, _cells(ablation, label)) for label, title in _titles(ablation))
-    return [*lines, *(line for line in missing if line)]
+    return [*lines, *(line for line in missing if line), *_published(ablation)]
+
+
+def _published(ablation: Ablation) -> Iterator[str]:
+    """Quote what was published of the ablation's columns; a score whose task is not stated has its metric's name."""
+    titles = {(None, column.metric): column.name for column in ablation.columns}
+    titles |= {(column.task, column.metric): column.title for column in ablation.columns}
+    values = load_published(PUBLISHED[ablation.name]) if ablation.name in PUBLISHED else ()
+    known = [value for value in values if (value.task, value.metric) in titles]
+    for source, of_source in groupby(known, key=lambda value: value.source):
+        parts = [
+            f"{condition.partition('=')[2]}: "
+            + ", ".join(f"{titles[value.task, value.metric]} {value.value:g}" for value in own)
+            for condition, own in groupby(of_source, key=lambda value: value.condition)
+        ]
+        yield f"Published ({source}), by value: {'; '.join(parts)}."
 
 
 def _titles(ablation: Ablation) -> Iterator[tuple[str, str]]:
