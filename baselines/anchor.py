@@ -3,12 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from knowcusbench.adaptation.cache import AdapterCache
-from knowcusbench.adaptation.dreambooth import DreamBooth
-from knowcusbench.adaptation.method import Method, Role
-from knowcusbench.adapters.types import Adaptation
-from knowcusbench.backbone.base import Backbone
-from knowcusbench.benchmark.types import Concept, KnowledgeItem
+from knowcusbench import Adaptation, AdapterCache, Backbone, Concept, DreamBooth, KnowledgeItem, Method, Role
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,14 +2,7 @@
 
 from dataclasses import dataclass
 
-from knowcusbench.adaptation.cache import AdapterCache
-from knowcusbench.adaptation.dreambooth import DreamBooth
-from knowcusbench.adaptation.encoder_tuning import EncoderTuning
-from knowcusbench.adaptation.method import Method
-from knowcusbench.adapters.types import Adaptation
-from knowcusbench.backbone.base import Backbone
-from knowcusbench.benchmark.types import Concept
-from knowcusbench.editors.base import facts_of
+from knowcusbench import Adaptation, AdapterCache, Backbone, Concept, DreamBooth, EncoderTuning, Method, facts_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from knowcusbench.adaptation.method import Role
-from knowcusbench.benchmark.types import Concept, KnowledgeItem
+from knowcusbench import Concept, KnowledgeItem, Role
 
 from .anchor import Anchor
 

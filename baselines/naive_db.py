@@ -3,13 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from knowcusbench.adaptation.cache import AdapterCache
-from knowcusbench.adaptation.dreambooth import DreamBooth
-from knowcusbench.adaptation.method import Method
-from knowcusbench.adapters.types import Adaptation
-from knowcusbench.backbone.base import Backbone
-from knowcusbench.benchmark.types import Concept
-from knowcusbench.errors import MethodError
+from knowcusbench import Adaptation, AdapterCache, Backbone, Concept, DreamBooth, Method, MethodError
 
 
 @dataclass(frozen=True, kw_only=True)

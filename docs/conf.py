@@ -14,7 +14,13 @@ project = "knowcusbench"
 version = release = importlib.metadata.version("knowcusbench")
 copyright = author = "The knowcusbench authors"
 
-extensions = ["myst_parser"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"
+add_module_names = False
+napoleon_use_ivar = True
+nitpick_ignore_regex = [("py:class", r".*")]
+"""Types of other packages, and of what is none of the public names, have no page here."""
 myst_heading_anchors = 4
 """Links to headings as GitHub makes them: a broken one is a warning, and `-W` makes that an error."""
 

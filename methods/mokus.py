@@ -3,15 +3,21 @@
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from knowcusbench.adaptation.cache import AdapterCache
-from knowcusbench.adaptation.dreambooth import DreamBooth
-from knowcusbench.adaptation.method import Method
-from knowcusbench.adapters.types import Adaptation
-from knowcusbench.backbone.base import Backbone
-from knowcusbench.benchmark.types import Concept, Fact
-from knowcusbench.editors.base import Editor, facts_of
-from knowcusbench.editors.fact_sets import edit_in_turn, facts_by_concept, first_facts
-from knowcusbench.errors import ConfigError
+from knowcusbench import (
+    Adaptation,
+    AdapterCache,
+    Backbone,
+    Concept,
+    ConfigError,
+    DreamBooth,
+    Editor,
+    Fact,
+    Method,
+    edit_in_turn,
+    facts_by_concept,
+    facts_of,
+    first_facts,
+)
 
 
 @dataclass(frozen=True, kw_only=True)

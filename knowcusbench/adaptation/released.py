@@ -1,6 +1,5 @@
 """The stage-1 LoRA that a benchmark's release ships for a concept (`visual_ckpt/<concept>/`)."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ from knowcusbench.adapters.diffusers_lora import read_diffusers_lora
 from knowcusbench.adapters.types import Adaptation
 from knowcusbench.benchmark.types import Concept
 from knowcusbench.errors import MethodError, WeightsError
+from knowcusbench.machine.progress import say
 
 
 def load_released(concept: Concept) -> Adaptation:
@@ -20,7 +20,7 @@ def load_released(concept: Concept) -> Adaptation:
     details: dict[str, Any] = {"released": file.name}
     if not any(tensor.any() for name, tensor in adapter.weights.items() if ".lora_B." in name):
         details["note"] = "all of its lora_B are zero: it changes nothing"
-        print(f"knowcusbench: {file}: {details['note']}", file=sys.stderr)
+        say(f"knowcusbench: {file}: {details['note']}")
     return Adaptation(transformer=adapter, details=details)
 
 

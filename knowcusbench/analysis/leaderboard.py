@@ -162,3 +162,39 @@ def _marks(column: Column, rows: Sequence[Row], index: int) -> dict[int, Mark]:
         return {}
     mark_of = dict(zip(ranked, Mark, strict=False))
     return {place: mark_of[value] for place, value in shown.items() if value in mark_of}
+
+
+def leaderboard_frame(board: Leaderboard) -> pd.DataFrame:
+    """Return a leaderboard as a table with every digit.
+
+    Its columns are label, kind, incomplete, approximate, then one per column of the board; after a score the ends of
+    its 95% interval, `<column>_low` and `<column>_high`. `incomplete` lists the columns whose mean is over part of the
+    set ("generation_clip_t=873/875"), and the number of images that are not there ("images=-2") or are no longer those
+    that were scored ("altered=1"); `approximate` those whose source says "about".
+    """
+    return pd.DataFrame([_record(board, row) for row in board.rows])
+
+
+def _record(board: Leaderboard, row: Row) -> dict[str, str | float | None]:
+    cells = {column.key: cell for column, cell in zip(board.columns, row.cells, strict=True)}
+    gaps = [f"{key}={cell.n}/{cell.expected}" for key, cell in cells.items() if not cell.complete]
+    if row.gone:
+        gaps.append(f"images={-row.gone}")
+    if row.altered:
+        gaps.append(f"altered={row.altered}")
+    return {
+        "label": row.label,
+        "kind": row.kind.value,
+        "incomplete": " ".join(gaps),
+        "approximate": " ".join(key for key, cell in cells.items() if cell.approximate),
+        **{
+            key: value
+            for column, cell in zip(board.columns, row.cells, strict=True)
+            for key, value in _numbers(column, cell).items()
+        },
+    }
+
+
+def _numbers(column: Column, cell: Cell) -> dict[str, float | None]:
+    ends = {f"{column.key}_low": cell.low, f"{column.key}_high": cell.high} if column.task else {}
+    return {column.key: cell.value, **ends}

@@ -80,6 +80,16 @@ def build_statistics(inputs: ReportInput) -> Statistics:
     )
 
 
+def compared(inputs: ReportInput, method: str, other: str) -> pd.DataFrame:
+    """Return the differences of two methods, controls included: those of `Statistics.differences`, whose p-values are
+    not corrected, as they are of one comparison."""
+    rows: list[tuple[object, ...]] = []
+    for column in score_columns(inputs):
+        wide = _by_sample(inputs.scores, column, [method, other])
+        rows += _differences(column, wide, inputs.reduction, inputs.bounds[column.metric])
+    return pd.DataFrame(rows, columns=DIFFERENCES).drop(columns="p_holm")
+
+
 def _by_sample(scores: pd.DataFrame, column: Column, labels: Sequence[str]) -> pd.DataFrame:
     """Return the scores of a column: a row per concept and sample, a column per method that has any."""
     own = scores[(scores["task"] == column.task) & (scores["metric"] == column.metric)].dropna(subset="value")

@@ -5,11 +5,9 @@ import keyword
 import re
 from pathlib import Path
 
-import hydra
-from hydra.core.global_hydra import GlobalHydra
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from knowcusbench.config.compose import prepare_hydra
+from knowcusbench.config.compose import options
 from knowcusbench.errors import ConfigError
 from knowcusbench.storage.tables import writing
 
@@ -81,10 +79,7 @@ def _check_name(name: str) -> None:
         near = f"{near}_method" if keyword.iskeyword(near) else near
         hint = f"; did you mean {near!r}?" if near else ""
         raise ConfigError(f"new-method: {name!r} can't be a module's name (a-z, 0-9 and _, a letter first){hint}")
-    prepare_hydra()
-    with hydra.initialize_config_module("knowcusbench.configs", version_base="1.3"):
-        taken = GlobalHydra.instance().config_loader().get_group_options("method")
-    if name in taken:
+    if name in options("method"):
         raise ConfigError(f"new-method: there is a method {name!r} already; did you mean 'my_{name}'?")
 
 

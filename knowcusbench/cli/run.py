@@ -1,5 +1,6 @@
 """The verbs of a run: compose the configuration with Hydra and call the stages."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -7,13 +8,23 @@ import hydra
 from hydra._internal.callbacks import Callbacks
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
 from hydra.core.utils import configure_log, run_job
 from hydra.errors import HydraException
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from knowcusbench.config.compose import _is_override, _overrides, _readable, explain, prepare_hydra, register
+from knowcusbench.config.compose import (
+    CONFIGS,
+    VERSION_BASE,
+    PluginConfigs,
+    explain,
+    is_override,
+    parsed_overrides,
+    readable,
+    register,
+)
 from knowcusbench.errors import ConfigError, IncompleteError, exit_on_user_error
 from knowcusbench.storage.names import file_name
 
@@ -26,11 +37,12 @@ def run_verb(verb: str, arguments: Sequence[str]) -> None:
 
     Raises ConfigError for any fault in the configuration.
     """
-    prepare_hydra()
-    arguments = _readable(arguments)
+    _prepare_hydra()
+    arguments = readable(arguments)
     # Hydra's parser wants all overrides in one block, but users write -m anywhere.
-    sys.argv = ["knowcusbench", *sorted(arguments, key=_is_override)]
+    sys.argv = ["knowcusbench", *sorted(arguments, key=is_override)]
 
+    command = list(sys.argv)
     incomplete: list[str] = []
 
     def job(composed: DictConfig) -> None:
@@ -39,17 +51,19 @@ def run_verb(verb: str, arguments: Sequence[str]) -> None:
         with exit_on_user_error():
             # Imported here because composing or refusing a configuration needs no stages.
             from knowcusbench.run.recorded import recorded_config
-            from knowcusbench.stages.run import run_stages
+            from knowcusbench.stages.run import READING, run_stages
 
             composed.run.label = composed.run.label or _label(swept)
             try:
                 words = HydraConfig.get().overrides.task
-                run_stages(verb, recorded_config(composed, words) if verb == "report" else composed)
+                if composed.cpu_threads and verb not in READING:
+                    _set_threads(composed.cpu_threads)
+                run_stages(verb, recorded_config(composed, words) if verb == "report" else composed, command)
             except IncompleteError as error:
                 # The sweep's other methods run before the error is raised.
                 incomplete.append(str(error))
 
-    decorated = hydra.main(version_base="1.3", config_path="pkg://knowcusbench.configs", config_name="config")
+    decorated = hydra.main(version_base=VERSION_BASE, config_path=f"pkg://{CONFIGS}", config_name="config")
     try:
         swept = _swept_keys(arguments)
         if not _run_without_sweep(job, arguments):
@@ -60,15 +74,30 @@ def run_verb(verb: str, arguments: Sequence[str]) -> None:
         raise IncompleteError("; ".join(incomplete))
 
 
+def _prepare_hydra() -> None:
+    """Register our schemas and the configuration packages of other distributions with Hydra. Idempotent."""
+    register()
+    Plugins.instance().register(PluginConfigs)
+    # Hydra prints errors in several lines and exits with 1 unless told to raise them.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+
+
+def _set_threads(count: int) -> None:
+    # Imported here because it takes seconds, which commands that only read can save.
+    import torch
+
+    torch.set_num_threads(count)
+
+
 def _run_without_sweep(job: Callable[[DictConfig], None], overrides: Sequence[str]) -> bool:
     """Run the job as `hydra.main` does, and return True; return False without running it if `hydra.main` must do it.
 
     That is so for options besides overrides, and for a configuration that asks for a sweep or can't be composed.
     `hydra.main` takes a third of a second longer, since it composes once only to learn whether it is a sweep.
     """
-    if not all(map(_is_override, overrides)):
+    if not all(map(is_override, overrides)):
         return False
-    with hydra.initialize_config_module("knowcusbench.configs", version_base="1.3", job_name="knowcusbench"):
+    with hydra.initialize_config_module(CONFIGS, version_base=VERSION_BASE, job_name="knowcusbench"):
         loader = GlobalHydra.instance().config_loader()
         try:
             composed = loader.load_configuration("config", list(overrides), RunMode.RUN)
@@ -95,7 +124,7 @@ def _run_without_sweep(job: Callable[[DictConfig], None], overrides: Sequence[st
 
 def _swept_keys(arguments: Sequence[str]) -> set[str]:
     """Return the keys that a sweep varies."""
-    return {override.key_or_group for override in _overrides(arguments) if override.is_sweep_override()}
+    return {override.key_or_group for override in parsed_overrides(arguments) if override.is_sweep_override()}
 
 
 def _label(swept: set[str]) -> str:

@@ -13,7 +13,7 @@ from knowcusbench.errors import ConfigError
 from knowcusbench.report import render_console, write_by_backbone, write_report
 from knowcusbench.run.prepare import paper_choice, prepare
 from knowcusbench.run.recorded import recorded_config
-from knowcusbench.run.results import report_input
+from knowcusbench.run.results import Results
 from knowcusbench.run.run import Run
 from knowcusbench.share.bundle import read_bundle
 from knowcusbench.share.hub import push, scores_dataset
@@ -45,7 +45,7 @@ def export(arguments: Sequence[str]) -> None:
     if options.dataset and options.dataset.exists():
         raise ConfigError(f"--dataset: {options.dataset} exists already; name a new directory")
     parts = pack(run, options.group, options.images)
-    results = report_input(run)
+    results = Results.of(run).report_input
     for label, count in results.gone.items():
         print(f"knowcusbench: {label}: {count:,} images are not in {run.store.root}", file=sys.stderr)
     for label, count in results.altered.items():

@@ -3,27 +3,52 @@
 import importlib
 import os
 import re
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import hydra
+from hydra import version
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override, QuotedString
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
-from omegaconf import DictConfig, OmegaConf
+from hydra.types import RunMode
+from hydra.version import VersionBase
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from knowcusbench.config.local_paths import with_absolute_paths
 from knowcusbench.config.overrides import as_typed, hint_of_quotes
 from knowcusbench.config.schema import SECTIONS, Config
 from knowcusbench.errors import ConfigError, did_you_mean, first_line
+
+CONFIGS = "knowcusbench.configs"
+"""The package of our configuration files."""
+
+VERSION_BASE = "1.3"
+"""The version of Hydra whose defaults hold."""
+
+_LOCK = threading.RLock()
+
+
+@contextmanager
+def _defaults_of(version_base: str) -> Iterator[None]:
+    """Have Hydra compose by the defaults of one of its versions. That is a global of the process too."""
+    with _LOCK:
+        before = VersionBase.instance().getbase()
+        version.setbase(version_base)
+        try:
+            yield
+        finally:
+            VersionBase.instance().version_base = before
 
 
 def register() -> None:
@@ -69,24 +94,50 @@ class PluginConfigs(SearchPathPlugin):
 
 def compose_config(overrides: Sequence[str]) -> DictConfig:
     """Return the configuration with Hydra overrides applied. Raises ConfigError for any fault in them."""
-    prepare_hydra()
-    return _compose(_readable(overrides))
+    return without_hydra(compose_with_choices(overrides))
+
+
+@_defaults_of(VERSION_BASE)
+def compose_with_choices(overrides: Sequence[str]) -> DictConfig:
+    """As `compose_config`, with the section `hydra`, which says what was chosen of every group."""
+    return _compose(readable(overrides))
+
+
+def without_hydra(composed: DictConfig) -> DictConfig:
+    """Take the section `hydra` out of a configuration."""
+    with open_dict(composed):
+        del composed["hydra"]
+    return composed
 
 
 def _compose(overrides: Sequence[str]) -> DictConfig:
     try:
-        with hydra.initialize_config_module("knowcusbench.configs", version_base="1.3"):
-            return hydra.compose("config", overrides=list(overrides))
+        return _loader().load_configuration("config", list(overrides), RunMode.RUN, from_shell=False)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error)) from error
 
 
-def _readable(words: Sequence[str]) -> list[str]:
+def _loader() -> ConfigLoaderImpl:
+    """A loader of our configurations and those of plug-ins. Hydra's own is a global of the process, which may be in use
+    by a program that calls us."""
+    register()
+    search_path = ConfigSearchPathImpl()
+    search_path.append("hydra", "pkg://hydra.conf")
+    search_path.append("main", f"pkg://{CONFIGS}")
+    # Ours is not registered there unless a command did it: programs that call us may have commands of their own.
+    plugins: dict[type[Any], None] = dict.fromkeys(Plugins.instance().discover(SearchPathPlugin))
+    for plugin in plugins | {PluginConfigs: None}:
+        plugin().manipulate_search_path(search_path)
+    search_path.append("schema", "structured://")
+    return ConfigLoaderImpl(search_path)
+
+
+def readable(words: Sequence[str]) -> list[str]:
     """Return the arguments with texts as they were typed.
 
     Raises ConfigError where Hydra would fail with a traceback.
     """
-    for override in _overrides(words):
+    for override in parsed_overrides(words):
         _refuse_no_option(override)
     return as_typed(words, lambda: _compose(_not_swept(words)))
 
@@ -103,54 +154,45 @@ def _refuse_no_option(override: Override) -> None:
     given = [each if isinstance(each, list) else [each] for each in values]
     named = all(isinstance(one, str | QuotedString) for each in given for one in each)
     several = any(len(each) > 1 for each in given)
-    if (named and not several) or not (options := _options(group)):
+    if (named and not several) or not (known := options(group)):
         return
-    default = _default_choices().get(group, options)
+    default = _default_choices().get(group, known)
     if not named:
         none = f"leave {group}= out for none, or take" if default is None else "take"
-        raise ConfigError(f"{override.input_line}: expected the name of an option; {none} one of {', '.join(options)}")
+        raise ConfigError(f"{override.input_line}: expected the name of an option; {none} one of {', '.join(known)}")
     if default is None or isinstance(default, str):
         raise ConfigError(f"{override.input_line}: takes one option; give them with commas and -m to try each")
 
 
-def _options(group: str) -> list[str]:
-    with hydra.initialize_config_module("knowcusbench.configs", version_base="1.3"):
-        options: list[str] = GlobalHydra.instance().config_loader().get_group_options(group)
-        return options
+@_defaults_of(VERSION_BASE)
+def options(group: str) -> list[str]:
+    """The options of a group, those of plug-ins included."""
+    found: list[str] = _loader().get_group_options(group)
+    return found
 
 
 def _default_choices() -> Mapping[str, Any]:
     """Return the default option of every group."""
-    with hydra.initialize_config_module("knowcusbench.configs", version_base="1.3"):
-        composed = hydra.compose("config", return_hydra_config=True)
-    choices = OmegaConf.to_container(composed.hydra.runtime.choices)
+    choices = OmegaConf.to_container(_compose([]).hydra.runtime.choices)
     assert isinstance(choices, dict)
     return {str(group): choice for group, choice in choices.items()}
 
 
-def prepare_hydra() -> None:
-    """Register our schemas and the configuration packages of other distributions with Hydra. Idempotent."""
-    register()
-    Plugins.instance().register(PluginConfigs)
-    # Hydra prints errors in several lines and exits with 1 unless told to raise them.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-
-
-def _is_override(word: str) -> bool:
+def is_override(word: str) -> bool:
     return "=" in word and not word.startswith("-")
 
 
-def _overrides(arguments: Sequence[str]) -> list[Override]:
+def parsed_overrides(arguments: Sequence[str]) -> list[Override]:
     parser = OverridesParser.create()
     try:
-        return parser.parse_overrides([word for word in arguments if _is_override(word)])
+        return parser.parse_overrides([word for word in arguments if is_override(word)])
     except HydraException as error:
         raise ConfigError(explain(error)) from error
 
 
 def _not_swept(arguments: Sequence[str]) -> list[str]:
     """Return the overrides that give a key one value."""
-    return [str(override.input_line) for override in _overrides(arguments) if not override.is_sweep_override()]
+    return [str(override.input_line) for override in parsed_overrides(arguments) if not override.is_sweep_override()]
 
 
 def explain(error: Exception) -> str:
@@ -181,14 +223,12 @@ def _explain_missing_option(error: Exception) -> str:
     if option.startswith("submitit"):
         return f"{group}={option} needs Hydra's submitit launcher: pip install 'knowcusbench[slurm]'"
     none = f"; leave {group}= out for none" if _default_choices().get(group, "") is None else ""
-    return f"{group}={option}: no such option{did_you_mean(option, _options(group))}{none}"
+    return f"{group}={option}: no such option{did_you_mean(option, options(group))}{none}"
 
 
 def _known_keys() -> list[str]:
     """Return all keys of the default configuration, in full."""
-    with hydra.initialize_config_module("knowcusbench.configs", version_base="1.3"):
-        composed = hydra.compose("config")
-    return list(_keys(OmegaConf.to_container(composed, resolve=False), ""))
+    return list(_keys(OmegaConf.to_container(without_hydra(_compose([])), resolve=False), ""))
 
 
 def _keys(node: Any, prefix: str) -> Iterator[str]:

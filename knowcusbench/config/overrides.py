@@ -5,6 +5,7 @@ Hydra's grammar turns `1.10`, `2024_10_05` and `1e5` into numbers before it asks
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from types import UnionType
@@ -61,6 +62,15 @@ def hint_of_quotes(word: str) -> str:
     except HydraException:
         return ""
     return f"; quote a text with special characters of Hydra's grammar: {shlex.quote(quoted)}"
+
+
+def quoted(text: str) -> str:
+    """Return a text as a value in Hydra's grammar: in quotes, unless all of its signs are plain everywhere.
+
+    >>> quoted("results/runs"), quoted("it's")
+    ('results/runs', "'it\\\\'s'")
+    """
+    return text if re.fullmatch(r"[\w./:-]+", text) else "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def takes_text(hint: Any) -> bool:

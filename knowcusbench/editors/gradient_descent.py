@@ -40,7 +40,7 @@ class GradientDescent(RowEditor):
         return self._step
 
     def _step(self, parts: Sequence[FactRows]) -> Factors:
-        from knowcusbench.editors.rows import joined
+        from knowcusbench.editors.rows import joined_rows
 
         rate = self.learning_rate / len(parts)
-        return {name: (keys, -rate * gradients.T) for name, (keys, gradients) in joined(parts).items()}
+        return {name: (keys, -rate * gradients.T) for name, (keys, gradients) in joined_rows(parts).items()}

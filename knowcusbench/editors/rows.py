@@ -36,7 +36,7 @@ class FactRows:
         return len(next(iter(self.rows.values()))[0])
 
 
-def joined(parts: Sequence[FactRows]) -> Rows:
+def joined_rows(parts: Sequence[FactRows]) -> Rows:
     """Concatenate the rows of several facts."""
     return {
         name: (

@@ -77,15 +77,15 @@ class UltraEdit(RowEditor):
             raise
 
     def begin(self, backbone: Backbone, names: Sequence[str]) -> Step:
-        from knowcusbench.editors.rows import joined
+        from knowcusbench.editors.rows import joined_rows
 
         protected = self.protected(backbone, names)
 
         def step(parts: Sequence[FactRows]) -> Factors:
             if self.faithful:
                 return self._published_step(parts)
-            neutral = joined(self.capture(backbone, names, self.warmup)) if self.warmup else {}
-            return self._step(joined(parts), neutral, protected)
+            neutral = joined_rows(self.capture(backbone, names, self.warmup)) if self.warmup else {}
+            return self._step(joined_rows(parts), neutral, protected)
 
         return step
 
@@ -124,9 +124,9 @@ class UltraEdit(RowEditor):
         import torch
 
         from knowcusbench.editors.closed_form import edit_values, published_factors
-        from knowcusbench.editors.rows import joined
+        from knowcusbench.editors.rows import joined_rows
 
-        batches = [joined(weighted) for weighted in _batches(parts, self.batch_size)]
+        batches = [joined_rows(weighted) for weighted in _batches(parts, self.batch_size)]
         moments = self._moments()
         for batch in batches:
             for keys, gradients in batch.values():

@@ -127,14 +127,25 @@ def load_transformers(model_class: Any, source: str, directory: Path, **settings
     import torch
     import transformers
 
-    transformers.utils.logging.disable_progress_bar()
-    with loading(source):
+    with loading(source), _no_progress_bar(transformers.utils.logging):
         model, report = model_class.from_pretrained(
             directory, dtype=torch.float32, weights_only=True, output_loading_info=True, **settings
         )
     if missing := sorted(report["missing_keys"]):
         raise WeightsError(f"{source}: lacks {len(missing)} weights of its model, the first is {missing[0]}")
     return model.eval().requires_grad_(False)
+
+
+@contextmanager
+def _no_progress_bar(logging: Any) -> Iterator[None]:
+    """Without the progress bars of transformers, as they were set before."""
+    before = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if before:
+            logging.enable_progress_bar()
 
 
 def load_image_processor(source: str, directory: Path, backend: ImageBackend) -> Any:

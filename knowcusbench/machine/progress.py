@@ -1,9 +1,12 @@
 """The progress of a stage: a bar on a terminal, else a line at the start, every half minute and at the end."""
 
+import io
 import sys
 import threading
 import time
-from functools import cache
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, TextIO
 
@@ -14,6 +17,11 @@ EVERY = 30.0
 
 HOUR, MINUTE = 3600, 60
 
+
+Listener = Callable[[str], None]
+"""What gets the lines of progress in the place of standard error."""
+
+_listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
 
 _open: list["Progress"] = []
 """Progress blocks that print lines now, outermost first; only the last one prints."""
@@ -45,7 +53,7 @@ class Progress:
     ) -> None:
         self.title, self.total, self.n = title, total, done
         self._before, self._unit, self._workers, self._every = done, unit and f" {unit}s", workers, every
-        self._stream = stream or sys.stderr
+        self._stream = stream or output()
         self._bar: tqdm[Any] | None = None
         self._lines: threading.Thread | None = None
         self._ended = threading.Event()
@@ -147,15 +155,61 @@ class Progress:
         self._stream.flush()
 
 
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Give the lines of `say` and `Progress` to `listener` inside of the block, and have `show` print nothing.
+
+    This holds for the thread, or the task of an event loop, that runs the block, and for threads that are started with
+    a copy of its context.
+    """
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
+
+def output() -> TextIO:
+    """Return where lines of progress go: standard error, or a stream that hands them to the listener."""
+    listener = _listener.get()
+    return sys.stderr if listener is None else _Lines(listener)
+
+
+class _Lines(io.StringIO):
+    """A stream that nothing can be read from: whole lines go to a listener."""
+
+    def __init__(self, listener: Listener) -> None:
+        super().__init__()
+        self._listener = listener
+
+    def write(self, text: str) -> int:
+        if line := text.rstrip("\n"):
+            self._listener(line)
+        return len(text)
+
+
 def say(text: str) -> None:
     """Print a line to standard error. `logging` does not serve here: Hydra removes the root logger's handlers."""
-    print(text, file=sys.stderr, flush=True)
+    stream = output()
+    stream.write(f"{text}\n")
+    stream.flush()
 
 
-@cache
+def show(text: str) -> None:
+    """Print a result to standard output, unless someone listens: who called from Python has the result itself."""
+    if _listener.get() is None:
+        print(text)
+
+
+_said: set[str] = set()
+
+
 def say_once(line: str) -> None:
-    """Print a line like `say`, but each line only once in a process."""
-    say(line)
+    """Print a line like `say`, but each line only once in a process; lines that only a listener got do not count."""
+    if line not in _said:
+        say(line)
+        if _listener.get() is None:
+            _said.add(line)
 
 
 def rate(per_second: float) -> str:

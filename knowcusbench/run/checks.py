@@ -1,6 +1,7 @@
 """Checks that a command belongs to a run: same configuration, weights and library as recorded."""
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
@@ -59,10 +60,17 @@ def _check_ablation(store: RunStore, ablation: Mapping[str, Any] | None) -> None
 
 
 def _check_label(run: Run, resolved: Mapping[str, Any]) -> None:
-    now = record_of(run.method, resolved, run.concepts)
+    """Record the method and its metrics in the run, or check that the method is the one recorded. Metrics that are new
+    to it are added to the record."""
+    now = record_of(run.method, resolved, run.concepts, run.metrics)
     if run.store.config(run.label).exists():
         present = method_record(run.store, run.label, run.concepts)
         _refuse_differences(run.store, {"method": present.method}, {"method": now.method}, "run.label or run.name")
+        config, recorded = read_recorded(run.store, run.label)
+        if recorded and set(resolved["metrics"]) - set(config["metrics"]):
+            config["metrics"] = {**config["metrics"], **resolved["metrics"]}
+            metrics = {**recorded.metrics, **now.metrics}
+            write_recorded(run.store, run.label, config, replace(recorded, metrics=metrics))
     else:
         write_recorded(run.store, run.label, resolved, now)
 

@@ -13,18 +13,13 @@ from knowcusbench.benchmark.types import Fact, Task
 from knowcusbench.config.build import build
 from knowcusbench.config.schema import Config, ReportConfig
 from knowcusbench.effects.spec import EffectsSpec
-from knowcusbench.effects.text import QuestionKind
 from knowcusbench.errors import ConfigError
 from knowcusbench.run.checks import _check_ablation, _check_identity, _check_label, warn_of_another_torch
 from knowcusbench.run.encoders import with_recorded_commits
-from knowcusbench.run.identity import (
-    addressed_digests,
-    identity_of,
-    protocol_digest,
-)
+from knowcusbench.run.identity import identity_of, protocol_digest
 from knowcusbench.run.layout import RunStore
 from knowcusbench.run.plan import check_seeds, counts, make_plan, select_concepts
-from knowcusbench.run.recorded import read_recorded
+from knowcusbench.run.recorded import effects_node, protocol_nodes, renamed_protocols
 from knowcusbench.run.released import check_released
 from knowcusbench.run.run import PaperSpec, Run
 from knowcusbench.storage.names import check_name, matching
@@ -73,37 +68,15 @@ def planned(config: Config, resolved: Mapping[str, Any], *, makes_results: bool)
         backbone=build(config.backbone, "backbone"),
         method=build(config.method, "method").for_benchmark(benchmark.concepts),
         metrics={name: build(node, f"metrics.{name}") for name, node in config.metrics.items()},
-        protocols={name: protocol_digest(node, config.cache_dir) for name, node in _protocol_nodes(resolved).items()},
+        protocols={name: protocol_digest(node, config.cache_dir) for name, node in protocol_nodes(resolved).items()},
         reduction=config.protocol.reduction,
         truth=tuple(config.report.truth),
         paper=paper_spec(config.report, partial=makes_results),
         effects=effects_spec(config, resolved),
         engine=build(config.engine, "engine"),
         cache=AdapterCache(Path(config.cache_dir).expanduser() / "adapters"),
-        renamed=_renamed(RunStore.of(config.run)),
+        renamed=renamed_protocols(RunStore.of(config.run)),
     )
-
-
-def _protocol_nodes(resolved: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the configuration nodes that decide each metric's numbers."""
-    return {name: [node, resolved["protocol"]["reduction"]] for name, node in resolved["metrics"].items()}
-
-
-def _effects_node(resolved: Mapping[str, Any]) -> Any:
-    """Return the configuration nodes that decide the numbers of effects: how they are measured, not whether."""
-    effects = {key: value for key, value in resolved["effects"].items() if key not in ("enabled", "interference")}
-    return {"locality": resolved["locality"], "effects": effects, "probes": list(QuestionKind)}
-
-
-def _renamed(store: RunStore) -> dict[str, str]:
-    """Return the present digests of protocols by those that methods of an earlier version recorded."""
-    found: dict[str, str] = {}
-    for label in store.labels():
-        config, record = read_recorded(store, label)
-        if record is None and "protocol" in config:
-            nodes = [*_protocol_nodes(config).values(), _effects_node(config)]
-            found |= addressed_digests(nodes, config["cache_dir"])
-    return found
 
 
 def paper_choice(report: ReportConfig, *, partial: bool) -> Choice:
@@ -151,5 +124,5 @@ def effects_spec(config: Config, resolved: Mapping[str, Any]) -> EffectsSpec:
         question_form=config.effects.question_form,
         interference=config.effects.interference,
         encoder=build(config.effects.encoder, "effects.encoder"),
-        protocol=protocol_digest(_effects_node(resolved), config.cache_dir),
+        protocol=protocol_digest(effects_node(resolved), config.cache_dir),
     )

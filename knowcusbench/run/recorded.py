@@ -1,19 +1,22 @@
 """The records in a run directory: the configuration that the run was made with, and its methods."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from knowcusbench.adaptation.method import Method, Role
-from knowcusbench.benchmark.types import Concept
+from knowcusbench.analysis.types import Described, MetricHeading
+from knowcusbench.benchmark.types import Concept, Task
 from knowcusbench.config.build import build
 from knowcusbench.config.schema import Config
+from knowcusbench.effects.text import QuestionKind
 from knowcusbench.errors import ConfigError, RunError, did_you_mean
 from knowcusbench.machine.progress import say
-from knowcusbench.run.identity import decisive
+from knowcusbench.metrics.bounds import UNBOUNDED, Bounds
+from knowcusbench.run.identity import addressed_digests, decisive
 from knowcusbench.run.layout import RunStore
 from knowcusbench.storage.files import names_in, write_atomic
 from knowcusbench.storage.versions import version_of
@@ -33,17 +36,21 @@ class MethodRecord:
         role: whether it counts as a method, floor or ceiling.
         method: its class, version and settings, as in `run.json`.
         subjects: the words for a concept in prompts, by concept and knowledge item.
+        metrics: how the metrics that scored it are shown.
     """
 
     role: Role
     method: Any
     subjects: Mapping[str, Sequence[str]]
+    metrics: Mapping[str, MetricHeading] = field(default_factory=dict)
 
 
 def record_of(
     method: Method,
     resolved: Mapping[str, Any],
     concepts: Sequence[Concept],
+    metrics: Mapping[str, Described] | None = None,
+    *,
     version: Callable[[Any], int] = version_of,
 ) -> MethodRecord:
     """Return the record of the method in a configuration."""
@@ -51,12 +58,14 @@ def record_of(
         role=method.role,
         method=decisive(resolved["method"], resolved["cache_dir"], version),
         subjects={c.name: [method.subject(c, item) for item in c.knowledge] for c in concepts},
+        metrics={name: MetricHeading.of(metric) for name, metric in (metrics or {}).items()},
     )
 
 
 def write_recorded(store: RunStore, label: str, resolved: Mapping[str, Any], record: MethodRecord) -> None:
     """Write a method's configuration and record."""
-    said = {**resolved, RECORD: {**asdict(record), "role": record.role.value}}
+    headings = {name: _plain_heading(heading) for name, heading in record.metrics.items()}
+    said = {**resolved, RECORD: {**asdict(record), "role": record.role.value, "metrics": headings}}
     write_atomic(store.config(label), yaml.safe_dump(said, sort_keys=False, allow_unicode=True).encode())
 
 
@@ -66,7 +75,21 @@ def read_recorded(store: RunStore, label: str) -> tuple[dict[str, Any], MethodRe
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     config: dict[str, Any] = yaml.load(store.config(label).read_bytes(), Loader=loader)
     record = config.pop(RECORD, None)
-    return config, record and MethodRecord(**{**record, "role": Role(record["role"])})
+    if record is None:
+        return config, None
+    headings = {name: _read_heading(heading) for name, heading in record.pop("metrics", {}).items()}
+    return config, MethodRecord(**{**record, "role": Role(record["role"])}, metrics=headings)
+
+
+def _plain_heading(heading: MetricHeading) -> dict[str, Any]:
+    """Return a heading as plain data; None stands for no bounds."""
+    bounds = list(heading.bounds) if heading.bounds.finite else None
+    return {**asdict(heading), "tasks": sorted(task.value for task in heading.tasks), "bounds": bounds}
+
+
+def _read_heading(said: Mapping[str, Any]) -> MetricHeading:
+    bounds = Bounds(*said["bounds"]) if said["bounds"] else UNBOUNDED
+    return MetricHeading(**{**said, "tasks": frozenset(map(Task, said["tasks"])), "bounds": bounds})
 
 
 def method_record(store: RunStore, label: str, concepts: Sequence[Concept]) -> MethodRecord:
@@ -82,6 +105,28 @@ def method_record(store: RunStore, label: str, concepts: Sequence[Concept]) -> M
         return MethodRecord(Role.METHOD, decisive(config["method"], config["cache_dir"]), {})
     # Every class was of version 1 when no records were written.
     return record_of(method, config, concepts, version=lambda cls: 1)
+
+
+def protocol_nodes(resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration nodes that decide each metric's numbers."""
+    return {name: [node, resolved["protocol"]["reduction"]] for name, node in resolved["metrics"].items()}
+
+
+def effects_node(resolved: Mapping[str, Any]) -> Any:
+    """Return the configuration nodes that decide the numbers of effects: how they are measured, not whether."""
+    effects = {key: value for key, value in resolved["effects"].items() if key not in ("enabled", "interference")}
+    return {"locality": resolved["locality"], "effects": effects, "probes": list(QuestionKind)}
+
+
+def renamed_protocols(store: RunStore) -> dict[str, str]:
+    """Return today's digests of the protocols by those that methods of an earlier version recorded."""
+    found: dict[str, str] = {}
+    for label in store.labels():
+        config, record = read_recorded(store, label)
+        if record is None and "protocol" in config:
+            nodes = [*protocol_nodes(config).values(), effects_node(config)]
+            found |= addressed_digests(nodes, config["cache_dir"])
+    return found
 
 
 def recorded_config(composed: DictConfig, words: Sequence[str] = ()) -> DictConfig:

@@ -1,297 +1,224 @@
-"""Tables of a run's scores, costs and effects, for all its methods."""
+"""Results: the one reader of a run directory."""
 
-import math
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from pandas.api.types import union_categoricals
+from PIL import Image
 
-from knowcusbench.adaptation.method import Role
-from knowcusbench.adapters.peft_files import RECORD_FILE, load_record
-from knowcusbench.adapters.types import Cost
-from knowcusbench.analysis.ablation import AblationInput, Setting
+from knowcusbench.analysis.ablation import AblationInput
+from knowcusbench.analysis.columns import number
 from knowcusbench.analysis.effects import EffectsInput
-from knowcusbench.analysis.published import PublishedTable, load_published
-from knowcusbench.analysis.types import FLOORS, MetricHeading, ReportInput
-from knowcusbench.benchmark.types import Concept, Task
-from knowcusbench.run.jobs import existing_images
-from knowcusbench.run.layout import GENERATE, INTERFERENCE, PICTURES, TEXT
-from knowcusbench.run.plan import counts
+from knowcusbench.analysis.leaderboard import build_leaderboard, leaderboard_frame
+from knowcusbench.analysis.statistics import compared
+from knowcusbench.analysis.types import Leaderboard, ReportInput
+from knowcusbench.benchmark.types import Prompt, Task
+from knowcusbench.errors import ConfigError, did_you_mean
+from knowcusbench.machine.progress import listening
+from knowcusbench.run.ablation import ablation_input
+from knowcusbench.run.effects import effects_input, measured_effects
+from knowcusbench.run.layout import RunStore
 from knowcusbench.run.recorded import read_recorded
+from knowcusbench.run.records import RunRecords
 from knowcusbench.run.run import Run
-from knowcusbench.stages.score import altered_images
-from knowcusbench.storage.tables import read_lines
-
-SAMPLE = ["task", "concept", "knowledge_aspect", "prompt_aspect"]
-"""Columns of the plan by which scores are grouped."""
-
-
-SWEPT = re.compile(r"(?P<method>[^,=]+),(?P<key>[\w.]+)=(?P<value>(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)")
-"""The label of a method with one number set by a sweep. The number has no sign, since the axis is logarithmic."""
+from knowcusbench.run.scores import report_input, stage_costs
+from knowcusbench.storage.files import location, names_in
+from knowcusbench.storage.images import read_image
+from knowcusbench.storage.tables import read_json, read_table
 
 
-def report_input(run: Run) -> ReportInput:
-    """Return the results of every method in the run directory."""
-    labels = run.store.labels()
-    planned = counts(run.plan)
-    return ReportInput(
-        run=run.store.root.name,
-        methods={label: record.role for label, record in run.methods.items()},
-        metrics={name: MetricHeading.of(metric) for name, metric in run.metrics.items()},
-        concepts=len(run.concepts),
-        scores=_concatenated(
-            _of_samples(run, labels, run.store.scores),
-            ["sample_id", "method", *SAMPLE, "metric", "value", "protocol", "note"],
-        ),
-        expected=pd.DataFrame(
-            [(label, task, count) for label in labels for task, count in planned.items()],
-            columns=["method", "task", "planned"],
-        ),
-        costs=pd.DataFrame(
-            _costs(run, labels),
-            columns=["method", "concept", "seconds", "peak_memory_bytes", "adapter_bytes", "image_seconds"],
-        ),
-        ceilings=_concatenated(_ceilings(run), ["metric", "concept", "value"]),
-        floors=_concatenated(_of_samples(run, labels, run.store.floors), FLOORS),
-        published=load_published(PublishedTable.MAIN),
-        gone={label: count for label in labels if (count := len(set(run.plan["id"]) - existing_images(run, label)))},
-        altered={label: count for label in labels if (count := len(altered_images(run, label)))},
-        reduction=run.reduction,
-        truth=run.truth,
-    )
+@dataclass(frozen=True, eq=False)
+class Results:
+    """The results of a run, as its directory has them now: finished or not, of this version or an earlier one.
 
+    What is read once is kept; `open_run` again shows what came since. In a notebook it shows as its leaderboard.
 
-def stage_costs(run: Run) -> pd.DataFrame:
-    """Return the costs of every method on each concept, by stage."""
-    columns = ["method", "concept", "stage", "seconds", "peak_memory_bytes", "images", "images_per_second"]
-    return pd.DataFrame(_stage_costs(run, run.store.labels()), columns=columns)
+    Attributes:
+        records: what the run says of itself.
+        notes: what could not be read as it should, a line each.
+    """
 
+    records: RunRecords
+    notes: tuple[str, ...] = ()
 
-def effects_input(run: Run) -> EffectsInput | None:
-    """Return the measured effects of every method in the run directory; None if nothing was measured."""
-    labels = run.store.labels()
-    measures = _concatenated(
-        _measures(run, labels), ["method", "concept", "probe", "measure", "value", "knowledge", "protocol", "item"]
-    )
-    if measures.empty:
-        return None
-    retrieved = _concatenated(
-        _retrieved(run, labels), ["method", "applied", "concept", "knowledge", "nearest", "protocol"]
-    )
-    methods = measures.groupby("protocol")["method"].nunique()
-    protocol = run.effects.protocol if run.effects.protocol in methods else str(methods.idxmax())
-    path = run.store.ceilings(INTERFERENCE)
-    references = run.table(path) if path.exists() else pd.DataFrame(columns=["concept", "value", "protocol"])
-    left_out = sorted(set(measures.loc[measures["protocol"] != protocol, "method"]))
-    by_item = measures[measures["item"] >= 0].drop_duplicates(["method", "concept", "item"]).groupby("method").size()
-    remarks = [
-        f"{label}: measured by another protocol and left out; `knowcusbench effects` measures it again."
-        for label in left_out
-    ] + [
-        f"{label}: an adaptation for every knowledge item, measured on its own item; together, all {count} are applied."
-        for label, count in by_item.items()
-    ]
-    return EffectsInput(
-        run=run.store.root.name,
-        methods={label: record.role for label, record in run.methods.items()},
-        concepts=tuple(concept.name for concept in run.concepts),
-        measures=measures[measures["protocol"] == protocol],
-        retrieved=retrieved[retrieved["protocol"] == protocol],
-        pictures=counts(run.plan)[Task.RECONSTRUCTION],
-        references=references[references["protocol"] == protocol],
-        protocol=protocol,
-        remarks=tuple(remarks),
-    )
+    @classmethod
+    def open(cls, path: str | Path) -> "Results":
+        """Open a run directory, or an fsspec URL of one. No plug-in and no benchmark need be there.
 
+        Raises RunError if there is no run.
+        """
+        notes: list[str] = []
+        with listening(notes.append):
+            records = RunRecords.read(RunStore(location(str(path))))
+        return cls(records, tuple(notes))
 
-def _measures(run: Run, labels: list[str]) -> Iterator[pd.DataFrame]:
-    for label in labels:
-        for concept in run.concepts:
-            own = {
-                text: number
-                for number, knowledge in enumerate(concept.knowledge)
-                for text in (knowledge.question, *knowledge.rephrasings, knowledge.phrase)
+    @classmethod
+    def of(cls, run: Run) -> "Results":
+        """Return the results of the run that a command works on."""
+        return cls(RunRecords.of(run))
+
+    @property
+    def path(self) -> Path:
+        """The run directory."""
+        return self.records.store.root
+
+    @cached_property
+    def report_input(self) -> ReportInput:
+        """What tables are built from."""
+        return report_input(self.records)
+
+    @cached_property
+    def board(self) -> Leaderboard:
+        """The leaderboard with all that it says besides numbers: marks, footnotes, protocols."""
+        return build_leaderboard(self.report_input)
+
+    def leaderboard(self) -> pd.DataFrame:
+        """Return the leaderboard: a row per method, floor, ceiling and published method, as in `leaderboard_frame`."""
+        return leaderboard_frame(self.board)
+
+    @cached_property
+    def methods(self) -> pd.DataFrame:
+        """Every method by label, with its role and numbers of images planned, drawn, missing and other than scored."""
+        planned, inputs = len(self.records.plan), self.report_input
+        rows = {
+            label: {
+                "role": role.value,
+                "planned": planned,
+                "drawn": planned - inputs.gone.get(label, 0),
+                "missing": inputs.gone.get(label, 0),
+                "altered": inputs.altered.get(label, 0),
             }
-            for item, directory in _parts(run.store.effects, label, concept, TEXT, PICTURES):
-                for name in (TEXT, PICTURES):
-                    table = run.table(directory / name)
-                    yield table.assign(
-                        method=label,
-                        concept=concept.name,
-                        knowledge=table["text"].map(own),
-                        item=-1 if item is None else item,
-                    )
+            for label, role in inputs.methods.items()
+        }
+        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
 
+    @cached_property
+    def scores(self) -> pd.DataFrame:
+        """Every score, with the sample's knowledge (an index), prompt and seed.
 
-def _retrieved(run: Run, labels: list[str]) -> Iterator[pd.DataFrame]:
-    for label in labels:
-        path = run.store.interference(label)
-        if path.exists():
-            yield run.table(path).assign(method=label)
+        The columns are sample_id, method, task, concept, knowledge_aspect, prompt_aspect, metric, value, protocol,
+        note, knowledge, prompt and seed. The note says why a value is NaN.
+        """
+        samples = self.records.plan.set_index("id")[["knowledge", "prompt", "seed"]]
+        return self.report_input.scores.join(samples, on="sample_id")
 
+    @property
+    def costs(self) -> pd.DataFrame:
+        """What each method spent on each concept.
 
-def _parts(
-    place: Callable[[str, str, int | None], Path], label: str, concept: Concept, *files: str
-) -> list[tuple[int | None, Path]]:
-    """Return the directories of a method's results for a concept: one, or one per knowledge item.
+        The columns are method, concept, seconds, peak_memory_bytes and adapter_bytes of the adaptation, and
+        image_seconds of drawing an image.
+        """
+        return self.report_input.costs
 
-    Empty if `files` are missing in any of them.
-    """
-    whole = [(None, place(label, concept.name, None))]
-    items = [(number, place(label, concept.name, number)) for number in range(len(concept.knowledge))]
-    for parts in (whole, items):
-        if all((directory / file).exists() for _, directory in parts for file in files):
-            return list(parts)
-    return []
+    @cached_property
+    def stage_costs(self) -> pd.DataFrame:
+        """The same stage by stage, drawing included."""
+        return stage_costs(self.records)
 
+    @cached_property
+    def effects(self) -> pd.DataFrame:
+        """What was measured of adaptations beside the samples, as in `measured_effects`; no rows if nothing was."""
+        return measured_effects(self.records)
 
-def ablation_input(run: Run, inputs: ReportInput, measured: EffectsInput | None) -> AblationInput | None:
-    """Return the results of a run that compares values of a setting; None for any other run."""
-    configs = {label: read_recorded(run.store, label)[0] for label in inputs.methods}
-    compared = {label: config["ablation"] for label, config in configs.items() if config.get("ablation")}
-    compared = compared or swept(list(inputs.methods))
-    if not compared:
-        return None
-    first = next(iter(compared.values()))
-    return AblationInput(
-        name=first["name"],
-        title=first["title"],
-        scale=first["scale"],
-        settings=_in_order(
-            [Setting(label=label, value=node["value"], taught=node["taught"]) for label, node in compared.items()],
-            list(first["values"]),
-        ),
-        controls=[label for label, role in inputs.methods.items() if label not in compared and role is not Role.METHOD],
-        metrics=inputs.metrics,
-        scores=_concatenated(
-            _of_samples(run, list(inputs.methods), run.store.scores),
-            ["method", "task", "concept", "metric", "value", "knowledge"],
-        ),
-        effects=measured,
-        costs=inputs.costs,
-    )
+    def effects_input(self, run: Run) -> EffectsInput | None:
+        """Return what tables of effects are built from; None if nothing was measured."""
+        return effects_input(self.records, run.concepts, run.effects.protocol)
 
+    def ablation_input(self, measured: EffectsInput | None) -> AblationInput | None:
+        """Return what the tables of an ablation are built from; None if the run is no ablation."""
+        return ablation_input(self.records, self.report_input, measured)
 
-def swept(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return the values that a plain sweep over a number, `-m recipe.ultraedit.eta=1e-3,1e-2`, compares.
+    def images(self, method: str, *, concept: str | None = None, task: str | None = None) -> pd.DataFrame:
+        """Return the images of a method that are there, one row each.
 
-    They have the form of an ablation's configuration, by label. Empty if the labels show no such sweep, or several.
-    """
-    found = {label: match for label in labels if (match := SWEPT.fullmatch(label))}
-    values = {label: float(match["value"]) for label, match in found.items()}
-    sweeps = {(match["method"], match["key"]) for match in found.values()}
-    if len(sweeps) != 1 or len(values) < 2 or min(values.values()) == 0:
-        return {}
-    ((_, key),) = sweeps
-    # As in the ablation, items that were not taught do not count.
-    taught = {label: int(value) if key == "method.items" else None for label, value in values.items()}
-    shared = {"name": key, "title": key, "scale": "log", "values": sorted(values.values())}
-    return {label: shared | {"value": value, "taught": taught[label]} for label, value in values.items()}
+        Args:
+            method: its label.
+            concept: only of this one.
+            task: "reconstruction" or "generation"; both if None.
 
+        The columns are those of the plan (id, concept, task, knowledge, knowledge_aspect, prompt, prompt_aspect, seed),
+        text (the prompt with the words that stood for the concept; None where no record says them) and path. `image`
+        opens one.
 
-def _in_order(settings: list[Setting], values: list[float | str]) -> list[Setting]:
-    """Return settings in order: numbers by size, names as listed, then values that only a longer list of a rerun
-    has."""
-    numbers = sorted(value for value in {setting.value for setting in settings} if not isinstance(value, str))
-    order = [*numbers, *values, *(setting.value for setting in settings)]
-    return sorted(settings, key=lambda setting: order.index(setting.value))
+        Raises ConfigError for a name that the run does not have.
+        """
+        self._check(method, self.records.methods, "method")
+        plan = self.records.plan
+        if concept is not None:
+            self._check(concept, self.records.concepts, "concept")
+            plan = plan[plan["concept"] == concept]
+        if task is not None:
+            self._check(task, [one.value for one in Task], "task")
+            plan = plan[plan["task"] == task]
+        plan = plan[plan["id"].isin(self.records.drawn(method))].reset_index(drop=True)
+        subjects = self.records.methods[method].subjects
+        keys = zip(plan["concept"], plan["knowledge"], plan["prompt"], plan["id"], strict=True)
+        texts, paths = [], []
+        for name, item, prompt, sample in keys:
+            texts.append(Prompt(prompt, "").fill(subjects[name][item]) if name in subjects else None)
+            paths.append(self.records.store.image(method, name, sample))
+        return plan.assign(text=pd.Series(texts, dtype=object), path=pd.Series(paths, dtype=object))
 
+    def image(self, method: str, sample: str) -> Image.Image:
+        """Return an image of a method by its sample's id. Raises ConfigError for an unknown sample, ImageError for an
+        image that is not there or damaged."""
+        self._check(method, self.records.methods, "method")
+        found = self.records.plan.loc[self.records.plan["id"] == sample, "concept"]
+        if found.empty:
+            raise ConfigError(f"{self.path}: no sample {sample!r}; `images` has their ids")
+        return read_image(self.records.store.image(method, str(found.iloc[0]), sample))
 
-def _of_samples(run: Run, labels: list[str], place: Callable[[str, str], Path]) -> Iterator[pd.DataFrame]:
-    """Yield the table at `place` of each method and metric, one row per sample, with the plan's columns of the samples.
+    def compare(self, method: str, other: str) -> pd.DataFrame:
+        """Return the differences of two methods, `method` minus `other`, over the samples that both have.
 
-    All text is categorical, so that a million rows stay small.
-    """
-    samples = run.plan[[*SAMPLE, "knowledge"]]
-    ids: pd.CategoricalDtype[str] = pd.CategoricalDtype(run.plan["id"])
-    for label in labels:
-        for name in run.metrics:
-            path = place(label, name)
-            if path.exists():
-                table = run.table(path)
-                rows = ids.categories.get_indexer(pd.Index(table["sample_id"]))
-                table, rows = table[rows >= 0], rows[rows >= 0]
-                yield samples.take(rows).assign(
-                    sample_id=pd.Categorical.from_codes(rows, dtype=ids),
-                    method=pd.Categorical.from_codes([0] * len(table), pd.Index([label])),
-                    metric=pd.Categorical.from_codes([0] * len(table), pd.Index([name])),
-                    value=table["value"].to_numpy(),
-                    **{name: table[name].astype("category").array for name in ("protocol", "note") if name in table},
-                )
+        One row per task and metric: mean, low and high (the ends of its 95% interval over concepts; NaN over fewer than
+        three), samples, concepts, and p (by sign flips, not corrected for other comparisons).
 
+        Raises ConfigError for a method that the run does not have.
+        """
+        for label in (method, other):
+            self._check(label, self.records.methods, "method")
+        if method == other:
+            raise ConfigError(f"{self.path}: {method!r} is compared with itself; name two methods")
+        return compared(self.report_input, method, other)
 
-def _ceilings(run: Run) -> Iterator[pd.DataFrame]:
-    for name in run.metrics:
-        path = run.store.ceilings(name)
-        if path.exists():
-            yield run.table(path).assign(metric=name)
+    def score_table(self, method: str, metric: str) -> pd.DataFrame | None:
+        """Return the table of a method's scores as it was written, with details and stamps; None if there is none."""
+        path = self.records.store.scores(method, metric)
+        return read_table(path) if path.exists() else None
 
+    def config(self, method: str) -> dict[str, Any]:
+        """Return the configuration that a method was run with."""
+        return read_recorded(self.records.store, method)[0]
 
-def _concatenated(tables: Iterator[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
-    """Concatenate tables. A column that is categorical in all of them stays categorical."""
-    parts = [table[columns] for table in tables]
-    if not parts:
-        return pd.DataFrame(columns=columns)
-    return pd.DataFrame({name: _column([part[name] for part in parts]) for name in columns})
+    @cached_property
+    def commands(self) -> Mapping[str, dict[str, Any]]:
+        """The records of the commands that made the run, by file name, in the order of their times."""
+        folder = self.records.store.provenance("", "").parent
+        return {name: read_json(folder / name) for name in sorted(names_in(folder))}
 
+    def failures(self, method: str) -> Mapping[str, dict[str, Any]]:
+        """Return why samples of a method could not be drawn, by id."""
+        ids = (name.removesuffix(".json") for name in names_in(self.records.store.failure(method, "").parent))
+        return {name: read_json(self.records.store.failure(method, name)) for name in ids}
 
-def _column(parts: "list[pd.Series[Any]]") -> "pd.Series[Any]":
-    if all(isinstance(part.dtype, pd.CategoricalDtype) for part in parts):
-        return pd.Series(union_categoricals(parts))
-    return pd.concat(parts, ignore_index=True)
+    def _check(self, name: str, known: Mapping[str, Any] | Sequence[str], what: str) -> None:
+        if name not in known:
+            raise ConfigError(f"{self.path}: no {what} {name!r}{did_you_mean(name, known)}")
 
+    def __repr__(self) -> str:
+        records = self.records
+        return f"Results({str(self.path)!r}: {', '.join(records.methods)}; {len(records.concepts)} concepts)"
 
-def _costs(run: Run, labels: list[str]) -> Iterator[tuple[str, str, float, int, int, float]]:
-    """Yield, per method and concept, the total cost of the adaptations and the seconds of drawing one image.
-
-    The total is over all knowledge items if each has its own adaptation. A concept with some adaptations missing is
-    left out.
-    """
-    for label in labels:
-        drawn = _drawn(run, label)
-        image_seconds = drawn["seconds"] / drawn["images"]
-        for concept in run.concepts:
-            if records := _records(run, label, concept):
-                cost = _cost(records)
-                yield (
-                    label,
-                    concept.name,
-                    cost.total_seconds,
-                    cost.peak_memory_bytes,
-                    sum(record["bytes"] for record in records),
-                    image_seconds.get(concept.name, math.nan),
-                )
-
-
-def _stage_costs(run: Run, labels: list[str]) -> Iterator[tuple[str, str, str, float, int, int | None, float | None]]:
-    """Yield, per method and concept, the cost of each stage of the adaptation and of drawing.
-
-    The columns are seconds, peak memory (one value for all stages of the adaptation), and for drawing the images and
-    the images per second.
-    """
-    for label in labels:
-        for concept in run.concepts:
-            cost = _cost(_records(run, label, concept))
-            for stage, seconds in cost.seconds.items():
-                yield label, concept.name, stage, seconds, cost.peak_memory_bytes, None, None
-        for name, images, seconds, peak in _drawn(run, label).itertuples():
-            yield label, name, GENERATE, seconds, peak, images, images / seconds
-
-
-def _records(run: Run, label: str, concept: Concept) -> list[dict[str, Any]]:
-    return [load_record(path) for _, path in _parts(run.store.adaptation, label, concept, RECORD_FILE)]
-
-
-def _cost(records: list[dict[str, Any]]) -> Cost:
-    return sum((Cost(**record["cost"]) for record in records), Cost())
-
-
-def _drawn(run: Run, label: str) -> pd.DataFrame:
-    """Return images, seconds and peak memory of all drawing by concept."""
-    lines = [line for line in read_lines(run.store.journal(label, "").parent) if line["stage"] == GENERATE]
-    table = pd.DataFrame(lines, columns=["concept", "images", "seconds", "peak_memory_bytes"])
-    found = table.groupby("concept").agg({"images": "sum", "seconds": "sum", "peak_memory_bytes": "max"})
-    return found[found["images"] > 0].astype({"images": int})
+    def _repr_html_(self) -> str:
+        """The leaderboard as people read it."""
+        board = self.board
+        rows = [
+            [row.title, *(number(*pair) for pair in zip(board.columns, row.cells, strict=True))] for row in board.rows
+        ]
+        table = pd.DataFrame(rows, columns=["", *(column.title for column in board.columns)])
+        return str(table.to_html(index=False))

@@ -11,8 +11,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from knowcusbench.analysis.leaderboard import build_leaderboard
-from knowcusbench.analysis.types import ReportInput
 from knowcusbench.benchmark.types import Task
 from knowcusbench.errors import BundleError
 from knowcusbench.report.tables.csv_json import render_json
@@ -20,7 +18,7 @@ from knowcusbench.run.checks import recorded_weights
 from knowcusbench.run.examples import example
 from knowcusbench.run.identity import read_identity
 from knowcusbench.run.plan import counts
-from knowcusbench.run.results import report_input
+from knowcusbench.run.results import Results
 from knowcusbench.run.run import Run
 from knowcusbench.share.manifest import (
     LEADERBOARD,
@@ -52,12 +50,13 @@ def pack(run: Run, group: str = "", images: int = 4) -> dict[str, bytes]:
     The same run gives the same bytes. Paths of the home directory are cut to "~". Raises BundleError for a run without
     scores, and for labels that can't be file names on every system.
     """
-    inputs = report_input(run)
+    results = Results.of(run)
+    inputs = results.report_input
     if inputs.scores.empty:
         raise BundleError(f"{run.store.root} has no scores to share; make some with `knowcusbench bench`")
-    board = build_leaderboard(inputs)
+    board = results.board
     parts = {
-        **_tables(run, inputs),
+        **_tables(run, results),
         LEADERBOARD: render_json(board).encode(),
         **_records(run),
         **_images(run, images),
@@ -114,15 +113,14 @@ def write_folder(directory: Path, parts: Mapping[str, bytes]) -> None:
         path.write_bytes(data)
 
 
-def _tables(run: Run, inputs: ReportInput) -> dict[str, bytes]:
+def _tables(run: Run, results: Results) -> dict[str, bytes]:
     phrases = [concept.knowledge[index].phrase for concept in run.concepts for index in range(len(concept.knowledge))]
     keys = [(concept.name, index) for concept in run.concepts for index in range(len(concept.knowledge))]
     phrase_of = dict(zip(keys, phrases, strict=True))
-    samples = run.plan.set_index("id")[["knowledge", "prompt", "seed"]]
-    scores = inputs.scores.join(samples, on="sample_id")
-    scores["phrase"] = [phrase_of[key] for key in zip(scores["concept"], scores["knowledge"], strict=True)]
+    scores, inputs = results.scores, results.report_input
+    named = [phrase_of[key] for key in zip(scores["concept"], scores["knowledge"], strict=True)]
     tables = {
-        "scores.parquet": scores,
+        "scores.parquet": scores.assign(phrase=named),
         "floors.parquet": inputs.floors,
         "ceilings.parquet": inputs.ceilings,
         "costs.parquet": inputs.costs,

@@ -9,7 +9,7 @@ from knowcusbench.config.schema import Config
 from knowcusbench.editors.base import Editor
 from knowcusbench.effects.probe import TransferProbe, run_probe
 from knowcusbench.errors import ConfigError
-from knowcusbench.machine.progress import Progress
+from knowcusbench.machine.progress import Progress, show
 from knowcusbench.report.figures.pictures import PictureRow, picture_grid
 from knowcusbench.report.tables.probe import render_probe
 from knowcusbench.run.layout import RunStore
@@ -53,8 +53,8 @@ def probe(config: Config, resolved: Mapping[str, Any]) -> None:
             "pictures": _records(result.pictures),
         }
         write_json(directory / "probe.json", record | provenance())
-    print(text)
-    print(f"written to {directory}")
+    show(text)
+    show(f"written to {directory}")
 
 
 def _records(table: Any) -> list[dict[str, Any]]:

@@ -1,9 +1,9 @@
 """The stages of a verb, in order, and the record of the command."""
 
-import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextvars import copy_context
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +14,7 @@ from tqdm import tqdm
 from knowcusbench.config.compose import read_config
 from knowcusbench.engine.base import Engine
 from knowcusbench.errors import IncompleteError, RunError
-from knowcusbench.machine.progress import say
+from knowcusbench.machine.progress import output, say, show
 from knowcusbench.run.checks import recorded_weights
 from knowcusbench.run.dtype import settle_dtype
 from knowcusbench.run.encoders import settle_commits
@@ -40,16 +40,16 @@ READING = ("plan", "report")
 """Verbs of a run that make no results."""
 
 
-def run_stages(verb: str, composed: DictConfig) -> None:
-    """Run a verb's stages for one method, and leave a record of the command in the run.
+def run_stages(verb: str, composed: DictConfig, command: Sequence[str]) -> None:
+    """Run a verb's stages for one method, and record the command in the run directory.
+
+    Args:
+        verb: of a run.
+        composed: the configuration.
+        command: what would do the same on the command line, but for the verb; for the record.
 
     Raises IncompleteError if images are still missing afterwards, or have no score.
     """
-    if composed.cpu_threads and verb not in READING:
-        # Imported here because it takes seconds, which commands that only read can save.
-        import torch
-
-        torch.set_num_threads(composed.cpu_threads)
     settled, why = settle_dtype(composed, measure=verb not in READING)
     config, resolved = read_config(settled)
     if verb == "probe":
@@ -76,7 +76,7 @@ def run_stages(verb: str, composed: DictConfig) -> None:
     if why:
         say(why)
     if verb == "plan":
-        print(plan_summary(run, config.assumed_tflops))
+        show(plan_summary(run, config.assumed_tflops))
         return
     for note in run.benchmark.notes:
         say(f"benchmark: {note}")
@@ -94,7 +94,13 @@ def run_stages(verb: str, composed: DictConfig) -> None:
     names, cache_dir = [stage.__name__ for stage in stages], Path(config.cache_dir)
     if verb != "report":
         say(forecast(run, names, cache_dir))
-    record = provenance(computes=verb not in READING) | {"verb": verb, "seconds": {}, "benchmark": run.benchmark.digest}
+    record = {
+        **provenance(computes=verb not in READING),
+        "command": list(command),
+        "verb": verb,
+        "seconds": {},
+        "benchmark": run.benchmark.digest,
+    }
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
     seconds: dict[str, float] = record["seconds"]
 
@@ -143,10 +149,10 @@ def _generate_and_score(run: Run, engine: Engine) -> None:
             tqdm.write(
                 f"knowcusbench: scoring during drawing has ended ({type(error).__name__}: {error}); the rest is "
                 "scored after drawing",
-                file=sys.stderr,
+                file=output(),
             )
 
-    thread = threading.Thread(target=score_along, daemon=True)
+    thread = threading.Thread(target=copy_context().run, args=(score_along,), daemon=True)
     thread.start()
     try:
         generate(run)

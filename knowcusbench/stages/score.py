@@ -1,6 +1,5 @@
 """The score stage: every metric on every image, with floors and real-image ceilings."""
 
-import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +19,7 @@ from knowcusbench.run.plan import Sample, samples
 from knowcusbench.run.room import make_room
 from knowcusbench.run.run import Run
 from knowcusbench.storage.claims import piece_of
-from knowcusbench.storage.digests import content_digest
+from knowcusbench.storage.digests import stamp_of
 from knowcusbench.storage.files import json_text, modified, modified_in
 from knowcusbench.storage.tables import read_table, write_table, writing
 
@@ -87,36 +86,6 @@ def unscored_images(run: Run) -> set[str]:
     """Return the ids of the method's images that at least one metric could not score."""
     tables = [read_table(path) for name in run.metrics if (path := run.store.scores(run.label, name)).exists()]
     return {sample for table in tables for sample in table.loc[table["value"].isna(), "sample_id"]}
-
-
-def altered_images(run: Run, label: str) -> set[str]:
-    """Return the ids of a method's images that changed after scoring: damaged, or drawn again.
-
-    Only files that are younger than their scores are read.
-    """
-    directories = {concept.name: run.store.image(label, concept.name, "").parent for concept in run.concepts}
-    times = {concept: modified_in(directory) for concept, directory in directories.items()}
-    altered: set[str] = set()
-    for path in (run.store.scores(label, name) for name in run.metrics):
-        written = modified(path)
-        younger = {
-            name.removesuffix(".png"): directories[concept] / name
-            for concept, found in times.items()
-            for name, time in found.items()
-            if written and written < time < math.inf
-        }
-        if younger:
-            table = read_table(path).set_index("sample_id")["stamp"]
-            known = younger.keys() & table.index
-            altered |= {sample for sample in known if _is_altered(younger[sample], table[sample])}
-    return altered
-
-
-def _is_altered(path: Path, stamp: str) -> bool:
-    try:
-        return stamp_of(path) != stamp
-    except ImageError:
-        return True
 
 
 def _kinds(run: Run, metric: Metric) -> list[str]:
@@ -190,11 +159,6 @@ def _valid(run: Run, done: pd.DataFrame, wanted: Sequence[Sample], written: floa
 
     flags = [is_valid(*row) for row in zip(done["sample_id"], done["stamp"], strict=True)]
     return pd.Series(flags, index=done.index, dtype=bool)
-
-
-def stamp_of(path: Path) -> str:
-    """Return the first 16 hex digits of an image file's digest."""
-    return content_digest(path)[:16]
 
 
 @dataclass(frozen=True)

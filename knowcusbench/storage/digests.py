@@ -87,3 +87,8 @@ def noise_seed(content: str) -> int:
     2
     """
     return int(content, 16) >> 1
+
+
+def stamp_of(path: Path) -> str:
+    """Return 16 hex digits of a digest of an image file."""
+    return content_digest(path)[:16]

@@ -22,8 +22,9 @@ from knowcusbench.report.tables.markdown import table_line
 from knowcusbench.run.identity import protocol_digest
 from knowcusbench.run.layout import RunStore
 from knowcusbench.run.provenance import provenance
+from knowcusbench.run.results import Results
 from knowcusbench.storage.files import write_atomic
-from knowcusbench.storage.tables import read_json, read_table, write_json
+from knowcusbench.storage.tables import read_json, write_json
 from knowcusbench.toybox.shipped import MANIFEST, WEIGHTS, weights_version
 from knowcusbench.toybox.world.world import KNOWN, NAMED, SIMPLE
 from knowcusbench.toymaker.evaluation import FIXED_PROMPTS, Figures, draw
@@ -203,15 +204,14 @@ def sheet(images: Sequence[Image.Image]) -> Image.Image:
 
 def method_rows(store: RunStore) -> Iterable[dict[str, Any]]:
     """Yield the oracle's scores of every method of the run: means over concepts."""
-    samples = read_table(store.plan).set_index("id")[["task", "concept"]]
+    found = Results.open(store.root).scores
     for label in store.labels():
         row: dict[str, Any] = {"method": label}
         for metric in SCORES:
-            scores = read_table(store.scores(label, metric)).join(samples, on="sample_id")
             for task in Task:
-                among = scores[scores["task"] == task.value]
+                among = found[(found["method"] == label) & (found["metric"] == metric) & (found["task"] == task.value)]
                 if len(among):
-                    row[f"{metric} {task.value}"] = among.groupby("concept")["value"].mean().mean()
+                    row[f"{metric} {task.value}"] = among.groupby("concept", observed=True)["value"].mean().mean()
         yield row
 
 

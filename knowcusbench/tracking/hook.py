@@ -1,6 +1,5 @@
 """The calls to a tracker: configuration, seconds of stages, training losses and the leaderboard's numbers."""
 
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from knowcusbench.adapters.peft_files import RECORD_FILE, load_record
 from knowcusbench.config.build import build
 from knowcusbench.errors import UserError, first_line
+from knowcusbench.machine.progress import say
 from knowcusbench.run.run import Run
 from knowcusbench.storage.tables import read_json
 from knowcusbench.tracking.base import Tracker
@@ -41,12 +41,9 @@ def tracked(node: Any, run: Run, resolved: Mapping[str, Any]) -> Iterator[Observ
             action()
         except Exception as error:
             failed = True
-            # `print`, because Hydra has silenced all loggers.
-            print(
-                f"knowcusbench: tracker: {type(error).__name__}: {first_line(error)}; this command continues without "
-                "it",
-                file=sys.stderr,
-            )
+            # `say`, because Hydra has silenced all loggers.
+            problem = f"{type(error).__name__}: {first_line(error)}"
+            say(f"knowcusbench: tracker: {problem}; this command continues without it")
 
     try:
         yield lambda stage, seconds: attempt(lambda: _observe(tracker, run, stage, seconds))

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from knowcusbench.cli.main import main
-from knowcusbench.cli.score_images import read_folder
 from knowcusbench.errors import ConfigError
+from knowcusbench.stages.score_images import read_folder
 from knowcusbench.toybox import embedded
 
 OURS = ("encoders=miniature", "metrics=[clip_i,clip_t]")

@@ -20,7 +20,7 @@ from knowcusbench.backbone.resident import DiffusersBackbone
 from knowcusbench.benchmark.types import Fact
 from knowcusbench.config.build import build
 from knowcusbench.editors.gradient_descent import GradientDescent
-from knowcusbench.editors.rows import capture_fact, joined
+from knowcusbench.editors.rows import capture_fact, joined_rows
 from knowcusbench.editors.ultraedit import UltraEdit
 from knowcusbench.errors import ConfigError, MethodError, WeightsError
 
@@ -50,7 +50,7 @@ def dense_edit(backbone: Backbone, made: UltraEdit, facts: Sequence[Fact]) -> di
 
     All layers have one shape, so they share their statistics.
     """
-    rows = joined(made.capture(backbone, backbone.text_modules(MODULES, LAYERS), facts))
+    rows = joined_rows(made.capture(backbone, backbone.text_modules(MODULES, LAYERS), facts))
     both = {name: torch.cat(pair, dim=1).double().numpy() for name, pair in rows.items()}
     together = np.concatenate(list(both.values()))
     mean, std = together.mean(0), together.std(0, ddof=1)

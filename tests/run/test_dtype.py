@@ -53,7 +53,7 @@ def nothing_made(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_new_run_takes_what_the_machine_is_fast_in(composed, machine, run_json, tmp_path, capsys, dtype) -> None:
     machine(dtype)
-    run_stages("adapt", composed())
+    run_stages("adapt", composed(), [])
     assert run_json() == dtype
     assert yaml.safe_load((tmp_path / "run" / "configs" / "base.yaml").read_text())["backbone"]["dtype"] == dtype
     assert f"backbone.dtype: {dtype} (matrix products here: fp32 " in capsys.readouterr().err
@@ -61,11 +61,11 @@ def test_a_new_run_takes_what_the_machine_is_fast_in(composed, machine, run_json
 
 def test_a_run_goes_on_in_its_dtype_and_says_where_that_is_slow(composed, machine, run_json, capsys) -> None:
     machine("bfloat16")
-    run_stages("adapt", composed())
-    run_stages("adapt", composed("method=leak", "run.label=leak"))
+    run_stages("adapt", composed(), [])
+    run_stages("adapt", composed("method=leak", "run.label=leak"), [])
     machine("float32")
     capsys.readouterr()
-    run_stages("adapt", composed("method=anchor", "run.label=anchor"))
+    run_stages("adapt", composed("method=anchor", "run.label=anchor"), [])
     said = capsys.readouterr().err
     assert run_json() == "bfloat16"
     assert "backbone.dtype: bfloat16, as the run was begun, though float32 is faster here" in said
@@ -74,25 +74,25 @@ def test_a_run_goes_on_in_its_dtype_and_says_where_that_is_slow(composed, machin
 
 def test_another_dtype_that_is_asked_for_is_refused(composed, machine) -> None:
     machine("bfloat16")
-    run_stages("adapt", composed())
-    run_stages("adapt", composed("backbone.dtype=bfloat16"))
+    run_stages("adapt", composed(), [])
+    run_stages("adapt", composed("backbone.dtype=bfloat16"), [])
     with pytest.raises(RunError, match=r"backbone.dtype: 'bfloat16' there, 'float32' now\); choose another run.name="):
-        run_stages("adapt", composed("backbone.dtype=float32"))
+        run_stages("adapt", composed("backbone.dtype=float32"), [])
 
 
 def test_a_plan_measures_nothing_and_leaves_the_dtype_open(composed, machine, monkeypatch, run_json, capsys) -> None:
     monkeypatch.setattr("knowcusbench.machine.device.fast_dtype", lambda _: pytest.fail("measured"))
-    run_stages("plan", composed())
+    run_stages("plan", composed(), [])
     assert run_json() == "auto"
     machine("float32")
-    run_stages("adapt", composed())
+    run_stages("adapt", composed(), [])
     assert run_json() == "float32"
     # From now on a plan uses it.
     monkeypatch.setattr("knowcusbench.machine.device.fast_dtype", lambda _: pytest.fail("measured"))
     capsys.readouterr()
-    run_stages("plan", composed())
+    run_stages("plan", composed(), [])
     in_fp32 = capsys.readouterr().out
-    run_stages("plan", composed("run.name=other"))
+    run_stages("plan", composed("run.name=other"), [])
     in_bf16 = capsys.readouterr().out
     weights = [float(out.split("weights  ")[1].split()[0]) for out in (in_fp32, in_bf16)]
     assert weights[0] == pytest.approx(2 * weights[1], rel=1e-3)
@@ -101,11 +101,11 @@ def test_a_plan_measures_nothing_and_leaves_the_dtype_open(composed, machine, mo
 
 
 def test_a_plan_that_left_it_open_takes_a_dtype_that_is_asked_for(composed, machine, run_json) -> None:
-    run_stages("plan", composed())
-    run_stages("plan", composed("backbone.dtype=float32"))
+    run_stages("plan", composed(), [])
+    run_stages("plan", composed("backbone.dtype=float32"), [])
     assert run_json() == "float32"
     machine("bfloat16")
-    run_stages("adapt", composed())
+    run_stages("adapt", composed(), [])
     assert run_json() == "float32"
 
 
@@ -117,7 +117,7 @@ def test_two_machines_that_begin_a_run_at_once_agree(composed, machine, monkeypa
         return "float32"
 
     monkeypatch.setattr("knowcusbench.machine.device.fast_dtype", meanwhile)
-    run_stages("adapt", composed())
+    run_stages("adapt", composed(), [])
     assert run_json() == "bfloat16"
 
 

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from knowcusbench.adapters.peft_files import load_record
 from knowcusbench.config.compose import register
-from knowcusbench.run.results import swept
+from knowcusbench.run.ablation import swept
 from knowcusbench.toybox.world.benchmark import knowledge
 from knowcusbench.toybox.world.concepts import DEVELOPMENT_CONCEPTS, NOVEL_CONCEPTS
 from knowcusbench.toybox.world.language import known_items

@@ -6,8 +6,9 @@ from typing import TypeVar
 
 import pandas as pd
 
+from knowcusbench.analysis.leaderboard import leaderboard_frame
 from knowcusbench.analysis.types import Leaderboard
-from knowcusbench.report.tables.csv_json import leaderboard_frame, render_csv, render_json
+from knowcusbench.report.tables.csv_json import render_csv, render_json
 from knowcusbench.report.tables.latex import render_latex
 from knowcusbench.report.tables.markdown import render_markdown
 from knowcusbench.storage.files import write_atomic

@@ -6,35 +6,44 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import pandas as pd
+
 from knowcusbench.encoders.segmenters.mask_store import MaskStore, mask_name
 from knowcusbench.errors import ImageError, WeightsError
 from knowcusbench.report.pages.types import MaskLayer, ScoredMask
+from knowcusbench.run.results import Results
 from knowcusbench.run.run import Run
 from knowcusbench.storage.digests import content_digest
-from knowcusbench.storage.tables import read_table
 
 
-def mask_layers(run: Run, labels: Sequence[str], commands: Mapping[str, Sequence[str]]) -> tuple[MaskLayer, ...]:
+def mask_layers(
+    run: Run, results: Results, labels: Sequence[str], commands: Mapping[str, Sequence[str]]
+) -> tuple[MaskLayer, ...]:
     """Return the masks that scores were computed with, for every metric that segments images.
 
     `commands` are the commands that score each method's images.
     """
     return tuple(
-        _layer(run, name, store, labels, commands)
+        _layer(run, results, name, store, labels, commands)
         for name, metric in run.metrics.items()
         if (store := metric.masks()) is not None
     )
 
 
 def _layer(
-    run: Run, name: str, store: MaskStore, labels: Sequence[str], commands: Mapping[str, Sequence[str]]
+    run: Run,
+    results: Results,
+    name: str,
+    store: MaskStore,
+    labels: Sequence[str],
+    commands: Mapping[str, Sequence[str]],
 ) -> MaskLayer:
     names: frozenset[str] = frozenset()
     with suppress(WeightsError):
         names = store.names()
     noun_of = {concept.name: concept.class_noun for concept in run.concepts}
     nouns = dict(zip(run.plan["id"].tolist(), map(noun_of.__getitem__, run.plan["concept"].tolist()), strict=True))
-    scored = {label: dict(_scored(run, label, name, nouns)) for label in labels}
+    scored = {label: dict(_scored(results.score_table(label, name), nouns)) for label in labels}
     lacking = [label for label, masks in scored.items() if any(mask.name not in names for mask in masks.values())]
     return MaskLayer(
         metric=name,
@@ -47,15 +56,13 @@ def _layer(
     )
 
 
-def _scored(run: Run, label: str, metric: str, nouns: Mapping[str, str]) -> Iterator[tuple[str, ScoredMask]]:
+def _scored(table: pd.DataFrame | None, nouns: Mapping[str, str]) -> Iterator[tuple[str, ScoredMask]]:
     """Yield the mask of each scored sample. `nouns` has the class nouns by sample.
 
     A score's stamp is of the very image that was scored, so it identifies the mask.
     """
-    path = run.store.scores(label, metric)
-    if not path.exists():
+    if table is None:
         return
-    table = read_table(path)
     columns = [table[column].tolist() for column in ("sample_id", "note", "details", "stamp")]
     for sample, note, details, stamp in zip(*columns, strict=True):
         if sample in nouns:

@@ -1,7 +1,6 @@
 """The contents of the report's pages beyond its tables: images, prompts, configurations and the commands behind
 them."""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
@@ -10,17 +9,16 @@ from knowcusbench.analysis.ablation import Ablation
 from knowcusbench.analysis.agreement import Agreement
 from knowcusbench.analysis.effects import EffectsInput, confusions
 from knowcusbench.analysis.statistics import Statistics
-from knowcusbench.analysis.types import Leaderboard, ReportInput, RowKind
+from knowcusbench.analysis.types import Leaderboard, RowKind
+from knowcusbench.config.overrides import quoted
 from knowcusbench.report.pages import Failure, GalleryInput, PagesInput
 from knowcusbench.run.identity import read_identity
-from knowcusbench.run.jobs import existing_images
 from knowcusbench.run.layout import GENERATE
-from knowcusbench.run.recorded import read_recorded
+from knowcusbench.run.results import Results
 from knowcusbench.run.run import Run
 from knowcusbench.stages.report.masks import mask_layers
 from knowcusbench.stages.score import SCORE
 from knowcusbench.storage.files import names_in
-from knowcusbench.storage.tables import read_json
 
 DRAWING = ("bench", "generate")
 """Verbs whose commands draw images."""
@@ -34,8 +32,7 @@ PUBLIC = (".csv", ".md", ".tex", ".json", ".pdf")
 
 def pages_input(
     run: Run,
-    inputs: ReportInput,
-    board: Leaderboard,
+    results: Results,
     statistics: Statistics,
     *,
     agreement: tuple[Agreement, ...],
@@ -45,9 +42,7 @@ def pages_input(
 ) -> PagesInput:
     """Return everything that the pages show. Call it after the report's other files are written, since the pages link
     to them."""
-    configs = {label: read_recorded(run.store, label)[0] for label in inputs.methods}
-    folder = run.store.provenance("", "").parent
-    records = {name: read_json(folder / name) for name in sorted(names_in(folder))}
+    inputs, board, records = results.report_input, results.board, results.commands
     labels = tuple(row.label for row in board.rows if row.kind in OWN)
     commands = _commands(run, labels, records)
     return PagesInput(
@@ -64,26 +59,29 @@ def pages_input(
             competing=frozenset(row.label for row in board.rows if row.kind is RowKind.METHOD),
             columns=statistics.columns,
             scores=inputs.scores,
-            drawn={label: frozenset(existing_images(run, label)) for label in labels},
-            failed={label: _failed(run, label) for label in labels},
+            drawn={label: frozenset(results.records.drawn(label)) for label in labels},
+            failed={label: _failed(results, label) for label in labels},
             image=run.store.image,
             subjects=dict(_subjects(run)),
             commands={label: _with_verb(words, GENERATE) for label, words in commands.items()},
-            masks=mask_layers(run, labels, {label: _with_verb(words, SCORE) for label, words in commands.items()}),
+            masks=mask_layers(
+                run, results, labels, {label: _with_verb(words, SCORE) for label, words in commands.items()}
+            ),
         ),
         identity=read_identity(run.store),
-        configs=configs,
+        configs={label: results.config(label) for label in inputs.methods},
         records=list(records.values()),
         files=sorted(name for name in names_in(run.store.report) if name.endswith(PUBLIC)),
     )
 
 
-def _failed(run: Run, label: str) -> dict[str, Failure]:
+def _failed(results: Results, label: str) -> dict[str, Failure]:
     """Return the failures of a method's images that could not be drawn, by id."""
     known = [entry.name for entry in fields(Failure)]
-    ids = (name.removesuffix(".json") for name in names_in(run.store.failure(label, "").parent))
-    records = {name: read_json(run.store.failure(label, name)) for name in ids}
-    return {name: Failure(**{key: record[key] for key in known if key in record}) for name, record in records.items()}
+    return {
+        name: Failure(**{key: record[key] for key in known if key in record})
+        for name, record in results.failures(label).items()
+    }
 
 
 def _subjects(run: Run) -> Iterator[tuple[tuple[str, str, int], str]]:
@@ -98,7 +96,7 @@ def _subjects(run: Run) -> Iterator[tuple[tuple[str, str, int], str]]:
 def _commands(run: Run, labels: Sequence[str], records: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
     """Return each method's last command that drew images, as words without the verb and with the run's present
     directory."""
-    place = [f"run.root={_quoted(str(run.store.root.parent))}", f"run.name={_quoted(run.store.root.name)}"]
+    place = [f"run.root={quoted(str(run.store.root.parent))}", f"run.name={quoted(run.store.root.name)}"]
     words = {
         name.removesuffix(".json").partition("-")[2]: record["command"]
         for name, record in records.items()
@@ -116,8 +114,3 @@ def _commands(run: Run, labels: Sequence[str], records: Mapping[str, Mapping[str
 
 def _with_verb(words: Sequence[str], verb: str) -> list[str]:
     return ["knowcusbench", verb, *words]
-
-
-def _quoted(text: str) -> str:
-    """Return a value for Hydra's grammar, in quotes if it has characters that Hydra treats specially."""
-    return text if re.fullmatch(r"[\w./:-]+", text) else "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"

@@ -3,9 +3,8 @@
 from knowcusbench.analysis.ablation import build_ablation
 from knowcusbench.analysis.agreement import build_agreement
 from knowcusbench.analysis.effects import summary
-from knowcusbench.analysis.leaderboard import build_leaderboard
 from knowcusbench.analysis.statistics import build_statistics
-from knowcusbench.machine.progress import Progress
+from knowcusbench.machine.progress import Progress, show
 from knowcusbench.report import (
     picture_grid,
     render_console,
@@ -18,7 +17,7 @@ from knowcusbench.report import (
     write_statistics,
 )
 from knowcusbench.report.pages import write_html
-from knowcusbench.run.results import ablation_input, effects_input, report_input, stage_costs
+from knowcusbench.run.results import Results
 from knowcusbench.run.run import Run
 from knowcusbench.stages.report.examples import picture_rows
 from knowcusbench.stages.report.pages import pages_input
@@ -29,27 +28,26 @@ from knowcusbench.storage.tables import writing
 
 def report(run: Run) -> None:
     """Write the tables and pages of the run, and print the leaderboard."""
-    inputs = report_input(run)
-    board = build_leaderboard(inputs)
+    results = Results.of(run)
+    inputs, board = results.report_input, results.board
     statistics, agreement, ablation = build_statistics(inputs), build_agreement(inputs), None
     with writing(), Progress("report"):
         write_report(run.store.report, board)
         write_statistics(run.store.report, board, statistics)
-        write_csv(run.store.report / "costs.csv", stage_costs(run))
+        write_csv(run.store.report / "costs.csv", results.stage_costs)
         write_agreement(run.store.report, agreement)
         grid = picture_grid(*picture_rows(run))
         with atomic_path(run.store.report / "pictures.png") as temporary:
             grid.save(temporary, format="PNG")
-        measured = effects_input(run)
+        measured = results.effects_input(run)
         effects = write_effects(run.store.report, measured) if measured else None
-        if compared := ablation_input(run, inputs, measured):
+        if compared := results.ablation_input(measured):
             ablation = build_ablation(compared)
             write_ablation(run.store.report, ablation)
             write_ablation_figure(run.store.report, ablation)
         pages = pages_input(
             run,
-            inputs,
-            board,
+            results,
             statistics,
             agreement=agreement,
             measured=measured,
@@ -58,7 +56,7 @@ def report(run: Run) -> None:
         )
         page = write_html(run.store.report, pages)
         table = write_paper(run, board)
-    print(render_console(table))
+    show(render_console(table))
     if effects:
-        print(f"\nEffects on everything else (all columns: effects.md):\n{render_console(summary(effects))}")
-    print(f"\nwritten to {run.store.report}; pictures and plots: {page}")
+        show(f"\nEffects on everything else (all columns: effects.md):\n{render_console(summary(effects))}")
+    show(f"\nwritten to {run.store.report}; pictures and plots: {page}")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from knowcusbench.cli.prompts_file import read_prompts
 from knowcusbench.errors import ConfigError
+from knowcusbench.stages.prompts_file import read_prompts
 
 HEAD = "image,concept,class,prompt\n"
 
