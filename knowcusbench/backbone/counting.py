@@ -100,7 +100,8 @@ def drawing_bytes(
     with torch.no_grad(), fused_attention(), PeakBytes() as decoding:
         vae.decode(latents)
     # The images that wait, the tiles, and the image that they are put together to.
-    pixels = (images - decoded + (2 * decoded if vae_tile else 0)) * 3 * height * width * dtype.itemsize
+    is_tiled = vae_tile is not None and vae_tile < max(height, width)
+    pixels = (images - decoded + (2 * decoded if is_tiled else 0)) * 3 * height * width * dtype.itemsize
     return int(max(forward.peak, decoding.peak + pixels))
 
 

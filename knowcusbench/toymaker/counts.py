@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
-from knowcusbench.backbone import QwenImageSpec
+from knowcusbench.backbone import Flux2KleinSpec, Lumina2Spec, QwenImage21Spec, QwenImageSpec, ZImageSpec
 from knowcusbench.backbone.checkpoint import Checkpoint, open_checkpoint
 from knowcusbench.backbone.counting import count_checkpoint
 from knowcusbench.backbone.counts import RECORDED, counts_digest
@@ -18,6 +18,13 @@ def shipped() -> dict[str, tuple[Checkpoint, int]]:
     """Return the checkpoints with recorded counts, by name, each with the height and width of its images."""
     return {
         "Qwen-Image": (published_checkpoint(QWEN, "Qwen/Qwen-Image"), 1024),
+        "FLUX.2 [klein] 4B": (
+            published_checkpoint(Flux2KleinSpec.family, "black-forest-labs/FLUX.2-klein-base-4B"),
+            1024,
+        ),
+        "Z-Image": (published_checkpoint(ZImageSpec.family, "Tongyi-MAI/Z-Image"), 1024),
+        "Lumina-Image-2.0": (published_checkpoint(Lumina2Spec.family, "Alpha-VLLM/Lumina-Image-2.0"), 1024),
+        "Qwen-Image-2.1": (published_checkpoint(QwenImage21Spec.family, "Qwen/Qwen-Image-2.1"), 1024),
         "the embedded world": (open_checkpoint(QWEN, str(WEIGHTS / "pipeline"), None, weights=False), 64),
     }
 
