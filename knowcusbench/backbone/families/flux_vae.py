@@ -16,7 +16,8 @@ class FluxVae(Family):
 
     def decoder_input(self, pipeline: Any, latents: Tensor, height: int, width: int) -> Tensor:
         vae = pipeline.vae
-        return latents.to(vae.dtype) / vae.config.scaling_factor + vae.config.shift_factor
+        scaled: Tensor = latents.to(vae.dtype) / vae.config.scaling_factor + vae.config.shift_factor
+        return scaled
 
     def posterior(self, vae: Any, pixels: Tensor) -> LatentDistribution:
         latents, scale = vae.encode(pixels).latent_dist, vae.config.scaling_factor

@@ -95,7 +95,7 @@ class Lumina2(FluxVae):
         options: dict[str, Any] = {"device": "meta", "dtype": transformer.dtype}
         # It reads the number of tokens from the mask, and a mask without storage has none to read.
         rope.forward = lambda states, mask: type(rope).forward(
-            rope, states, torch.ones(mask.shape, device="cpu", dtype=int)
+            rope, states, torch.ones(mask.shape, device="cpu", dtype=torch.long)
         )
         try:
             predicted: Tensor = transformer(

@@ -51,6 +51,9 @@ def test_a_family_keeps_the_contract(name: str, tiny: dict[str, Path], tmp_path:
 def test_a_sibling_draws_with_the_lora_of_the_base(tmp_path: Path) -> None:
     tiny_flux2_klein(tmp_path / "base")
     tiny_flux2_klein(tmp_path / "fast", is_distilled=True, seed=1)
+    for shared in ("text_encoder", "vae"):
+        shutil.rmtree(tmp_path / "fast" / shared)
+        shutil.copytree(tmp_path / "base" / shared, tmp_path / "fast" / shared)
     settings = {"drawing_source": str(tmp_path / "fast"), "true_cfg_scale": 1.0}
     base, fast = (tiny_spec(tmp_path / name, "flux2_klein", true_cfg_scale=1.0).load() for name in ("base", "fast"))
     both = tiny_spec(tmp_path / "base", "flux2_klein", **settings).load()
