@@ -222,9 +222,10 @@ def test_a_damaged_image_of_the_run_is_named(call, tmp_path):
     image = next((tmp_path / "results").rglob("images/**/*.png"))
     image.write_bytes(image.read_bytes()[:200])
     code, _, error = call("score", "method=base")
-    assert code == 0
-    (told,) = [line for line in error.splitlines() if line.startswith("knowcusbench:")]
+    assert code == 3
+    told, last = [line for line in error.splitlines() if line.startswith("knowcusbench:")]
     assert image.name in told
+    assert "no score" in last, last
     assert "remove the file, and `knowcusbench bench` draws it again" in told
 
 

@@ -141,8 +141,8 @@ def test_a_mistake_is_one_line(
 
 
 BY_EDITOR = {
-    "ultraedit": "knowcusbench.editors.ultraedit.UltraEdit",
-    "gated": "knowcusbench.editors.gated.GatedUltraEdit",
+    "ultraedit": "knowcusbench.editors.UltraEdit",
+    "gated": "knowcusbench.editors.GatedUltraEdit",
 }
 
 
