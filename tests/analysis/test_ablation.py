@@ -142,7 +142,9 @@ def test_the_tables_have_a_row_per_value_in_order_and_the_controls_below() -> No
 
 
 def test_what_was_not_taught_is_told_only_where_something_was_left_out() -> None:
-    assert "taught to the method count" not in render_ablation_markdown(made(settings=[Setting(label="items=1", value=1)]))
+    assert "taught to the method count" not in render_ablation_markdown(
+        made(settings=[Setting(label="items=1", value=1)])
+    )
     assert "taught to the method count" in render_ablation_markdown(made())
 
 
