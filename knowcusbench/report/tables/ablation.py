@@ -12,6 +12,7 @@ from knowcusbench.analysis.leaderboard import mean_cell
 from knowcusbench.analysis.published import PublishedTable, load_published
 from knowcusbench.analysis.reduction import Mean
 from knowcusbench.analysis.types import Cell, Counted
+from knowcusbench.benchmark.types import Task
 from knowcusbench.report.tables.latex import environment, escape_latex
 from knowcusbench.report.tables.markdown import escape_markdown, table_line
 from knowcusbench.report.tables.tables import Renderers, write_formats
@@ -69,7 +70,7 @@ def reading(ablation: Ablation) -> list[str]:
 
 def _published(ablation: Ablation) -> Iterator[str]:
     """Quote what was published of the ablation's columns; a score whose task is not stated has its metric's name."""
-    titles = {(None, column.metric): column.name for column in ablation.columns}
+    titles: dict[tuple[Task | None, str], str] = {(None, column.metric): column.name for column in ablation.columns}
     titles |= {(column.task, column.metric): column.title for column in ablation.columns}
     values = load_published(PUBLISHED[ablation.name]) if ablation.name in PUBLISHED else ()
     known = [value for value in values if (value.task, value.metric) in titles]
