@@ -271,7 +271,10 @@ def test_the_composed_configuration_is_printed(call):
     [
         ("knowcusbench be", ["bench"]),
         ("knowcusbench bench method=mo", ["method=mokus"]),
-        ("knowcusbench plan backbone=q", ["backbone=qwen_image", "backbone=qwen_image_lightning"]),
+        (
+            "knowcusbench plan backbone=q",
+            ["backbone=qwen_image", "backbone=qwen_image_21", "backbone=qwen_image_lightning"],
+        ),
         ("knowcusbench bench grid.pai", ["grid.pairing="]),
     ],
 )
