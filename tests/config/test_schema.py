@@ -83,7 +83,7 @@ def test_a_command_without_a_sweep_is_composed_once(monkeypatch, tmp_path):
     monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", lambda *a, **k: composed.append(a) or load(*a, **k))
     monkeypatch.setattr(
         "knowcusbench.stages.run.run_stages",
-        lambda verb, config: run.append((verb, config.method._target_, os.environ.get("MADE_UP"))),
+        lambda verb, config, command: run.append((verb, config.method._target_, os.environ.get("MADE_UP"))),
     )
     monkeypatch.chdir(tmp_path)
     run_verb("plan", ["method=base", "+hydra.job.env_set.MADE_UP=there"])

@@ -73,7 +73,7 @@ def understand(monkeypatch, tmp_path, cache):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KNOWCUSBENCH_CACHE", str(cache))
 
-    def check(verb, composed):
+    def check(verb, composed, command=()):
         config, resolved = read_config(composed)
         for key in ("backbone", "editor", "engine"):
             build(resolved[key], key)
@@ -97,7 +97,7 @@ def understand(monkeypatch, tmp_path, cache):
     monkeypatch.setattr("knowcusbench.toybox.embedded", looked_up)
     monkeypatch.setattr("knowcusbench.stages.run.run_stages", check)
     monkeypatch.setattr("knowcusbench.run.recorded.recorded_config", lambda composed, words: composed)
-    monkeypatch.setattr("knowcusbench.cli.score_images.read_folder", stop)
+    monkeypatch.setattr("knowcusbench.stages.score_images.read_folder", stop)
     monkeypatch.setattr("knowcusbench.cli.share.recorded_run", recorded)
     monkeypatch.setattr("knowcusbench.cli.share.read_bundle", stop)
     launchers = pytest.importorskip("hydra_plugins.hydra_submitit_launcher.submitit_launcher")
