@@ -12,18 +12,21 @@ from typing import Any
 import huggingface_hub
 import psutil
 import torch
+from omegaconf import DictConfig
 from packaging.requirements import Requirement
 
 from knowcusbench.backbone.base import BackboneSpec, Skeleton
 from knowcusbench.backbone.checkpoint import absent_files
 from knowcusbench.backbone.spec import DiffusersSpec
 from knowcusbench.config.build import build
+from knowcusbench.config.compose import read_config
 from knowcusbench.config.schema import Config
 from knowcusbench.errors import RunError, UserError
 from knowcusbench.machine import rates
 from knowcusbench.machine.device import fast_dtype, resolve_device
 from knowcusbench.machine.progress import duration
 from knowcusbench.metrics.memory import scoring_bytes
+from knowcusbench.run.dtype import settle_dtype
 from knowcusbench.run.estimate import GIB, footprint_of, size, work_of
 from knowcusbench.run.prepare import planned
 from knowcusbench.storage.files import is_remote, local_path
@@ -64,11 +67,13 @@ class Finding:
         return f"  {self.mark.value:2}  {self.subject:<22}  {self.text}"
 
 
-def doctor(config: Config, resolved: Mapping[str, Any]) -> None:
+def doctor(composed: DictConfig) -> None:
     """Print the report, section by section.
 
     Raises RunError if the configuration can't run on this machine.
     """
+    settled, _ = settle_dtype(composed, measure=True)
+    config, resolved = read_config(settled)
     spec: BackboneSpec = build(config.backbone, "backbone")
     sections: dict[str, Callable[[], Iterator[Finding]]] = {
         "Python": lambda: packages("knowcusbench"),

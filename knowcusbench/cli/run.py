@@ -1,6 +1,7 @@
 """The verbs of a run: compose the configuration with Hydra and call the stages."""
 
 import os
+import pkgutil
 import sys
 from collections.abc import Callable, Sequence
 
@@ -31,6 +32,9 @@ from knowcusbench.storage.names import file_name
 METHOD_SECTIONS = ("method", "editor", "recipe")
 """Sections of the configuration that may differ between the methods of one run."""
 
+WITHOUT_RUN = {"doctor": "knowcusbench.cli.doctor:doctor", "probe": "knowcusbench.stages.probe:probe"}
+"""Verbs that need a configuration and no run, imported when one is given."""
+
 
 def run_verb(verb: str, arguments: Sequence[str]) -> None:
     """Compose the configuration from Hydra's command-line arguments and run a verb with it, once per job of a sweep.
@@ -58,7 +62,10 @@ def run_verb(verb: str, arguments: Sequence[str]) -> None:
                 words = HydraConfig.get().overrides.task
                 if composed.cpu_threads and verb not in READING:
                     _set_threads(composed.cpu_threads)
-                run_stages(verb, recorded_config(composed, words) if verb == "report" else composed, command)
+                if verb in WITHOUT_RUN:
+                    pkgutil.resolve_name(WITHOUT_RUN[verb])(composed)
+                else:
+                    run_stages(verb, recorded_config(composed, words) if verb == "report" else composed, command)
             except IncompleteError as error:
                 # The sweep's other methods run before the error is raised.
                 incomplete.append(str(error))

@@ -1,29 +1,33 @@
 """The transfer probe of one backbone and editor, written to a directory."""
 
-from collections.abc import Mapping
 from typing import Any
+
+from omegaconf import DictConfig
 
 from knowcusbench.backbone.base import BackboneSpec, resident
 from knowcusbench.config.build import build
-from knowcusbench.config.schema import Config
+from knowcusbench.config.compose import read_config
 from knowcusbench.editors.base import Editor
 from knowcusbench.effects.probe import TransferProbe, run_probe
 from knowcusbench.errors import ConfigError
-from knowcusbench.machine.progress import Progress, show
+from knowcusbench.machine.progress import Progress, say, show
 from knowcusbench.report.figures.pictures import PictureRow, picture_grid
 from knowcusbench.report.tables.probe import render_probe
+from knowcusbench.run.dtype import settle_dtype
 from knowcusbench.run.layout import RunStore
 from knowcusbench.run.provenance import provenance
 from knowcusbench.storage.files import atomic_path, write_atomic
 from knowcusbench.storage.tables import write_json, writing
 
 
-def probe(config: Config, resolved: Mapping[str, Any]) -> None:
+def probe(composed: DictConfig) -> None:
     """Run the probe that the recipe describes, and print its tables.
 
     Writes `probe.json`, `probe.md`, `before-after.png` and the single images to `probe/` in the run directory,
     replacing earlier ones. Raises ConfigError if the recipe describes no probe.
     """
+    settled, why = settle_dtype(composed, measure=True)
+    config, resolved = read_config(settled)
     if "probe" not in resolved["recipe"]:
         raise ConfigError("recipe.probe: missing; the probe needs a phrase, a question and its old and new answer")
     transfer: TransferProbe = build(resolved["recipe"]["probe"], "recipe.probe")
@@ -55,6 +59,8 @@ def probe(config: Config, resolved: Mapping[str, Any]) -> None:
         write_json(directory / "probe.json", record | provenance())
     show(text)
     show(f"written to {directory}")
+    if why:
+        say(why)
 
 
 def _records(table: Any) -> list[dict[str, Any]]:

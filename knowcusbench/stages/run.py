@@ -27,7 +27,6 @@ from knowcusbench.run.run import Run
 from knowcusbench.stages.adapt import adapt
 from knowcusbench.stages.effects import effects
 from knowcusbench.stages.generate import generate
-from knowcusbench.stages.probe import probe
 from knowcusbench.stages.report.report import report
 from knowcusbench.stages.score import score, unscored_images
 from knowcusbench.storage.tables import write_json, writing
@@ -52,17 +51,6 @@ def run_stages(verb: str, composed: DictConfig, command: Sequence[str]) -> None:
     """
     settled, why = settle_dtype(composed, measure=verb not in READING)
     config, resolved = read_config(settled)
-    if verb == "probe":
-        probe(config, resolved)
-        if why:
-            say(why)
-        return
-    if verb == "doctor":
-        # Imported here because no other verb needs it.
-        from knowcusbench.cli.doctor import doctor
-
-        doctor(config, resolved)
-        return
     try:
         run = prepare(config, resolved, makes_results=verb not in READING)
     except RunError:
@@ -80,8 +68,9 @@ def run_stages(verb: str, composed: DictConfig, command: Sequence[str]) -> None:
         return
     for note in run.benchmark.notes:
         say(f"benchmark: {note}")
-    in_bench = [stage for stage in STAGES if stage is not effects or run.effects.enabled]
-    stages = in_bench if verb == "bench" else [stage for stage in STAGES if stage.__name__ == verb]
+    stages = [stage for stage in STAGES if stage.__name__ == verb]
+    if verb == "bench":
+        stages = [stage for stage in STAGES if stage is not effects or run.effects.enabled]
     if stages != [report]:
         run.engine.check()
         if score in stages or effects in stages:

@@ -19,6 +19,7 @@ from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.global_hydra import GlobalHydra
 
 from knowcusbench.cli import main as cli
+from knowcusbench.cli.run import WITHOUT_RUN
 from knowcusbench.config.build import build
 from knowcusbench.config.compose import _known_keys, compose_config, read_config
 from knowcusbench.gpu.bundle import START
@@ -73,7 +74,7 @@ def understand(monkeypatch, tmp_path, cache):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KNOWCUSBENCH_CACHE", str(cache))
 
-    def check(verb, composed, command=()):
+    def check(verb, composed, *_):
         config, resolved = read_config(composed)
         for key in ("backbone", "editor", "engine"):
             build(resolved[key], key)
@@ -96,6 +97,8 @@ def understand(monkeypatch, tmp_path, cache):
 
     monkeypatch.setattr("knowcusbench.toybox.embedded", looked_up)
     monkeypatch.setattr("knowcusbench.stages.run.run_stages", check)
+    for verb, place in WITHOUT_RUN.items():
+        monkeypatch.setattr(place.replace(":", "."), functools.partial(check, verb))
     monkeypatch.setattr("knowcusbench.run.recorded.recorded_config", lambda composed, words: composed)
     monkeypatch.setattr("knowcusbench.stages.score_images.read_folder", stop)
     monkeypatch.setattr("knowcusbench.cli.share.recorded_run", recorded)
