@@ -101,7 +101,12 @@ def test_every_example_is_run():
     """A block that this file and `test_readme.py` do not know would go unnoticed."""
     headings = ("A metric", "An editor", "Add your method")
     known = {(heading, language) for heading in headings for language in ("python", "yaml")}
-    known |= {("A method", "python"), ("A benchmark", "json"), ("LoRAs of other trainers", "python")}
+    known |= {
+        ("Use it from Python", "python"),
+        ("A method", "python"),
+        ("A benchmark", "json"),
+        ("LoRAs of other trainers", "python"),
+    }
     found = {
         (b.heading, b.language)
         for document in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))
