@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 TOP = tuple(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"))
 DOCUMENTS = (*TOP, *sorted((ROOT / "docs").glob("*.md")))
 
-FENCE = re.compile(r"^( *)```(\w*|\{\w+\})\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
+FENCE = re.compile(r"^( *)```(\w*|\{[\w-]+\})\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
 COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 SETTING = re.compile(r"[A-Za-z_][\w./]*=\S*")
