@@ -7,7 +7,7 @@ names, latent packing, conditioning layer) stays in that model's file.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -247,9 +247,29 @@ class BackboneSpec(ABC):
     def skeleton(self) -> Skeleton:
         """The modules without storage, from the configuration files alone."""
 
+    def reach(self) -> Sequence[float]:
+        """Return `Backbone.reach` from the configuration files alone; empty where it is not known."""
+        return ()
+
     @abstractmethod
     def weight_files(self) -> Sequence[tuple[str, str | None]]:
         """The directories or hub ids that `load` needs, each with its revision."""
+
+
+def unseen_layers(reach: Sequence[float], layers: Iterable[int]) -> str:
+    """Say which of these decoder layers reach no picture; empty if all do.
+
+    >>> unseen_layers([1, 1, 0.5, 0, 0, 0], [2, 3, 5, 4])
+    'layers 3 to 5 change answers, no picture'
+    """
+    unseen = sorted({layer for layer in layers if 0 <= layer < len(reach) and not reach[layer]})
+    if not unseen:
+        return ""
+    starts = [layer for layer in unseen if layer - 1 not in unseen]
+    ends = [layer for layer in unseen if layer + 1 not in unseen]
+    runs = [f"{start}" if start == end else f"{start} to {end}" for start, end in zip(starts, ends, strict=True)]
+    plural = len(unseen) > 1
+    return f"layer{'s' * plural} {', '.join(runs)} change{'s' * (not plural)} answers, no picture"
 
 
 @lru_cache(maxsize=1)

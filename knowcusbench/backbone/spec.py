@@ -236,6 +236,10 @@ class DiffusersSpec(BackboneSpec):
             text_modules=partial(language_modules, self.family, text_encoder, layer_count),
         )
 
+    def reach(self) -> Sequence[float]:
+        config = self.checkpoint(weights=False).text_encoder
+        return reach_of(self.family, int(config.get("text_config", config)["num_hidden_layers"]))
+
     def weight_files(self) -> Sequence[tuple[str, str | None]]:
         lora = [(self.step_lora.source, self.step_lora.revision)] if self.step_lora else []
         sibling = [(self.drawing_source, self.drawing_revision)] if self.drawing_source else []

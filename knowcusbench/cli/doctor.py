@@ -15,7 +15,7 @@ import torch
 from omegaconf import DictConfig
 from packaging.requirements import Requirement
 
-from knowcusbench.backbone.base import BackboneSpec, Skeleton
+from knowcusbench.backbone.base import BackboneSpec, Skeleton, unseen_layers
 from knowcusbench.backbone.checkpoint import absent_files
 from knowcusbench.backbone.spec import DiffusersSpec
 from knowcusbench.config.build import build
@@ -244,6 +244,8 @@ def _edit_targets(skeleton: Skeleton, editor: Any) -> Iterator[Finding]:
     names = skeleton.text_modules(editor["modules"], editor["layers"])
     shapes = {tuple(skeleton.text_encoder.get_parameter(f"{name}.weight").shape) for name in names}
     yield Finding(Mark.ok, "edit targets", f"{len(names)} matrices {sorted(shapes)}: {_summary(names)}")
+    if unseen := unseen_layers(skeleton.reach, editor["layers"]):
+        yield Finding(Mark.warning, "edit targets", unseen)
 
 
 def _summary(names: tuple[str, ...]) -> str:

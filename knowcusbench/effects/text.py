@@ -186,7 +186,10 @@ def _distinct(groups: Mapping[QuestionKind, Sequence[T]]) -> list[T]:
 
 
 def _embed(backbone: Backbone, prompt: str) -> Tensor:
-    return backbone.encode(prompt).embeds[0].cpu()
+    """Return the embeddings (length, dim) of a prompt's tokens. Padding is left out, even where it conditions."""
+    encoded = backbone.encode(prompt)
+    embeds = encoded.embeds[0]
+    return (embeds if encoded.mask is None else embeds[encoded.mask[0].bool()]).cpu()
 
 
 def kl_divergence(log_p: Tensor, log_q: Tensor) -> float:

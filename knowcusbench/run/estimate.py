@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from knowcusbench.backbone.base import Footprint
+from knowcusbench.backbone.base import Footprint, unseen_layers
 from knowcusbench.benchmark.types import Task
 from knowcusbench.machine.progress import HOUR
 from knowcusbench.run.dtype import AUTO
@@ -84,6 +84,9 @@ def plan_summary(run: Run, assumed_tflops: float) -> str:
         ("embeddings", f"{size(work.embeds_bytes)} for {work.prompts:,} prompts of {footprint.prompt_tokens} tokens"),
         ("images", f"{size(work.image_bytes)} at most (uncompressed)"),
     ]
+    layers = getattr(getattr(run.method, "editor", None), "layers", ())
+    if layers and (unseen := unseen_layers(run.backbone.reach(), layers)):
+        lines.append(("edit targets", unseen))
     lines += [("note", note) for note in run.benchmark.notes]
     return "\n".join(f"{name:>14}  {value}" for name, value in lines)
 

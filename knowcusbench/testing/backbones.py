@@ -5,11 +5,8 @@ pipeline itself, or with arithmetic on its parts; nothing needs a trained model.
 """
 
 import inspect
-import json
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -30,8 +27,12 @@ from knowcusbench.backbone.loading import quiet_libraries
 from knowcusbench.backbone.noise import initial_noise
 from knowcusbench.backbone.resident import DiffusersBackbone
 from knowcusbench.backbone.spec import DiffusersSpec
-from knowcusbench.errors import UserError
 from knowcusbench.testing.common import require
+from knowcusbench.testing.damage import check_damage
+
+EXACT = 1e-5
+"""Relative error of what is computed in the same order in fp32, but for the batch. Pixels of an untrained model hardly
+show a prompt; its latents do."""
 
 PROMPT, OTHER = "a red robot on the beach", "a house"
 SEEDS = (3, 4)
@@ -69,28 +70,39 @@ def check_backbone(spec: DiffusersSpec, directory: Path) -> None:
 
 def check_images(spec: DiffusersSpec, backbone: DiffusersBackbone) -> None:
     """Images are those of the plain pipeline's call with the same words, and depend on them."""
+    family, size = spec.family, (spec.height, spec.width)
     drawn = _drawn(backbone, PROMPT)
     with quiet_libraries():
-        pipeline = getattr(diffusers, spec.family.pipeline_class).from_pretrained(
+        pipeline = getattr(diffusers, family.pipeline_class).from_pretrained(
             spec.drawing_source or spec.source, dtype=torch.float32
         )
-        pipeline.set_progress_bar_config(disable=True)
-        if spec.vae_slicing:
-            pipeline.vae.enable_slicing()
-        known = inspect.signature(type(pipeline).__call__).parameters
-        words = {"negative_prompt": spec.negative_prompt, **spec.family.encoding}
-        images = pipeline(
+    pipeline.set_progress_bar_config(disable=True)
+    if spec.vae_slicing:
+        pipeline.vae.enable_slicing()
+    known = inspect.signature(type(pipeline).__call__).parameters
+    words = {"negative_prompt": spec.negative_prompt, **family.encoding}
+
+    def plain(output_type: str) -> Any:
+        return pipeline(
             prompt=PROMPT,
             **{name: value for name, value in words.items() if name in known},
-            **{spec.family.guidance.keyword: spec.true_cfg_scale},
+            **{family.guidance.keyword: spec.true_cfg_scale},
             height=spec.height,
             width=spec.width,
             num_inference_steps=spec.steps,
             num_images_per_prompt=len(SEEDS),
             generator=[torch.Generator().manual_seed(seed) for seed in SEEDS],
+            output_type=output_type,
         ).images
-    plain = np.stack([np.asarray(image.convert("RGB"), dtype=int) for image in images])
-    apart = abs(plain - drawn).max()
+
+    expected, found = (
+        family.decoder_input(pipeline, latents, *size)
+        for latents in (plain("latent"), backbone._denoised(backbone.encode(PROMPT), SEEDS))
+    )
+    error = _error(found, expected)
+    require(error < EXACT, f"latents must be those of the plain pipeline's call; they are {error:.2g} off")
+    images = np.stack([np.asarray(image.convert("RGB"), dtype=int) for image in plain("pil")])
+    apart = abs(images - drawn).max()
     require(apart <= 1, f"images must be those of the plain pipeline's call; they differ by {apart} grey levels")
     require((drawn != _drawn(backbone, OTHER)).any(), "another prompt must give another image")
 
@@ -263,7 +275,9 @@ def check_gradients(backbone: DiffusersBackbone) -> None:
         require(gradient is not None and bool(gradient.any()), f"{name} has no gradient; no LoRA may be left out")
         require(torch.equal(gradient, checkpointed[name]), f"gradient checkpointing changes the gradient of {name}")
     embeds = encoded.embeds.clone().requires_grad_()
-    loss(embeds).backward()  # type: ignore[no-untyped-call]
+    reached = loss(embeds)
+    if reached.requires_grad:
+        reached.backward()  # type: ignore[no-untyped-call]
     require(embeds.grad is not None and bool(embeds.grad.any()), "velocity() must be differentiable in the embeddings")
 
 
@@ -296,43 +310,6 @@ def check_counts(spec: DiffusersSpec, backbone: DiffusersBackbone) -> None:
     require(embeds.shape[-1] == width, f"embeds_width() says {width}, embeddings have {embeds.shape[-1]}")
     needs = [max(vars(version.memory(4)).values()) for version in (spec, *(each for _, each in spec.smaller()))]
     require(needs == sorted(needs, reverse=True), f"smaller() must need less and less memory, it needs {needs}")
-
-
-def check_damage(spec: DiffusersSpec, directory: Path) -> None:
-    """A damaged checkpoint is refused with one line that names what is wrong."""
-    for number, (named, damage) in enumerate(_damages(spec)):
-        copy = directory / str(number)
-        shutil.copytree(spec.source, copy)
-        damage(copy)
-        try:
-            replace(spec, source=str(copy)).load()
-        except UserError as error:
-            line = str(error)
-            require("\n" not in line and named in line, f"a damaged {named} must be named in one line, found: {line}")
-        except Exception as error:
-            raise AssertionError(f"a damaged {named} must be refused with a WeightsError, not {error!r}") from error
-        else:
-            raise AssertionError(f"a pipeline with a damaged {named} must be refused, it loads")
-        shutil.rmtree(copy)
-
-
-def _damages(spec: DiffusersSpec) -> Iterator[tuple[str, Callable[[Path], object]]]:
-    for component in COMPONENTS:
-
-        def truncate(copy: Path, component: str = component) -> None:
-            (file,) = (copy / component).glob("*.safetensors")
-            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-
-        yield component, truncate
-
-        def exchange(copy: Path, component: str = component) -> None:
-            index = json.loads((copy / "model_index.json").read_text())
-            index[component][1] = "AnotherClass"
-            (copy / "model_index.json").write_text(json.dumps(index))
-
-        yield component, exchange
-    yield "config.json", lambda copy: (copy / "vae" / "config.json").write_text("{")
-    yield "model_index.json", lambda copy: (copy / "model_index.json").unlink()
 
 
 def _drawn(backbone: DiffusersBackbone, prompt: str) -> Any:

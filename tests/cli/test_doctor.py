@@ -12,7 +12,8 @@ import psutil
 import pytest
 import torch
 
-from knowcusbench.cli.doctor import Mark, packages, weights
+from knowcusbench.backbone.base import Skeleton, unseen_layers
+from knowcusbench.cli.doctor import Mark, _edit_targets, packages, weights
 from knowcusbench.cli.main import main
 
 
@@ -200,3 +201,23 @@ def test_a_processor_needs_no_weights_and_a_copy_in_part_is_told(tmp_path) -> No
     *_, model, processor = weights(SimpleNamespace(weight_files=list), {"pickscore": {"encoder": encoder}})
     assert str(model).endswith(f"NO  metrics                 {tmp_path / 'model'} lacks *.safetensors; copy it again")
     assert processor.mark is Mark.ok
+
+
+@pytest.mark.parametrize(
+    ("layers", "said"),
+    [
+        ([1, 2, 3], ""),
+        ([3, 4, 5], "layers 4 to 5 change answers, no picture"),
+        ([5], "layer 5 changes answers, no picture"),
+        ([0], "layer 0 changes answers, no picture"),
+        ([5, 0], "layers 0, 5 change answers, no picture"),
+    ],
+)
+def test_an_edit_that_reaches_no_picture_is_a_warning(layers: list[int], said: str) -> None:
+    reach = (0.0, 1.0, 1.0, 0.5, 0.0, 0.0)
+    assert unseen_layers(reach, layers) == said
+    encoder = torch.nn.ModuleDict({f"{n}": torch.nn.Linear(2, 3) for n in range(6)})
+    skeleton = Skeleton("", {}, encoder, encoder, (), 6, reach, lambda names, layers: tuple(map(str, layers)))
+    found = list(_edit_targets(skeleton, {"modules": ["up_proj"], "layers": layers}))
+    assert [(finding.mark, finding.text) for finding in found[1:]] == ([(Mark.warning, said)] if said else [])
+    assert found[0].mark is Mark.ok

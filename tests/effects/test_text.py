@@ -10,6 +10,7 @@ import torch
 from scipy.stats import entropy
 
 from knowcusbench.adapters.types import Adaptation, Adapter
+from knowcusbench.backbone.base import PromptEmbeds
 from knowcusbench.backbone.resident import DiffusersBackbone
 from knowcusbench.benchmark.types import Concept, Fact, KnowledgeItem, Prompt
 from knowcusbench.effects.text import (
@@ -134,6 +135,28 @@ def test_shift_of_embeddings_is_the_cosine_token_by_token(
         assert min(cosines) < 0.999
         assert table["value"][probe, prompt, "cosine"] == pytest.approx(np.mean(cosines), abs=1e-9)
         assert table["value"][probe, prompt, "last_cosine"] == pytest.approx(cosines[-1], abs=1e-9)
+
+
+def test_padding_that_conditions_is_no_token(backbone_fp32: DiffusersBackbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With noise behind the prompt, which another model may have there, the cosines are those of the tokens alone."""
+    edit = random_edit(backbone_fp32)
+
+    def measured() -> pd.DataFrame:
+        # Not `read_base_text`, which remembers.
+        base = read_text(backbone_fp32, PROBES, "chat")
+        with backbone_fp32.adapted(edit):
+            table = text_effects(PROBES, base, read_text(backbone_fp32, PROBES, "chat"))
+        return table[table["measure"].isin(["cosine", "last_cosine"])].reset_index(drop=True)
+
+    plain, encode = measured(), backbone_fp32.encode
+
+    def padded(prompt: str) -> PromptEmbeds:
+        embeds = encode(prompt).embeds
+        mask = torch.tensor([[1] * embeds.shape[1] + [0] * 5])
+        return PromptEmbeds(torch.cat([embeds, torch.randn(1, 5, embeds.shape[2])], 1), mask)
+
+    monkeypatch.setattr(backbone_fp32, "encode", padded)
+    pd.testing.assert_frame_equal(measured(), plain)
 
 
 def test_a_concepts_own_question_is_not_held_against_it(table: pd.DataFrame) -> None:

@@ -7,7 +7,7 @@ from knowcusbench.adapters.peft_files import save_adaptation
 from knowcusbench.adapters.types import Adaptation, Cost
 from knowcusbench.config.compose import compose_config, read_config
 from knowcusbench.run import forecast as module
-from knowcusbench.run.estimate import work_of
+from knowcusbench.run.estimate import plan_summary, work_of
 from knowcusbench.run.forecast import forecast, keep_pace
 from knowcusbench.run.jobs import adapt_jobs, adaptation_path
 from knowcusbench.run.prepare import planned
@@ -66,3 +66,9 @@ def test_the_next_command_reckons_with_what_this_one_measured(run, tmp_path, pro
 
 def record(run: Run, job, seconds: float) -> None:
     save_adaptation(Adaptation(cost=Cost(seconds={"train": seconds})), adaptation_path(run.store, run.label, job))
+
+
+def test_a_plan_says_which_edited_layers_reach_no_picture(run, monkeypatch):
+    assert "no picture" not in plan_summary(run, 1.0)
+    monkeypatch.setattr(type(run.backbone.family), "taps", lambda self, count: (4,))
+    assert f"{'edit targets':>14}  layers 4 to 5 change answers, no picture" in plan_summary(run, 1.0).splitlines()
