@@ -227,7 +227,7 @@ def test_a_size_that_is_not_true_is_refused(bundle, parts):
     size = len(parts["scores.parquet"]).to_bytes(4, "little")
     assert whole.count(size * 2) == 2
     bundle.write_bytes(whole.replace(size * 2, b"\xf0\xff\xff\xff" * 2))
-    with pytest.raises(BundleError, match="said to be larger than the file"):
+    with pytest.raises(BundleError, match="claim to be larger than the file"):
         read_bundle(bundle)
 
 
