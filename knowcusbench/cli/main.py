@@ -7,7 +7,7 @@ and exit code 2.
 import io
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from knowcusbench.cli.termination import EXIT_CODE, Terminated, terminable
@@ -60,7 +60,6 @@ Examples:
 """
 
 RUN_VERBS = ("bench", "plan", "adapt", "generate", "score", "effects", "report", "probe", "doctor")
-VERBS = (*RUN_VERBS, "new-method", "export", "leaderboard", "check", "convert")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -112,13 +111,6 @@ def _dispatch(arguments: list[str]) -> None:
         print(USAGE, end="")
         return
     verb, rest = arguments[0], arguments[1:]
-    commands: dict[str, Callable[[list[str]], None]] = {
-        "check": _check,
-        "convert": _convert,
-        "new-method": _new_method,
-        "export": _export,
-        "leaderboard": _leaderboard,
-    }
     if verb in ("-sc", "--shell_completion"):
         _complete(rest)
     elif verb == "score" and any(word.startswith("--images") for word in rest):
@@ -129,8 +121,8 @@ def _dispatch(arguments: list[str]) -> None:
         from knowcusbench.cli.run import run_verb
 
         run_verb(verb, rest)
-    elif verb in commands:
-        commands[verb](rest)
+    elif verb in OTHER_VERBS:
+        OTHER_VERBS[verb](rest)
     else:
         from knowcusbench.errors import did_you_mean
 
@@ -197,3 +189,15 @@ def _convert(rest: list[str]) -> None:
     else:
         import_dataset(source, target)
     print(f"wrote {target}")
+
+
+OTHER_VERBS: Mapping[str, Callable[[list[str]], None]] = {
+    "new-method": _new_method,
+    "export": _export,
+    "leaderboard": _leaderboard,
+    "check": _check,
+    "convert": _convert,
+}
+"""Verbs that compose no configuration of a run, by name: each takes the words after it."""
+
+VERBS = (*RUN_VERBS, *OTHER_VERBS)

@@ -321,7 +321,7 @@ def _score(value: float, decimals: int) -> str:
 
 def write_gallery(gallery: Gallery, environment: Environment, run: str) -> list[Path]:
     """Write the overview and the pages of all concepts, and return the files. The pictures must exist."""
-    template = environment.get_template("concept.html.jinja")
+    template = environment.get_template("gallery_concept.html.jinja")
     firsts = [page for page in gallery.pages if page.number == 0]
     written = []
     for page in gallery.pages:
@@ -339,7 +339,7 @@ def write_gallery(gallery: Gallery, environment: Environment, run: str) -> list[
         )
         written.append(gallery.root / page.file)
         write_atomic(written[-1], html.encode())
-    overview = environment.get_template("gallery.html.jinja").render(
+    overview = environment.get_template("gallery_overview.html.jinja").render(
         run=run, gallery=gallery, firsts=firsts, root="../"
     )
     written.append(gallery.root / "index.html")
