@@ -75,7 +75,7 @@ def test_the_transformer_draws_as_with_all_of_them(
     base = backbone_fp32.velocity(noise, sigma, embeds)
     with backbone_fp32.adapted(summed([Adaptation(a.transformer) for a in adaptations])):
         found = backbone_fp32.velocity(noise, sigma, embeds)
-    monkeypatch.setattr(backbone_fp32, "transformer", changed)
+    monkeypatch.setattr(backbone_fp32._pipeline, "transformer", changed)
     expected = backbone_fp32.velocity(noise, sigma, embeds)
     assert (expected - base).abs().max() > 1e-3
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
