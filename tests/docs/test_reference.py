@@ -57,7 +57,7 @@ def test_a_key_is_described_by_type_default_and_docstring(reference):
     assert (keys["steps"].type, keys["steps"].default) == ("integer", "50")
     assert keys["steps"].meaning == "denoising steps; the scheduler is used as shipped."
     # Two names before one colon.
-    assert keys["height"].meaning == keys["width"].meaning == "of the images, in pixels."
+    assert keys["height"].meaning == keys["width"].meaning == "size of the images, in pixels."
     assert keys["offload"].type == "`none`, `text_encoder`, `alternating`"
     assert keys["negative_prompt"].default == "' '"
     assert keys["step_lora"].type.startswith("[StepLora](#")
