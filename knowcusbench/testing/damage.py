@@ -40,10 +40,10 @@ def _damages(spec: DiffusersSpec) -> Iterator[tuple[str, Callable[[Path], object
         yield component, truncate
 
         def exchange(copy: Path, component: str = component) -> None:
-            index = json.loads((copy / "model_index.json").read_text())
+            index = json.loads((copy / "model_index.json").read_text(encoding="utf-8"))
             index[component][1] = "AnotherClass"
-            (copy / "model_index.json").write_text(json.dumps(index))
+            (copy / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
 
         yield component, exchange
-    yield "config.json", lambda copy: (copy / "vae" / "config.json").write_text("{")
+    yield "config.json", lambda copy: (copy / "vae" / "config.json").write_text("{", encoding="utf-8")
     yield "model_index.json", lambda copy: (copy / "model_index.json").unlink()
